@@ -1,0 +1,52 @@
+"""What a clip is: T frames, one a second, the T seconds of sound that belong to them, and what to find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SAMPLE_RATE = 16_000
+"""Samples per second of every waveform in the product; VGGish's constant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip as raw numbers. Frame i belongs to second i of the sound, strictly (paper III-A).
+
+    Raises:
+        ValueError: a field has the wrong shape or type; the message names the clip and the field.
+    """
+
+    name: str
+    """Its name in the data set, or the file it came from."""
+    frames: np.ndarray
+    """[T, H, W, 3] uint8, RGB."""
+    waveform: np.ndarray
+    """[T * 16000] float32 in [-1, 1], mono, 16 kHz."""
+    masks: np.ndarray | None = None
+    """[T, H, W] uint8, 0 is background and 1..K are classes; None where the truth is unknown."""
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
+            raise ValueError(f"{self.name}: frames must be [T, H, W, 3] uint8, not {_describe(self.frames)}")
+        if self.waveform.shape != (self.num_frames * SAMPLE_RATE,) or self.waveform.dtype != np.float32:
+            raise ValueError(
+                f"{self.name}: {self.num_frames} frames need {self.num_frames} s of sound "
+                f"([{self.num_frames * SAMPLE_RATE}] float32), not {_describe(self.waveform)}"
+            )
+        if self.masks is not None and (
+            self.masks.shape != self.frames.shape[:3] or self.masks.dtype != np.uint8
+        ):
+            raise ValueError(
+                f"{self.name}: masks must be {list(self.frames.shape[:3])} uint8, not {_describe(self.masks)}"
+            )
+
+    @property
+    def num_frames(self) -> int:
+        """T: frames, and seconds."""
+        return self.frames.shape[0]
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{list(array.shape)} {array.dtype}"
