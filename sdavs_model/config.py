@@ -1,0 +1,212 @@
+"""What an SDAVS model is made of, as plain dataclasses: every choice has one field and one docstring.
+
+The dataclasses need nothing but the standard library, so that the platform can nest them in its own
+config tree and a bare GPU box can read them from a model artifact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Backbones that need no look-up in timm (which takes seconds to import) to be known as good.
+KNOWN_BACKBONES = (
+    "pvt_v2_b0",
+    "pvt_v2_b1",
+    "pvt_v2_b2",
+    "pvt_v2_b3",
+    "pvt_v2_b4",
+    "pvt_v2_b5",
+    "swin_tiny_patch4_window7_224",
+    "swin_small_patch4_window7_224",
+    "swin_base_patch4_window7_224",
+    "swin_base_patch4_window12_384",
+)
+
+AudioWindow = Literal["second", "official"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Which parts of SDAVS are present. The defaults are the full model of the paper.
+
+    Tables III to VIII of the paper are settings of these fields; `sdavs_model.recipes` names them.
+    """
+
+    snrp: Literal["before", "after", "none"] = "before"
+    """Where SNRP stands: before the fusion (the paper's), after it (Table V), or nowhere (Table III)."""
+    channel_selector: bool = True
+    """SNRP's channel feature selector, CFS (equations 1 and 2; Table IV)."""
+    spatial_selector: bool = True
+    """SNRP's spatial feature selector, SFS (equation 3; Table IV)."""
+    spatial_gate: Literal["agreement", "audio"] = "agreement"
+    """What SFS looks at. "agreement": where the picture agrees with the sound (our choice: audio alone cannot
+    know where anything is). "audio": the reading of the paper's figure, a map decoded from audio alone."""
+    damf: bool = True
+    """The discriminative audio-visual mutual fusion (equations 4 to 7; Table III)."""
+    direction: Literal["both", "av", "va"] = "both"
+    """Which cross-modal attention runs. "av" is the audio-prompted one alone (queries from audio), "va" the
+    video-prompted one alone (Table VI's "only AV" and "only VA")."""
+    stc: bool = True
+    """The spatial-temporal-channel enhancer in front of the attention (Table VI)."""
+    car: bool = True
+    """STC's channel-wise adaptive recalibration (equation 6)."""
+    rm: Literal["multiply", "add", "straight"] = "multiply"
+    """How an attention's output meets the other stream: residual multiplication (equation 7), addition,
+    or not at all (Table VIII)."""
+
+    def __post_init__(self) -> None:
+        _check_literals(self)
+        if self.snrp == "none" and not (self.channel_selector and self.spatial_selector):
+            raise ValueError("ablation.snrp: 'none' removes both selectors already; leave them at true")
+        if self.snrp != "none" and not (self.channel_selector or self.spatial_selector):
+            raise ValueError("ablation.snrp: without both selectors nothing is left; use snrp='none'")
+        if self.snrp != "before" and self.spatial_gate == "audio" and self.snrp == "none":
+            raise ValueError("ablation.spatial_gate: has no effect with snrp='none'")
+        if not self.spatial_selector and self.spatial_gate == "audio":
+            raise ValueError("ablation.spatial_gate: has no effect without the spatial selector")
+        inside_damf = {"direction": "both", "stc": True, "car": True, "rm": "multiply"}
+        changed = [name for name, default in inside_damf.items() if getattr(self, name) != default]
+        if not self.damf and changed:
+            raise ValueError(f"ablation.{changed[0]}: has no effect without DAMF (damf=false)")
+        if not self.stc and not self.car:
+            raise ValueError("ablation.car: CAR is a part of STC; stc=false removes it already")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """How raw frames and sound become tensors. It travels with the model, so training and serving agree."""
+
+    image_size: int = 384
+    """Side of the square model input in pixels; frames are squashed to it (AVSBench's test protocol)."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Per-channel mean (RGB, 0 to 1) that is subtracted from the frames."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Per-channel standard deviation (RGB) by which the frames are divided."""
+    sample_rate: int = 16_000
+    """Samples per second of the mono sound; VGGish's constant."""
+    audio_window: AudioWindow = "second"
+    """"second": example i is the first 0.96 s of second i, strictly aligned with frame i (paper III-A).
+    "official": AVSBench's own hop of 0.96 s, which drifts by 0.04 s a frame against the pictures."""
+
+    def __post_init__(self) -> None:
+        _check_literals(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDAVSConfig:
+    """A complete SDAVS model. The defaults are the paper's PVT-v2 model (IV-A)."""
+
+    backbone: str = "pvt_v2_b5"
+    """Any timm name that offers `features_only` with four stages of stride 4, 8, 16 and 32."""
+    image_size: int = 384
+    """Side of the square input in pixels; a multiple of 32."""
+    num_frames: int = 5
+    """Frames, and seconds of sound, in a training clip; the model itself takes any number."""
+    num_classes: int = 1
+    """1: a binary mask of what sounds (S4, MS3). K > 1: K semantic classes with background first (AVSS)."""
+    pretrained: bool = False
+    """Load the backbone's ImageNet weights through timm (needs its hub or a filled cache)."""
+    backbone_weights: str | None = None
+    """A local file of backbone weights (.safetensors, .pth, .pt); takes the place of `pretrained`."""
+    vggish_weights: str | None = None
+    """A local `vggish-10086976.pth` (torchvggish). With it VGGish is frozen as in the paper; without it the
+    audio encoder is trained from scratch."""
+    width: int = 256
+    """Channels of all four levels after the lateral projection. 256 fits the paper's Table X."""
+    num_heads: int = 8
+    """Heads of every attention; must divide `width`."""
+    vggish_width: float = 1.0
+    """Channels of VGGish relative to the published network. Below 1 no public weights fit: our choice for
+    machines without a GPU."""
+    audio_window: AudioWindow = "second"
+    """See `PreprocessConfig.audio_window`."""
+    ablation: Ablation = field(default_factory=Ablation)
+    """Which parts of the model are present."""
+
+    def __post_init__(self) -> None:
+        _check_literals(self)
+        _require(self.image_size >= 32 and self.image_size % 32 == 0, "image_size", self.image_size, "a multiple of 32")
+        _require(self.num_frames >= 1, "num_frames", self.num_frames, "1 or more")
+        _require(self.num_classes >= 1, "num_classes", self.num_classes, "1 or more")
+        _require(self.width >= 8 and self.width % 8 == 0, "width", self.width, "a multiple of 8")
+        _require(
+            self.num_heads >= 1 and self.width % self.num_heads == 0,
+            "num_heads",
+            self.num_heads,
+            f"a divisor of width={self.width}",
+        )
+        _require(0 < self.vggish_width <= 1, "vggish_width", self.vggish_width, "above 0 and at most 1")
+        if self.vggish_weights is not None and self.vggish_width != 1.0:
+            raise ValueError("vggish_weights: public weights fit only vggish_width=1.0")
+        _check_backbone_name(self.backbone)
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """The preprocessing that this model was, or will be, trained with."""
+        return PreprocessConfig(image_size=self.image_size, audio_window=self.audio_window)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, nested as declared."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SDAVSConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: an unknown key (named with the nearest known one) or a bad value.
+        """
+        values = dict(values)
+        check_keys(cls, values)
+        if isinstance(values.get("ablation"), dict):
+            check_keys(Ablation, values["ablation"], prefix="ablation.")
+            values["ablation"] = Ablation(**values["ablation"])
+        return cls(**values)
+
+
+def check_keys(cls: type, values: dict[str, Any], prefix: str = "") -> None:
+    """Refuse keys that `cls` does not declare.
+
+    Raises:
+        ValueError: names the dotted key, the nearest known key and all allowed keys.
+    """
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix + near[0]!r}? " if near else ""
+            raise ValueError(f"{prefix}{key}: unknown key; {hint}allowed: {', '.join(known)}")
+
+
+def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: {value!r} is not allowed; allowed: {allowed}")
+
+
+def _check_literals(config: Any) -> None:
+    """Dataclasses do not enforce `Literal`; a typo must not survive until the model is built."""
+    for name, hint in get_type_hints(type(config)).items():
+        allowed = get_args(hint)
+        if allowed and getattr(hint, "__origin__", None) is Literal and getattr(config, name) not in allowed:
+            raise ValueError(f"{name}: {getattr(config, name)!r} is not allowed; allowed: {', '.join(allowed)}")
+
+
+def _check_backbone_name(name: str) -> None:
+    if name in KNOWN_BACKBONES:
+        return
+    import timm
+
+    architecture = name.split(".", 1)[0]
+    if architecture not in timm.list_models():
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(
+            f"backbone: timm {timm.__version__} knows no {name!r}; {hint}"
+            f"allowed: any timm features_only model with four stages, such as {', '.join(KNOWN_BACKBONES)}"
+        )

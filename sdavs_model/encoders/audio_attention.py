@@ -1,0 +1,55 @@
+"""The "Audio Attention" block of the paper's figure 2, between VGGish and the four levels.
+
+The text never describes it. Our choice: a small pre-norm transformer over the seconds of a clip, so that a
+second can be heard against its neighbours (steady noise is what does not change).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdavs_model.encoders.vggish import EMBEDDING
+
+
+class AudioAttention(nn.Module):
+    """Projects VGGish embeddings to the common width and lets the seconds attend to each other.
+
+    Args:
+        width: channels C of the output.
+        num_heads: attention heads.
+        num_layers: transformer layers; two bring the parameter count to the paper's Table X.
+    """
+
+    def __init__(self, *, width: int, num_heads: int, num_layers: int = 2) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.LayerNorm(EMBEDDING), nn.Linear(EMBEDDING, width))
+        self.layers = nn.ModuleList([_Layer(width=width, num_heads=num_heads) for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings: [B, T, 128] -> F_a: [B, T, C]."""
+        x = self.project(embeddings)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+
+class _Layer(nn.Module):
+    def __init__(self, *, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, T, C] -> [B, T, C]."""
+        B, T, C = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.num_heads, C // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, C / heads]
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, T, C)
+        x = x + self.out(attended)
+        return x + self.mlp(self.norm_mlp(x))
