@@ -1,0 +1,48 @@
+# Needs Python 3.11+, make and git; everything else comes through `bootstrap`. `make help` lists the targets.
+PYTHON ?= python3
+RUN := .venv/bin/python
+SOURCES := sdavs_model platform serve jobs tests infra
+
+# No usage reports from Ray and MLflow; Ray must not hide the GPUs from processes that lease none.
+export RAY_USAGE_STATS_ENABLED ?= 0
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format stop clean distclean lock bootstrap
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+bootstrap: ## Install uv and the locked environment; nothing to do when they are current
+	@$(PYTHON) infra/local/bootstrap.py
+
+demo: bootstrap ## Train, register, promote, evaluate, serve and ask the endpoint (RETRAIN=1 trains anew)
+	@$(RUN) jobs/demo.py $(if $(RETRAIN),--retrain)
+
+test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
+	@$(RUN) -m pytest $(ARGS)
+
+check: bootstrap ## Linter, formatter, type checker, keys of jobs/configs
+	$(RUN) -m ruff check $(SOURCES)
+	$(RUN) -m ruff format --check $(SOURCES)
+	$(RUN) -m mypy
+	$(RUN) infra/local/check_configs.py
+
+format: bootstrap ## Apply the formatter and the linter's fixes
+	$(RUN) -m ruff check --fix $(SOURCES)
+	$(RUN) -m ruff format $(SOURCES)
+
+stop: ## Stop the Ray, MLflow and endpoint that `make demo` started, and nothing else
+	@if [ -x $(RUN) ]; then $(RUN) jobs/demo.py --stop; else echo "nothing was ever started"; fi
+
+clean: stop ## Stop, then remove data, results, models, logs and caches (keeps the environment)
+	rm -rf .sdavs build .pytest_cache .ruff_cache .mypy_cache
+	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Also remove the environment
+	rm -rf .venv .tools sdavs.egg-info
+
+lock: bootstrap ## Resolve pyproject.toml into requirements.lock anew
+	.tools/uv/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate -p 3.11 -q -o requirements.lock
