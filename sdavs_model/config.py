@@ -131,7 +131,12 @@ class SDAVSConfig:
 
     def __post_init__(self) -> None:
         _check_literals(self)
-        _require(self.image_size >= 32 and self.image_size % 32 == 0, "image_size", self.image_size, "a multiple of 32")
+        _require(
+            self.image_size >= 32 and self.image_size % 32 == 0,
+            "image_size",
+            self.image_size,
+            "a multiple of 32",
+        )
         _require(self.num_frames >= 1, "num_frames", self.num_frames, "1 or more")
         _require(self.num_classes >= 1, "num_classes", self.num_classes, "1 or more")
         _require(self.width >= 8 and self.width % 8 == 0, "width", self.width, "a multiple of 8")
@@ -194,7 +199,9 @@ def _check_literals(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         allowed = get_args(hint)
         if allowed and getattr(hint, "__origin__", None) is Literal and getattr(config, name) not in allowed:
-            raise ValueError(f"{name}: {getattr(config, name)!r} is not allowed; allowed: {', '.join(allowed)}")
+            raise ValueError(
+                f"{name}: {getattr(config, name)!r} is not allowed; allowed: {', '.join(allowed)}"
+            )
 
 
 def _check_backbone_name(name: str) -> None:

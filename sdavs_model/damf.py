@@ -112,7 +112,11 @@ class STC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, T, C, H, W] -> [B, T, C, H / stride, W / stride]."""
         enhanced = F.gelu(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
-        skip = x if self.stride == 1 else F.avg_pool2d(x.flatten(0, 1), self.stride, ceil_mode=True).unflatten(0, x.shape[:2])
+        skip = (
+            x
+            if self.stride == 1
+            else F.avg_pool2d(x.flatten(0, 1), self.stride, ceil_mode=True).unflatten(0, x.shape[:2])
+        )
         enhanced = skip + enhanced
         return enhanced if self.car is None else self.car(enhanced)
 

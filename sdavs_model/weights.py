@@ -38,7 +38,12 @@ def read_state_dict(path: str | Path, *, field: str) -> dict[str, Tensor]:
 
 
 def load_matching(
-    *, module: nn.Module, state: dict[str, Tensor], source: str, field: str, ignore_prefixes: tuple[str, ...] = ()
+    *,
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: str,
+    field: str,
+    ignore_prefixes: tuple[str, ...] = (),
 ) -> None:
     """Load `state` into `module`, which must be covered completely.
 

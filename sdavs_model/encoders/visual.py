@@ -68,7 +68,9 @@ def _last_four_indices(name: str) -> tuple[int, ...]:
     """Positions of the stride 4, 8, 16 and 32 stages among those that timm lists for this backbone."""
     with torch.device("meta"):
         try:
-            reductions = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
+            reductions = timm.create_model(
+                name, pretrained=False, features_only=True
+            ).feature_info.reduction()
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
             raise ValueError(f"backbone: {name!r} does not offer timm's features_only ({error})") from error
     if tuple(reductions[-4:]) != STRIDES:

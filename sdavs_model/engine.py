@@ -1,0 +1,116 @@
+"""One training step and one evaluation pass, without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from sdavs_model.losses import segmentation_loss
+from sdavs_model.metrics import ObjectMetrics
+
+AudioControl = Literal["right", "muted", "swapped"]
+
+
+def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Forward pass and loss of one batch.
+
+    Args:
+        model: anything that maps (frames, log_mel) to logits: SDAVS, or an engine that wraps it.
+        batch: frames [B, T, 3, H, W], log_mel [B, T, 1, 96, 64], masks [B, T, H, W], and where a data set
+            leaves frames without annotation also valid [B, T].
+
+    Returns:
+        The parts of `segmentation_loss`.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names the clips of the batch.
+    """
+    losses = segmentation_loss(model(batch["frames"], batch["log_mel"]), batch["masks"], batch.get("valid"))
+    if not torch.isfinite(losses["loss"]):
+        raise FloatingPointError(f"the loss is {float(losses['loss'])} on clips {', '.join(batch['name'])}")
+    return losses
+
+
+def move(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """The batch with its tensors on `device`."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], *, device: torch.device | str
+) -> ObjectMetrics:
+    """Score a binary model with the AVSBench-object protocol, video by video.
+
+    Args:
+        model: is put into eval mode and left there.
+        batches: as in `training_loss`, of any batch size; each clip is one video.
+        device: where the model lives.
+
+    Returns:
+        The metrics, to be merged over workers and computed by the caller.
+    """
+    model.eval()
+    metrics = ObjectMetrics()
+    for batch in batches:
+        batch = move(batch, device)
+        logits = model(batch["frames"], batch["log_mel"])[:, :, 0].float().cpu()
+        for clip_logits, clip_masks in zip(logits, batch["masks"].cpu(), strict=True):
+            metrics.update(clip_logits, (clip_masks > 0).float())
+    return metrics
+
+
+class AudioControlled(Dataset):
+    """A data set whose sound is taken away or exchanged, to see whether a model listens.
+
+    Args:
+        clips: items with "log_mel" and "category" (which sounds the clip has; "" where unknown).
+        control: "right" leaves it alone, "muted" replaces the sound by silence, "swapped" by that of the next
+            clip that shares no category with this one.
+        silence: [1, 96, 64], the log-mel example of silence; `Preprocessor` knows it.
+
+    Raises:
+        ValueError: "swapped" and no clip with other categories exists.
+    """
+
+    def __init__(self, clips: Any, *, control: AudioControl, silence: Tensor) -> None:
+        self.clips = clips
+        self.control = control
+        self.silence = silence
+        if control == "swapped":
+            self.partners = swap_partners(clips.categories)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = dict(self.clips[index])
+        if self.control == "muted":
+            item["log_mel"] = self.silence.expand_as(item["log_mel"]).clone()
+        elif self.control == "swapped":
+            item["log_mel"] = self.clips[self.partners[index]]["log_mel"]
+        return item
+
+
+def swap_partners(categories: list[str]) -> list[int]:
+    """For each clip the next one, cyclically, with which it shares no sound category.
+
+    Args:
+        categories: per clip the sounding categories joined by "+", or "" where unknown.
+
+    Raises:
+        ValueError: a clip has no such partner.
+    """
+    sounds = [set(c.split("+")) - {""} for c in categories]
+    partners = []
+    for i, own in enumerate(sounds):
+        order = (j % len(sounds) for j in range(i + 1, i + len(sounds)))
+        partner = next((j for j in order if not own & sounds[j]), None)
+        if partner is None:
+            raise ValueError(f"swapped audio: clip {i} shares a category with every other clip")
+        partners.append(partner)
+    return partners
