@@ -1,0 +1,82 @@
+"""One pickle-free folder holds all that is needed to use a model, and a changed one is refused."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
+
+CONFIG = SDAVSConfig(backbone="pvt_v2_b0", image_size=64, width=32, num_heads=4, vggish_width=0.125)
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    torch.manual_seed(0)
+    model = build_model(CONFIG).eval()
+    save_artifact(
+        tmp_path / "m",
+        model=model,
+        classes=["silent", "sounding"],
+        metrics={"val": 0.5},
+        lineage={"run_id": "r"},
+    )
+    return model, tmp_path / "m"
+
+
+def test_a_saved_model_comes_back_bit_for_bit_with_its_preprocessing(artifact):
+    model, folder = artifact
+    loaded = load_artifact(folder)
+    frames, log_mel = torch.randn(1, 2, 3, 64, 64), torch.randn(1, 2, 1, 96, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(frames, log_mel), model(frames, log_mel))
+    assert loaded.config == CONFIG
+    assert loaded.preprocessor.config == CONFIG.preprocess
+    assert (loaded.classes, loaded.metrics, loaded.lineage) == (
+        ["silent", "sounding"],
+        {"val": 0.5},
+        {"run_id": "r"},
+    )
+
+
+def test_changed_weights_are_refused(artifact):
+    _, folder = artifact
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.safetensors: sha256 .* which sdavs.json promises"):
+        load_artifact(folder)
+
+
+def test_weights_other_than_the_registry_promised_are_refused(artifact):
+    with pytest.raises(ValueError, match="which the registry promises"):
+        load_artifact(artifact[1], sha256="0" * 64)
+
+
+def test_a_pickle_in_the_folder_is_refused(artifact):
+    (artifact[1] / "extra.pkl").write_bytes(pickle.dumps({}))
+    with pytest.raises(ValueError, match=r"extra.pkl: refused"):
+        load_artifact(artifact[1])
+
+
+def test_missing_files_are_named(artifact, tmp_path):
+    (artifact[1] / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors: missing"):
+        load_artifact(artifact[1])
+    with pytest.raises(ValueError, match=r"sdavs.json: not a readable model card"):
+        load_artifact(tmp_path)
+
+
+def test_a_card_with_an_unknown_key_is_refused(artifact):
+    card = json.loads((artifact[1] / "sdavs.json").read_text())
+    card["config"]["wdith"] = 3
+    (artifact[1] / "sdavs.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"wdith: unknown key; did you mean 'width'"):
+        load_artifact(artifact[1])
+
+
+def test_the_number_of_class_names_must_fit(tmp_path):
+    with pytest.raises(ValueError, match="classes: 1 names for 2 mask values"):
+        save_artifact(tmp_path, model=build_model(CONFIG), classes=["sounding"], metrics={}, lineage={})

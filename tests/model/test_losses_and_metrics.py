@@ -1,0 +1,110 @@
+"""Losses against values worked out by hand, metrics against the published script's arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sdavs_model.losses import segmentation_loss
+from sdavs_model.metrics import ObjectMetrics
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def test_the_loss_of_a_two_by_two_mask_is_the_one_worked_out_by_hand():
+    logits = torch.full((1, 1, 1, 2, 2), logit(0.75))
+    masks = torch.tensor([[[[1, 1], [0, 0]]]])
+    losses = segmentation_loss(logits, masks)
+    # p = 0.75 everywhere: inter = 1.5, sum p = 3, sum g = 2, and one pixel of smoothing.
+    assert float(losses["ce"]) == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2, abs=1e-6)
+    assert float(losses["iou"]) == pytest.approx(1 - (1.5 + 1) / (3.5 + 1), abs=1e-6)
+    assert float(losses["dice"]) == pytest.approx(1 - (3 + 1) / (5 + 1), abs=1e-6)
+    assert float(losses["loss"]) == pytest.approx(float(losses["ce"] + losses["iou"] + losses["dice"]))
+
+
+def test_an_empty_mask_asks_for_an_empty_prediction():
+    masks = torch.zeros(1, 1, 4, 4, dtype=torch.long)
+    empty = segmentation_loss(torch.full((1, 1, 1, 4, 4), -20.0), masks)
+    full = segmentation_loss(torch.full((1, 1, 1, 4, 4), 20.0), masks)
+    assert float(empty["loss"]) < 1e-6
+    assert float(full["iou"]) == pytest.approx(1 - 1 / 17)
+    assert float(full["dice"]) == pytest.approx(1 - 1 / 17)
+
+
+def test_frames_without_annotation_neither_count_nor_receive_gradient():
+    logits = torch.randn(1, 2, 1, 4, 4, requires_grad=True)
+    masks = torch.randint(0, 2, (1, 2, 4, 4))
+    valid = torch.tensor([[True, False]])
+    losses = segmentation_loss(logits, masks, valid)
+    torch.testing.assert_close(losses["loss"], segmentation_loss(logits[:, :1], masks[:, :1])["loss"])
+    losses["loss"].backward()
+    assert logits.grad[0, 1].abs().max() == 0
+
+
+def test_semantic_overlap_is_asked_of_the_classes_in_the_frame():
+    logits = torch.zeros(1, 1, 3, 2, 2)
+    masks = torch.tensor([[[[0, 0], [2, 2]]]])
+    losses = segmentation_loss(logits, masks)
+    inter, union = 2 / 3, 4 / 3 + 2 - 2 / 3
+    assert float(losses["iou"]) == pytest.approx(1 - (inter + 1) / (union + 1), abs=1e-6)
+    with pytest.raises(ValueError, match=r"masks: values 0 ... 3; allowed: 0 ... 2"):
+        segmentation_loss(logits, masks + (masks == 2).long())
+
+
+def reference_scores(logits: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """AVSBench's arithmetic for one video, threshold by threshold, in float32."""
+    p = 1 / (1 + np.exp(-logits.astype(np.float32)))
+    iou, curves = [], []
+    for frame, truth in zip(p, target, strict=True):
+        predicted = frame > 0.5
+        if truth.sum() == 0:
+            iou.append((~predicted).sum() / (truth.size + 1e-7))
+            continue
+        iou.append((predicted & (truth > 0)).sum() / ((predicted | (truth > 0)).sum() + 1e-7))
+        curve = []
+        for threshold in torch.linspace(0, 1 - 1e-10, 255).numpy():
+            passed = frame >= threshold
+            tp = (passed & (truth > 0)).sum()
+            precision, recall = tp / (passed.sum() + 1e-20), tp / (truth.sum() + 1e-20)
+            denominator = 0.3 * precision + recall
+            curve.append(1.3 * precision * recall / denominator if denominator > 0 else 0.0)
+        curves.append(curve)
+    return float(np.mean(iou)), float(np.mean(curves, axis=0).max()) if curves else 0.0
+
+
+def test_the_object_metrics_equal_the_published_arithmetic_quirks_included():
+    generator = np.random.default_rng(0)
+    metrics, expected = ObjectMetrics(), []
+    for empty_frames in (0, 2, 5):
+        logits = generator.normal(size=(5, 12, 9)).astype(np.float32) * 3
+        target = (generator.random((5, 12, 9)) > 0.6).astype(np.int64)
+        target[:empty_frames] = 0
+        metrics.update(torch.from_numpy(logits), torch.from_numpy(target))
+        expected.append(reference_scores(logits, target))
+    assert expected[2][1] == 0.0  # a video that is silent throughout lowers F
+    scores = metrics.compute()
+    assert scores["miou"] == pytest.approx(np.mean([e[0] for e in expected]), abs=1e-6)
+    assert scores["fscore"] == pytest.approx(np.mean([e[1] for e in expected]), abs=1e-6)
+
+
+def test_two_workers_merge_to_what_one_computes():
+    torch.manual_seed(0)
+    videos = [(torch.randn(3, 8, 8), (torch.rand(3, 8, 8) > 0.5).long()) for _ in range(4)]
+    one, left, right = ObjectMetrics(), ObjectMetrics(), ObjectMetrics()
+    for i, video in enumerate(videos):
+        one.update(*video)
+        (left if i % 2 else right).update(*video)
+    left.merge(right.state())
+    assert left.compute() == pytest.approx(one.compute())
+
+
+def test_metrics_refuse_wrong_shapes_other_values_and_no_video_at_all():
+    with pytest.raises(ValueError, match="no video was evaluated"):
+        ObjectMetrics().compute()
+    with pytest.raises(ValueError, match=r"one shape \[N, H, W\]"):
+        ObjectMetrics().update(torch.zeros(1, 4, 4), torch.zeros(1, 5, 4))
+    with pytest.raises(ValueError, match="other than 0 and 1"):
+        ObjectMetrics().update(torch.zeros(1, 4, 4), torch.full((1, 4, 4), 255))
