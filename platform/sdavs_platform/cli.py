@@ -36,8 +36,8 @@ def load_config(yaml_paths: Sequence[str | Path] = (), overrides: dict[str, Any]
     """Merge YAML files (later ones win), then `overrides` (dotted key -> value), and validate the result.
 
     Raises:
-        ValueError: a file that is missing or is no mapping; or one line per wrong key: its dotted name, what is
-            wrong, what is allowed, and for an unknown key the nearest known one.
+        ValueError: a file that is missing or is no mapping; or one line per wrong key: its dotted name,
+            what is wrong, what is allowed, and for an unknown key the nearest known one.
     """
     values: dict[str, Any] = {}
     for path in yaml_paths:

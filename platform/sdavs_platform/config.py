@@ -1,7 +1,7 @@
 """The run's config tree: every key, its unit, its default and why.
 
-One key's way: a YAML file or a flag -> validated here -> the MLflow run, the artifact, the serving app. Nobody
-reads a raw dict after this module. Reading files and flags into the tree is `sdavs_platform.cli`'s work.
+One key's way: a YAML file or a flag -> validated here -> the MLflow run, the artifact, the serving app.
+Nobody reads a raw dict after this module. `sdavs_platform.cli` reads files and flags into the tree.
 """
 
 from typing import Annotated, Literal
@@ -213,7 +213,7 @@ class ServeConfig(Section):
     def _replicas_in_order(self) -> "ServeConfig":
         if self.max_replicas < self.min_replicas:
             raise ValueError(
-                f"max_replicas: {self.max_replicas} is below min_replicas; allowed: {self.min_replicas} or more"
+                f"max_replicas: {self.max_replicas} is below min_replicas; allowed: from {self.min_replicas}"
             )
         return self
 

@@ -1,0 +1,205 @@
+"""The model registry: one pickle-free artifact per version, found by number or alias, verified on the way out.
+
+A version's artifact is the folder of `sdavs_model.save_artifact` plus an `MLmodel` file, which shows MLflow's
+UI the signature. Two tags guard it: `sha256` (the weights) and `manifest_sha256` (sdavs.json, which holds the
+config, the preprocessing and the weights' own sum).
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from sdavs_model.config import SDAVSConfig
+from sdavs_platform.paths import state_folder
+from sdavs_platform.tracking.client import mlflow_client, tracking_uri
+
+WEIGHTS = "model.safetensors"
+MANIFEST = "sdavs.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredVersion:
+    """What the registry says about one version."""
+
+    name: str
+    version: int
+    sha256: str
+    manifest_sha256: str
+    run_id: str
+    tags: dict[str, str]
+
+
+def register_artifact(
+    folder: str | Path, *, name: str, config: SDAVSConfig, run_id: str, tags: dict[str, str], uri: str
+) -> int:
+    """Upload an artifact folder as a logged model of run `run_id` and register it; returns the version.
+
+    `tags` join the version's own: `sha256`, `manifest_sha256`.
+    """
+    folder = Path(folder)
+    client = mlflow_client(uri)
+    experiment = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="sdavs")
+    flavor = {"sdavs": {"weights": WEIGHTS, "manifest": MANIFEST, "loader": "sdavs_model.load_artifact"}}
+    Model(run_id=run_id, flavors=flavor, signature=signature(config), model_id=model.model_id).save(
+        str(folder / "MLmodel")
+    )
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    _create_registered_model(client, name)
+    sums = {"sha256": file_sha256(folder / WEIGHTS), "manifest_sha256": file_sha256(folder / MANIFEST)}
+    # Not models:/<id>: MLflow's sqlite registry would look that up at its global address, not at `uri`.
+    created = client.create_model_version(
+        name, model.artifact_location, run_id=run_id, tags=tags | sums, model_id=model.model_id
+    )
+    return int(created.version)
+
+
+def signature(config: SDAVSConfig) -> ModelSignature:
+    """Batch and time are free; the rest is what the model was trained with."""
+    side = config.image_size
+    inputs = [
+        TensorSpec(np.dtype("float32"), (-1, -1, 3, side, side), "frames"),
+        TensorSpec(np.dtype("float32"), (-1, -1, 1, 96, 64), "log_mel"),
+    ]
+    logits = TensorSpec(np.dtype("float32"), (-1, -1, config.num_classes, side, side), "logits")
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([logits]))
+
+
+def resolve(model_uri: str, *, uri: str | None = None) -> RegisteredVersion:
+    """Look `models:/NAME@ALIAS`, `models:/NAME/3` or `models:/NAME/latest` up.
+
+    Raises:
+        ValueError: another form of address, or nothing there.
+    """
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+|latest))", model_uri)
+    if not match:
+        raise ValueError(
+            f"{model_uri}: not a model address; allowed: models:/NAME@ALIAS, models:/NAME/NUMBER, models:/NAME/latest"
+        )
+    name, alias, number = match.groups()
+    address = tracking_uri(uri)
+    client = mlflow_client(address)
+    try:
+        if alias:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            found = client.get_model_version(name, _latest(client, name) if number == "latest" else number)
+    except MlflowException as error:
+        raise ValueError(f"{model_uri}: not in the registry at {address}: {error.message}") from None
+    for tag in ("sha256", "manifest_sha256"):
+        if tag not in found.tags:
+            raise ValueError(
+                f"{model_uri}: version {found.version} has no {tag} tag, so it cannot be verified"
+            )
+    return RegisteredVersion(
+        name=name,
+        version=int(found.version),
+        sha256=found.tags["sha256"],
+        manifest_sha256=found.tags["manifest_sha256"],
+        run_id=found.run_id or "",
+        tags=dict(found.tags),
+    )
+
+
+def fetch(model_uri: str, *, uri: str | None = None, cache: Path | None = None) -> Path:
+    """The artifact folder of a registered model on this machine: downloaded once, verified every time.
+
+    Raises:
+        ValueError: not registered, or the files do not have the registered sums.
+    """
+    found = resolve(model_uri, uri=uri)
+    folder = (cache or state_folder() / "models") / found.name / f"{found.version}-{found.sha256[:12]}"
+    if folder.is_dir():
+        _verify(folder, found)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    client = mlflow_client(tracking_uri(uri))
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as scratch:
+        _download(client, found, Path(scratch) / "artifact")
+        _verify(Path(scratch) / "artifact", found)
+        try:
+            os.replace(Path(scratch) / "artifact", folder)
+        except OSError:
+            # Another process was faster; its copy is as good if it verifies.
+            _verify(folder, found)
+    return folder
+
+
+def promote(name: str, version: str | int, alias: str = "champion", *, uri: str | None = None) -> int:
+    """Point `alias` at a version: a number, "latest", or "best" (highest val_miou tag); returns the number.
+
+    Raises:
+        ValueError: no such model or version.
+    """
+    client = mlflow_client(tracking_uri(uri))
+    if version == "latest":
+        version = _latest(client, name)
+    elif version == "best":
+        version = _best(client, name)
+    found = resolve(f"models:/{name}/{version}", uri=uri)
+    client.set_registered_model_alias(name, alias, str(found.version))
+    return found.version
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: missing from the model artifact")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _create_registered_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name, description="SDAVS audio-visual segmentation")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _latest(client: MlflowClient, name: str) -> str:
+    return str(max(_versions(client, name)))
+
+
+def _best(client: MlflowClient, name: str) -> str:
+    scores = {number: float(tags.get("val_miou", -1)) for number, tags in _versions(client, name).items()}
+    return str(max(scores, key=lambda number: (scores[number], number)))
+
+
+def _versions(client: MlflowClient, name: str) -> dict[int, dict[str, str]]:
+    versions = {int(v.version): dict(v.tags) for v in client.search_model_versions(f"name = '{name}'")}
+    if not versions:
+        raise ValueError(f"{name}: no registered model of that name at {client.tracking_uri}")
+    return versions
+
+
+def _download(client: MlflowClient, found: RegisteredVersion, target: Path) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    source = client.get_model_version_download_uri(found.name, str(found.version))
+    repository = get_artifact_repository(source, tracking_uri=client.tracking_uri)
+    target.mkdir()
+    local = Path(repository.download_artifacts("", str(target)))
+    assert local.samefile(target)
+
+
+def _verify(folder: Path, found: RegisteredVersion) -> None:
+    for file, expected in ((WEIGHTS, found.sha256), (MANIFEST, found.manifest_sha256)):
+        if file_sha256(folder / file) != expected:
+            raise ValueError(
+                f"{folder / file}: sha256 differs from the one registered for {found.name} version {found.version}"
+            )

@@ -1,0 +1,156 @@
+"""One MLflow run per training, also across restarts: the run is found by the training's name.
+
+Pure `MlflowClient` with a run id, because driver and workers write to the same run from different processes.
+"""
+
+import os
+import subprocess
+import time
+from typing import Any
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from sdavs_platform.config import RunConfig
+from sdavs_platform.paths import CHECKOUT
+from sdavs_platform.tracking.client import experiment_id, mlflow_client
+
+NAME_TAG = "sdavs.name"
+STORAGE_TAG = "sdavs.storage"
+
+# What may change when a name is resumed; anything else would make another training of it.
+RESUMABLE = ("tracking", "storage", "cluster", "serve", "data.num_workers", "data.root", "data.test_splits")
+RESUMABLE += tuple(f"training.{key}" for key in ("max_minutes", "patience", "keep_checkpoints", "log_every"))
+
+
+class TrainingRun:
+    """A run by its id; every method may be called from any process."""
+
+    def __init__(self, *, uri: str, run_id: str) -> None:
+        self.uri = uri
+        self.run_id = run_id
+        self.client: MlflowClient = mlflow_client(uri)
+
+    @classmethod
+    def open(cls, config: RunConfig, *, uri: str, storage: str, has_checkpoints: bool) -> "TrainingRun":
+        """The run of `config.name`: the existing one if this training continues it, else a new one.
+
+        Raises:
+            ValueError: checkpoints of this name exist and were trained with another config; names the keys.
+        """
+        client = mlflow_client(uri)
+        experiment = experiment_id(client, config.tracking.experiment)
+        query = f"tags.`{NAME_TAG}` = '{config.name}' and tags.`{STORAGE_TAG}` = '{storage}'"
+        found = client.search_runs(
+            [experiment], query, max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        params = flattened(config)
+        if found:
+            changed = [
+                key
+                for key, old in found[0].data.params.items()
+                if params.get(key) != old and not key.startswith(RESUMABLE)
+            ]
+            if changed and has_checkpoints:
+                was = "; ".join(f"{key} was {found[0].data.params[key]}" for key in changed)
+                raise ValueError(
+                    f"name: {config.name!r} was trained with another config ({was}); "
+                    f"choose another --name, or set these keys back to resume"
+                )
+            finished = found[0].info.status == "FINISHED"
+            if not changed and (has_checkpoints or not finished):
+                run = cls(uri=uri, run_id=found[0].info.run_id)
+                run._reopen(config, found[0].data.params)
+                return run
+        tags = {NAME_TAG: config.name, STORAGE_TAG: storage, "git_commit": git_commit()}
+        created = client.create_run(experiment, run_name=config.name, tags=tags)
+        run = cls(uri=uri, run_id=created.info.run_id)
+        run._log_config(config, params)
+        return run
+
+    def log_metrics(self, values: dict[str, float], *, step: int) -> None:
+        """One point of several metrics; `step` counts optimizer steps."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    def log_points(self, points: list[tuple[int, dict[str, float]]]) -> None:
+        """Several steps at once, in one round trip."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(k, float(v), now, step) for step, values in points for k, v in values.items()]
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+
+    def history(self, key: str) -> list[tuple[int, float]]:
+        """All points of one metric as (step, value), in order."""
+        points = self.client.get_metric_history(self.run_id, key)
+        return sorted({point.step: point.value for point in points}.items())
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Add or replace tags."""
+        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def log_figure(self, figure: Any, file: str) -> None:
+        """Store a matplotlib figure as PNG; the same `file` replaces the former one."""
+        self.client.log_figure(self.run_id, figure, file)
+
+    def finish(self) -> None:
+        """Mark the run FINISHED."""
+        self.client.set_terminated(self.run_id, "FINISHED")
+
+    def fail(self, message: str, *, status: str = "FAILED") -> None:
+        """Mark the run FAILED (or KILLED), with the reason where the UI shows it."""
+        self.set_tags({"error": message[:5000]})
+        self.client.set_terminated(self.run_id, status)
+
+    def _log_config(self, config: RunConfig, params: dict[str, str]) -> None:
+        self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in params.items()])
+        self.client.log_text(self.run_id, resolved_yaml(config), "config.yaml")
+
+    def _reopen(self, config: RunConfig, old: dict[str, str]) -> None:
+        """Continue: params cannot change in MLflow, so what a resume changes is kept as tags."""
+        self.client.update_run(self.run_id, status="RUNNING")
+        if "error" in self.client.get_run(self.run_id).data.tags:
+            self.client.delete_tag(self.run_id, "error")
+        changes = {f"resumed.{k}": v for k, v in flattened(config).items() if old.get(k) != v}
+        self.set_tags(changes | {"git_commit": git_commit()})
+        self.client.log_text(self.run_id, resolved_yaml(config), "config.yaml")
+
+
+def flattened(config: RunConfig) -> dict[str, str]:
+    """Dotted key -> value as text, for MLflow's params."""
+    flat: dict[str, str] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = str(value)
+
+    visit("", config.model_dump(mode="json"))
+    return flat
+
+
+def resolved_yaml(config: RunConfig) -> str:
+    """The whole tree as a YAML file that `--config` accepts."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def git_commit() -> str:
+    """SDAVS_GIT_COMMIT, else the checkout's HEAD ("-dirty" with local changes), else "unknown"."""
+    if commit := os.environ.get("SDAVS_GIT_COMMIT"):
+        return commit
+    if not (CHECKOUT / ".git").exists():
+        return "unknown"
+    try:
+        head = _git("rev-parse", "HEAD")
+        return f"{head}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

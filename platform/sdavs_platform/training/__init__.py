@@ -1,0 +1,1 @@
+"""Ray Train + DeepSpeed: the driver, the worker loop, checkpoints."""
