@@ -2,10 +2,10 @@
 
     python3 infra/local/bootstrap.py
 
-Needs Python 3.11+ with venv, and nothing else. uv goes into .tools/uv, the packages of requirements.lock and this
-project (editable) into .venv. A stamp holds the digest of everything the environment depends on, so it is remade
-only when one of those changes. Two runs at once wait for each other. Standard library only: it runs before
-anything is installed.
+Needs Python 3.11+ with venv, and nothing else. uv goes into .tools/uv; the packages of requirements.lock and
+this project (editable) go into .venv. A stamp holds the digest of everything the environment depends on, so it
+is remade only when one of those changes. Two runs at once wait for each other. Standard library only: it runs
+before anything is installed.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from pathlib import Path
 
 UV_VERSION = "0.13.8"
 NEWEST_PYTHON = (3, 13)  # the newest for which torch, ray and deepspeed of the lock publish wheels
+PYTHON = sys.version_info[:2]
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools" / "uv"
@@ -27,95 +28,87 @@ UV = TOOLS / "bin" / "uv"
 RAY_CLI_TOKEN = ROOT / "infra" / "local" / "ray_cli_token.pth"
 
 
-def wanted_stamp():
-    """Digest of all that decides what the environment contains, this folder and Python version included."""
-    digest = hashlib.sha256()
-    for path in (ROOT / "requirements.lock", ROOT / "pyproject.toml", Path(__file__), RAY_CLI_TOKEN):
-        digest.update(path.read_bytes())
-    digest.update(repr((str(ROOT), sys.version_info[:2])).encode())
-    return digest.hexdigest()
-
-
-def is_current():
-    return STAMP.is_file() and STAMP.read_text() == wanted_stamp() and (VENV / "bin" / "python").exists()
-
-
-def step(title, command):
-    print("  " + title, flush=True)
-    # VIRTUAL_ENV of the caller's shell would make uv install there.
-    environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
-    if subprocess.run([str(part) for part in command], cwd=ROOT, env=environment).returncode:
-        sys.exit("bootstrap: '%s' failed; its message is above. Run the same make again." % title)
-
-
-def check_python():
-    version = "%d.%d" % sys.version_info[:2]
-    if not (3, 11) <= sys.version_info[:2] <= NEWEST_PYTHON:
-        sys.exit(
-            "bootstrap: Python 3.11 to %d.%d is needed, %s is %s. Name another one: make PYTHON=python3.11 ..."
-            % (NEWEST_PYTHON + (sys.executable, version))
-        )
-    try:
-        import ensurepip  # noqa: F401
-        import venv  # noqa: F401
-    except ImportError:
-        sys.exit(
-            "bootstrap: %s lacks the standard modules venv and ensurepip, which Debian and Ubuntu package apart.\n"
-            "  Install them: apt-get install python%s-venv" % (sys.executable, version)
-        )
-
-
-def install_uv():
-    found = subprocess.run([UV, "--version"], capture_output=True, text=True) if UV.exists() else None
-    if found and found.returncode == 0 and found.stdout.split()[1] == UV_VERSION:
-        return
-    shutil.rmtree(TOOLS, ignore_errors=True)
-    step("making .tools/uv", [sys.executable, "-m", "venv", TOOLS])
-    step(
-        "installing uv " + UV_VERSION,
-        [TOOLS / "bin" / "python", "-m", "pip", "install", "--quiet", "uv==" + UV_VERSION],
-    )
-
-
-def install_environment():
-    python = VENV / "bin" / "python"
-    probe = "import sys; print(sys.version_info[:2] == %r)" % (tuple(sys.version_info[:2]),)
-    usable = python.exists() and subprocess.run([python, "-c", probe], capture_output=True, text=True)
-    if not usable or usable.stdout.strip() != "True":
-        step("making .venv", [UV, "venv", "--clear", "--quiet", "--python", sys.executable, VENV])
-    STAMP.unlink(missing_ok=True)
-    quiet = [] if sys.stderr.isatty() else ["--quiet"]  # a log needs no progress bar and no list of 200 lines
-    step(
-        "installing the packages of requirements.lock (2 GB of downloads the first time)",
-        [UV, "pip", "sync", *quiet, "--python", python, "requirements.lock"],
-    )
-    step(
-        "installing this project",
-        [UV, "pip", "install", "--quiet", "--python", python, "--no-deps", "--editable", "."],
-    )
-    site_packages = VENV / "lib" / ("python%d.%d" % sys.version_info[:2]) / "site-packages"
-    shutil.copy(RAY_CLI_TOKEN, site_packages / RAY_CLI_TOKEN.name)
-
-
-def main():
+def main() -> None:
     check_python()
-    import fcntl
+    import fcntl  # POSIX only, like Ray's cluster commands
 
     (ROOT / ".tools").mkdir(exist_ok=True)
-    with open(ROOT / ".tools" / "lock", "w") as lock:
+    with (ROOT / ".tools" / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("bootstrap: another make is preparing the environment; waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_current():
+        if STAMP.is_file() and STAMP.read_text() == wanted_stamp() and (VENV / "bin" / "python").exists():
             return
         started = time.monotonic()
         print("bootstrap: preparing the locked environment in .venv", flush=True)
         install_uv()
         install_environment()
         STAMP.write_text(wanted_stamp())
-        print("bootstrap: ready after %.0f s" % (time.monotonic() - started), flush=True)
+        print(f"bootstrap: ready after {time.monotonic() - started:.0f} s", flush=True)
+
+
+def check_python() -> None:
+    if not (3, 11) <= PYTHON <= NEWEST_PYTHON:
+        sys.exit(
+            f"bootstrap: Python 3.11 to {NEWEST_PYTHON[0]}.{NEWEST_PYTHON[1]} is needed, {sys.executable} is "
+            f"{PYTHON[0]}.{PYTHON[1]}. Name another one: make PYTHON=python3.11 ..."
+        )
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        sys.exit(
+            f"bootstrap: {sys.executable} lacks the standard modules venv and ensurepip, which Debian and "
+            f"Ubuntu package apart.\n  Install them: apt-get install python{PYTHON[0]}.{PYTHON[1]}-venv"
+        )
+
+
+def wanted_stamp() -> str:
+    """Digest of all that decides what the environment contains, this folder and Python version included."""
+    digest = hashlib.sha256(repr((str(ROOT), PYTHON)).encode())
+    for path in (ROOT / "requirements.lock", ROOT / "pyproject.toml", Path(__file__), RAY_CLI_TOKEN):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def install_uv() -> None:
+    found = subprocess.run([UV, "--version"], capture_output=True, text=True) if UV.exists() else None
+    if found and found.returncode == 0 and found.stdout.split()[1] == UV_VERSION:
+        return
+    shutil.rmtree(TOOLS, ignore_errors=True)
+    step("making .tools/uv", sys.executable, "-m", "venv", TOOLS)
+    pip = (TOOLS / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
+    step(f"installing uv {UV_VERSION}", *pip, "install", "--quiet", f"uv=={UV_VERSION}")
+
+
+def install_environment() -> None:
+    python = VENV / "bin" / "python"
+    probe = [python, "-c", f"import sys; sys.exit(sys.version_info[:2] != {tuple(PYTHON)})"]
+    if not python.exists() or subprocess.run(probe).returncode:
+        step("making .venv", UV, "venv", "--clear", "--quiet", "--python", sys.executable, VENV)
+    STAMP.unlink(missing_ok=True)
+    # A log needs no progress bar and no list of 200 packages; a terminal shows both.
+    pip = (UV, "pip", *([] if sys.stderr.isatty() else ["--quiet"]))
+    step(
+        "installing the packages of requirements.lock (some 3 GB of downloads the first time)",
+        *(*pip, "sync", "--python", python, "requirements.lock"),
+    )
+    step(
+        "installing this project",
+        *(*pip, "install", "--quiet", "--python", python, "--no-deps", "--editable", "."),
+    )
+    site_packages = VENV / "lib" / f"python{PYTHON[0]}.{PYTHON[1]}" / "site-packages"
+    shutil.copy(RAY_CLI_TOKEN, site_packages / RAY_CLI_TOKEN.name)
+
+
+def step(title: str, *command: object) -> None:
+    print(f"  {title}", flush=True)
+    # uv would install into the VIRTUAL_ENV of the caller's shell.
+    environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+    if subprocess.run([str(part) for part in command], cwd=ROOT, env=environment).returncode:
+        sys.exit(f"bootstrap: '{title}' failed; its message is above. Run the same make again.")
 
 
 if __name__ == "__main__":
