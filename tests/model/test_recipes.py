@@ -1,0 +1,55 @@
+"""The paper's ablation tables as recipes: resolved config and size of each are pinned."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import sdavs_model
+from sdavs_model import Ablation, SDAVSConfig, build_model, recipes
+
+# Changes to the full model's ablation, and parameters without VGGish of the Swin-B model.
+GOLDEN: dict[str, tuple[dict, int]] = {
+    "full": ({}, 103_272_957),
+    "without_snrp": ({"snrp": "none"}, 100_638_873),
+    "without_damf": ({"damf": False}, 100_816_861),
+    "without_cfs": ({"channel_selector": False}, 101_957_117),
+    "without_sfs": ({"spatial_selector": False}, 101_954_713),
+    "snrp_before_fusion": ({}, 103_272_957),
+    "snrp_after_fusion": ({"snrp": "after"}, 103_272_957),
+    "only_av": ({"direction": "av"}, 102_205_949),
+    "only_va": ({"direction": "va"}, 102_205_949),
+    "without_stc": ({"stc": False}, 102_950_909),
+    "rm_multiply": ({}, 103_272_957),
+    "rm_add": ({"rm": "add"}, 103_272_957),
+    "rm_straight": ({"rm": "straight"}, 103_272_957),
+    "without_car": ({"car": False}, 103_008_253),
+    "figure_spatial_gate": ({"spatial_gate": "audio"}, 103_566_909),
+}
+
+
+def test_every_recipe_is_listed_in_the_order_of_the_papers_tables():
+    assert sdavs_model.recipes.list() == [*GOLDEN]
+    assert {name for table in recipes.TABLES.values() for name in table} <= set(GOLDEN)
+    assert all(recipes.RECIPES[name].__doc__ for name in GOLDEN)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_recipe_resolves_to_its_pinned_config_and_size(name):
+    changes, size = GOLDEN[name]
+    config = recipes.build(name)
+    assert config.ablation == dataclasses.replace(Ablation(), **changes)
+    with torch.device("meta"):
+        model = build_model(config)
+    vggish = sum(p.numel() for p in model.audio_encoder.parameters())
+    assert sum(p.numel() for p in model.parameters()) - vggish == size
+
+
+def test_a_recipe_keeps_the_backbone_and_sizes_of_its_base():
+    base = SDAVSConfig(backbone="pvt_v2_b0", image_size=96, width=64)
+    assert recipes.build("rm_add", base) == dataclasses.replace(base, ablation=Ablation(rm="add"))
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match=r"recipe: no 'without_snpr'; did you mean 'without_snrp'"):
+        recipes.build("without_snpr")
