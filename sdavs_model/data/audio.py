@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 
 from sdavs_model.data.clip import SAMPLE_RATE
 
@@ -45,7 +44,8 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Changes the sample rate of [N] float32 with torchaudio's windowed sinc; the same rate is free."""
     if rate == new_rate:
         return waveform
-    # torchaudio takes a fifth of a second to import and most sound in training is at 16 kHz already.
+    # Imported here: it takes seconds, and most sound in training is at 16 kHz already.
+    import torch
     from torchaudio.functional import resample as sinc_resample
 
     return sinc_resample(torch.from_numpy(waveform), rate, new_rate).numpy()

@@ -1,0 +1,88 @@
+"""The bundled photographs and recordings, read back exactly as they were stored."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sdavs_model.data.audio import read_audio
+
+ASSETS_FOLDER = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What clips of one split are made of. Categories are those with a photograph and a recording."""
+
+    categories: tuple[str, ...]
+    photos: dict[str, list[Image.Image]]
+    """RGBA cut-outs by category; the alpha channel is the object's mask."""
+    sounds: dict[str, list[np.ndarray]]
+    """[N] int16 recordings by category, mono, 16 kHz."""
+    backgrounds: list[Image.Image]
+    """RGB photographs without any of the categories in them."""
+    noises: dict[str, list[np.ndarray]]
+    """[N] int16 recordings of the environment by kind."""
+
+
+class Assets:
+    """The bundle's manifest, and pools of decoded assets.
+
+    Raises:
+        ValueError: a missing manifest; in `pool`, a missing or changed file. The message names the file.
+    """
+
+    def __init__(self, folder: Path = ASSETS_FOLDER) -> None:
+        self.folder = folder
+        manifest = folder / "manifest.csv"
+        if not manifest.is_file():
+            raise ValueError(f"{manifest}: missing, so there are no assets to compose clips of")
+        self.digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        with manifest.open(newline="") as file:
+            self.rows = list(csv.DictReader(file))
+
+    def pool(self, split: str, *, backgrounds: str | None = None) -> Pool:
+        """Decodes the assets of one split; `backgrounds` takes the backgrounds of another split."""
+        photos: dict[str, list[Image.Image]] = defaultdict(list)
+        sounds: dict[str, list[np.ndarray]] = defaultdict(list)
+        noises: dict[str, list[np.ndarray]] = defaultdict(list)
+        scenes: list[Image.Image] = []
+        for row in self.rows:
+            wanted = (backgrounds or split) if row["kind"] == "background" else split
+            if row["split"] != wanted:
+                continue
+            path = self._checked(row)
+            if row["kind"] == "photo":
+                photos[row["category"]].append(_read_image(path, "RGBA"))
+            elif row["kind"] == "background":
+                scenes.append(_read_image(path, "RGB"))
+            else:
+                # Exact: the files hold 16-bit samples, which float32 represents without loss.
+                samples = np.round(read_audio(path) * 32768).astype(np.int16)
+                (sounds if row["kind"] == "sound" else noises)[row["category"]].append(samples)
+        return Pool(
+            categories=tuple(sorted(set(photos) & set(sounds))),
+            photos=dict(photos),
+            sounds=dict(sounds),
+            backgrounds=scenes,
+            noises=dict(noises),
+        )
+
+    def _checked(self, row: dict[str, str]) -> Path:
+        path = self.folder / row["path"]
+        if not path.is_file():
+            raise ValueError(f"{path}: missing from the bundled data set")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+            raise ValueError(f"{path}: does not have the sha256 that {self.folder / 'manifest.csv'} gives")
+        return path
+
+
+def _read_image(path: Path, mode: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert(mode)

@@ -1,0 +1,137 @@
+"""RealAV's composer: photographs and recordings -> clips in which some of what is seen is heard.
+
+The recipe is VPO's (cut-outs and recordings matched by category). A network must not solve the clips without
+listening, so each shortcut is closed: most clips show silent objects of other categories from the same pool,
+some sounds belong to nothing in the picture, sources start and stop, and no level, edge or place tells who
+sounds. The same seed gives the same clip, byte for byte, on any machine: every number that reaches a pixel
+or a sample is an integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdavs_model.data import compose_picture, compose_sound
+from sdavs_model.data.assets import Pool
+from sdavs_model.data.clip import Clip
+from sdavs_model.data.draw import Draw
+
+COMPOSER_VERSION = 1
+"""Goes up with every change that alters a clip, so that prepared data are made anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One category in a clip."""
+
+    category: str
+    seen: bool
+    seconds: tuple[bool, ...]
+    """In which seconds it sounds; all False for a silent object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Who is seen and heard, and when: the truth from which picture, sound and mask are all made."""
+
+    sources: tuple[Source, ...]
+    noise: str | None
+    """The kind of environment noise under the whole clip."""
+
+    def record(self) -> dict:
+        """The JSON that is stored beside a clip: categories heard and seen, also second by second."""
+        heard = {source.category for source in self.sources if any(source.seconds)}
+        num_seconds = len(self.sources[0].seconds)
+        return {
+            "heard": sorted(heard),
+            "seen": sorted(source.category for source in self.sources if source.seen),
+            "seconds": [
+                {
+                    "sounding": sorted(s.category for s in self.sources if s.seen and s.seconds[second]),
+                    "off_screen": sorted(
+                        s.category for s in self.sources if not s.seen and s.seconds[second]
+                    ),
+                }
+                for second in range(num_seconds)
+            ],
+            "noise": self.noise,
+        }
+
+
+def compose_clip(
+    *, name: str, seed: Sequence[int], pool: Pool, size: int, num_frames: int
+) -> tuple[Clip, Scene]:
+    """Makes one clip: T frames of one second each, T seconds of sound, and a mask per frame.
+
+    The mask of frame i holds the visible pixels of the objects that sound in second i. Such an object is
+    audible for at least 0.7 s of that second, and its recording is exactly silent in the others.
+
+    Args:
+        name: the clip's name.
+        seed: integers, for example (data seed, split, index).
+        pool: the assets to use.
+        size: side of the square frames in pixels.
+        num_frames: T.
+
+    Returns:
+        The clip, masks in {0, 1}, and the scene it shows.
+
+    Raises:
+        ValueError: fewer than 4 categories in the pool, no background, a size below 32 or no frames.
+    """
+    if len(pool.categories) < 4 or not pool.backgrounds:
+        raise ValueError(
+            f"{name}: needs 4 categories and a background, the pool has "
+            f"{len(pool.categories)} and {len(pool.backgrounds)}"
+        )
+    if size < 32 or num_frames < 1:
+        raise ValueError(f"{name}: needs a size of 32 or more and a frame, not {size} and {num_frames}")
+    draw = Draw(seed)
+    scene = draw_scene(draw, pool, num_frames)
+    samples = compose_sound.render(draw, pool, scene, num_frames)
+    frames, owners = compose_picture.render(draw, pool, scene, size, num_frames)
+    masks = np.zeros_like(owners)
+    for index, source in enumerate(source for source in scene.sources if source.seen):
+        for second, sounds in enumerate(source.seconds):
+            if sounds:
+                masks[second][owners[second] == index + 1] = 1
+    clip = Clip(name=name, frames=frames, masks=masks, waveform=samples.astype(np.float32) / 32768)
+    return clip, scene
+
+
+def draw_scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
+    """Chooses the categories (each at most once, or the truth would be a guess) and when they sound."""
+    num_sounding = draw.weighted((6, 52, 34, 8))
+    num_silent = draw.weighted((12, 46, 42)) if num_sounding < 3 else draw.below(2)
+    # A picture without a sounding object has something off screen to hear: silence is no hint.
+    num_hidden = 1 if num_sounding == 0 else int(draw.percent(30))
+    silent = (False,) * num_seconds
+    chosen = draw.sample(pool.categories, min(num_sounding + max(num_silent, 1), 4))
+    if num_silent == 0 and num_sounding > 0:
+        chosen = chosen[:num_sounding]
+    sources = [
+        Source(
+            category=category,
+            seen=True,
+            seconds=_draw_seconds(draw, num_seconds) if index < num_sounding else silent,
+        )
+        for index, category in enumerate(chosen)
+    ]
+    hidden = draw.sample([category for category in sorted(pool.sounds) if category not in chosen], num_hidden)
+    sources += [
+        Source(category=category, seen=False, seconds=_draw_seconds(draw, num_seconds)) for category in hidden
+    ]
+    # Back to front: who sounds must not follow from who stands in front.
+    seen = draw.sample([source for source in sources if source.seen], len(chosen))
+    noise = draw.pick(sorted(pool.noises)) if pool.noises and draw.percent(30) else None
+    return Scene(sources=(*seen, *(source for source in sources if not source.seen)), noise=noise)
+
+
+def _draw_seconds(draw: Draw, num_seconds: int) -> tuple[bool, ...]:
+    """One run of at least a second; in a quarter of the cases the whole clip."""
+    length = num_seconds if draw.percent(25) else draw.between(1, max(1, num_seconds - 1))
+    start = draw.between(0, num_seconds - length)
+    return tuple(start <= second < start + length for second in range(num_seconds))
