@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sdavs_model.config import SDAVSConfig
+from sdavs_model.data.augment import Augment
 from sdavs_platform.paths import absolute
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,8 +42,11 @@ class DataConfig(Section):
     audio: Literal["right", "muted"] = "right"
     """"muted" trains the audio-blind copy: the same clips, with silence for sound."""
 
-    augment: bool = True
-    """Augment both modalities of the training split."""
+    augmented: bool = True
+    """Vary the clips of the training split; off only to compare."""
+
+    augment: Augment = Augment()
+    """How training clips are varied, in both modalities."""
 
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Loader processes per training worker; 0 decodes in the training process (best on few cores)."""
@@ -182,17 +186,32 @@ class ServeConfig(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """TCP port."""
 
+    tracking_uri: str | None = None
+    """MLflow to load the model from. Unset: as tracking.uri."""
+
     max_upload_mb: Annotated[float, Field(gt=0)] = 64.0
     """Largest accepted request body, in megabytes."""
 
     max_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest accepted clip, in seconds."""
 
-    fps: Annotated[float, Field(gt=0)] = 1.0
-    """Masks per second of video; the model was trained at 1."""
+    max_frames: Annotated[int, Field(ge=1)] = 600
+    """Most frames sampled from one clip, or pictures in one request."""
 
-    max_batch_clips: Annotated[int, Field(ge=1)] = 4
-    """Clips of num_frames that one forward pass may hold."""
+    max_pixels: Annotated[int, Field(ge=1)] = 3840 * 2160
+    """Largest accepted picture, in pixels (width times height)."""
+
+    max_requests: Annotated[int, Field(ge=1)] = 8
+    """Requests in work at once in one ingress; one more gets 429 with Retry-After."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """Longest time for one answer, in seconds; then 504."""
+
+    fps: Annotated[float, Field(gt=0)] = 1.0
+    """Masks per second of video where the request does not say; the model was trained at 1."""
+
+    max_batch_frames: Annotated[int, Field(ge=1)] = 20
+    """Frames that one forward pass may hold, over all requests in it; at least the model's num_frames."""
 
     batch_wait_ms: Annotated[float, Field(ge=0)] = 10.0
     """How long a request waits for company, in milliseconds."""
