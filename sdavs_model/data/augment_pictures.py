@@ -89,7 +89,7 @@ def recolour(
 def erase(frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> None:
     """Hides a rectangle (a tenth to two fifths of the side) of every frame, in place; the masks lose it too.
 
-    The rectangle is one colour, or a piece of the same clip from elsewhere: silent texture.
+    The rectangle is one colour, or a piece of the same frame from elsewhere together with its mask.
     """
     size = frames.shape[1]
     height, width = (int(value) for value in rng.integers(size // 10, max(2 * size // 5, size // 10 + 1), 2))
@@ -97,11 +97,11 @@ def erase(frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> No
     area = (slice(None), slice(top, top + height), slice(left, left + width))
     if rng.random() < 0.5:
         frames[area] = rng.integers(0, 256, 3, dtype=np.uint8)
+        masks[area] = 0
     else:
-        other_top, other_left = int(rng.integers(size - height)), int(rng.integers(size - width))
-        source = frames[0, other_top : other_top + height, other_left : other_left + width].copy()
-        frames[area] = source
-    masks[area] = 0
+        top, left = int(rng.integers(size - height)), int(rng.integers(size - width))
+        other = (slice(None), slice(top, top + height), slice(left, left + width))
+        frames[area], masks[area] = frames[other].copy(), masks[other].copy()
 
 
 def _hue_turn(turn: float) -> np.ndarray:
