@@ -36,7 +36,7 @@ class DataConfig(Section):
     val_split: str = "val"
     """Split that chooses the best checkpoint; should share no assets with train_split."""
 
-    test_splits: tuple[str, ...] = ("new_scenes", "strict")
+    test_splits: tuple[str, ...] = ("test_new_scenes", "test_strict")
     """Splits reported once at the end, each on its own."""
 
     audio: Literal["right", "muted"] = "right"
@@ -148,6 +148,9 @@ class ClusterConfig(Section):
 
     use_gpu: bool = False
     """Give each worker one GPU."""
+
+    wait_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """How long to wait, in seconds, for workers' places that other jobs hold; then the run fails."""
 
 
 class TrackingConfig(Section):

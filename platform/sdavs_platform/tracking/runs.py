@@ -3,14 +3,18 @@
 Pure `MlflowClient` with a run id, because driver and workers write to the same run from different processes.
 """
 
+import json
 import os
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from PIL.Image import Image
 
 from sdavs_platform.config import RunConfig
 from sdavs_platform.paths import CHECKOUT
@@ -18,6 +22,7 @@ from sdavs_platform.tracking.client import experiment_id, mlflow_client
 
 NAME_TAG = "sdavs.name"
 STORAGE_TAG = "sdavs.storage"
+RESULT_FILE = "result.json"
 
 # What may change when a name is resumed; anything else would make another training of it.
 RESUMABLE = ("tracking", "storage", "cluster", "serve", "data.num_workers", "data.root", "data.test_splits")
@@ -94,6 +99,27 @@ class TrainingRun:
     def log_figure(self, figure: Any, file: str) -> None:
         """Store a matplotlib figure as PNG; the same `file` replaces the former one."""
         self.client.log_figure(self.run_id, figure, file)
+
+    def log_image(self, image: Image, file: str) -> None:
+        """Store a picture as PNG; the same `file` replaces the former one."""
+        self.client.log_image(self.run_id, image, file)
+
+    def set_finished_result(
+        self, *, checkpoint: str, version: int | None, metrics: dict[str, dict[str, float]]
+    ) -> None:
+        """Remember what the training led to, so that the same command repeats nothing."""
+        result = {"checkpoint": checkpoint, "version": version, "metrics": metrics}
+        self.client.log_dict(self.run_id, result, RESULT_FILE)
+        self.set_tags({"model_version": str(version)} if version is not None else {})
+
+    def finished_result(self) -> dict[str, Any] | None:
+        """What `set_finished_result` remembered, if the training has finished before."""
+        if RESULT_FILE not in {file.path for file in self.client.list_artifacts(self.run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return json.loads(
+                Path(self.client.download_artifacts(self.run_id, RESULT_FILE, folder)).read_text()
+            )
 
     def finish(self) -> None:
         """Mark the run FINISHED."""

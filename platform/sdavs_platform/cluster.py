@@ -1,0 +1,96 @@
+"""Joining a Ray cluster, and refusing at once what it cannot give."""
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+
+import ray
+
+from sdavs_platform.config import ClusterConfig, RunConfig
+
+
+def connect(config: RunConfig) -> None:
+    """Join the cluster of this job or of this machine; without one start a private one.
+
+    Raises:
+        ValueError: `cluster.address` is given and nothing answers there.
+    """
+    if ray.is_initialized():
+        return
+    options = {"runtime_env": {"env_vars": worker_environment(config)}, "logging_level": "WARNING"}
+    try:
+        ray.init(address=config.cluster.address or "auto", **options)
+    except ConnectionError as error:
+        if config.cluster.address:
+            raise ValueError(
+                f"cluster.address: no Ray cluster at {config.cluster.address}: {error}"
+            ) from None
+        # Ray guards a private cluster with a token. Left alone it would write that to ~/.ray, and from then on
+        # every `ray start` would ask for a token that `ray job submit` does not send.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray.init(address="local", include_dashboard=False, **options)
+
+
+def worker_environment(config: RunConfig) -> dict[str, str]:
+    """Environment of all worker processes: the same code, and libraries that behave with and without GPUs."""
+    environment = {
+        "OMP_NUM_THREADS": str(config.cluster.cpus_per_worker),
+        # Without GPUs Ray must not touch CUDA_VISIBLE_DEVICES.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    if not config.cluster.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    for name in ("PYTHONPATH", "SDAVS_HOME"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    return environment
+
+
+def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = print) -> None:
+    """Make sure that all workers fit, now.
+
+    Raises:
+        ValueError: the cluster is too small, or stays too busy for `wait_seconds`; says what is missing.
+    """
+    wanted = f"{config.num_workers} workers of {_describe(config)}"
+    if _num_places(config, "Resources") < config.num_workers:
+        has = ray.cluster_resources()
+        raise ValueError(
+            f"cluster.num_workers: {wanted} do not fit into this Ray cluster "
+            f"({has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs on {len(_alive_nodes())} nodes)"
+        )
+    deadline = time.monotonic() + config.wait_seconds
+    while _num_free(config) < config.num_workers:
+        if time.monotonic() > deadline:
+            free = ray.available_resources()
+            raise ValueError(
+                f"cluster.num_workers: {wanted} do not fit beside what already runs; only "
+                f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs were free "
+                f"for {config.wait_seconds:g} s"
+            )
+        say(f"waiting for {wanted} to become free")
+        time.sleep(5)
+
+
+def _describe(config: ClusterConfig) -> str:
+    gpu = " and 1 GPU" if config.use_gpu else ""
+    return f"{config.cpus_per_worker} CPU{'s' if config.cpus_per_worker > 1 else ''}{gpu}"
+
+
+def _alive_nodes() -> list[dict]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _num_places(config: ClusterConfig, key: str) -> int:
+    return sum(_places_on(config, node[key]) for node in _alive_nodes())
+
+
+def _num_free(config: ClusterConfig) -> int:
+    free = ray._private.state.available_resources_per_node()
+    return sum(_places_on(config, resources) for resources in free.values())
+
+
+def _places_on(config: ClusterConfig, resources: dict[str, float]) -> int:
+    places = int(resources.get("CPU", 0) // config.cpus_per_worker)
+    return min(places, int(resources.get("GPU", 0))) if config.use_gpu else places

@@ -1,0 +1,78 @@
+"""The two pictures of a run: its learning curve, and what the model sees in a few fixed clips."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from sdavs_model.config import PreprocessConfig
+
+if TYPE_CHECKING:
+    from sdavs_platform.tracking.runs import TrainingRun
+
+OVERLAY = np.array([255, 64, 64])
+GAP = 4
+HEADER = 14
+
+
+def learning_curve(run: "TrainingRun") -> Figure:
+    """Training loss above, validation J and F below, over optimizer steps; drawn from the run's own metrics."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, sharex=True)
+    for key, label in (
+        ("train/loss", "sum"),
+        ("train/ce", "CE"),
+        ("train/iou", "IoU"),
+        ("train/dice", "Dice"),
+    ):
+        above.plot(*_columns(run.history(key)), label=label, linewidth=2 if key == "train/loss" else 1)
+    for key, label in (("val/miou", "J"), ("val/fscore", "F")):
+        below.plot(*_columns(run.history(key)), "o-", markersize=3, label=label)
+    above.set_ylabel("training loss")
+    below.set_ylabel("validation score")
+    below.set_xlabel("optimizer step")
+    below.set_ylim(0, 1)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best")
+    return figure
+
+
+def prediction_panel(
+    frames: torch.Tensor, masks: torch.Tensor, logits: torch.Tensor, preprocess: PreprocessConfig
+) -> Image.Image:
+    """Rows: frame, truth, prediction, overlay of each clip; columns: time.
+
+    Args:
+        frames: [B, T, 3, H, W], normalised. masks: [B, T, H, W]. logits: [B, T, 1, H, W].
+    """
+    mean = torch.tensor(preprocess.mean)[:, None, None]
+    std = torch.tensor(preprocess.std)[:, None, None]
+    pictures = ((frames.cpu().float() * std + mean).clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).numpy()
+    truths = (masks.cpu().numpy() > 0)[..., None] * np.array([255] * 3)
+    found = (logits.cpu()[:, :, 0].numpy() > 0)[..., None]
+    overlays = np.where(found, (pictures * 0.45 + OVERLAY * 0.55), pictures)
+    kinds = (("frame", pictures), ("truth", truths), ("prediction", found * np.array([255] * 3)))
+    kinds += (("overlay", overlays),)
+    num_clips, num_frames, height, width, _ = pictures.shape
+    rows = num_clips * len(kinds)
+    panel = Image.new(
+        "RGB", (num_frames * (width + GAP) + GAP, rows * (height + GAP + HEADER) + GAP), (24, 24, 24)
+    )
+    draw = ImageDraw.Draw(panel)
+    for clip in range(num_clips):
+        for row, (label, images) in enumerate(kinds):
+            top = (clip * len(kinds) + row) * (height + GAP + HEADER) + GAP
+            draw.text((GAP, top), f"clip {clip + 1}: {label}", fill=(220, 220, 220))
+            for t in range(num_frames):
+                image = Image.fromarray(images[clip, t].astype(np.uint8))
+                panel.paste(image, (GAP + t * (width + GAP), top + HEADER))
+    return panel
+
+
+def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]

@@ -1,0 +1,106 @@
+"""Which clip goes to which worker at which step: a function of (seed, epoch, step) and never of timing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from sdavs_model.config import SDAVSConfig
+from sdavs_model.data.avsbench import AVSBenchMS3
+from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.engine import AudioControlled
+from sdavs_platform.config import RunConfig
+
+
+def open_split(config: RunConfig, split: str, *, training: bool = False) -> AVSBenchMS3:
+    """One split of the run's data set; augmented if it is learned from.
+
+    Raises:
+        ValueError: the folder, the split or a file is missing; names it.
+    """
+    assert config.data.root is not None
+    return AVSBenchMS3(
+        root=config.data.root,
+        split=split,
+        preprocessor=Preprocessor(config.model.preprocess),
+        num_frames=config.model.num_frames,
+        augment=config.data.augment if training and config.data.augmented else None,
+        seed=config.seed,
+    )
+
+
+def silence(config: SDAVSConfig) -> torch.Tensor:
+    """The log-mel example [1, 96, 64] of a second without sound."""
+    preprocessor = Preprocessor(config.preprocess)
+    return preprocessor.log_mel(np.zeros(config.preprocess.sample_rate, np.float32), 1)[0]
+
+
+class GlobalBatchSampler(Sampler[list[int]]):
+    """This worker's part of every global batch of one epoch.
+
+    The order of clips depends on seed and epoch alone: any number of workers forms the same global batches.
+    The last clips, too few for a batch, are left out; the next epoch leaves out others.
+    """
+
+    def __init__(self, *, num_clips: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+        assert batch_size % world_size == 0
+        self.num_clips = num_clips
+        self.batch_size = batch_size
+        self.rank = rank
+        self.share = batch_size // world_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_clips // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_clips).tolist()
+        for step in range(len(self)):
+            start = step * self.batch_size + self.rank * self.share
+            yield order[start : start + self.share]
+
+
+class Batches:
+    """The loaders of one worker."""
+
+    def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
+        self.clips = open_split(config, config.data.train_split, training=True)
+        self.val_clips = open_split(config, config.data.val_split)
+        self.sampler = GlobalBatchSampler(
+            num_clips=len(self.clips),
+            batch_size=config.training.batch_size,
+            rank=rank,
+            world_size=world_size,
+            seed=config.seed,
+        )
+        self._options = {"num_workers": config.data.num_workers, "pin_memory": config.cluster.use_gpu}
+        self._audio = config.data.audio
+        self._silence = silence(config.model)
+        self._val_batch = self.sampler.share
+        self._rank, self._world_size = rank, world_size
+        self.train_loader = DataLoader(self._heard(self.clips), batch_sampler=self.sampler, **self._options)
+
+    def epoch(self, epoch: int) -> DataLoader[dict[str, Any]]:
+        """The training batches of one epoch: clips, order and augmentation follow from its number."""
+        self.clips.set_epoch(epoch)
+        self.sampler.epoch = epoch
+        return self.train_loader
+
+    def validation(self) -> DataLoader[dict[str, Any]]:
+        """This worker's share of the validation clips; the shares' lengths differ by one clip at most."""
+        share = range(self._rank, len(self.val_clips), self._world_size)
+        clips: Dataset[Any] = Subset(self._heard(self.val_clips), list(share))
+        return DataLoader(clips, batch_size=self._val_batch, **self._options)
+
+    def fixed_batch(self, num_clips: int = 3) -> dict[str, Any]:
+        """The same few validation clips every time, spread over the split: for pictures and the probe."""
+        num_clips = min(num_clips, len(self.val_clips))
+        indices = [i * len(self.val_clips) // num_clips for i in range(num_clips)]
+        clips: Dataset[Any] = Subset(self._heard(self.val_clips), indices)
+        return next(iter(DataLoader(clips, batch_size=num_clips)))
+
+    def _heard(self, clips: AVSBenchMS3) -> AudioControlled:
+        return AudioControlled(clips, control=self._audio, silence=self._silence)

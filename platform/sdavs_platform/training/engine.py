@@ -1,0 +1,90 @@
+"""The DeepSpeed engine of a run: parameter groups, schedule, ZeRO."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdavs_platform.config import OptimizerConfig, RunConfig
+
+
+def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world_size: int) -> Any:
+    """Wrap the model, its optimizer and its schedule; every worker calls this at the same time."""
+    import deepspeed
+
+    # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use.
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.optimizer), lr=config.optimizer.lr, betas=config.optimizer.betas
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, total_steps=total_steps, config=config.optimizer)
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_config(config, world_size=world_size),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Backbone and the rest, each with and without weight decay (none on biases and normalisations)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("visual_encoder."), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.lr * (config.backbone_lr_factor if backbone else 1.0),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (backbone, decayed), parameters in groups.items()
+    ]
+
+
+def lr_factor(step: int, *, total_steps: int, config: OptimizerConfig) -> float:
+    """The learning rate of a step relative to the peak: linear warm-up, then a drop at each milestone."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    drops = sum(step >= milestone * total_steps for milestone in config.milestones)
+    return warmup * config.gamma**drops
+
+
+def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own config, derived from the run's; nobody edits it by hand."""
+    return {
+        "train_batch_size": config.training.batch_size,
+        "train_micro_batch_size_per_gpu": config.training.batch_size // world_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.grad_clip,
+        "bf16": {"enabled": compute_dtype(config) == torch.bfloat16},
+        "zero_optimization": {
+            "stage": config.deepspeed.zero_stage,
+            "reduce_bucket_size": config.deepspeed.bucket_size,
+            "allgather_bucket_size": config.deepspeed.bucket_size,
+        },
+        "steps_per_print": 2**31,
+    }
+
+
+def compute_dtype(config: RunConfig) -> torch.dtype:
+    """The number format of weights and activations on the workers."""
+    if config.training.precision == "auto":
+        return torch.bfloat16 if config.cluster.use_gpu else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.training.precision]
+
+
+class CastInputs(nn.Module):
+    """Feeds a model, or an engine, in its own number format and answers in fp32."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+
+    def forward(self, frames: torch.Tensor, log_mel: torch.Tensor) -> torch.Tensor:
+        """See `SDAVS.forward`."""
+        return self.model(frames.to(self.dtype), log_mel.to(self.dtype)).float()

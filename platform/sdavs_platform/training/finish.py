@@ -1,0 +1,98 @@
+"""After the last epoch: the best checkpoint becomes a verified, scored, registered artifact."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from sdavs_model import load_artifact, save_artifact
+from sdavs_platform.config import RunConfig
+from sdavs_platform.evaluation import Scores, score
+from sdavs_platform.tracking.registry import register_artifact
+from sdavs_platform.tracking.runs import TrainingRun, git_commit
+from sdavs_platform.training.batches import open_split
+from sdavs_platform.training.checkpoint import consolidate
+from sdavs_platform.training.engine import compute_dtype
+
+CLASSES = ["background", "sounding object"]
+
+
+def export_checkpoint(
+    checkpoint: ray.train.Checkpoint, folder: Path, *, config: RunConfig, lineage: dict[str, Any]
+) -> dict[str, Any]:
+    """Consolidate a checkpoint into an artifact folder; returns its lineage with the difference found.
+
+    Raises:
+        ValueError: incomplete checkpoint, or weights that answer differently from the live engine.
+    """
+    with checkpoint.as_directory() as shards:
+        model, difference = consolidate(
+            Path(shards),
+            config=config.model,
+            zero_stage=config.deepspeed.zero_stage,
+            dtype=compute_dtype(config),
+            tolerance=config.training.consolidation_tolerance,
+        )
+    lineage = lineage | {"consolidation_difference": difference}
+    save_artifact(folder, model=model, classes=CLASSES, metrics={}, lineage=lineage)
+    return lineage
+
+
+def finish_training(
+    checkpoint: ray.train.Checkpoint,
+    *,
+    config: RunConfig,
+    val_scores: Scores,
+    uri: str,
+    run_id: str,
+    data_digest: str,
+) -> tuple[dict[str, Scores], int | None]:
+    """Export, score the test splits, register. Runs as a Ray task with a worker's resources.
+
+    Returns:
+        Scores by split, and the registered version (None if `tracking.registered_model` is null).
+    """
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    run = TrainingRun(uri=uri, run_id=run_id)
+    device = "cuda" if config.cluster.use_gpu else "cpu"
+    lineage = {
+        "run_id": run_id,
+        "name": config.name,
+        "data_digest": data_digest,
+        "git_commit": git_commit(),
+        "seed": config.seed,
+        "audio": config.data.audio,
+        "checkpoint": checkpoint.path,
+    }
+    with tempfile.TemporaryDirectory(prefix="sdavs-artifact-") as scratch:
+        folder = Path(scratch)
+        lineage = export_checkpoint(checkpoint, folder, config=config, lineage=lineage)
+        loaded = load_artifact(folder, device=device)
+        scores = {config.data.val_split: val_scores}
+        for split in config.data.test_splits:
+            scores[split] = score(
+                loaded.model, open_split(config, split), audio=config.data.audio, device=device
+            )
+            run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
+            print(f"test {split}: J {scores[split]['miou']:.3f} F {scores[split]['fscore']:.3f}", flush=True)
+        save_artifact(folder, model=loaded.model.cpu(), classes=CLASSES, metrics=scores, lineage=lineage)
+        version = None
+        if config.tracking.registered_model:
+            version = register_artifact(
+                folder,
+                name=config.tracking.registered_model,
+                config=config.model,
+                run_id=run_id,
+                tags={
+                    "val_miou": f"{val_scores['miou']:.4f}",
+                    **{f"{split}_miou": f"{scores[split]['miou']:.4f}" for split in config.data.test_splits},
+                    "data_digest": data_digest,
+                    "git_commit": lineage["git_commit"],
+                    "training": config.name,
+                    "audio": config.data.audio,
+                },
+                uri=uri,
+            )
+    return scores, version

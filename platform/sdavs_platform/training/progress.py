@@ -1,0 +1,91 @@
+"""What a training tells: lines for a person, points for MLflow, pictures. Only the first worker speaks."""
+
+import time
+from typing import Any
+
+import torch
+
+from sdavs_platform.config import RunConfig
+from sdavs_platform.tracking.pictures import learning_curve, prediction_panel
+from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.training.checkpoint import LoopState, Probe
+
+
+class Progress:
+    """Silent on all workers but the first."""
+
+    def __init__(
+        self, config: RunConfig, *, uri: str, run_id: str, speaks: bool, state: LoopState, total_steps: int
+    ) -> None:
+        self.config = config
+        self.run = TrainingRun(uri=uri, run_id=run_id) if speaks else None
+        self.total_steps = total_steps
+        self._points: list[tuple[int, dict[str, float]]] = []
+        self._last = (state.step, time.monotonic())
+
+    def say(self, line: str) -> None:
+        """One line in the job's log."""
+        if self.run:
+            print(line, flush=True)
+
+    def step(self, state: LoopState, *, losses: dict[str, float], lr: float, grad_norm: float) -> None:
+        """Every `training.log_every` steps: losses are means over those steps and over the workers."""
+        if not self.run:
+            return
+        speed = self._clips_per_second(state.step)
+        values = {f"train/{name}": value for name, value in losses.items()}
+        values |= {"train/lr": lr, "train/grad_norm": grad_norm, "train/clips_per_s": speed}
+        self._points.append((state.step, values))
+        parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self.say(
+            f"epoch {state.epoch + 1}/{self.config.training.epochs} step {state.step}/{self.total_steps} | "
+            f"{parts} | lr {lr:.1e} | {speed:.1f} clips/s | {self._remaining(state, speed)}"
+        )
+
+    def validation(
+        self, state: LoopState, *, scores: dict[str, float], improved: bool, masks: torch.Tensor, probe: Probe
+    ) -> None:
+        """After each validation: scores, the learning curve so far, and the fixed clips' predictions."""
+        if not self.run:
+            return
+        scores = {f"val/{name}": value for name, value in scores.items()}
+        self._points.append((state.step, scores | {"epoch": float(state.epoch)}))
+        self.flush()
+        best = "best so far" if improved else f"best {state.best_miou:.3f} in epoch {state.best_epoch}"
+        self.say(
+            f"epoch {state.epoch} validated | J {scores['val/miou']:.3f} F {scores['val/fscore']:.3f} ({best})"
+        )
+        self.run.log_image(
+            prediction_panel(probe.frames, masks, probe.logits, self.config.model.preprocess),
+            "pictures/predictions.png",
+        )
+        self.run.log_figure(learning_curve(self.run), "pictures/learning_curve.png")
+        self._last = (state.step, time.monotonic())
+
+    def flush(self) -> None:
+        """Send the points gathered so far."""
+        if self.run and self._points:
+            self.run.log_points(self._points)
+            self._points = []
+
+    def _clips_per_second(self, step: int) -> float:
+        before, since = self._last
+        now = time.monotonic()
+        self._last = (step, now)
+        return (step - before) * self.config.training.batch_size / max(now - since, 1e-9)
+
+    def _remaining(self, state: LoopState, speed: float) -> str:
+        seconds = (self.total_steps - state.step) * self.config.training.batch_size / max(speed, 1e-9)
+        if self.config.training.max_minutes is not None:
+            seconds = min(seconds, max(self.config.training.max_minutes * 60 - state.elapsed_s, 0))
+        return f"ETA {int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def means(parts: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """The mean of each loss part over steps and workers; all workers call this together."""
+    names = list(parts[0])
+    values = torch.stack(
+        [torch.stack([part[name].detach().float() for name in names]) for part in parts]
+    ).mean(0)
+    torch.distributed.all_reduce(values)
+    return dict(zip(names, (values / torch.distributed.get_world_size()).tolist(), strict=True))

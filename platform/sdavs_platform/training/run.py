@@ -1,0 +1,192 @@
+"""The driver of a training: check everything, lease workers, train, finish, tell."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from sdavs_model import SDAVSConfig
+from sdavs_platform.cluster import connect, require_resources
+from sdavs_platform.config import RunConfig
+from sdavs_platform.paths import absolute, state_folder
+from sdavs_platform.storage import has_checkpoints
+from sdavs_platform.tracking.client import tracking_uri
+from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.training.batches import open_split
+from sdavs_platform.training.failure import root_cause
+from sdavs_platform.training.finish import finish_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a training leaves behind."""
+
+    run_id: str
+    model_version: int | None
+    """In the registry; None if `tracking.registered_model` is null."""
+    metrics: dict[str, dict[str, float]]
+    """J ("miou") and F ("fscore") by split."""
+    checkpoint: str
+    """Path of the best sharded checkpoint."""
+
+
+def train(config: RunConfig) -> TrainResult:
+    """Train, or go on training, the run named `config.name`.
+
+    Raises:
+        ValueError: bad data, a resume with another config, or a cluster that is too small; one clear line.
+        RuntimeError: training failed; names the cause. The MLflow run is FAILED in both cases.
+    """
+    config = resolved(config)
+    uri, storage = config.tracking.uri, config.storage.uri
+    assert uri is not None
+    assert storage is not None
+    run = TrainingRun.open(
+        config, uri=uri, storage=storage, has_checkpoints=has_checkpoints(storage, config.name)
+    )
+    print(f"{config.name}: MLflow run {run.run_id} at {uri}", flush=True)
+    try:
+        result = _train(config, run)
+    except (KeyboardInterrupt, SystemExit):
+        run.fail("stopped by the user", status="KILLED")
+        raise
+    except ray.train.TrainingFailedError as error:
+        cause = root_cause(error)
+        run.fail(cause)
+        raise RuntimeError(cause) from error
+    except BaseException as error:
+        run.fail(str(error) or type(error).__name__)
+        raise
+    run.finish()
+    _summarize(config, result, uri)
+    return result
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The config with every address filled in, valid in any process: what the run records."""
+    data = config.data.model_copy(update={"root": config.data.root or str(_bundled_data())})
+    weights = {
+        key: absolute(path)
+        for key in ("backbone_weights", "vggish_weights")
+        if (path := getattr(config.model, key)) is not None
+    }
+    return config.model_copy(
+        update={
+            "data": data,
+            "model": SDAVSConfig.from_dict(config.model.to_dict() | weights),
+            "tracking": config.tracking.model_copy(update={"uri": tracking_uri(config.tracking.uri)}),
+            "storage": config.storage.model_copy(
+                update={"uri": absolute(config.storage.uri or state_folder() / "results")}
+            ),
+        }
+    )
+
+
+def _train(config: RunConfig, run: TrainingRun) -> TrainResult:
+    digest = _check_data(config)
+    run.set_tags({"data_digest": digest})
+    connect(config)
+    require_resources(config.cluster)
+    trained = _fit(config, run)
+    checkpoint, reported = max(trained.best_checkpoints, key=lambda best: best[1]["val_miou"])
+    if (done := run.finished_result()) and done["checkpoint"] == checkpoint.path:
+        print(f"{config.name}: nothing left to train; version {done['version']} is registered", flush=True)
+        return TrainResult(
+            run_id=run.run_id,
+            model_version=done["version"],
+            metrics=done["metrics"],
+            checkpoint=checkpoint.path,
+        )
+    val_scores = {name: reported[f"val_{name}"] for name in ("miou", "fscore")}
+    cluster = config.cluster
+    task = ray.remote(finish_training).options(
+        num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0
+    )
+    try:
+        scores, version = ray.get(
+            task.remote(
+                checkpoint,
+                config=config,
+                val_scores=val_scores,
+                uri=run.uri,
+                run_id=run.run_id,
+                data_digest=digest,
+            )
+        )
+    except ray.exceptions.RayTaskError as error:
+        raise RuntimeError(f"after training: {error.cause}") from error
+    run.set_finished_result(checkpoint=checkpoint.path, version=version, metrics=scores)
+    return TrainResult(run_id=run.run_id, model_version=version, metrics=scores, checkpoint=checkpoint.path)
+
+
+def _fit(config: RunConfig, run: TrainingRun) -> Any:
+    # Imported here so that `--help` and refusals need no DeepSpeed.
+    from sdavs_platform.training.loop import train_worker
+
+    cluster = config.cluster
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "tracking_uri": run.uri,
+            "run_id": run.run_id,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=config.name,
+            storage_path=config.storage.uri,
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=config.training.keep_checkpoints,
+                checkpoint_score_attribute="val_miou",
+            ),
+        ),
+    )
+    return trainer.fit()
+
+
+def _bundled_data() -> Path:
+    """The bundled data set, composed on first use (a minute or so on two cores)."""
+    from sdavs_model.data.realav import RealAVConfig, prepare
+
+    def progress(done: int, total: int) -> None:
+        if done % 100 == 0 or done == total:
+            print(f"composing the bundled data set: {done} of {total} clips", flush=True)
+
+    folder = state_folder() / "data"
+    prepare(folder, RealAVConfig(), num_workers=len(os.sched_getaffinity(0)), progress=progress)
+    return folder
+
+
+def _check_data(config: RunConfig) -> str:
+    """Open every split once, before anything is leased; returns the digest of all of them."""
+    if config.model.num_classes != 1:
+        raise ValueError("model.num_classes: this data set has binary masks; allowed: 1")
+    total = hashlib.sha256()
+    for split in dict.fromkeys((config.data.train_split, config.data.val_split, *config.data.test_splits)):
+        clips = open_split(config, split, training=split == config.data.train_split)
+        if split == config.data.train_split and len(clips) < config.training.batch_size:
+            raise ValueError(
+                f"training.batch_size: {config.training.batch_size} clips, but split {split!r} has "
+                f"only {len(clips)}"
+            )
+        total.update(f"{split} {clips.digest}\n".encode())
+    return total.hexdigest()
+
+
+def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
+    print(f"\n{config.name} finished", flush=True)
+    for split, scores in result.metrics.items():
+        print(f"  {split:<12} J {scores['miou']:.3f}  F {scores['fscore']:.3f}")
+    if result.model_version is not None:
+        print(f"  model        models:/{config.tracking.registered_model}/{result.model_version}")
+    print(f"  MLflow run   {result.run_id} at {uri}")
+    print(f"  checkpoint   {result.checkpoint}", flush=True)
