@@ -14,20 +14,25 @@ class Agreement(nn.Module):
     and the cheapest thing that does is a dot product (our choice; the paper leaves it open).
 
     Args:
+        width: channels C.
         num_heads: independent comparisons; each sees C / num_heads channels.
     """
 
-    def __init__(self, *, num_heads: int) -> None:
+    def __init__(self, *, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         # A cosine lies in [-1, 1]; a learned scale lets a head be as sharp as it needs to be.
         self.log_scale = nn.Parameter(torch.full((num_heads,), 1.0))
+        owner = torch.arange(width) // (width // num_heads)
+        self.register_buffer("head_of", F.one_hot(owner, num_heads).float(), persistent=False)  # [C, heads]
 
     def forward(self, sound: Tensor, picture: Tensor) -> Tensor:
         """sound: [N, C], picture: [N, C, H, W] -> similarity [N, heads, H, W], in [-scale, scale]."""
         N, C, H, W = picture.shape
-        sound = F.normalize(sound.view(N, self.num_heads, 1, C // self.num_heads), dim=-1)
-        picture = picture.reshape(N, self.num_heads, C // self.num_heads, H * W)
-        length = picture.square().sum(2, keepdim=True).clamp_min(1e-6).rsqrt()
-        similarity = (sound @ picture) * length * self.log_scale.exp().view(1, -1, 1, 1)
-        return similarity.view(N, self.num_heads, H, W)
+        tokens = picture.permute(0, 2, 3, 1).reshape(N, H * W, C)
+        sound = F.normalize(sound.view(N, self.num_heads, -1), dim=-1).view(N, C, 1)
+        # One matrix product for all heads: the sound laid out block-diagonally, so no map is copied.
+        products = tokens @ (sound * self.head_of.to(sound.dtype))  # [N, HW, heads]
+        lengths = torch.linalg.vector_norm(tokens.view(N, H * W, self.num_heads, -1), dim=-1)
+        similarity = products / lengths.clamp_min(1e-3) * self.log_scale.exp()
+        return similarity.view(N, H, W, self.num_heads).permute(0, 3, 1, 2)

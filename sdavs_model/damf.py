@@ -32,11 +32,11 @@ class DAMF(nn.Module):
     def __init__(self, *, width: int, num_heads: int, stride: int, ablation: Ablation) -> None:
         super().__init__()
         self.rm = ablation.rm
-        self.place = AudioPlacement(num_heads=num_heads)
-        self.stc_audio: nn.Module = nn.Identity()
-        self.stc_video: nn.Module = nn.Identity()
+        self.place = AudioPlacement(width=width, num_heads=num_heads)
+        self.stc_audio = self.stc_video = None
         if ablation.stc:
-            self.stc_audio = STC(width=width, stride=stride, car=ablation.car)
+            # The sound is placed on STC's grid to begin with: it has no detail that a finer one could hold.
+            self.stc_audio = STC(width=width, stride=1, car=ablation.car)
             self.stc_video = STC(width=width, stride=stride, car=ablation.car)
         self.audio_asks = self.video_asks = None
         if ablation.direction in ("both", "av"):
@@ -45,12 +45,19 @@ class DAMF(nn.Module):
             self.video_asks = CrossModalAttention(width=width, num_heads=num_heads)
 
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """video F'_v: [B, T, C, H, W], audio F_a: [B, T, C] -> (F'_{a->v}, F'_{v->a}), each like the video.
+        """Fuse one level.
 
-        With one direction ablated, its place in the pair is taken by the stream it would have refined.
+        Args:
+            video: F'_v, [B, T, C, H, W].
+            audio: F_a, [B, T, C].
+
+        Returns:
+            F'_{a->v} on STC's grid [B, T, C, H / stride, W / stride] and F'_{v->a} [B, T, C, H, W]. With one
+            direction ablated, its place is taken by the stream it would have met.
         """
-        audio_map = self.place(video, audio)
-        audio_tokens, video_tokens = self.stc_audio(audio_map), self.stc_video(video)
+        video_tokens = video if self.stc_video is None else self.stc_video(video)
+        audio_map = self.place(video_tokens, audio)
+        audio_tokens = audio_map if self.stc_audio is None else self.stc_audio(audio_map)
         fused_video, fused_audio = audio_map, video
         if self.video_asks is not None:
             from_audio = self.video_asks(query=video_tokens, source=audio_tokens)  # F_{a->v}
@@ -68,7 +75,7 @@ class DAMF(nn.Module):
         """
         attended = _resize(attended, other.shape[-2:])
         if self.rm == "multiply":
-            return other + attended * other
+            return torch.addcmul(other, attended, other)
         if self.rm == "add":
             return other + attended
         return attended
@@ -81,17 +88,18 @@ class AudioPlacement(nn.Module):
     head-wise agreement with the picture, as figure 6's audio maps show.
     """
 
-    def __init__(self, *, num_heads: int) -> None:
+    def __init__(self, *, width: int, num_heads: int) -> None:
         super().__init__()
-        self.agreement = Agreement(num_heads=num_heads)
+        self.agreement = Agreement(width=width, num_heads=num_heads)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         """video: [B, T, C, H, W], audio: [B, T, C] -> audio map [B, T, C, H, W]."""
         B, T, C, H, W = video.shape
         num_heads = self.agreement.num_heads
         share = torch.sigmoid(self.agreement(audio.flatten(0, 1), video.flatten(0, 1)))
-        placed = audio.view(B * T, num_heads, C // num_heads, 1, 1) * share[:, :, None]
-        return placed.view(B, T, C, H, W)
+        share = share.permute(0, 2, 3, 1).unsqueeze(-1)  # [BT, H, W, heads, 1]
+        placed = share * audio.view(B * T, 1, 1, num_heads, C // num_heads)
+        return placed.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
 
 
 class STC(nn.Module):
@@ -112,13 +120,12 @@ class STC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, T, C, H, W] -> [B, T, C, H / stride, W / stride]."""
         enhanced = F.gelu(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
-        skip = (
-            x
-            if self.stride == 1
-            else F.avg_pool2d(x.flatten(0, 1), self.stride, ceil_mode=True).unflatten(0, x.shape[:2])
-        )
-        enhanced = skip + enhanced
+        enhanced = enhanced + (x if self.stride == 1 else self._shrink(x))
         return enhanced if self.car is None else self.car(enhanced)
+
+    def _shrink(self, x: Tensor) -> Tensor:
+        small = F.avg_pool2d(x.flatten(0, 1), self.stride, ceil_mode=True)
+        return small.unflatten(0, x.shape[:2])
 
 
 class CAR(nn.Module):
@@ -155,14 +162,14 @@ class CrossModalAttention(nn.Module):
     def forward(self, *, query: Tensor, source: Tensor) -> Tensor:
         """query, source: [B, T, C, H, W] -> what each position of `query` found in `source`, the same shape."""
         B, T, C, H, W = query.shape
-        tokens = self.norm_query(query.flatten(0, 1).flatten(2).transpose(1, 2))  # [BT, HW, C]
+        tokens = self.norm_query(query.permute(0, 1, 3, 4, 2).reshape(B * T, H * W, C))
         normed = self.norm_source(source.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        context = self.reduce(normed).flatten(2).transpose(1, 2)  # [BT, HW / 4, C]
+        context = self.reduce(normed).permute(0, 2, 3, 1).flatten(1, 2)  # [BT, HW / 4, C]
         q = self._split(self.query(tokens))
         k, v = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v)  # [BT, heads, HW, C / heads]
         out = self.out(attended.transpose(1, 2).flatten(2))
-        return out.transpose(1, 2).reshape(B, T, C, H, W)
+        return out.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

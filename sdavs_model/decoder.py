@@ -19,14 +19,16 @@ class Fuse(nn.Module):
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
-        self.norm_video = group_norm(width)
-        self.norm_audio = group_norm(width)
         self.video = nn.Conv2d(width, width, 1)
         self.audio = nn.Conv2d(width, width, 1, bias=False)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
-        """video, audio: [N, C, H, W] -> [N, C, H, W]. Two 1x1 convolutions summed are one over both, joined."""
-        return self.video(self.norm_video(video)) + self.audio(self.norm_audio(audio))
+        """video: F'_{a->v} [N, C, h, w], audio: F'_{v->a} [N, C, H, W] -> [N, C, H, W].
+
+        Two 1x1 convolutions summed are one over both streams joined. The first runs on the coarser grid of its
+        stream: a 1x1 convolution and a bilinear resize commute.
+        """
+        return self.audio(audio) + _upsample(self.video(video), audio)
 
 
 class Decoder(nn.Module):
@@ -49,15 +51,14 @@ class Decoder(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """levels: four fused maps [N, C, H / 2^i, W / 2^i], largest first -> mask logits [N, K, H, W]."""
-        decoded = self.stages[3](levels[3])
-        skips = [decoded]
+        decoded = rail = self.stages[3](levels[3])
         for level in (2, 1):
             direct = levels[level] + _upsample(decoded, levels[level])
             decoded = self.stages[level](direct)
-            skips.append(decoded)
+            # The rail collects the earlier stages on its way up, so only one resize is of full size.
+            rail = decoded + _upsample(rail, decoded)
         last = self.stages[0](levels[0] + _upsample(decoded, levels[0]))
-        for skip in skips:
-            last = last + _upsample(skip, last)
+        last = last + _upsample(rail, last)
         return self.fc(self.mlp(self.norm(last)))
 
 
@@ -105,4 +106,6 @@ def _block(level: int, width: int) -> nn.Module:
 
 
 def _upsample(x: Tensor, like: Tensor) -> Tensor:
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,7 +84,7 @@ class LevelOutput:
     snrp: SNRPOutput | None
     """What the selectors did, or None without SNRP."""
     fused_video: Tensor
-    """F'_{a->v}: [B, T, C, H, W]."""
+    """F'_{a->v}: [B, T, C, h, w], on STC's grid."""
     fused_audio: Tensor
     """F'_{v->a}: [B, T, C, H, W]."""
 
@@ -100,7 +101,7 @@ class Level(nn.Module):
     def __init__(self, *, in_channels: int, stride: int, config: SDAVSConfig) -> None:
         super().__init__()
         ablation, sizes = config.ablation, {"width": config.width, "num_heads": config.num_heads}
-        self.lateral = nn.Sequential(nn.Conv2d(in_channels, config.width, 1), group_norm(config.width))
+        self.lateral = nn.Sequential(group_norm(in_channels), nn.Conv2d(in_channels, config.width, 1))
         self.adapt_audio = nn.Sequential(nn.Linear(config.width, config.width), nn.LayerNorm(config.width))
         self.snrp = SNRP(ablation=ablation, **sizes) if ablation.snrp != "none" else None
         self.snrp_after_fusion = ablation.snrp == "after"
@@ -110,7 +111,9 @@ class Level(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> LevelOutput:
         """visual: [B, T, C_i, H, W], audio F_a: [B, T, C]."""
         shape = visual.shape[:2]
-        video = self.lateral(visual.flatten(0, 1)).unflatten(0, shape)
+        # Channels-last in memory: attention, normalisation and convolution then share one layout.
+        visual = visual.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        video = self.lateral(visual).unflatten(0, shape)
         audio = self.adapt_audio(audio)
         selected = None
         refined = video
@@ -121,7 +124,7 @@ class Level(nn.Module):
             fused_video, fused_audio = self.damf(refined, audio)
         else:
             # Without DAMF the sound still reaches the decoder: spread evenly over the picture.
-            fused_video, fused_audio = audio[..., None, None].expand_as(refined), refined
+            fused_video, fused_audio = audio[..., None, None], refined
         fused = self.fuse(fused_video.flatten(0, 1), fused_audio.flatten(0, 1)).unflatten(0, shape)
         if self.snrp is not None and self.snrp_after_fusion:
             selected = self.snrp(fused, audio)

@@ -105,7 +105,7 @@ class SpatialSelector(nn.Module):
     def __init__(self, *, width: int, num_heads: int) -> None:
         super().__init__()
         self.extract = _Extractor(width=width)
-        self.agreement = Agreement(num_heads=num_heads)
+        self.agreement = Agreement(width=width, num_heads=num_heads)
         self.assess = nn.Sequential(
             nn.Conv2d(num_heads, num_heads, 3, padding=1), nn.GELU(), nn.Conv2d(num_heads, 1, 1)
         )
