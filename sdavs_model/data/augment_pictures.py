@@ -17,16 +17,17 @@ def move(
     *,
     flip: bool,
     zoom: float,
+    shift: float,
     rotation: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squashes [T, H, W, ...] to [T, size, size, ...], then turns, zooms and shifts it by one affine map."""
-    scale = rng.uniform(1 - zoom / 3, 1 + zoom) if zoom < 3 else rng.uniform(1, 1 + zoom)
+    scale = rng.uniform(1 / (1 + zoom / 3), 1 + zoom)
     angle = math.radians(rng.uniform(-rotation, rotation))
     mirror = -1.0 if flip else 1.0
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    # How far the visible window may leave the middle and still stay in the picture; at least a tenth.
-    room = max(0.1, 0.5 * (1 - 1 / scale)) * size
+    # A crop stays in the picture wherever it lies.
+    room = max(shift, 0.5 * (1 - 1 / scale)) * size
     shift_x, shift_y = rng.uniform(-room, room, 2)
     middle = size / 2
     matrix = (

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdavs_model.data import compose_picture, compose_sound
-from sdavs_model.data.assets import Pool
+from sdavs_model.data.bundle import Pool
 from sdavs_model.data.clip import Clip
 from sdavs_model.data.draw import Draw
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from sdavs_model.data.assets import Pool
+from sdavs_model.data.bundle import Pool
 from sdavs_model.data.draw import Draw
 
 if TYPE_CHECKING:
@@ -102,9 +102,8 @@ def _draw_path(draw: Draw, shape: tuple[int, int], num_objects: int, size: int, 
     longest = draw.between(36, 84 if num_objects < 3 else 64) * size // 100
     last_longest = min(longest * draw.between(80, 125) // 100, size * 9 // 10)
     # Centres in thousandths of the room in which most of the object stays in the picture.
-    points = [(draw.below(1001), draw.below(1001))]
-    reach = 350
-    points.append(tuple(min(1000, max(0, value + draw.between(-reach, reach))) for value in points[0]))
+    points = [[draw.below(1001), draw.below(1001)]]
+    points.append([min(1000, max(0, value + draw.between(-350, 350))) for value in points[0]])
     boxes = []
     steps = max(1, num_frames - 1)
     for frame in range(num_frames):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdavs_model.data.assets import Pool
+from sdavs_model.data.bundle import Pool
 from sdavs_model.data.clip import SAMPLE_RATE
 from sdavs_model.data.draw import Draw
 

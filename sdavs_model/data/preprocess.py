@@ -41,13 +41,13 @@ class Preprocessor:
         self._window = torch.hann_window(WINDOW_LENGTH, periodic=True)
         self._mel = mel_matrix().float()
 
-    def frames(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+    def frames(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """T pictures [H, W, 3] uint8 RGB -> [T, 3, S, S] float32, normalised; bilinear squash."""
         squashed = np.stack([self._squash(image, Image.Resampling.BILINEAR) for image in images])
         pixels = torch.from_numpy(squashed).permute(0, 3, 1, 2).contiguous()
         return pixels.float().div_(255).sub_(self._mean).div_(self._std)
 
-    def masks(self, masks: Sequence[np.ndarray]) -> torch.Tensor:
+    def masks(self, masks: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """T masks [H, W] of class indices (uint8) -> [T, S, S] int64; nearest neighbour."""
         squashed = np.stack([self._squash(mask, Image.Resampling.NEAREST) for mask in masks])
         return torch.from_numpy(squashed).long()

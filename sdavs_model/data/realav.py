@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdavs_model.data.assets import Assets, Pool
 from sdavs_model.data.audio import write_wav
+from sdavs_model.data.bundle import Assets, Pool
 from sdavs_model.data.compose import COMPOSER_VERSION, compose_clip
 
 STAMP_FILE = "realav.json"

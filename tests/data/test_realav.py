@@ -1,0 +1,92 @@
+"""Preparing the data set is repeatable, resumable, and never touches somebody else's data."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdavs_model.data.avsbench import AVSBenchMS3
+from sdavs_model.data.realav import SPLITS, prepare
+
+
+def digests(root: Path, preprocessor) -> dict[str, str]:
+    return {split: AVSBenchMS3(root=root, split=split, preprocessor=preprocessor).digest for split in SPLITS}
+
+
+def test_the_four_splits_are_in_the_csv_with_avsbenchs_columns_first(realav):
+    with (realav / "Multi-sources" / "ms3_meta_data.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["video_id", "split"]
+    assert [split for _, split in rows].count("train") == 6
+    assert {split for _, split in rows} == set(SPLITS)
+
+
+def test_a_second_run_does_nothing_and_an_interrupted_one_continues_to_the_same_bytes(
+    realav, small, tmp_path, preprocessor
+):
+    assert not prepare(realav, small)
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(done: int, total: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        prepare(tmp_path, small, progress=interrupt)
+    with pytest.raises(ValueError, match=r"ms3_meta_data\.csv: missing"):
+        AVSBenchMS3(root=tmp_path, split="train", preprocessor=preprocessor)
+    kept = tmp_path / "Multi-sources/ms3_data/sources/train/train_00000.json"
+    before = kept.stat().st_mtime_ns
+    assert prepare(tmp_path, small)
+    assert kept.stat().st_mtime_ns == before
+    assert digests(tmp_path, preprocessor) == digests(realav, preprocessor)
+
+
+def test_a_lost_file_or_another_config_is_noticed_and_made_anew(small, tmp_path, preprocessor):
+    small = dataclasses.replace(small, num_train=1, num_val=1, num_test_new_scenes=1, num_test_strict=1)
+    prepare(tmp_path, small)
+    first = digests(tmp_path, preprocessor)
+    next((tmp_path / "Multi-sources/ms3_data/visual_frames").rglob("*.png")).unlink()
+    assert prepare(tmp_path, small)
+    assert digests(tmp_path, preprocessor) == first
+    assert prepare(tmp_path, dataclasses.replace(small, seed=1))
+    assert digests(tmp_path, preprocessor) != first
+
+
+def test_a_folder_with_other_data_is_left_alone(small, tmp_path):
+    table = tmp_path / "Multi-sources" / "ms3_meta_data.csv"
+    table.parent.mkdir()
+    table.write_text("video_id,split\nreal,train\n")
+    with pytest.raises(ValueError, match="not RealAV"):
+        prepare(tmp_path, small)
+    table.rename(table.with_name("notes.txt"))
+    with pytest.raises(ValueError, match="not RealAV"):
+        prepare(tmp_path, small)
+    assert table.with_name("notes.txt").read_text().endswith("real,train\n")
+
+
+def test_the_job_composes_in_parallel_what_one_process_composes(realav, small, tmp_path, preprocessor):
+    flags = [
+        f"--{field.name.replace('_', '-')}={getattr(small, field.name)}"
+        for field in dataclasses.fields(small)
+    ]
+    job = [sys.executable, "jobs/prepare_data.py", "--out", str(tmp_path), "--workers=2", *flags]
+    done = subprocess.run(job, capture_output=True, text=True, check=True, timeout=120)
+    assert "RealAV written" in done.stdout
+    assert digests(tmp_path, preprocessor) == digests(realav, preprocessor)
+    wrong = subprocess.run([*job, "--size=3"], capture_output=True, text=True, timeout=60)
+    assert wrong.returncode != 0
+    assert wrong.stderr.startswith("error: size")
+
+
+def test_the_record_says_who_sounds_in_every_second(realav):
+    record = json.loads((realav / "Multi-sources/ms3_data/sources/train/train_00001.json").read_text())
+    assert len(record["seconds"]) == 5
+    assert set(record) == {"heard", "seen", "seconds", "noise"}
