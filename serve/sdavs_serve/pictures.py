@@ -81,6 +81,8 @@ def decode_picture(data: bytes, *, max_pixels: int, field: str) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             _check_pixels(*image.size, max_pixels, field)
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Image.DecompressionBombError as error:  # Pillow's own limit, far above any sensible max_pixels
+        raise MediaError("too_large", str(error), field=field, limit="max_pixels") from error
     except Image.UnidentifiedImageError as error:
         raise MediaError("unsupported", "not a png or jpg picture", field=field) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damage

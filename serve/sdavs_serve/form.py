@@ -1,0 +1,90 @@
+"""What a client may ask for: the fields of the form, and the form of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field
+
+from sdavs_serve.encode import JsonWriter, PngWriter, Writer, ZipWriter
+from sdavs_serve.errors import RequestError
+from sdavs_serve.overlay_video import OverlayVideoWriter
+from sdavs_serve.segmenter import Upload
+
+MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4")
+"""Forms of the answer, the default first."""
+
+
+class SegmentForm(BaseModel):
+    """The form of POST /v1/segment: either `video`, or `frames` (repeated, in order of time) and `audio`.
+
+    Names and declared types of the files are ignored; their content decides.
+    """
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    video: UploadFile | None = None
+    """A video with sound: mp4, mov, webm or mkv."""
+    frames: list[UploadFile] = []
+    """Pictures, png or jpg, all of one size."""
+    audio: UploadFile | None = None
+    """The sound that belongs to `frames`: wav, flac, ogg or mp3."""
+    fps: float | None = Field(default=None, gt=0, le=60, examples=[1.0])
+    """Frames sampled from a second of video, or sent for a second of sound. Default: the endpoint's, 1 unless
+    configured otherwise, which is what the model was trained on."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability above which a pixel belongs to the mask."""
+    frame: int = Field(default=0, ge=0)
+    """Which frame `image/png` shows, from 0."""
+    overlay: bool = False
+    """Pictures (`image/png`, `application/zip`) show the mask over the frame instead of the bare mask."""
+
+    async def read(self, *, default_fps: float) -> Upload:
+        """The files' content.
+
+        Raises:
+            RequestError: 422, not exactly one of the two ways to send a clip.
+        """
+        if (self.video is None) == (not self.frames):
+            detail = "send either video, or frames and audio"
+            raise RequestError(status=422, kind="invalid", detail=detail, field="video")
+        if bool(self.frames) != (self.audio is not None):
+            detail = (
+                "frames need audio: SDAVS finds what sounds" if self.frames else "audio belongs to frames"
+            )
+            raise RequestError(status=422, kind="no_sound", detail=detail, field="audio")
+        return Upload(
+            video=await self.video.read() if self.video else None,
+            pictures=[await picture.read() for picture in self.frames],
+            audio=await self.audio.read() if self.audio else None,
+            fps=self.fps or default_fps,
+            threshold=self.threshold,
+        )
+
+    def new_writer(self, media_type: str, upload: Upload) -> Callable[[], Writer]:
+        """A maker of writers for the form of answer that was negotiated."""
+        return {
+            "application/json": JsonWriter,
+            "image/png": lambda: PngWriter(index=self.frame, overlay=self.overlay),
+            "application/zip": lambda: ZipWriter(overlay=self.overlay),
+            "video/mp4": lambda: OverlayVideoWriter(fps=upload.fps, sound=upload.sound),
+        }[media_type]
+
+
+def negotiate(accept: str) -> str:
+    """The form of answer that an Accept header likes best; ours in doubt.
+
+    Raises:
+        RequestError: 406, it accepts none of `MEDIA_TYPES`.
+    """
+    wishes = []
+    for position, part in enumerate(accept.split(",")):
+        pattern, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        wishes.append((-float(quality) if quality.replace(".", "", 1).isdigit() else -1.0, position, pattern))
+    for negative_quality, _, pattern in sorted(wishes):
+        for media_type in MEDIA_TYPES:
+            if negative_quality and pattern in ("*/*", f"{media_type.partition('/')[0]}/*", media_type):
+                return media_type
+    raise RequestError(status=406, kind="unsupported", detail=f"can answer with: {', '.join(MEDIA_TYPES)}")

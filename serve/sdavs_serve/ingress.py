@@ -1,0 +1,118 @@
+"""The HTTP side: addresses, forms, headers, probes. It decodes and encodes; the model lives elsewhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Form, Header, Request
+from fastapi.responses import JSONResponse, Response
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from sdavs_platform.config import ServeConfig
+
+import sdavs_serve
+from sdavs_serve.errors import NoModel, RequestError
+from sdavs_serve.form import MEDIA_TYPES, SegmentForm, negotiate
+from sdavs_serve.gate import Gate
+from sdavs_serve.problems import MEDIA_TYPE as PROBLEM
+from sdavs_serve.problems import handle_problems
+from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
+from sdavs_serve.segmenter import Segmenter
+
+ERRORS = {
+    406: "none of the accepted forms of answer is offered",
+    413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
+    415: "not a file of a kind that can be read",
+    422: "damaged, without sound, or a field out of range; `field` names the field",
+    429: "too many requests in work; see Retry-After",
+    503: "no model serves at the moment; see Retry-After",
+    504: "it took longer than the endpoint allows",
+}
+
+
+@serve.deployment(name="ingress")
+@serve.ingress()
+class Ingress:
+    """Serve's door; the app itself is built in the replica, where the config is known."""
+
+    def __init__(self, config: ServeConfig, model: DeploymentHandle) -> None:
+        """
+        Args:
+            config: the endpoint's config.
+            model: handle of the `Predictor` deployment.
+        """
+        self._config = config
+        self._segmenter = Segmenter(config=config, model=model)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(config=self._config, segmenter=self._segmenter)
+
+
+def create_app(*, config: ServeConfig, segmenter: Segmenter) -> FastAPI:
+    """The FastAPI app around a segmenter."""
+    app = FastAPI(
+        title="SDAVS",
+        summary="Masks of what sounds in a video",
+        description=sdavs_serve.__doc__ or "",
+        version="1",
+    )
+    app.add_middleware(Gate, max_requests=config.max_requests, max_upload_mb=config.max_upload_mb)
+    handle_problems(app)
+
+    @app.post("/v1/segment", response_class=JSONResponse, responses=_segment_responses())
+    async def segment(
+        request: Request,
+        form: Annotated[SegmentForm, Form(media_type="multipart/form-data")],
+        accept: Annotated[str, Header(description=", ".join(MEDIA_TYPES))] = MEDIA_TYPES[0],
+    ) -> Response:
+        """Segment what sounds, frame by frame.
+
+        Sample i stands for the time from i / fps to (i + 1) / fps: the picture in the middle of it, and the
+        second of sound around that moment.
+        """
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise RequestError(status=415, kind="unsupported", detail="send the clip as multipart/form-data")
+        media_type = negotiate(accept)
+        upload = await form.read(default_fps=config.fps)
+        body, writer, answer = await segmenter.segment(upload, form.new_writer(media_type, upload))
+        return Response(body, media_type=writer.media_type, headers={"X-Model-Version": answer.model.version})
+
+    @app.get("/v1/model", responses={503: _problem("no model serves")})
+    async def model(response: Response) -> ModelStatus:
+        """Which model serves, and why a newer one does not."""
+        status = await segmenter.status()
+        response.headers["X-Model-Version"] = status.model.version
+        return status
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """The process is alive."""
+        return Health(status="ok")
+
+    @app.get("/readyz", responses={503: {"model": Health}})
+    async def readyz(response: Response) -> Health:
+        """A model is loaded and answers."""
+        try:
+            await segmenter.status()
+        except NoModel as error:
+            response.status_code = 503
+            return Health(status="not ready", detail=error.detail)
+        return Health(status="ok")
+
+    return app
+
+
+def _segment_responses() -> dict[int | str, dict[str, Any]]:
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    content: dict[str, Any] = dict.fromkeys(MEDIA_TYPES[1:], picture)
+    ok = {
+        "description": "The masks, in the form that the Accept header asks for.",
+        "model": SegmentAnswer,
+        "content": content,
+        "headers": {"X-Model-Version": {"schema": {"type": "string"}, "description": "Registered version"}},
+    }
+    return {200: ok} | {status: _problem(text) for status, text in ERRORS.items()}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}

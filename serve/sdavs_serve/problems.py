@@ -1,0 +1,59 @@
+"""Every error leaves as `application/problem+json` (RFC 9457), whoever found it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from sdavs_serve.errors import RequestError
+from sdavs_serve.schema import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+REQUEST_ID_HEADER = "x-request-id"
+"""Serve's proxy puts it into every request that has none, and into every answer."""
+
+
+def problem_response(error: RequestError, scope: Scope) -> Response:
+    """The HTTP answer for an error."""
+    problem = Problem(
+        type=f"urn:sdavs:problem:{error.kind}",
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        detail=error.detail,
+        limit=error.limit,
+        field=error.field,
+        request_id=Headers(scope=scope).get(REQUEST_ID_HEADER),
+    )
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return Response(
+        problem.model_dump_json(exclude_none=True), error.status, headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Make `app` answer its own errors, FastAPI's and those of unknown addresses as problems."""
+
+    @app.exception_handler(RequestError)
+    async def of_ours(request: Request, error: RequestError) -> Response:
+        return problem_response(error, request.scope)
+
+    @app.exception_handler(RequestValidationError)
+    async def of_a_field(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        ours = RequestError(
+            status=422, kind="invalid", detail=f"{field}: {first['msg']}", field=field or None
+        )
+        return problem_response(ours, request.scope)
+
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        ours = RequestError(status=error.status_code, kind="http", detail=str(error.detail))
+        return problem_response(ours, request.scope)
