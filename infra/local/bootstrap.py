@@ -74,7 +74,7 @@ def wanted_stamp() -> str:
 
 
 def install_uv() -> None:
-    found = subprocess.run([UV, "--version"], capture_output=True, text=True) if UV.exists() else None
+    found = subprocess.run([str(UV), "--version"], capture_output=True, text=True) if UV.exists() else None
     if found and found.returncode == 0 and found.stdout.split()[1] == UV_VERSION:
         return
     shutil.rmtree(TOOLS, ignore_errors=True)
@@ -85,7 +85,7 @@ def install_uv() -> None:
 
 def install_environment() -> None:
     python = VENV / "bin" / "python"
-    probe = [python, "-c", f"import sys; sys.exit(sys.version_info[:2] != {tuple(PYTHON)})"]
+    probe = [str(python), "-c", f"import sys; sys.exit(sys.version_info[:2] != {tuple(PYTHON)})"]
     if not python.exists() or subprocess.run(probe).returncode:
         step("making .venv", UV, "venv", "--clear", "--quiet", "--python", sys.executable, VENV)
     STAMP.unlink(missing_ok=True)

@@ -1,0 +1,138 @@
+"""A Ray head with dashboard on this machine: reuse the one that runs, or start one."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from sdavs_platform.local import processes
+from sdavs_platform.local.state import RayState
+from sdavs_platform.local.token import require_token
+from sdavs_platform.paths import CHECKOUT
+
+START_LIMIT_S = 180.0
+
+MIN_CPUS = 3
+"""Two training workers and one endpoint replica."""
+
+LOGICAL_CPUS = max(4, os.cpu_count() or 1)
+"""CPUs that our Ray hands out. Our choice: at least 4, since on two cores a waiting endpoint must not keep
+training from starting; the operating system shares the real cores."""
+
+OBJECT_STORE_BYTES = 512 * 1024**2
+"""Our choice: clips travel as files, so Ray's default of 30 % of the memory would lie idle."""
+
+
+def start(
+    *, home: Path, port: int, dashboard_port: int, mlflow_uri: str, say: Callable[[str], None]
+) -> RayState:
+    """Start a head whose jobs run in the checkout with this Python; returns at once, see `wait`.
+
+    The dashboard listens on 127.0.0.1. Ray opens its RPC ports on every interface and has no switch for
+    that; the token guards them.
+    """
+    require_token()
+    chosen, chosen_dashboard = processes.next_free(port), processes.next_free(dashboard_port)
+    for wanted, got, what in ((port, chosen, "Ray"), (dashboard_port, chosen_dashboard, "its dashboard")):
+        if wanted != got:
+            say(f"port {wanted} is taken by another process; {what} goes to {got}")
+    command = [
+        *(_executable("ray"), "start", "--head", "--block", "--disable-usage-stats"),
+        *("--port", str(chosen), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(chosen_dashboard)),
+        *("--dashboard-agent-listen-port", str(processes.next_free(52365))),
+        *("--ray-client-server-port", str(processes.next_free(20001))),
+        *("--num-cpus", str(LOGICAL_CPUS), "--object-store-memory", str(OBJECT_STORE_BYTES)),
+    ]
+    service = processes.start(
+        command, cwd=CHECKOUT, environment=_environment(home, mlflow_uri), log=_log(home)
+    )
+    return RayState(
+        dashboard=f"http://127.0.0.1:{chosen_dashboard}", gcs_address=f"127.0.0.1:{chosen}", service=service
+    )
+
+
+def wait(head: RayState, *, home: Path) -> None:
+    """Return when the head accepts jobs.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time; with the end of its log.
+    """
+    deadline = time.monotonic() + START_LIMIT_S
+    while not accepts_jobs(head.dashboard):
+        if head.service and not head.service.is_alive():
+            raise RuntimeError(f"Ray ended:\n{processes.tail(_log(home))}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"Ray's dashboard is silent; see {_log(home)}")
+        time.sleep(0.3)
+
+
+def accepts_jobs(dashboard: str) -> bool:
+    """Whether the dashboard answers and knows a living node: before that, submitting a job fails."""
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    reply = processes.ask(f"{dashboard}/nodes?view=summary", get_auth_headers_if_auth_enabled({}))
+    nodes = json.loads(reply)["data"]["summary"] if reply else []
+    return any(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+
+def find(*, port: int, dashboard_port: int) -> RayState | None:
+    """The head that somebody started by hand with this very environment on these ports, if there is one.
+
+    Known by its command line: a Ray of another environment would run our jobs with other packages, and one
+    that a `ray.init()` made ends with its program.
+    """
+    wanted = (f"--port={dashboard_port}", "--gcs-address=")
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        ours = any(
+            word.startswith(sys.prefix) and word.endswith("ray/dashboard/dashboard.py") for word in words
+        )
+        if not ours or wanted[0] not in words:
+            continue
+        address = next(word.removeprefix(wanted[1]) for word in words if word.startswith(wanted[1]))
+        if address.endswith(f":{port}"):
+            return RayState(dashboard=f"http://127.0.0.1:{dashboard_port}", gcs_address=address, service=None)
+    return None
+
+
+def num_cpus(head: RayState) -> float:
+    """CPUs that the cluster hands out in all, leased ones included."""
+    from ray.util.state import list_nodes
+
+    nodes = list_nodes(address=head.dashboard, detail=True)
+    return sum(node.resources_total.get("CPU", 0.0) for node in nodes if node.state == "ALIVE")
+
+
+def forget(head: RayState) -> None:
+    """Remove Ray's note of the latest cluster if it names this one: `ray.init()` would wait for a dead address."""
+    from ray._common.utils import get_ray_address_file
+
+    note = Path(get_ray_address_file(None))
+    if note.is_file() and note.read_text().strip().endswith(head.gcs_address.removeprefix("127.0.0.1")):
+        note.unlink()
+
+
+def _executable(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _environment(home: Path, mlflow_uri: str) -> dict[str, str]:
+    """What every job on this head sees: `python` is ours, runs go to our MLflow, state to our folder."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_ADDRESS")}
+    inherited.pop("RAY_API_SERVER_ADDRESS", None)
+    return inherited | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "MLFLOW_TRACKING_URI": mlflow_uri,
+        "SDAVS_HOME": str(home),
+        # Ray would set CUDA_VISIBLE_DEVICES="" in processes that lease no GPU, and hide it from their children.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def _log(home: Path) -> Path:
+    return home / "logs" / "ray.log"

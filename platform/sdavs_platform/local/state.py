@@ -1,0 +1,78 @@
+"""What `make demo` started, in one file, so that the next run reuses it and `make stop` ends exactly that."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sdavs_platform.local.processes import Service
+
+
+class MLflowState(BaseModel):
+    """An MLflow server. `service` is None for one that somebody else runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uri: str
+    service: Service | None
+
+
+class RayState(BaseModel):
+    """A Ray head. `service` is None for one that somebody else runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dashboard: str
+    gcs_address: str
+    service: Service | None
+
+
+class StackState(BaseModel):
+    """Everything that is up, as far as this checkout knows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mlflow: MLflowState | None = None
+    ray: RayState | None = None
+    endpoint: str | None = None
+
+
+def read(home: Path) -> StackState:
+    """The recorded state, less every service that has died since; empty if nothing was recorded."""
+    path = home / "state.json"
+    if not path.is_file():
+        return StackState()
+    try:
+        state = StackState.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ValueError(f"{path}: not a state file of this version; remove it: {error}") from None
+    mlflow, ray = state.mlflow, state.ray
+    if mlflow and mlflow.service and not mlflow.service.is_alive():
+        mlflow = None
+    if ray and ray.service and not ray.service.is_alive():
+        ray = None
+    return StackState(mlflow=mlflow, ray=ray, endpoint=state.endpoint if ray else None)
+
+
+def write(home: Path, state: StackState) -> None:
+    """Replace the state file in one step, so that nobody ever reads half of it."""
+    home.mkdir(parents=True, exist_ok=True)
+    scratch = home / "state.json.new"
+    scratch.write_text(state.model_dump_json(indent=2) + "\n")
+    os.replace(scratch, home / "state.json")
+
+
+@contextmanager
+def only_one(home: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the checkout's demo lock; `on_wait` is called once if another demo holds it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

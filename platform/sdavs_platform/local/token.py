@@ -1,0 +1,39 @@
+"""Ray's token authentication: on for every Ray that the demo starts, and never in the user's way.
+
+Ray guards the dashboard, the jobs API and its RPCs with the token of ~/.ray/auth_token. `ray start` switches
+that on when the file exists, and the first local `ray.init()` writes it; but clients (`ray job submit`) send the
+token only under RAY_AUTH_MODE=token and meet a 401 otherwise. So here: this process sends the token when there
+is one. For the `ray` command typed in a shell, `infra/local/ray_cli_token.pth` does the same.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+MODE = "RAY_AUTH_MODE"
+
+
+def has_token() -> bool:
+    """Whether Ray would find a token: variable, named file, or the default file."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return (Path(path) if path else Path.home() / ".ray" / "auth_token").is_file()
+
+
+def send_token_if_any() -> None:
+    """Let Ray clients of this process send the token. A mode that the user chose stays; call before `import ray`."""
+    if has_token():
+        os.environ.setdefault(MODE, "token")
+
+
+def require_token() -> None:
+    """Make sure that a Ray started from here is authenticated, unless the user chose another mode.
+
+    Ray's own command writes the file; the mask keeps it from being readable by others.
+    """
+    os.environ.setdefault(MODE, "token")
+    if os.environ[MODE] == "token" and not has_token():
+        command = [str(Path(sys.executable).with_name("ray")), "get-auth-token", "--generate"]
+        subprocess.run(command, check=True, capture_output=True, umask=0o077)
