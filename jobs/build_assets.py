@@ -20,12 +20,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import _sources
 import av
 import numpy as np
 from PIL import Image
 
-from sdavs_model.data.audio import read_audio
-from sdavs_model.data.clip import SAMPLE_RATE
+_sources.use_this_checkout()
+
+from sdavs_model.data.audio import read_audio  # noqa: E402
+from sdavs_model.data.clip import SAMPLE_RATE  # noqa: E402
 
 CUT_OUT_SIDE = 160
 BACKGROUND_SIDE = 192

@@ -12,10 +12,13 @@ import os
 import sys
 from pathlib import Path
 
+import _sources
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sdavs_model.data.realav import RealAVConfig, prepare
+_sources.use_this_checkout()
+
+from sdavs_model.data.realav import RealAVConfig, prepare  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,6 +98,8 @@ def main() -> None:
             )
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues from here")
     print(f"{out}: RealAV {'written' if written else 'is complete, nothing to do'}")
 
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -102,7 +103,7 @@ def prepare(
     if stamp is not None or _read_json(layout / STARTED_FILE) != wanted:
         if layout.exists() and stamp is None and not (layout / STARTED_FILE).exists():
             raise ValueError(f"{layout}: is not empty and not RealAV; choose another folder")
-        shutil.rmtree(layout, ignore_errors=True)
+        _remove(layout)
     layout.mkdir(parents=True, exist_ok=True)
     _write_atomically(layout / STARTED_FILE, json.dumps(wanted))
 
@@ -116,10 +117,14 @@ def prepare(
     else:
         # Fresh processes: forking one that runs threads (a Ray driver does) can deadlock.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_workers, mp_context=context) as workers:
-            for future in as_completed([workers.submit(write_clips, layout, config, *job) for job in jobs]):
-                done += future.result()
-                progress(done, total)
+        with ProcessPoolExecutor(num_workers, context, initializer=_leave_interrupts_to_parent) as workers:
+            try:
+                for future in as_completed([workers.submit(write_clips, layout, config, *j) for j in jobs]):
+                    done += future.result()
+                    progress(done, total)
+            except BaseException:
+                workers.shutdown(cancel_futures=True)
+                raise
 
     rows = [(clip_name(split, i), split) for split in SPLITS for i in range(config.count(split))]
     table = layout / "ms3_meta_data.csv"
@@ -173,6 +178,20 @@ def _jobs(config: RealAVConfig) -> Iterator[tuple[str, int, int]]:
     for split in SPLITS:
         for first in range(0, config.count(split), CHUNK):
             yield split, first, min(first + CHUNK, config.count(split))
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches the whole process group; the parent lets the chunks in work end, and only those."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _remove(layout: Path) -> None:
+    """Deletes an outdated data set; renamed first, so that an interrupted deletion is not taken for data."""
+    outdated = layout.with_name(f"{layout.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if layout.exists():
+        layout.rename(outdated)
+        shutil.rmtree(outdated)
 
 
 def _count_files(layout: Path) -> dict[str, int]:
