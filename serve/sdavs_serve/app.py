@@ -20,7 +20,8 @@ from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import resolve
 
 from sdavs_serve.ingress import Ingress
-from sdavs_serve.predictor import Predictor, Target
+from sdavs_serve.messages import Target
+from sdavs_serve.predictor import Predictor
 
 APPLICATION = "sdavs"
 

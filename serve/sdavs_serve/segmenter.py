@@ -16,7 +16,7 @@ from sdavs_platform.config import ServeConfig
 from sdavs_serve.encode import AnsweredFrame, Writer
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.media import Sample, decode_pictures, decode_video, windows
-from sdavs_serve.predictor import Masks
+from sdavs_serve.messages import Masks
 from sdavs_serve.schema import FrameMask, ModelStatus, SegmentAnswer, Timings
 
 STATUS_TIMEOUT_S = 5.0

@@ -17,27 +17,33 @@ import ray
 import torch
 from PIL import Image
 from ray import serve
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from sdavs_platform.config import ServeConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
-from sdavs_platform.tracking.registry import fetch, promote, register_artifact
+from sdavs_platform.tracking.registry import promote, register_artifact
 from sdavs_serve.app import deploy, wait_ready
 from sdavs_serve.client import Client, EndpointError, save_mask
 from sdavs_serve.encode import decode_rle
+from sdavs_serve.inference import ServedModel, masks_at_frame_size
 from sdavs_serve.media import decode_video, windows
-from sdavs_serve.predictor import masks_at_frame_size, run_model
+from sdavs_serve.messages import Target
+from sdavs_serve.schema import Rle
 
-from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
+from sdavs_model import SDAVSConfig, build_model, save_artifact
 
 SMALL = SDAVSConfig(
     backbone="pvt_v2_b0", image_size=64, num_frames=2, width=32, num_heads=4, vggish_width=0.125
 )
-THRESHOLD = 0.5
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def mask_of(frame: dict) -> np.ndarray:
+    return decode_rle(Rle(**frame["rle"]))
 
 
 class Stack:
@@ -85,6 +91,14 @@ class Stack:
             timeout=60,
         )
 
+    def replicas(self) -> dict[str, str]:
+        """Deployment -> process of its only replica."""
+        deployments = ServeSubmissionClient(self.dashboard).get_serve_details()["applications"]["sdavs"]
+        return {
+            name: ",".join(replica["actor_id"] for replica in deployment["replicas"])
+            for name, deployment in deployments["deployments"].items()
+        }
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory):
@@ -112,25 +126,19 @@ def test_served_masks_equal_the_models_own_bit_for_bit(stack, make_video):
     video = make_video(3, kind="matroska")
     answer = stack.post(video=video)
     assert answer.status_code == 200, answer.text
-    served = [decode_rle(Rle(frame)) for frame in answer.json()["frames"]]
+    served = [mask_of(frame) for frame in answer.json()["frames"]]
 
-    loaded = load_artifact(fetch("models:/sdavs@champion", uri=stack.uri, cache=stack.folder / "own"))
+    torch.set_num_threads(1)  # as in the replica: another number of threads adds up in another order
+    version = int(answer.headers["X-Model-Version"])
+    model = ServedModel.load(Target(name="sdavs", version=version), config=stack.config)
     own = []
-    for window in windows(decode_video(video, fps=1, limits=stack.config), num_frames=2):
-        frames = loaded.preprocessor.frames(list(window.clip.frames))
-        log_mel = loaded.preprocessor.log_mel(window.clip.waveform, window.clip.num_frames)
-        torch.set_num_threads(1)  # as in the replica: another number of threads adds up in another order
-        logits = run_model(loaded, frames[None], log_mel[None], torch.device("cpu"))[0]
-        masks, _ = masks_at_frame_size(logits, size=(48, 64), threshold=THRESHOLD)
+    for window in windows(decode_video(video, fps=1, limits=stack.config), num_frames=SMALL.num_frames):
+        masks, _ = masks_at_frame_size(
+            model.run([model.prepare(window.clip)])[0], size=(48, 64), threshold=0.5
+        )
         own += list(masks[-len(window.samples) :])
     assert np.array_equal(served, own)
     assert 0 < np.mean(own) < 1, "an empty or full mask would prove nothing"
-
-
-def Rle(frame: dict):
-    from sdavs_serve.schema import Rle
-
-    return Rle(**frame["rle"])
 
 
 def test_the_answer_names_the_model_and_every_frames_time(stack, make_video):
@@ -142,13 +150,14 @@ def test_the_answer_names_the_model_and_every_frames_time(stack, make_video):
     assert body["model"]["version"] == answer.headers["X-Model-Version"]
     assert body["model"]["alias"] == "champion"
     assert body["model"]["data_digest"].startswith("digest-")
-    assert len(body["model"]["sha256"]) == 64 and body["model"]["run_id"]
+    assert len(body["model"]["sha256"]) == 64
+    assert body["model"]["run_id"]
     assert len(answer.headers.get_list("X-Request-Id")) == 1
 
 
 def test_the_same_clip_comes_as_json_png_zip_and_video_with_its_sound(stack, make_video):
     video = make_video(3)
-    first = decode_rle(Rle(stack.post(video=video).json()["frames"][0]))
+    first = mask_of(stack.post(video=video).json()["frames"][0])
 
     png = stack.post(video=video, accept="image/png")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.content))) // 255, first)
@@ -214,7 +223,8 @@ def test_too_many_requests_at_once_get_429_and_the_probes_still_answer(stack, ma
         statuses = [answer.result() for answer in answers]
     assert {answer.status_code for answer in statuses} == {200, 429}
     busy = next(answer for answer in statuses if answer.status_code == 429)
-    assert busy.json()["limit"] == "max_requests" and int(busy.headers["Retry-After"]) > 0
+    assert busy.json()["limit"] == "max_requests"
+    assert int(busy.headers["Retry-After"]) > 0
 
 
 def test_the_client_saves_masks_and_overlays(stack, make_video, tmp_path):
@@ -246,7 +256,7 @@ def test_openapi_describes_every_form_of_answer(stack):
 
 def test_a_new_champion_is_swapped_in_under_load_and_a_bad_one_is_refused(stack, make_video):
     video = make_video(2)
-    replica = replica_ids()
+    replicas = stack.replicas()
     with ThreadPoolExecutor(2) as pool:
         second = stack.register(seed=2)
         promote("sdavs", second, uri=stack.uri)
@@ -256,7 +266,7 @@ def test_a_new_champion_is_swapped_in_under_load_and_a_bad_one_is_refused(stack,
         results = [answer.result() for answer in answers]
     assert [answer.status_code for answer in results] == [200] * len(results)
     assert results[-1].headers["X-Model-Version"] == str(second)
-    assert replica_ids() == replica, "a new version must not restart the replicas"
+    assert stack.replicas() == replicas, "a new version must not restart the replicas"
 
     promote("sdavs", stack.register(seed=3, num_classes=3), uri=stack.uri)
     with pytest.raises(RuntimeError, match="3 classes; this endpoint serves binary masks"):
@@ -265,11 +275,3 @@ def test_a_new_champion_is_swapped_in_under_load_and_a_bad_one_is_refused(stack,
     assert status["model"]["version"] == str(second)
     assert "3 classes" in status["refused"]
     assert stack.post(video=video).headers["X-Model-Version"] == str(second)
-
-
-def replica_ids() -> set[str]:
-    details = serve.status().applications["sdavs"].deployments
-    assert set(details) == {"model", "ingress"}
-    from ray.util.state import list_actors
-
-    return {actor.actor_id for actor in list_actors(filters=[("state", "=", "ALIVE")])}
