@@ -1,7 +1,7 @@
 """Run the code of this checkout, here and in every Ray worker.
 
-An installed project needs none of this. `ray job submit --working-dir .` does: Ray puts only the upload's root
-on the path, so `sdavs_platform` would be missing, or would come from another, installed copy.
+An installed project needs none of this. `ray job submit --working-dir .` does: Ray puts only the
+root of the upload on the path; `sdavs_platform` would be missing, or come from another, installed copy.
 """
 
 import os

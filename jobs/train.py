@@ -8,6 +8,7 @@ Without arguments: jobs/configs/demo.yaml, the bundled photographs and sounds on
 The same --name resumes where it stopped.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -19,8 +20,12 @@ from sdavs_platform.cli import parse_config  # noqa: E402
 
 
 def main() -> None:
+    # `ray job stop` sends SIGTERM; leave in order, so that the run is not shown as running forever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     config = parse_config(
-        description=__doc__, default_yaml=Path(__file__).resolve().parent / "configs" / "demo.yaml"
+        description=__doc__,
+        default_yaml=Path(__file__).resolve().parent / "configs" / "demo.yaml",
+        on_refusal=record_refusal,
     )
     from sdavs_platform.training.run import train  # Ray and MLflow take seconds: not for --help
 
@@ -28,6 +33,12 @@ def main() -> None:
         train(config)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"train.py: {error}")
+
+
+def record_refusal(message: str) -> None:
+    from sdavs_platform.tracking import runs
+
+    runs.record_refusal(message)
 
 
 if __name__ == "__main__":

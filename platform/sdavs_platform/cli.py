@@ -7,7 +7,7 @@ import argparse
 import difflib
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,9 +60,16 @@ def validated(values: dict[str, Any]) -> RunConfig:
 
 
 def parse_config(
-    *, description: str, default_yaml: Path | None, argv: Sequence[str] | None = None
+    *,
+    description: str,
+    default_yaml: Path | None,
+    argv: Sequence[str] | None = None,
+    on_refusal: Callable[[str], None] = lambda message: None,
 ) -> RunConfig:
-    """The config from the command line; `--help` explains every key. A mistake exits with status 2."""
+    """The config from the command line; `--help` explains every key.
+
+    A mistake is told on stderr, and to `on_refusal`; the process then exits with status 2.
+    """
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -97,6 +104,7 @@ def parse_config(
         overrides = {key: _value(text) for key, text in flags.items()} | _loose_flags(unknown)
         return load_config(files, overrides)
     except ValueError as error:
+        on_refusal(str(error))
         parser.exit(2, textwrap.indent(str(error), f"{parser.prog}: ") + "\n")
 
 
@@ -223,5 +231,5 @@ def _nearest(path: str) -> str:
     if near:
         return f"did you mean {near[0]}?"
     parent = path.rsplit(".", 1)[0] if "." in path else ""
-    siblings = [name for name in known if name.rpartition(".")[0] == parent] or sections
+    siblings = [name for name in known + sections if name.rpartition(".")[0] == parent] or sections
     return f"allowed: {', '.join(siblings)}"

@@ -1,13 +1,30 @@
 """Joining a Ray cluster, and refusing at once what it cannot give."""
 
+import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import ray
 
 from sdavs_platform.config import ClusterConfig, RunConfig
+
+
+@contextlib.contextmanager
+def joined_cluster(config: RunConfig) -> Iterator[None]:
+    """In it this process is part of a Ray cluster; afterwards as before, with all workers' lines printed.
+
+    Raises:
+        ValueError: see `connect`.
+    """
+    was_part = ray.is_initialized()
+    connect(config)
+    try:
+        yield
+    finally:
+        if not was_part:
+            ray.shutdown()
 
 
 def connect(config: RunConfig) -> None:
@@ -18,9 +35,11 @@ def connect(config: RunConfig) -> None:
     """
     if ray.is_initialized():
         return
-    options = {"runtime_env": {"env_vars": worker_environment(config)}, "logging_level": "WARNING"}
+    # Train would send each line that a worker prints twice: once as output, once as a log record.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    environment = worker_environment(config)
     try:
-        ray.init(address=config.cluster.address or "auto", **options)
+        ray.init(address=config.cluster.address or "auto", logging_level="WARNING")
     except ConnectionError as error:
         if config.cluster.address:
             raise ValueError(
@@ -29,7 +48,14 @@ def connect(config: RunConfig) -> None:
         # Ray guards a private cluster with a token. Left alone it would write that to ~/.ray, and from then on
         # every `ray start` would ask for a token that `ray job submit` does not send.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(address="local", include_dashboard=False, **options)
+        ray.init(address="local", logging_level="WARNING", runtime_env={"env_vars": environment})
+        return
+    # Join again with the address pinned: Train's watchdog asks "the cluster of this machine" whether its
+    # controller lives, and where there are two it may ask the wrong one and end the training.
+    address = ray.get_runtime_context().gcs_address
+    ray.shutdown()
+    environment["RAY_ADDRESS"] = address
+    ray.init(address=address, logging_level="WARNING", runtime_env={"env_vars": environment})
 
 
 def worker_environment(config: RunConfig) -> dict[str, str]:

@@ -18,7 +18,7 @@ from PIL.Image import Image
 
 from sdavs_platform.config import RunConfig
 from sdavs_platform.paths import CHECKOUT
-from sdavs_platform.tracking.client import experiment_id, mlflow_client
+from sdavs_platform.tracking.client import experiment_id, mlflow_client, tracking_uri
 
 NAME_TAG = "sdavs.name"
 STORAGE_TAG = "sdavs.storage"
@@ -142,6 +142,13 @@ class TrainingRun:
         changes = {f"resumed.{k}": v for k, v in flattened(config).items() if old.get(k) != v}
         self.set_tags(changes | {"git_commit": git_commit()})
         self.client.log_text(self.run_id, resolved_yaml(config), "config.yaml")
+
+
+def record_refusal(message: str) -> None:
+    """A FAILED run for a command whose config was refused, at the default address: there is no other yet."""
+    client = mlflow_client(tracking_uri())
+    created = client.create_run(experiment_id(client, RunConfig().tracking.experiment), run_name="refused")
+    TrainingRun(uri=client.tracking_uri, run_id=created.info.run_id).fail(message)
 
 
 def flattened(config: RunConfig) -> dict[str, str]:

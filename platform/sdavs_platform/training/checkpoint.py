@@ -7,6 +7,8 @@ probe.safetensors    a fixed batch and the live engine's answer to it, to verify
 shards/              DeepSpeed's own files
 """
 
+import contextlib
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,7 +145,8 @@ def _full_state(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
         return {name: tensor.float() for name, tensor in module.items()}
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    return get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
 
 
 def _random_states() -> dict[str, torch.Tensor]:

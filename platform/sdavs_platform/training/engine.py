@@ -12,6 +12,10 @@ def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world
     """Wrap the model, its optimizer and its schedule; every worker calls this at the same time."""
     import deepspeed
 
+    if not config.cluster.use_gpu:
+        # Declared unavailable, or DeepSpeed compiles its shared-memory collective, a minute on a machine that
+        # has a compiler and an error on one that has none. gloo does the same work.
+        deepspeed.ops.__compatible_ops__ = {}
     # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use.
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer), lr=config.optimizer.lr, betas=config.optimizer.betas

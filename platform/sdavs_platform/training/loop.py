@@ -51,7 +51,8 @@ class Worker:
         self.config = config
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.started = time.monotonic()
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        for chatty in ("DeepSpeed", "ray.train", ray.train.v2._internal.execution.context.__file__):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         torch.set_num_threads(config.cluster.cpus_per_worker)
         seed_everything(config.seed, self.rank)
 

@@ -1,9 +1,7 @@
 """The driver of a training: check everything, lease workers, train, finish, tell."""
 
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,7 +9,8 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from sdavs_model import SDAVSConfig
-from sdavs_platform.cluster import connect, require_resources
+from sdavs_platform.bundled import bundled_data
+from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config import RunConfig
 from sdavs_platform.paths import absolute, state_folder
 from sdavs_platform.storage import has_checkpoints
@@ -51,7 +50,10 @@ def train(config: RunConfig) -> TrainResult:
     )
     print(f"{config.name}: MLflow run {run.run_id} at {uri}", flush=True)
     try:
-        result = _train(config, run)
+        digest = _check_data(config)
+        run.set_tags({"data_digest": digest})
+        with joined_cluster(config):
+            result = _train(config, run, digest)
     except (KeyboardInterrupt, SystemExit):
         run.fail("stopped by the user", status="KILLED")
         raise
@@ -69,7 +71,7 @@ def train(config: RunConfig) -> TrainResult:
 
 def resolved(config: RunConfig) -> RunConfig:
     """The config with every address filled in, valid in any process: what the run records."""
-    data = config.data.model_copy(update={"root": config.data.root or str(_bundled_data())})
+    data = config.data.model_copy(update={"root": config.data.root or str(bundled_data(say=_say))})
     weights = {
         key: absolute(path)
         for key in ("backbone_weights", "vggish_weights")
@@ -87,10 +89,7 @@ def resolved(config: RunConfig) -> RunConfig:
     )
 
 
-def _train(config: RunConfig, run: TrainingRun) -> TrainResult:
-    digest = _check_data(config)
-    run.set_tags({"data_digest": digest})
-    connect(config)
+def _train(config: RunConfig, run: TrainingRun, digest: str) -> TrainResult:
     require_resources(config.cluster)
     trained = _fit(config, run)
     checkpoint, reported = max(trained.best_checkpoints, key=lambda best: best[1]["val_miou"])
@@ -153,19 +152,6 @@ def _fit(config: RunConfig, run: TrainingRun) -> Any:
     return trainer.fit()
 
 
-def _bundled_data() -> Path:
-    """The bundled data set, composed on first use (a minute or so on two cores)."""
-    from sdavs_model.data.realav import RealAVConfig, prepare
-
-    def progress(done: int, total: int) -> None:
-        if done % 100 == 0 or done == total:
-            print(f"composing the bundled data set: {done} of {total} clips", flush=True)
-
-    folder = state_folder() / "data"
-    prepare(folder, RealAVConfig(), num_workers=len(os.sched_getaffinity(0)), progress=progress)
-    return folder
-
-
 def _check_data(config: RunConfig) -> str:
     """Open every split once, before anything is leased; returns the digest of all of them."""
     if config.model.num_classes != 1:
@@ -185,8 +171,12 @@ def _check_data(config: RunConfig) -> str:
 def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
     print(f"\n{config.name} finished", flush=True)
     for split, scores in result.metrics.items():
-        print(f"  {split:<12} J {scores['miou']:.3f}  F {scores['fscore']:.3f}")
+        print(f"  {split:<16} J {scores['miou']:.3f}  F {scores['fscore']:.3f}")
     if result.model_version is not None:
-        print(f"  model        models:/{config.tracking.registered_model}/{result.model_version}")
-    print(f"  MLflow run   {result.run_id} at {uri}")
-    print(f"  checkpoint   {result.checkpoint}", flush=True)
+        print(f"  model            models:/{config.tracking.registered_model}/{result.model_version}")
+    print(f"  MLflow run       {result.run_id} at {uri}")
+    print(f"  checkpoint       {result.checkpoint}", flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

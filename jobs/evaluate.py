@@ -1,0 +1,62 @@
+"""Score a registered model: J and F per split, with the right sound, without sound, and with other clips' sound.
+
+    python jobs/evaluate.py --model models:/sdavs@champion --data .sdavs/data
+    python jobs/evaluate.py --model models:/sdavs/3 --blind models:/sdavs-blind/1 --split test_new_scenes
+
+A model that listens falls when muted, and falls further with swapped sound. Beside it stand the best constant
+mask, and with --blind a model that was trained on silence. The figures also go to the model's MLflow run.
+"""
+
+import argparse
+import json
+import sys
+
+import _sources
+
+_sources.use_this_checkout()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model", default="models:/sdavs@champion", help="registered model (default: %(default)s)"
+    )
+    parser.add_argument("--blind", help="an audio-blind model to print beside it")
+    parser.add_argument("--data", help="data set folder (default: the bundled data set)")
+    parser.add_argument(
+        "--split",
+        action="append",
+        help="split to score; may be repeated (default: every split of the data set whose name starts with test)",
+    )
+    parser.add_argument(
+        "--train-split", default="train", help="split behind the constant mask (default: train)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--no-log", action="store_true", help="leave the MLflow run as it is")
+    parser.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
+    flags = parser.parse_args()
+    from sdavs_platform.report import evaluate_registered, log_report, report_table
+
+    try:
+        report = evaluate_registered(
+            flags.model,
+            blind_uri=flags.blind,
+            root=flags.data,
+            splits=flags.split,
+            train_split=flags.train_split,
+            device=flags.device,
+            uri=flags.tracking_uri,
+            say=(lambda line: print(line, file=sys.stderr, flush=True)),
+        )
+        if not flags.no_log:
+            log_report(report, uri=flags.tracking_uri)
+    except ValueError as error:
+        sys.exit(f"evaluate.py: {error}")
+    print(json.dumps(report, indent=2) if flags.json else report_table(report))
+
+
+if __name__ == "__main__":
+    main()
