@@ -275,3 +275,17 @@ def test_a_new_champion_is_swapped_in_under_load_and_a_bad_one_is_refused(stack,
     assert status["model"]["version"] == str(second)
     assert "3 classes" in status["refused"]
     assert stack.post(video=video).headers["X-Model-Version"] == str(second)
+
+
+def test_weights_that_are_not_the_registered_ones_are_refused(stack):
+    version = stack.register(seed=4)
+    weights = (stack.folder / "mlartifacts").rglob("model.safetensors")
+    newest = max(weights, key=lambda path: path.stat().st_mtime_ns)
+    damaged = bytearray(newest.read_bytes())
+    damaged[-1] ^= 1
+    newest.write_bytes(damaged)
+    serving = httpx.get(f"{stack.address}/v1/model", timeout=10).json()["model"]["version"]
+    promote("sdavs", version, uri=stack.uri)
+    with pytest.raises(RuntimeError, match="sha256 differs"):
+        stack.deploy()
+    assert httpx.get(f"{stack.address}/v1/model", timeout=10).json()["model"]["version"] == serving
