@@ -90,11 +90,17 @@ def main() -> None:
         config = RealAVConfig(**values)
         with bar:
             task = bar.add_task("clips", total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+                if bar.disable and (done % 100 == 0 or done == total):
+                    print(f"composing clips: {done} of {total}", file=sys.stderr, flush=True)
+
             written = prepare(
                 out,
                 config,
                 num_workers=num_workers,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show,
             )
     except ValueError as error:
         sys.exit(f"error: {error}")
