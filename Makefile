@@ -7,6 +7,8 @@ SOURCES := sdavs_model platform serve jobs tests infra
 export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
+# Without cached bytecode each of the demo's many processes would compile torch, ray and mlflow again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format stop clean distclean lock bootstrap

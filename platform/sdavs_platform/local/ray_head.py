@@ -80,10 +80,11 @@ def accepts_jobs(dashboard: str) -> bool:
 
 
 def find(*, port: int, dashboard_port: int) -> RayState | None:
-    """The head that somebody started by hand with this very environment on these ports, if there is one.
+    """The head that somebody started by hand in this folder with this environment on these ports, if any.
 
-    Known by its command line: a Ray of another environment would run our jobs with other packages, and one
-    that a `ray.init()` made ends with its program.
+    Known by its dashboard's command line: a Ray of another environment would run our jobs with other packages,
+    one of another folder would not find jobs/train.py, and one that a `ray.init()` made (on a port of its own)
+    ends with its program.
     """
     wanted = (f"--port={dashboard_port}", "--gcs-address=")
     for process in psutil.process_iter(["cmdline"]):
@@ -91,7 +92,7 @@ def find(*, port: int, dashboard_port: int) -> RayState | None:
         ours = any(
             word.startswith(sys.prefix) and word.endswith("ray/dashboard/dashboard.py") for word in words
         )
-        if not ours or wanted[0] not in words:
+        if not ours or wanted[0] not in words or process.cwd() != str(CHECKOUT):
             continue
         address = next(word.removeprefix(wanted[1]) for word in words if word.startswith(wanted[1]))
         if address.endswith(f":{port}"):

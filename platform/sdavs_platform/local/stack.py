@@ -94,10 +94,11 @@ def _foreign_ray(ports: Ports, say: Say) -> RayState | None:
         return None
     cpus = ray_head.num_cpus(head)
     if cpus < ray_head.MIN_CPUS:
-        say(
-            f"the Ray at {head.dashboard} has {cpus:g} CPUs and the demo needs {ray_head.MIN_CPUS}; "
-            f"leaving it alone and starting another one"
-        )
-        return None
-    say(f"using the Ray at {head.dashboard} that runs already")
-    return head
+        unfit = f"has {cpus:g} CPUs and the demo needs {ray_head.MIN_CPUS}"
+    elif others := endpoint.other_applications(head.dashboard):
+        unfit = f"serves {', '.join(others)}, which deploying here would remove"
+    else:
+        say(f"using the Ray at {head.dashboard} that runs already")
+        return head
+    say(f"the Ray at {head.dashboard} {unfit}; leaving it alone and starting another one")
+    return None

@@ -1,0 +1,62 @@
+"""Send a video with sound to the endpoint; write its masks and overlays.
+
+    python jobs/segment.py clip.mp4
+    python jobs/segment.py clip.mp4 --endpoint http://127.0.0.1:8001 --out masks
+
+Writes, for each second, mask-0.png (0 and 255) and overlay-0.png; overlay.mp4 with the sound; answer.json.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import _sources
+
+_sources.use_this_checkout()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("video", type=Path, help="mp4, mov, webm or mkv with a sound track")
+    parser.add_argument(
+        "--endpoint", default="http://127.0.0.1:8000", help="its address (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(".sdavs/demo/answer"),
+        help="folder to write to (default: %(default)s)",
+    )
+    parser.add_argument("--fps", type=float, help="masks for each second (default: the endpoint's)")
+    flags = parser.parse_args()
+    if not flags.video.is_file():
+        sys.exit(f"segment.py: there is no file {flags.video}")
+    import httpx
+    from sdavs_serve.client import Client, EndpointError, save_mask
+
+    flags.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with Client(flags.endpoint) as client:
+            answer = client.segment(flags.video, fps=flags.fps)
+            for frame in answer.frames:
+                save_mask(frame, flags.out / f"mask-{frame.index}.png")
+                client.save_overlay_picture(
+                    flags.video, flags.out / f"overlay-{frame.index}.png", frame=frame.index, fps=flags.fps
+                )
+            client.save_overlay_video(flags.video, flags.out / "overlay.mp4", fps=flags.fps)
+    except EndpointError as error:
+        sys.exit(f"segment.py: {error}")
+    except httpx.TransportError as error:
+        sys.exit(f"segment.py: nothing answers at {flags.endpoint}: {error}")
+    (flags.out / "answer.json").write_text(answer.model_dump_json(indent=2))
+    model = answer.model
+    print(f"{model.name} version {model.version} answered in {answer.timings_ms.total:.0f} ms")
+    for frame in answer.frames:
+        print(f"  {frame.time_s:5.1f} s  mask covers {frame.area:5.1%}  probability inside {frame.score:.2f}")
+    print(f"  pictures and masks: {flags.out}")
+
+
+if __name__ == "__main__":
+    main()
