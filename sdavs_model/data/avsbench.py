@@ -153,6 +153,11 @@ class AVSBenchMS3(Dataset):
                 total.update(f"{file.relative_to(self.root).as_posix()} {content}\n".encode())
         return total.hexdigest()
 
+    @functools.cached_property
+    def categories(self) -> list[str]:
+        """Each clip's `category`, without reading its pictures and sound."""
+        return ["+".join(self._sources(index)["heard"]) for index in range(len(self))]
+
     def _item_of_stored_log_mel(self, index: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
         video = self.videos[index]
         if self.preprocessor.config.audio_window != "official":
