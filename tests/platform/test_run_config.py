@@ -1,0 +1,81 @@
+"""The config tree: what it accepts, and what it says when it does not."""
+
+from pathlib import Path
+
+import pytest
+from sdavs_platform.cli import config_keys, load_config, parse_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+
+
+def refusal(overrides: dict) -> list[str]:
+    with pytest.raises(ValueError, match=":") as caught:
+        load_config(overrides=overrides)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("model.backbnoe", "model.backbone"),
+        ("optimzer.lr", "optimizer"),
+        ("lr", "optimizer.lr"),
+        ("data.augment.rotatoin", "data.augment.rotation"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_the_nearest_name(key, nearest):
+    (line,) = refusal({key: 1})
+    assert "unknown key" in line
+    assert line.endswith(f"did you mean {nearest}?")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("deepspeed.zero_stage", 7, "allowed: 0 | 1 | 2 | 3"),
+        ("optimizer.lr", 0, "allowed: number above 0"),
+        ("model.width", -1, "allowed: a multiple of 8"),
+        ("model.backbone", "resnet_from_hell", "pvt_v2_b0"),
+        ("model.ablation.rm", "divide", "multiply"),
+        ("training.batch_size", 3, "allowed: multiples of cluster.num_workers"),
+        ("serve.max_replicas", 0, "allowed: whole number from 1"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key_and_what_is_allowed(key, value, allowed):
+    (line,) = refusal({key: value})
+    assert line.startswith(f"{key}: ")
+    assert allowed in line
+
+
+def test_every_mistake_gets_a_line_of_its_own():
+    lines = refusal({"seed": -1, "optimizer.gamma": 2, "cluster.use_gpu": "perhaps"})
+    assert [line.split(":")[0] for line in lines] == ["seed", "optimizer.gamma", "cluster.use_gpu"]
+
+
+def test_flags_win_over_the_last_file_and_that_over_the_first(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\noptimizer: {lr: 0.1, gamma: 0.5}\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\noptimizer: {lr: 0.2}\n")
+    arguments = ["--config", f"{tmp_path}/a.yaml", "--config", f"{tmp_path}/b.yaml", "--seed", "3"]
+    config = parse_config(description="", default_yaml=None, argv=arguments)
+    assert (config.seed, config.optimizer.lr, config.optimizer.gamma) == (3, 0.2, 0.5)
+
+
+def test_a_mistake_on_the_command_line_exits_with_status_2_and_one_line(capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        parse_config(description="", default_yaml=None, argv=["--training.epoch", "3"])
+    assert exit_status.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("unknown key; did you mean training.epochs?")
+
+
+def test_help_explains_every_key_with_its_type_and_default(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(description="", default_yaml=None, argv=["--help"])
+    shown = capsys.readouterr().out
+    for key in config_keys():
+        assert f"--{key.path} " in shown
+        assert key.help, f"{key.path} has no docstring"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_is_valid(path):
+    load_config([path])

@@ -1,0 +1,153 @@
+"""Trainings of seconds on a real Ray cluster: two workers, DeepSpeed ZeRO-2, MLflow on sqlite."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray.train
+from sdavs_platform.evaluation import best_constant
+from sdavs_platform.report import evaluate_registered, report_table
+from sdavs_platform.tracking.client import mlflow_client
+from sdavs_platform.tracking.registry import fetch
+from sdavs_platform.training.batches import open_split
+from sdavs_platform.training.checkpoint import verify_complete
+from sdavs_platform.training.run import train
+
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
+
+
+def runs_named(config):
+    client = mlflow_client(config.tracking.uri)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    return client.search_runs([experiment.experiment_id], f"tags.`sdavs.name` = '{config.name}'")
+
+
+def failed_run(config):
+    (run,) = runs_named(config)
+    assert run.info.status == "FAILED"
+    return run.data.tags["error"]
+
+
+@pytest.fixture(scope="module")
+def interrupted_and_resumed(make_config, cluster):
+    """A training that its time budget stops in the first epoch, and the same name started again."""
+    budget = {"training": {"max_minutes": 1e-4, "epochs": 2, "batch_size": 4, "log_every": 1}}
+    first = train(make_config("resumed", **budget))
+    return first, train(make_config("resumed"))
+
+
+def test_a_stopped_training_resumes_under_its_name_in_the_same_mlflow_run(
+    interrupted_and_resumed, make_config
+):
+    first, second = interrupted_and_resumed
+    assert first.run_id == second.run_id
+    assert len(runs_named(make_config("resumed"))) == 1
+    client = mlflow_client(make_config("resumed").tracking.uri)
+    steps = [point.step for point in client.get_metric_history(second.run_id, "train/loss")]
+    assert steps == [1, 2, 3]  # one step before the stop, the two of the second epoch after it
+    assert all(math.isfinite(scores["miou"]) for scores in second.metrics.values())
+
+
+def test_the_run_keeps_config_pictures_and_lineage(interrupted_and_resumed, make_config):
+    (run,) = runs_named(make_config("resumed"))
+    files = {
+        file.path
+        for folder in ("", "pictures")
+        for file in mlflow_client(make_config("resumed").tracking.uri).list_artifacts(run.info.run_id, folder)
+    }
+    assert {"config.yaml", "pictures/learning_curve.png", "pictures/predictions.png"} <= files
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.backbone"] == "pvt_v2_b0"
+    assert {"data_digest", "git_commit", "model_version"} <= run.data.tags.keys()
+
+
+def test_the_registered_model_loads_with_the_model_package_alone(
+    interrupted_and_resumed, make_config, tmp_path
+):
+    result = interrupted_and_resumed[1]
+    uri = make_config("resumed").tracking.uri
+    folder = fetch(f"models:/sdavs/{result.model_version}", uri=uri, cache=tmp_path)
+    card = json.loads((folder / "sdavs.json").read_text())
+    assert card["lineage"]["run_id"] == result.run_id
+    assert card["lineage"]["consolidation_difference"] < 1e-3
+    program = (
+        "import sys, sdavs_model; m = sdavs_model.load_artifact(sys.argv[1]); "
+        "print(sorted({'ray', 'mlflow', 'deepspeed', 'pydantic'} & sys.modules.keys()))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_evaluation_puts_right_muted_and_swapped_sound_beside_the_constant_mask(
+    interrupted_and_resumed, make_config, data
+):
+    version = interrupted_and_resumed[1].model_version
+    report = evaluate_registered(
+        f"models:/sdavs/{version}", root=str(data), uri=make_config("resumed").tracking.uri
+    )
+    assert set(report["splits"]) == {"test_new_scenes", "test_strict"}
+    for rows in report["splits"].values():
+        assert list(rows) == ["right audio", "muted audio", "swapped audio", "best constant mask"]
+    assert "test_strict" in report_table(report)
+
+
+def test_a_checkpoint_that_lacks_a_shard_is_refused_with_the_file_name(interrupted_and_resumed, tmp_path):
+    checkpoint = ray.train.Checkpoint(interrupted_and_resumed[1].checkpoint)
+    folder = Path(checkpoint.to_directory(tmp_path / "copy"))
+    assert verify_complete(folder) == 2
+    shard = next(folder.glob("shards/*rank_1*optim_states.pt"))
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=shard.name):
+        verify_complete(folder)
+
+
+def test_a_name_cannot_be_resumed_with_another_config(interrupted_and_resumed, make_config):
+    with pytest.raises(ValueError, match=r"trained with another config \(optimizer.lr was 0.0001\)"):
+        train(make_config("resumed", optimizer={"lr": 0.5}))
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_naming_step_and_clips(make_config):
+    config = make_config("nan", optimizer={"lr": 1e18, "grad_clip": 0, "warmup_steps": 0})
+    with pytest.raises(RuntimeError, match=r"step \d+: the loss is nan on clips train_"):
+        train(config)
+    assert "the loss is nan on clips train_" in failed_run(config)
+
+
+def test_a_corrupt_frame_fails_the_run_naming_the_file(make_config, data):
+    frame = sorted((data / "Multi-sources/ms3_data/visual_frames").glob("train_*/*_2.png"))[-1]
+    content = frame.read_bytes()
+    frame.write_bytes(b"no picture")
+    try:
+        config = make_config("corrupt", training={"epochs": 2, "batch_size": 4, "log_every": 1})
+        with pytest.raises(RuntimeError, match=frame.name):
+            train(config)
+    finally:
+        frame.write_bytes(content)
+    assert frame.name in failed_run(config)
+
+
+def test_too_few_cpus_are_refused_at_once_in_a_failed_run(make_config):
+    config = make_config("greedy", cluster={"num_workers": 4})
+    with pytest.raises(ValueError, match=r"4 workers of 1 CPU do not fit into this Ray cluster \(2 CPUs"):
+        train(config)
+    assert "do not fit" in failed_run(config)
+
+
+def test_a_missing_data_folder_is_refused_in_a_failed_run(make_config):
+    config = make_config("homeless", data={"root": "/does/not/exist"})
+    with pytest.raises(ValueError, match="/does/not/exist"):
+        train(config)
+    assert "/does/not/exist" in failed_run(config)
+
+
+def test_the_best_constant_mask_says_which_it_is(make_config):
+    config = make_config("any")
+    constant = best_constant(open_split(config, "train"), open_split(config, "val"))
+    assert "mask" in constant.kind or "all" in constant.kind
+    assert 0 <= constant.scores["miou"] <= 1
