@@ -1,11 +1,10 @@
 """The Serve application: what runs where, and how to put it on a cluster.
 
-    serve run sdavs_serve.app:build model_uri=models:/sdavs@champion     # in the foreground, on this cluster
-    python -c "..."                                                      # see `deploy`, which jobs use
+    serve run sdavs_serve.app:build model_uri=models:/sdavs@champion     # in the foreground
 
-`deploy` goes through Serve's declarative API, because that one knows the application from last time: a new
-model version changes `user_config` alone, and Serve hands it to the running replicas. `serve.run` would
-restart them all.
+`deploy`, which `jobs/deploy.py` calls, goes through Serve's declarative API, because that one knows the
+application from last time: a new model version changes `user_config` alone, and Serve hands it to the running
+replicas. `serve.run` would restart them all.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from sdavs_serve.messages import Target
 from sdavs_serve.predictor import Predictor
 
 APPLICATION = "sdavs"
+MODEL = "model"
+INGRESS = "ingress"
 
 
 def build(args: dict) -> serve.Application:
@@ -36,18 +37,22 @@ def build(args: dict) -> serve.Application:
         ValueError: a key or value is wrong, or the model is not registered.
     """
     config = ServeConfig.model_validate(args)
-    model = Predictor.options(
+    model = serve.deployment(
+        name=MODEL,
         # Batches form inside the replica, so it must be allowed to hold more than one batch of requests.
         max_ongoing_requests=max(config.max_batch_frames, 2 * config.max_requests),
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         user_config=target_of(config).model_dump(),
         **_replicas(config),
-    ).bind(config)
+    )(Predictor).bind(config)
     # The ingress refuses by itself, with a body that names the limit; Serve only must not refuse earlier. The
     # surplus keeps the probes answering.
-    return Ingress.options(
-        max_ongoing_requests=4 * config.max_requests + 16, ray_actor_options={"num_cpus": 0}
-    ).bind(config, model)
+    ingress = serve.deployment(
+        name=INGRESS,
+        max_ongoing_requests=4 * config.max_requests + 16,
+        ray_actor_options={"num_cpus": 0},
+    )(Ingress)
+    return ingress.bind(config, model)
 
 
 def target_of(config: ServeConfig) -> Target:
@@ -83,7 +88,7 @@ def deploy(config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265") -> 
         "route_prefix": "/",
         "import_path": "sdavs_serve.app:build",
         "args": config.model_dump(mode="json"),
-        "deployments": [{"name": "model", "user_config": target_of(config).model_dump()}],
+        "deployments": [{"name": MODEL, "user_config": target_of(config).model_dump()}],
     }
     http_options = {"host": config.host, "port": config.port}
     ServeSubmissionClient(dashboard).deploy_applications(

@@ -64,12 +64,13 @@ class SegmentForm(BaseModel):
 
     def new_writer(self, media_type: str, upload: Upload) -> Callable[[], Writer]:
         """A maker of writers for the form of answer that was negotiated."""
-        return {
+        writers: dict[str, Callable[[], Writer]] = {
             "application/json": JsonWriter,
             "image/png": lambda: PngWriter(index=self.frame, overlay=self.overlay),
             "application/zip": lambda: ZipWriter(overlay=self.overlay),
             "video/mp4": lambda: OverlayVideoWriter(fps=upload.fps, sound=upload.sound),
-        }[media_type]
+        }
+        return writers[media_type]
 
 
 def negotiate(accept: str) -> str:

@@ -30,7 +30,6 @@ ERRORS = {
 }
 
 
-@serve.deployment(name="ingress")
 @serve.ingress()
 class Ingress:
     """Serve's door; the app itself is built in the replica, where the config is known."""
@@ -111,7 +110,7 @@ def _segment_responses() -> dict[int | str, dict[str, Any]]:
         "content": content,
         "headers": {"X-Model-Version": {"schema": {"type": "string"}, "description": "Registered version"}},
     }
-    return {200: ok} | {status: _problem(text) for status, text in ERRORS.items()}
+    return {200: ok, **{status: _problem(text) for status, text in ERRORS.items()}}
 
 
 def _problem(description: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class PictureTrack:
             index += 1
 
     def _length(self, frame: av.VideoFrame) -> float:
-        if frame.duration:
+        if frame.duration and frame.time_base:
             return float(frame.duration * frame.time_base)
         return float(1 / self._stream.average_rate) if self._stream.average_rate else 0.0
 

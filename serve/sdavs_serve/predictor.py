@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from sdavs_platform.config import ServeConfig
@@ -25,7 +25,6 @@ def _num_frames(batch: list[tuple[ServedModel, Inputs]]) -> int:
     return sum(len(inputs.frames) for _, inputs in batch)
 
 
-@serve.deployment(name="model")
 class Predictor:
     """Answers clips with masks.
 
@@ -42,8 +41,9 @@ class Predictor:
         self._config = config
         self._model: ServedModel | None = None
         self._refused: str | None = None
-        self._infer.set_max_batch_size(config.max_batch_frames)
-        self._infer.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
+        infer: Any = self._infer  # `serve.batch` adds the setters, and its type forgets them
+        infer.set_max_batch_size(config.max_batch_frames)
+        infer.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
 
     async def reconfigure(self, user_config: dict) -> None:
         """Serve the version that `user_config` (a `Target`) names.
