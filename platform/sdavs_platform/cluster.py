@@ -1,10 +1,12 @@
 """Joining a Ray cluster, and refusing at once what it cannot give."""
 
 import contextlib
+import logging
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import ray
 
@@ -39,23 +41,31 @@ def connect(config: RunConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     environment = worker_environment(config)
     try:
-        ray.init(address=config.cluster.address or "auto", logging_level="WARNING")
+        ray.init(address=config.cluster.address or "auto", logging_level=logging.WARNING)
     except ConnectionError as error:
         if config.cluster.address:
             raise ValueError(
                 f"cluster.address: no Ray cluster at {config.cluster.address}: {error}"
             ) from None
-        # Ray guards a private cluster with a token. Left alone it would write that to ~/.ray, and from then on
-        # every `ray start` would ask for a token that `ray job submit` does not send.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(address="local", logging_level="WARNING", runtime_env={"env_vars": environment})
+        _use_passing_token()
+        ray.init(address="local", logging_level=logging.WARNING, runtime_env={"env_vars": environment})
         return
     # Join again with the address pinned: Train's watchdog asks "the cluster of this machine" whether its
     # controller lives, and where there are two it may ask the wrong one and end the training.
     address = ray.get_runtime_context().gcs_address
     ray.shutdown()
     environment["RAY_ADDRESS"] = address
-    ray.init(address=address, logging_level="WARNING", runtime_env={"env_vars": environment})
+    ray.init(address=address, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
+
+
+def _use_passing_token() -> None:
+    """Guard a private cluster with a token that is gone with it.
+
+    Left alone Ray would write one to ~/.ray, and from then on every `ray start` would ask for a token that
+    `ray job submit` does not send. A token that is there already is used as it is.
+    """
+    if not (Path.home() / ".ray" / "auth_token").exists() and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def worker_environment(config: RunConfig) -> dict[str, str]:

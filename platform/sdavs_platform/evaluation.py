@@ -1,6 +1,5 @@
 """Scoring a finished model: J and F per split, whether it listens, and what a constant answer would score."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +47,7 @@ def best_constant(train: AVSBenchMS3, test: AVSBenchMS3, *, num_train: int = 200
     each of nine thresholds. Choosing on the test split itself favours the baseline.
     """
     indices = range(0, len(train), max(1, len(train) // num_train))
-    mean = torch.stack([train[i]["masks"].float().mean(0) for i in indices]).mean(0)  # [H, W]
+    mean = torch.stack([_target(train, i).mean(0) for i in indices]).mean(0)  # [H, W]
     levels = torch.linspace(0.1, 0.9, 9) * mean.max()
     candidates = {
         "all background": torch.zeros_like(mean),
@@ -56,7 +55,7 @@ def best_constant(train: AVSBenchMS3, test: AVSBenchMS3, *, num_train: int = 200
         **{f"mean training mask above {level:.2f}": (mean > level).float() for level in levels},
     }
     metrics = {kind: ObjectMetrics() for kind in candidates}
-    for target in _targets(test):
+    for target in (_target(test, i) for i in range(len(test))):
         for kind, mask in candidates.items():
             # +-10 are logits of a mask that is sure of itself.
             metrics[kind].update((mask * 20 - 10).expand_as(target), target)
@@ -65,6 +64,8 @@ def best_constant(train: AVSBenchMS3, test: AVSBenchMS3, *, num_train: int = 200
     return Constant(kind=kind, scores=scored[kind])
 
 
-def _targets(clips: AVSBenchMS3) -> Iterable[torch.Tensor]:
-    for index in range(len(clips)):
-        yield (clips[index]["masks"] > 0).float()
+def _target(clips: AVSBenchMS3, index: int) -> torch.Tensor:
+    """[T, H, W] of 0.0 and 1.0."""
+    masks = clips[index]["masks"]
+    assert isinstance(masks, torch.Tensor)
+    return (masks > 0).float()

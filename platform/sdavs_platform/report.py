@@ -6,13 +6,14 @@ from typing import Any
 
 from sdavs_model import LoadedModel, load_artifact
 from sdavs_model.data.avsbench import META_FILE, AVSBenchMS3, find_layout, read_table
+from sdavs_model.engine import AudioControl
 from sdavs_platform.bundled import bundled_data
 from sdavs_platform.evaluation import best_constant, score
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import fetch, resolve
 from sdavs_platform.tracking.runs import TrainingRun
 
-CONTROLS = ("right", "muted", "swapped")
+CONTROLS: tuple[AudioControl, ...] = ("right", "muted", "swapped")
 
 
 def evaluate_registered(

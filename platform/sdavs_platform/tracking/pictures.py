@@ -56,8 +56,8 @@ def prediction_panel(
     truths = (masks.cpu().numpy() > 0)[..., None] * np.array([255] * 3)
     found = (logits.cpu()[:, :, 0].numpy() > 0)[..., None]
     overlays = np.where(found, (pictures * 0.45 + OVERLAY * 0.55), pictures)
-    kinds = (("frame", pictures), ("truth", truths), ("prediction", found * np.array([255] * 3)))
-    kinds += (("overlay", overlays),)
+    predictions = found * np.array([255] * 3)
+    kinds = (("frame", pictures), ("truth", truths), ("prediction", predictions), ("overlay", overlays))
     num_clips, num_frames, height, width, _ = pictures.shape
     rows = num_clips * len(kinds)
     panel = Image.new(

@@ -16,7 +16,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_platform.paths import state_folder
@@ -67,7 +67,7 @@ def register_artifact(
 def signature(config: SDAVSConfig) -> ModelSignature:
     """Batch and time are free; the rest is what the model was trained with."""
     side = config.image_size
-    inputs = [
+    inputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype("float32"), (-1, -1, 3, side, side), "frames"),
         TensorSpec(np.dtype("float32"), (-1, -1, 1, 96, 64), "log_mel"),
     ]

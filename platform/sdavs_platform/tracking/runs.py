@@ -25,8 +25,19 @@ STORAGE_TAG = "sdavs.storage"
 RESULT_FILE = "result.json"
 
 # What may change when a name is resumed; anything else would make another training of it.
-RESUMABLE = ("tracking", "storage", "cluster", "serve", "data.num_workers", "data.root", "data.test_splits")
-RESUMABLE += tuple(f"training.{key}" for key in ("max_minutes", "patience", "keep_checkpoints", "log_every"))
+RESUMABLE = (
+    "tracking.",
+    "storage.",
+    "cluster.",
+    "serve.",
+    "data.root",
+    "data.num_workers",
+    "data.test_splits",
+    "training.max_minutes",
+    "training.patience",
+    "training.keep_checkpoints",
+    "training.log_every",
+)
 
 
 class TrainingRun:
@@ -73,6 +84,17 @@ class TrainingRun:
         run = cls(uri=uri, run_id=created.info.run_id)
         run._log_config(config, params)
         return run
+
+    def set_data_digest(self, digest: str, *, has_checkpoints: bool) -> None:
+        """Record which data this training sees.
+
+        Raises:
+            ValueError: its checkpoints were trained on other data.
+        """
+        before = self.client.get_run(self.run_id).data.tags.get("data_digest", digest)
+        if has_checkpoints and before != digest:
+            raise ValueError("data.root: not the data that this name was trained on; choose another --name")
+        self.set_tags({"data_digest": digest})
 
     def log_metrics(self, values: dict[str, float], *, step: int) -> None:
         """One point of several metrics; `step` counts optimizer steps."""

@@ -76,7 +76,10 @@ class Batches:
             world_size=world_size,
             seed=config.seed,
         )
-        self._options = {"num_workers": config.data.num_workers, "pin_memory": config.cluster.use_gpu}
+        self._options: dict[str, Any] = {
+            "num_workers": config.data.num_workers,
+            "pin_memory": config.cluster.use_gpu,
+        }
         self._audio = config.data.audio
         self._silence = silence(config.model)
         self._val_batch = self.sampler.share
@@ -94,6 +97,11 @@ class Batches:
         share = range(self._rank, len(self.val_clips), self._world_size)
         clips: Dataset[Any] = Subset(self._heard(self.val_clips), list(share))
         return DataLoader(clips, batch_size=self._val_batch, **self._options)
+
+    @property
+    def num_val_batches(self) -> int:
+        """Batches in the largest share of the validation clips, which is the first worker's."""
+        return -(-len(range(0, len(self.val_clips), self._world_size)) // self._val_batch)
 
     def fixed_batch(self, num_clips: int = 3) -> dict[str, Any]:
         """The same few validation clips every time, spread over the split: for pictures and the probe."""

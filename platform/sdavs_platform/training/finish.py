@@ -57,7 +57,7 @@ def finish_training(
     torch.set_num_threads(config.cluster.cpus_per_worker)
     run = TrainingRun(uri=uri, run_id=run_id)
     device = "cuda" if config.cluster.use_gpu else "cpu"
-    lineage = {
+    lineage: dict[str, Any] = {
         "run_id": run_id,
         "name": config.name,
         "data_digest": data_digest,

@@ -51,8 +51,8 @@ class Worker:
         self.config = config
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.started = time.monotonic()
-        for chatty in ("DeepSpeed", "ray.train", ray.train.v2._internal.execution.context.__file__):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
+        # Warnings of Ray and DeepSpeed only; what a person follows is printed.
+        logging.disable(logging.INFO)
         torch.set_num_threads(config.cluster.cpus_per_worker)
         seed_everything(config.seed, self.rank)
 
@@ -138,7 +138,11 @@ class Worker:
     def validate(self, state: LoopState) -> None:
         """Score the validation split, shared over the workers; keep count of gains for early stopping."""
         self.average_buffers()
-        metrics = evaluate(self.model, self.batches.validation(), device=self.device)
+        share = self.batches.validation()
+        metrics = evaluate(self.model, share, device=self.device)
+        if len(share) < self.batches.num_val_batches:
+            # ZeRO-3 gathers weights in every forward pass: all workers must make equally many.
+            self.look_at_fixed_clips()
         scores = self._merged(metrics).compute()
         improved = scores["miou"] > state.best_miou
         state.validations_without_gain = 0 if improved else state.validations_without_gain + 1

@@ -45,13 +45,12 @@ def train(config: RunConfig) -> TrainResult:
     uri, storage = config.tracking.uri, config.storage.uri
     assert uri is not None
     assert storage is not None
-    run = TrainingRun.open(
-        config, uri=uri, storage=storage, has_checkpoints=has_checkpoints(storage, config.name)
-    )
+    resumes = has_checkpoints(storage, config.name)
+    run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=resumes)
     print(f"{config.name}: MLflow run {run.run_id} at {uri}", flush=True)
     try:
         digest = _check_data(config)
-        run.set_tags({"data_digest": digest})
+        run.set_data_digest(digest, has_checkpoints=resumes)
         with joined_cluster(config):
             result = _train(config, run, digest)
     except (KeyboardInterrupt, SystemExit):
@@ -103,8 +102,8 @@ def _train(config: RunConfig, run: TrainingRun, digest: str) -> TrainResult:
         )
     val_scores = {name: reported[f"val_{name}"] for name in ("miou", "fscore")}
     cluster = config.cluster
-    task = ray.remote(finish_training).options(
-        num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(
+        finish_training
     )
     try:
         scores, version = ray.get(
