@@ -18,8 +18,9 @@ from sdavs_platform.paths import CHECKOUT
 
 Listen = Callable[[str], None]
 
-# Colours, and the "(RayTrainWorker pid=123) " that Ray puts before the lines of another process.
-_DECORATION = re.compile(r"\x1b\[[0-9;]*m|^\([\w:.]+ pid=\d+[^)]*\) ")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_SPEAKER = re.compile(r"^\([\w:.]+ pid=\d+[^)]*\) ")
+"""The "(RayTrainWorker pid=123) " that Ray puts before the lines of another process."""
 
 
 class Commands:
@@ -70,7 +71,7 @@ class Commands:
                 for line in lines:
                     file.write(line)
                     file.flush()
-                    on_line(_DECORATION.sub("", line).strip())
+                    on_line(_SPEAKER.sub("", _COLOURS.sub("", line)).strip())
                 code = process.wait()
         if code:
             raise RuntimeError(f"`{' '.join(command)}` failed; the end of {log}:\n{tail(log)}")

@@ -49,14 +49,14 @@ class Display:
                 with Live(get_renderable=self._render, console=self.console, transient=True) as self._live:
                     yield step
             else:
-                self.console.print(self._line(step, "...", ""))
+                self.console.print(self._line(step, "...", ""), soft_wrap=True)
                 yield step
         except BaseException:
-            self.console.print(self._line(step, "stopped", step.elapsed()))
+            self.console.print(self._line(step, "stopped", step.elapsed()), soft_wrap=True)
             raise
         finally:
             self._step = self._live = None
-        self.console.print(self._line(step, step.result, step.elapsed()))
+        self.console.print(self._line(step, step.result, step.elapsed()), soft_wrap=True)
 
     def now(self, text: str) -> None:
         """What the running step is doing."""
