@@ -11,7 +11,7 @@ export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format stop clean distclean lock bootstrap
+.PHONY: help demo test check format tree stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -25,15 +25,19 @@ demo: bootstrap ## Train, register, promote, evaluate, serve and ask the endpoin
 test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
 	@$(RUN) -m pytest $(ARGS)
 
-check: bootstrap ## Linter, formatter, type checker, keys of jobs/configs
+check: bootstrap ## Linter, formatter, type checker, keys of jobs/configs, README's file tree
 	$(RUN) -m ruff check $(SOURCES)
 	$(RUN) -m ruff format --check $(SOURCES)
 	$(RUN) -m mypy
 	$(RUN) infra/local/check_configs.py
+	$(RUN) infra/local/tree.py --check
 
 format: bootstrap ## Apply the formatter and the linter's fixes
 	$(RUN) -m ruff check --fix $(SOURCES)
 	$(RUN) -m ruff format $(SOURCES)
+
+tree: bootstrap ## Rewrite README's file tree from the files' own first lines
+	@$(RUN) infra/local/tree.py
 
 stop: ## Stop the Ray, MLflow and endpoint that `make demo` started, and nothing else
 	@if [ -x $(RUN) ]; then $(RUN) jobs/demo.py --stop; else echo "nothing was ever started"; fi
