@@ -118,7 +118,9 @@ def fetch(model_uri: str, *, uri: str | None = None, cache: Path | None = None) 
         ValueError: not registered, or the files do not have the registered sums.
     """
     found = resolve(model_uri, uri=uri)
-    folder = (cache or state_folder() / "models") / found.name / f"{found.version}-{found.sha256[:12]}"
+    folder = (
+        (cache or state_folder() / "models") / found.name / f"{found.version}-{found.manifest_sha256[:12]}"
+    )
     if folder.is_dir():
         _verify(folder, found)
         return folder

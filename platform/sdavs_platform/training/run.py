@@ -102,9 +102,8 @@ def _train(config: RunConfig, run: TrainingRun, digest: str) -> TrainResult:
         )
     val_scores = {name: reported[f"val_{name}"] for name in ("miou", "fscore")}
     cluster = config.cluster
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(
-        finish_training
-    )
+    finish: Any = finish_training  # Ray's types know no keyword-only arguments
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(finish)
     try:
         scores, version = ray.get(
             task.remote(
