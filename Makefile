@@ -7,6 +7,8 @@ SOURCES := sdavs_model platform serve jobs tests infra
 export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
+# OpenMP's waiting threads would spin, and starve whatever else runs on two cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 # Without cached bytecode each of the demo's many processes would compile torch, ray and mlflow again.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -33,6 +33,7 @@ class Commands:
             "MLFLOW_TRACKING_URI": stack.mlflow.uri,
             "SDAVS_HOME": str(home),
             "RAY_API_SERVER_ADDRESS": stack.ray.dashboard,
+            "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would starve the rest of a small machine
         }
 
     def run(
