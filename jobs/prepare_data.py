@@ -1,5 +1,8 @@
 """Makes RealAV, the data set of the demo, from the bundled photographs and recordings.
 
+    python jobs/prepare_data.py                            what `make demo` and a bare training do by themselves
+    python jobs/prepare_data.py --out data --num-train 2000 --size 224
+
 It is written in AVSBench's MS3 layout and has four splits: train; val (assets kept out of training);
 test_new_scenes (the training's assets in new scenes); test_strict (assets never seen or heard before).
 A second run with the same flags finds the data complete and does nothing; an interrupted run continues.

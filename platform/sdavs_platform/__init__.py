@@ -1,0 +1,1 @@
+"""SDAVS on a cluster: training, tracking, and the local stack."""
