@@ -18,6 +18,8 @@ class Agreement(nn.Module):
         num_heads: independent comparisons; each sees C / num_heads channels.
     """
 
+    head_of: Tensor
+
     def __init__(self, *, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads

@@ -111,9 +111,10 @@ def load_artifact(
             raise ValueError(f"{weights}: sha256 {actual} is not {promised}, which {by} promises")
     config = SDAVSConfig.from_dict(card["config"])
     check_keys(PreprocessConfig, card["preprocess"], prefix="preprocess.")
-    stored = PreprocessConfig(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()}
-    )
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()
+    }
+    stored = PreprocessConfig(**values)
     model = build_model(config)
     try:
         load_model(model, weights, device="cpu")

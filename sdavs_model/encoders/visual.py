@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import timm
 import torch
@@ -47,7 +48,7 @@ class VisualEncoder(nn.Module):
         return list(maps)
 
 
-def _create(config: SDAVSConfig) -> nn.Module:
+def _create(config: SDAVSConfig) -> Any:
     pretrained = config.pretrained and config.backbone_weights is None
     arguments: dict = {"pretrained": pretrained, "features_only": True}
     if config.backbone.startswith("swin"):
@@ -68,9 +69,8 @@ def _last_four_indices(name: str) -> tuple[int, ...]:
     """Positions of the stride 4, 8, 16 and 32 stages among those that timm lists for this backbone."""
     with torch.device("meta"):
         try:
-            reductions = timm.create_model(
-                name, pretrained=False, features_only=True
-            ).feature_info.reduction()
+            backbone: Any = timm.create_model(name, pretrained=False, features_only=True)
+            reductions = backbone.feature_info.reduction()
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
             raise ValueError(f"backbone: {name!r} does not offer timm's features_only ({error})") from error
     if tuple(reductions[-4:]) != STRIDES:
