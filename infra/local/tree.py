@@ -1,7 +1,7 @@
 """Keep README's file tree true: one line a file, taken from the file's own first line of documentation.
 
-    .venv/bin/python infra/local/tree.py           rewrites it (`make tree`)
-    .venv/bin/python infra/local/tree.py --check   fails if it is not current
+.venv/bin/python infra/local/tree.py           rewrites it (`make tree`)
+.venv/bin/python infra/local/tree.py --check   fails if it is not current
 """
 
 import ast
