@@ -142,7 +142,11 @@ class CAR(nn.Module):
 
 
 class CrossModalAttention(nn.Module):
-    """CMA: softmax(Q K^T / sqrt(d)) V with Q = Conv(LN(x)) and K, V = Conv_strided(LN(y)) (equation 5).
+    """CMA: x + softmax(Q K^T / sqrt(d)) V with Q = Conv(LN(x)) and K, V = Conv_strided(LN(y)) (equation 5).
+
+    The identity of the query is our choice. With it the residual multiplication (equation 7) really multiplies
+    one modality by the other, which is what the text asks of it; attention alone returns a mean of the source,
+    and the crossing lines of figure 2 would then multiply sound by sound and picture by picture.
 
     Attention stays within a second, where frame and sound belong together (III-A); STC carries the rest of the
     time axis. k_q = 1; k_kv = 3 with stride 2, depthwise, followed by the linear maps (our choice: the paper's
@@ -169,7 +173,7 @@ class CrossModalAttention(nn.Module):
         k, v = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v)  # [BT, heads, HW, C / heads]
         out = self.out(attended.transpose(1, 2).flatten(2))
-        return out.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
+        return query + out.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -42,7 +42,7 @@ class RealAVConfig:
         ValueError: a count below 1 or a size below 32; the message names the field.
     """
 
-    num_train: int = 700
+    num_train: int = 1500
     """Clips to train on."""
     num_val: int = 60
     """Clips of assets kept out of training, to choose the checkpoint with."""

@@ -23,13 +23,17 @@ class AudioAttention(nn.Module):
 
     def __init__(self, *, width: int, num_heads: int, num_layers: int = 2) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.LayerNorm(EMBEDDING), nn.Linear(EMBEDDING, width))
+        # VGGish ends in a ReLU, so all its embeddings point much the same way, and what tells sounds apart is a
+        # small part of them. Centred and scaled over the batch it is all there is. Without this, an encoder
+        # that is trained from scratch stops telling sounds apart before the picture side asks for it.
+        self.centre = nn.BatchNorm1d(EMBEDDING)
+        self.project = nn.Linear(EMBEDDING, width)
         self.layers = nn.ModuleList([_Layer(width=width, num_heads=num_heads) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(width)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """embeddings: [B, T, 128] -> F_a: [B, T, C]."""
-        x = self.project(embeddings)
+        x = self.project(self.centre(embeddings.flatten(0, 1)).view_as(embeddings))
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)

@@ -5,6 +5,8 @@ Log-mel examples are made in `sdavs_model.data.preprocess`, the one place for pr
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,9 @@ from sdavs_model.weights import load_matching, read_state_dict
 CONV_CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 HIDDEN = 4096
 EMBEDDING = 128
+
+# A ReLU's output has the variance (1 - 1 / pi) of its second moment, and zero-mean kernels see only variance.
+ZERO_MEAN_GAIN = math.sqrt(math.pi / (math.pi - 1))
 
 
 class VGGish(nn.Module):
@@ -66,11 +71,20 @@ class VGGish(nn.Module):
             return self.embeddings(x)
 
     def _initialise(self) -> None:
-        """He initialisation: nine ReLU layers without normalisation otherwise start with a vanished signal."""
+        """He initialisation with kernels of zero mean.
+
+        Plain He kernels map all sounds to nearly the same direction: nine ReLU layers without normalisation
+        pass on little but the common mean of their inputs. Kernels that cannot see the mean leave the
+        embeddings of different sounds nearly orthogonal, and training starts to listen at once.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                assert module.bias is not None
+                with torch.no_grad():
+                    module.weight -= (
+                        module.weight.flatten(1).mean(1).view(-1, *[1] * (module.weight.ndim - 1))
+                    )
+                    module.weight *= ZERO_MEAN_GAIN
                 nn.init.zeros_(module.bias)
 
 
