@@ -26,6 +26,9 @@ class Augment:
         ValueError: a probability outside 0 to 1, a negative strength; the message names the field.
     """
 
+    window: int = 0
+    """Seconds of a clip that are trained on at a time, a random run of them; 0 is the whole clip. Neighbouring
+    frames show nearly the same, so short runs put more different scenes into one batch."""
     flip_prob: float = 0.5
     """Chance that a clip is mirrored left to right."""
     zoom: float = 0.5
@@ -87,6 +90,19 @@ class Augment:
         """Whether any strength changes the sound itself, before it becomes a log-mel."""
         changes = (self.gain_db, self.pitch, self.equalizer_db, self.band_prob, self.mix_prob)
         return any(changes) or self.sound_noise_prob > 0 or self.reverse_prob > 0
+
+
+def draw_window(num_frames: int, augment: Augment, rng: np.random.Generator) -> slice:
+    """Which seconds of a clip of `num_frames` are used this time.
+
+    Raises:
+        ValueError: the window is longer than the clip.
+    """
+    if augment.window > num_frames:
+        raise ValueError(f"augment.window: {augment.window} s, but a clip has {num_frames}")
+    length = augment.window or num_frames
+    start = int(rng.integers(num_frames - length + 1))
+    return slice(start, start + length)
 
 
 def augment_clip(clip: Clip, augment: Augment, size: int, rng: np.random.Generator) -> Clip:

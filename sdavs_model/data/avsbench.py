@@ -108,13 +108,15 @@ class AVSBenchMS3(Dataset):
         video = self.videos[index]
         sources = self._sources(index)
         if video.wav.is_file():
-            clip = self.clip(index)
-            if self.augment is not None:
+            if self.augment is None:
+                clip = self.clip(index)
+            else:
                 rng = np.random.default_rng([self.seed, self.epoch, index])
+                clip = self.clip(index, augmentation.draw_window(self.num_frames, self.augment, rng))
                 clip = self._mix(clip, index, rng)
                 clip = augmentation.augment_clip(clip, self.augment, self.preprocessor.config.image_size, rng)
             frames, masks = clip.frames, clip.masks
-            log_mel = self.preprocessor.log_mel(clip.waveform, self.num_frames)
+            log_mel = self.preprocessor.log_mel(clip.waveform, len(frames))
             if self.augment is not None:
                 log_mel = augmentation.augment_log_mel(log_mel, self.augment, rng)
         else:
@@ -128,8 +130,8 @@ class AVSBenchMS3(Dataset):
             "category": "+".join(sources["heard"]),
         }
 
-    def clip(self, index: int) -> Clip:
-        """The clip as it is on disk, not augmented. Raises ValueError as the class says."""
+    def clip(self, index: int, seconds: slice = slice(None)) -> Clip:
+        """The clip as it is on disk, or a run of its seconds. Raises ValueError as the class says."""
         video = self.videos[index]
         waveform = read_audio(video.wav)
         # Videos are cut to whole seconds only roughly; a second of which half is there counts as heard.
@@ -140,7 +142,8 @@ class AVSBenchMS3(Dataset):
             )
         aligned = np.zeros(self.num_frames * SAMPLE_RATE, np.float32)
         aligned[: len(waveform)] = waveform[: len(aligned)]
-        frames, masks = read_pictures(video)
+        aligned = aligned.reshape(self.num_frames, SAMPLE_RATE)[seconds].reshape(-1)
+        frames, masks = read_pictures(video, seconds)
         return Clip(name=video.name, frames=frames, waveform=aligned, masks=masks)
 
     @functools.cached_property
@@ -244,18 +247,23 @@ def find_video(data: Path, split: str, name: str, num_frames: int) -> Video:
     return video
 
 
-def read_pictures(video: Video) -> tuple[np.ndarray, np.ndarray]:
+def read_pictures(video: Video, seconds: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
     """[T, H, W, 3] uint8 frames and [T, H, W] uint8 masks, 1 where a pixel sounds (not black).
+
+    Args:
+        video: where the files are.
+        seconds: which of them to read.
 
     Raises:
         ValueError: a corrupt picture, frames of different sizes, a mask of another size than its frame.
     """
-    frames = [_read_image(path, "RGB") for path in video.frames]
+    frame_paths, mask_paths = video.frames[seconds], video.masks[seconds]
+    frames = [_read_image(path, "RGB") for path in frame_paths]
     # As stored: palette files keep their indices (AVSBench opens them as mode P).
-    masks = [_read_image(path, None) for path in video.masks]
-    for frame, mask, frame_path, mask_path in zip(frames, masks, video.frames, video.masks, strict=True):
+    masks = [_read_image(path, None) for path in mask_paths]
+    for frame, mask, frame_path, mask_path in zip(frames, masks, frame_paths, mask_paths, strict=True):
         if frame.shape != frames[0].shape:
-            raise ValueError(f"{frame_path}: {_size(frame)}, but frame 1 is {_size(frames[0])}")
+            raise ValueError(f"{frame_path}: {_size(frame)}, but {frame_paths[0].name} is {_size(frames[0])}")
         if mask.shape[:2] != frame.shape[:2]:
             raise ValueError(f"{mask_path}: {_size(mask)}, but its frame {frame_path.name} is {_size(frame)}")
     foreground = [(mask if mask.ndim == 2 else mask[..., :3].any(axis=-1)) > 0 for mask in masks]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdavs_model.data.augment import Augment, augment_clip, augment_log_mel, mix
+from sdavs_model.data.augment import Augment, augment_clip, augment_log_mel, draw_window, mix
+from sdavs_model.data.avsbench import AVSBenchMS3
 from sdavs_model.data.clip import Clip
 
 GEOMETRY_OFF = {"zoom": 0.0, "shift": 0.0, "rotation": 0.0, "flip_prob": 0.0, "erase_prob": 0.0}
@@ -89,3 +90,19 @@ def test_a_strength_that_makes_no_sense_is_refused_with_its_name():
         Augment(flip_prob=2)
     with pytest.raises(ValueError, match=r"augment\.hue: -1 is negative"):
         Augment(hue=-1)
+
+
+def test_a_window_trains_on_a_run_of_seconds_whose_frames_and_sound_belong_together(realav, preprocessor):
+    clips = AVSBenchMS3(root=realav, split="train", preprocessor=preprocessor, augment=Augment(window=2))
+    item = clips[0]
+    assert item["frames"].shape[0] == item["log_mel"].shape[0] == item["masks"].shape[0] == 2
+    whole, run = clips.clip(0), clips.clip(0, slice(3, 5))
+    np.testing.assert_array_equal(run.frames, whole.frames[3:5])
+    np.testing.assert_array_equal(run.waveform, whole.waveform[3 * 16000 :])
+    starts = {draw_window(5, Augment(window=2), np.random.default_rng(i)).start for i in range(50)}
+    assert starts == {0, 1, 2, 3}
+
+
+def test_a_window_longer_than_the_clip_is_refused():
+    with pytest.raises(ValueError, match=r"augment.window: 9 s, but a clip has 5"):
+        draw_window(5, Augment(window=9), np.random.default_rng(0))
