@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +46,7 @@ class Decoder(nn.Module):
             nn.Sequential(*(_block(level, width) for _ in range(num_blocks)))
             for level, num_blocks in enumerate(NUM_BLOCKS)
         )
-        self.norm = group_norm(width)
+        self.norm = LayerNorm2d(width)
         self.mlp = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU())
         self.fc = nn.Conv2d(width, num_classes, 1)
 
@@ -68,10 +69,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, *, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            group_norm(width),
+            LayerNorm2d(width),
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1),
-            group_norm(width),
+            LayerNorm2d(width),
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1),
         )
@@ -86,7 +87,7 @@ class SeparableBlock(nn.Module):
     def __init__(self, *, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            group_norm(width),
+            LayerNorm2d(width),
             nn.Conv2d(width, width, 3, padding=1, groups=width),
             nn.GELU(),
             nn.Conv2d(width, width, 1),
@@ -94,11 +95,6 @@ class SeparableBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
-
-
-def group_norm(width: int) -> nn.GroupNorm:
-    """Groups of eight channels. Independent of the batch, so any split over workers computes the same."""
-    return nn.GroupNorm(width // 8, width)
 
 
 def _block(level: int, width: int) -> nn.Module:
