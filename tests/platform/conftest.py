@@ -57,7 +57,7 @@ def make_config(data: Path, state: Path) -> Any:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(make_config: Any) -> Iterator[None]:
     """Two CPUs of our own, whatever else runs on this machine."""
     import ray
