@@ -85,6 +85,7 @@ class VGGish(nn.Module):
                         module.weight.flatten(1).mean(1).view(-1, *[1] * (module.weight.ndim - 1))
                     )
                     module.weight *= ZERO_MEAN_GAIN
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
 
