@@ -41,9 +41,11 @@ def connect(config: RunConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     environment = worker_environment(config)
     try:
+        if config.cluster.address == "local":
+            raise ConnectionError("a private cluster was asked for")
         ray.init(address=config.cluster.address or "auto", logging_level=logging.WARNING)
     except ConnectionError as error:
-        if config.cluster.address:
+        if config.cluster.address not in (None, "local"):
             raise ValueError(
                 f"cluster.address: no Ray cluster at {config.cluster.address}: {error}"
             ) from None

@@ -138,7 +138,8 @@ class ClusterConfig(Section):
     """What the run leases from Ray."""
 
     address: str | None = None
-    """Ray cluster. Unset: the one this job runs in or that runs on this machine, else a private one."""
+    """Ray cluster; "local" starts a private one. Unset: the one this job runs in or that runs on this machine,
+    else a private one."""
 
     num_workers: Annotated[int, Field(ge=1)] = 2
     """Training processes; the global batch is shared evenly among them."""
