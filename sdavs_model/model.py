@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.damf import DAMF
-from sdavs_model.decoder import Decoder, Fuse
+from sdavs_model.decoder import Decoder, Fuse, GroupNorm
 from sdavs_model.encoders.audio_attention import AudioAttention
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.visual import VisualEncoder
@@ -102,7 +101,7 @@ class Level(nn.Module):
     def __init__(self, *, in_channels: int, stride: int, config: SDAVSConfig) -> None:
         super().__init__()
         ablation, sizes = config.ablation, {"width": config.width, "num_heads": config.num_heads}
-        self.lateral = nn.Sequential(LayerNorm2d(in_channels), nn.Conv2d(in_channels, config.width, 1))
+        self.lateral = nn.Sequential(GroupNorm(in_channels), nn.Conv2d(in_channels, config.width, 1))
         self.adapt_audio = nn.Sequential(nn.Linear(config.width, config.width), nn.LayerNorm(config.width))
         self.snrp = SNRP(ablation=ablation, **sizes) if ablation.snrp != "none" else None
         self.snrp_after_fusion = ablation.snrp == "after"

@@ -164,3 +164,10 @@ def test_swapped_audio_never_comes_from_a_clip_with_the_same_sound():
     partners = swap_partners(categories)
     for own, partner in zip(categories, partners, strict=True):
         assert not set(own.split("+")) & (set(categories[partner].split("+")) - {""})
+
+
+def test_a_frozen_backbone_can_be_trained_on_top_of():
+    model = build_model(SDAVSConfig(**SMALL))
+    model.visual_encoder.requires_grad_(False)
+    model(*clip()).sum().backward()
+    assert all(p.grad is not None for p in model.decoder.parameters())
