@@ -66,7 +66,7 @@ class Ablation:
             raise ValueError("ablation.snrp: 'none' removes both selectors already; leave them at true")
         if self.snrp != "none" and not (self.channel_selector or self.spatial_selector):
             raise ValueError("ablation.snrp: without both selectors nothing is left; use snrp='none'")
-        if self.snrp != "before" and self.spatial_gate == "audio" and self.snrp == "none":
+        if self.snrp == "none" and self.spatial_gate == "audio":
             raise ValueError("ablation.spatial_gate: has no effect with snrp='none'")
         if not self.spatial_selector and self.spatial_gate == "audio":
             raise ValueError("ablation.spatial_gate: has no effect without the spatial selector")
