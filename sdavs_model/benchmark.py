@@ -1,0 +1,148 @@
+"""What a model costs: parameters, multiplications, time and memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdavs_model.config import SDAVSConfig
+from sdavs_model.model import SDAVS, build_model
+
+# Linux keeps the largest resident size of a process, and forgets it when asked to (man 5 proc).
+_FORGET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What does not depend on a machine, for one clip."""
+
+    parameters: int
+    """Without VGGish, which the paper freezes and does not count (Table X: "trainable")."""
+    vggish_parameters: int
+    """VGGish's own."""
+    macs: int
+    """Multiply-accumulates of the whole model, VGGish included; what Table X calls FLOPs."""
+    backbone_macs: int
+    """Those of the bare backbone on the same frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What one machine needs for inference on one clip; medians over the repeats."""
+
+    clip_s: float
+    """Seconds for one clip through the whole model."""
+    backbone_s: float
+    """Seconds for the same frames through the bare timm backbone."""
+    ratio: float
+    """Median of the ratios whole / bare, each of two runs that followed one another."""
+    clips_per_s: float
+    frames_per_s: float
+    peak_memory_mb: float | None
+    """cuda: allocated tensors. cpu: resident size of the process (Linux; None elsewhere)."""
+    device: str
+    num_threads: int
+    """CPU threads of torch; on cuda they only launch."""
+
+
+def cost(config: SDAVSConfig) -> Cost:
+    """Count parameters and multiply-accumulates of one clip of `config.num_frames` frames.
+
+    Counted by torch's own counter on the meta device: exact, in seconds and without memory. Multiplications by
+    a mask, normalisations and resizes count nothing there, as in the paper's own figures.
+    """
+    with torch.device("meta"):
+        model = build_model(_without_files(config)).eval()
+        frames, log_mel = example_clip(config)
+    vggish = sum(p.numel() for p in model.audio_encoder.parameters())
+    return Cost(
+        parameters=sum(p.numel() for p in model.parameters()) - vggish,
+        vggish_parameters=vggish,
+        macs=_macs(lambda: model(frames, log_mel)),
+        backbone_macs=_macs(lambda: model.visual_encoder(frames[0])),
+    )
+
+
+def speed(model: SDAVS, *, repeats: int, step: Callable[[], None] = lambda: None) -> Speed:
+    """Time the whole model and its bare backbone in turn, one clip at a time.
+
+    In turn, because a machine that others use too is slower at one time than at another; the ratio of two
+    neighbouring runs hardly notices.
+
+    Args:
+        model: on the device to measure; is put into eval mode.
+        repeats: pairs of runs after one that does not count.
+        step: called after each pair, for a progress bar.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    frames, log_mel = (x.to(device) for x in example_clip(model.config))
+    whole, bare = [], []
+    with torch.inference_mode():
+        _forget_peak(device)
+        _seconds(lambda: model(frames, log_mel), device)
+        peak = _peak_memory_mb(device)
+        _seconds(lambda: model.visual_encoder.backbone(frames[0]), device)
+        for _ in range(repeats):
+            bare.append(_seconds(lambda: model.visual_encoder.backbone(frames[0]), device))
+            whole.append(_seconds(lambda: model(frames, log_mel), device))
+            step()
+    clip_s = statistics.median(whole)
+    return Speed(
+        clip_s=clip_s,
+        backbone_s=statistics.median(bare),
+        ratio=statistics.median(w / b for w, b in zip(whole, bare, strict=True)),
+        clips_per_s=1 / clip_s,
+        frames_per_s=model.config.num_frames / clip_s,
+        peak_memory_mb=peak,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def example_clip(config: SDAVSConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random frames [1, T, 3, S, S] and log_mel [1, T, 1, 96, 64]."""
+    T, S = config.num_frames, config.image_size
+    return torch.randn(1, T, 3, S, S), torch.randn(1, T, 1, 96, 64)
+
+
+def _without_files(config: SDAVSConfig) -> SDAVSConfig:
+    """Counting needs no weights."""
+    values = config.to_dict() | {"pretrained": False, "backbone_weights": None, "vggish_weights": None}
+    return SDAVSConfig.from_dict(values)
+
+
+def _macs(forward: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward()
+    return counter.get_total_flops() // 2
+
+
+def _seconds(forward: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    forward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _FORGET.exists():
+        _FORGET.write_text("5")
+
+
+def _peak_memory_mb(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if not _FORGET.exists():
+        return None
+    high = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(high.split()[1]) * 1024 / 1e6
