@@ -17,18 +17,36 @@ ASSETS_FOLDER = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A decoded picture that knows which file it came from."""
+
+    image: Image.Image
+    """RGBA for a cut-out, whose alpha channel is the object's mask; RGB for a background."""
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A decoded sound that knows which file it came from."""
+
+    samples: np.ndarray
+    """[N] int16, mono, 16 kHz."""
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pool:
     """What clips of one split are made of. Categories are those with a photograph and a recording."""
 
     categories: tuple[str, ...]
-    photos: dict[str, list[Image.Image]]
-    """RGBA cut-outs by category; the alpha channel is the object's mask."""
-    sounds: dict[str, list[np.ndarray]]
-    """[N] int16 recordings by category, mono, 16 kHz."""
-    backgrounds: list[Image.Image]
-    """RGB photographs without any of the categories in them."""
-    noises: dict[str, list[np.ndarray]]
-    """[N] int16 recordings of the environment by kind."""
+    photos: dict[str, list[Photo]]
+    """Cut-outs by category."""
+    sounds: dict[str, list[Recording]]
+    """Recordings by category."""
+    backgrounds: list[Photo]
+    """Photographs without any of the categories in them."""
+    noises: dict[str, list[Recording]]
+    """Recordings of the environment by kind."""
 
 
 class Assets:
@@ -49,23 +67,24 @@ class Assets:
 
     def pool(self, split: str, *, backgrounds: str | None = None) -> Pool:
         """Decodes the assets of one split; `backgrounds` takes the backgrounds of another split."""
-        photos: dict[str, list[Image.Image]] = defaultdict(list)
-        sounds: dict[str, list[np.ndarray]] = defaultdict(list)
-        noises: dict[str, list[np.ndarray]] = defaultdict(list)
-        scenes: list[Image.Image] = []
+        photos: dict[str, list[Photo]] = defaultdict(list)
+        sounds: dict[str, list[Recording]] = defaultdict(list)
+        noises: dict[str, list[Recording]] = defaultdict(list)
+        scenes: list[Photo] = []
         for row in self.rows:
             wanted = (backgrounds or split) if row["kind"] == "background" else split
             if row["split"] != wanted:
                 continue
             path = self._checked(row)
             if row["kind"] == "photo":
-                photos[row["category"]].append(_read_image(path, "RGBA"))
+                photos[row["category"]].append(Photo(image=_read_image(path, "RGBA"), sha256=row["sha256"]))
             elif row["kind"] == "background":
-                scenes.append(_read_image(path, "RGB"))
+                scenes.append(Photo(image=_read_image(path, "RGB"), sha256=row["sha256"]))
             else:
                 # Exact: the files hold 16-bit samples, which float32 represents without loss.
                 samples = np.round(read_audio(path) * 32768).astype(np.int16)
-                (sounds if row["kind"] == "sound" else noises)[row["category"]].append(samples)
+                recording = Recording(samples=samples, sha256=row["sha256"])
+                (sounds if row["kind"] == "sound" else noises)[row["category"]].append(recording)
         return Pool(
             categories=tuple(sorted(set(photos) & set(sounds))),
             photos=dict(photos),

@@ -9,8 +9,8 @@ or a sample is an integer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from sdavs_model.data.bundle import Pool
 from sdavs_model.data.clip import Clip
 from sdavs_model.data.draw import Draw
 
-COMPOSER_VERSION = 1
+COMPOSER_VERSION = 2
 """Goes up with every change that alters a clip, so that prepared data are made anew."""
 
 
@@ -40,6 +40,8 @@ class Scene:
     sources: tuple[Source, ...]
     noise: str | None
     """The kind of environment noise under the whole clip."""
+    assets: tuple[str, ...] = field(default=(), repr=False)
+    """sha256 of every picture and recording that the clip was made of; filled in when it is composed."""
 
     def record(self) -> dict:
         """The JSON that is stored beside a clip: categories heard and seen, also second by second."""
@@ -58,11 +60,19 @@ class Scene:
                 for second in range(num_seconds)
             ],
             "noise": self.noise,
+            "assets": sorted(self.assets),
         }
 
 
 def compose_clip(
-    *, name: str, seed: Sequence[int], pool: Pool, size: int, num_frames: int
+    *,
+    name: str,
+    seed: Sequence[int],
+    pool: Pool,
+    size: int,
+    num_frames: int,
+    scenes: Callable[[Draw, Pool, int], Scene] | None = None,
+    classes: Mapping[str, int] | None = None,
 ) -> tuple[Clip, Scene]:
     """Makes one clip: T frames of one second each, T seconds of sound, and a mask per frame.
 
@@ -75,9 +85,11 @@ def compose_clip(
         pool: the assets to use.
         size: side of the square frames in pixels.
         num_frames: T.
+        scenes: chooses who is seen and heard; None for `draw_scene`.
+        classes: the mask's value for each category; None for 1 wherever something sounds.
 
     Returns:
-        The clip, masks in {0, 1}, and the scene it shows.
+        The clip, masks in {0, 1} or of `classes`, and the scene it shows.
 
     Raises:
         ValueError: fewer than 4 categories in the pool, no background, a size below 32 or no frames.
@@ -90,16 +102,18 @@ def compose_clip(
     if size < 32 or num_frames < 1:
         raise ValueError(f"{name}: needs a size of 32 or more and a frame, not {size} and {num_frames}")
     draw = Draw(seed)
-    scene = draw_scene(draw, pool, num_frames)
-    samples = compose_sound.render(draw, pool, scene, num_frames)
-    frames, owners = compose_picture.render(draw, pool, scene, size, num_frames)
+    scene = (scenes or draw_scene)(draw, pool, num_frames)
+    samples, heard = compose_sound.render(draw, pool, scene, num_frames)
+    frames, owners, seen = compose_picture.render(draw, pool, scene, size, num_frames)
     masks = np.zeros_like(owners)
     for index, source in enumerate(source for source in scene.sources if source.seen):
         for second, sounds in enumerate(source.seconds):
             if sounds:
-                masks[second][owners[second] == index + 1] = 1
+                masks[second][owners[second] == index + 1] = (
+                    1 if classes is None else classes[source.category]
+                )
     clip = Clip(name=name, frames=frames, masks=masks, waveform=samples.astype(np.float32) / 32768)
-    return clip, scene
+    return clip, replace(scene, assets=(*seen, *heard))
 
 
 def draw_scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:

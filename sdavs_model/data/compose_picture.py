@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from sdavs_model.data.bundle import Pool
+from sdavs_model.data.bundle import Photo, Pool
 from sdavs_model.data.draw import Draw
 
 if TYPE_CHECKING:
@@ -35,11 +35,21 @@ class Box:
         return 100 * max(0, width) * max(0, height) // (self.width * self.height)
 
 
-def render(draw: Draw, pool: Pool, scene: Scene, size: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """[T, size, size, 3] uint8 frames and [T, size, size] uint8 owners: 0 background, k the k-th seen object."""
-    photos = [_draw_photo(draw, pool.photos[s.category]) for s in scene.sources if s.seen]
+def render(
+    draw: Draw, pool: Pool, scene: Scene, size: int, num_frames: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """[T, size, size, 3] uint8 frames, [T, size, size] uint8 owners (0 background, k the k-th seen object), and
+    the sha256 of every picture used."""
+    photos, used = [], []
+    for source in scene.sources:
+        if source.seen:
+            photo, sha256 = _draw_photo(draw, pool.photos[source.category])
+            photos.append(photo)
+            used.append(sha256)
     layout = _draw_layout(draw, [photo.size for photo in photos], size, num_frames)
-    background = draw.pick(pool.backgrounds)
+    scenery_photo = draw.pick(pool.backgrounds)
+    background = scenery_photo.image
+    used.append(scenery_photo.sha256)
     views = _draw_views(draw, background.size, num_frames)
     mirrored = draw.percent(50)
     # A soft lens over everything in a third of the clips, so that sharpness does not mark the cut-outs.
@@ -61,18 +71,19 @@ def render(draw: Draw, pool: Pool, scene: Scene, size: int, num_frames: int) -> 
             shape.paste(alpha, (box.left, box.top))
             owners[index][np.asarray(shape) >= OPAQUE] = number
         frames[index] = np.asarray(scenery if lens is None else scenery.filter(lens))
-    return frames, owners
+    return frames, owners, used
 
 
-def _draw_photo(draw: Draw, photos: list[Image.Image]) -> Image.Image:
-    """One of the cut-outs, mirrored in half of the cases, a little lighter or darker."""
-    photo = draw.pick(photos)
+def _draw_photo(draw: Draw, photos: list[Photo]) -> tuple[Image.Image, str]:
+    """One of the cut-outs, mirrored in half of the cases, a little lighter or darker, and its sha256."""
+    chosen = draw.pick(photos)
+    photo = chosen.image
     if draw.percent(50):
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     light = draw.between(75, 125)
     *colours, alpha = photo.split()
     lit = [colour.point([min(255, value * light // 100) for value in range(256)]) for colour in colours]
-    return Image.merge("RGBA", (*lit, alpha))
+    return Image.merge("RGBA", (*lit, alpha)), chosen.sha256
 
 
 def _draw_layout(draw: Draw, shapes: list[tuple[int, int]], size: int, num_frames: int) -> list[list[Box]]:

@@ -20,8 +20,10 @@ FADE = 320  # 20 ms
 LATEST_START = 640  # 40 ms at either end of a run, so 0.7 s stay audible in every marked second
 
 
-def render(draw: Draw, pool: Pool, scene: Scene, num_seconds: int) -> np.ndarray:
-    """[T * 16000] int16: every source in its seconds and nowhere else, over the environment noise."""
+def render(draw: Draw, pool: Pool, scene: Scene, num_seconds: int) -> tuple[np.ndarray, list[str]]:
+    """[T * 16000] int16: every source in its seconds and nowhere else, over the environment noise; and the
+    sha256 of every recording used."""
+    used = []
     total = np.zeros(num_seconds * SAMPLE_RATE, np.int64)
     for source in scene.sources:
         if not any(source.seconds):
@@ -32,14 +34,16 @@ def render(draw: Draw, pool: Pool, scene: Scene, num_seconds: int) -> np.ndarray
         # Level, and a low-pass on half of the sources: neither may tell a package or who is on screen.
         level = draw.between(60, 140) * NOMINAL_RMS // 100
         width = draw.pick((1, 1, 1, 2, 3, 4))
-        total[start:stop] += play(
-            draw, draw.pick(pool.sounds[source.category]), stop - start, level=level, low_pass=width
-        )
+        recording = draw.pick(pool.sounds[source.category])
+        used.append(recording.sha256)
+        total[start:stop] += play(draw, recording.samples, stop - start, level=level, low_pass=width)
     if scene.noise is not None:
         level = draw.between(6, 35) * NOMINAL_RMS // 100
-        total += play(draw, draw.pick(pool.noises[scene.noise]), len(total), level=level, low_pass=1)
+        noise = draw.pick(pool.noises[scene.noise])
+        used.append(noise.sha256)
+        total += play(draw, noise.samples, len(total), level=level, low_pass=1)
     volume = draw.between(50, 130)
-    return np.clip(total * volume // 100, -32768, 32767).astype(np.int16)
+    return np.clip(total * volume // 100, -32768, 32767).astype(np.int16), used
 
 
 def play(draw: Draw, recording: np.ndarray, length: int, *, level: int, low_pass: int) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_every_category_has_photographs_and_recordings_in_training_and_in_the_st
 def test_a_looped_recording_is_audible_for_most_of_any_second():
     for split in ("train", "val", "test"):
         for category, recordings in Assets().pool(split).sounds.items():
-            for number, recording in enumerate(recordings):
+            for number, recording in enumerate(r.samples for r in recordings):
                 looped = np.tile(recording.astype(np.float64), -(-5 * 16000 // len(recording)))
                 power = np.mean(looped[: len(looped) // 160 * 160].reshape(-1, 160) ** 2, axis=1)
                 audible = np.cumsum(power > np.mean(looped**2) / 400)

@@ -50,7 +50,8 @@ def test_a_source_is_silent_outside_its_seconds_and_audible_for_most_of_them(poo
             ),
             noise=None,
         )
-        sound = compose_sound.render(Draw((index,)), pool, scene, 5).astype(np.float64).reshape(5, 100, 160)
+        samples, _ = compose_sound.render(Draw((index,)), pool, scene, 5)
+        sound = samples.astype(np.float64).reshape(5, 100, 160)
         level = np.mean(sound[list(seconds)] ** 2)
         for second, sounds in zip(sound, seconds, strict=True):
             audible = int(np.sum(np.mean(second**2, axis=1) > level / 1600))

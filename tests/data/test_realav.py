@@ -89,4 +89,4 @@ def test_the_job_composes_in_parallel_what_one_process_composes(realav, small, t
 def test_the_record_says_who_sounds_in_every_second(realav):
     record = json.loads((realav / "Multi-sources/ms3_data/sources/train/train_00001.json").read_text())
     assert len(record["seconds"]) == 5
-    assert set(record) == {"heard", "seen", "seconds", "noise"}
+    assert set(record) == {"heard", "seen", "seconds", "noise", "assets"}
