@@ -64,11 +64,34 @@ def evaluate(
     return metrics
 
 
-class AudioControlled(Dataset):
-    """A data set whose sound is taken away or exchanged, to see whether a model listens.
+class OtherSound(Dataset):
+    """A data set whose sound is replaced while pictures and masks stay; `hear` says by what.
 
     Args:
         clips: items with "log_mel" and "category" (which sounds the clip has; "" where unknown).
+    """
+
+    def __init__(self, clips: Any) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = dict(self.clips[index])
+        item["log_mel"] = self.hear(index, item["log_mel"])
+        return item
+
+    def hear(self, index: int, log_mel: Tensor) -> Tensor:
+        """What clip `index` sounds like now, [T, 1, 96, 64]; `log_mel` is its own sound."""
+        raise NotImplementedError
+
+
+class AudioControlled(OtherSound):
+    """A data set whose sound is taken away or exchanged, to see whether a model listens.
+
+    Args:
+        clips: see `OtherSound`.
         control: "right" leaves it alone, "muted" replaces the sound by silence, "swapped" by that of the next
             clip that shares no category with this one.
         silence: [1, 96, 64], the log-mel example of silence; `Preprocessor` knows it.
@@ -78,39 +101,40 @@ class AudioControlled(Dataset):
     """
 
     def __init__(self, clips: Any, *, control: AudioControl, silence: Tensor) -> None:
-        self.clips = clips
+        super().__init__(clips)
         self.control = control
         self.silence = silence
         if control == "swapped":
             self.partners = swap_partners(clips.categories)
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = dict(self.clips[index])
+    def hear(self, index: int, log_mel: Tensor) -> Tensor:
         if self.control == "muted":
-            item["log_mel"] = self.silence.expand_as(item["log_mel"]).clone()
-        elif self.control == "swapped":
-            item["log_mel"] = self.clips[self.partners[index]]["log_mel"]
-        return item
+            return self.silence.expand_as(log_mel).clone()
+        if self.control == "swapped":
+            return self.clips[self.partners[index]]["log_mel"]
+        return log_mel
 
 
-def swap_partners(categories: list[str]) -> list[int]:
+def swap_partners(categories: list[str], seen: list[str] | None = None) -> list[int]:
     """For each clip the next one, cyclically, with which it shares no sound category.
 
     Args:
         categories: per clip the sounding categories joined by "+", or "" where unknown.
+        seen: per clip the visible categories, joined likewise. If given, the partner has a sound and none of
+            it belongs to anything visible either: sound from off screen.
 
     Raises:
         ValueError: a clip has no such partner.
     """
     sounds = [set(c.split("+")) - {""} for c in categories]
+    visible = [set(c.split("+")) for c in seen or [""] * len(sounds)]
     partners = []
     for i, own in enumerate(sounds):
         order = (j % len(sounds) for j in range(i + 1, i + len(sounds)))
-        partner = next((j for j in order if not own & sounds[j]), None)
+        unlike = (j for j in order if not (own | visible[i]) & sounds[j])
+        partner = next((j for j in unlike if seen is None or sounds[j]), None)
         if partner is None:
-            raise ValueError(f"swapped audio: clip {i} shares a category with every other clip")
+            also = "or what is seen in it " if seen else ""
+            raise ValueError(f"swapped audio: clip {i} shares a category {also}with every other clip")
         partners.append(partner)
     return partners

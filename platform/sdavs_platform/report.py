@@ -44,7 +44,7 @@ def evaluate_registered(
         ValueError: no such model, split or file; a model that does not verify.
     """
     data = Path(root) if root else bundled_data(say=say)
-    splits = list(splits) if splits else _test_splits(data)
+    splits = list(splits) if splits else test_splits(data)
     registered = resolve(model_uri, uri=uri)
     loaded = load_artifact(fetch(model_uri, uri=uri), device=device, sha256=registered.sha256)
     blind = load_artifact(fetch(blind_uri, uri=uri), device=device) if blind_uri else None
@@ -105,7 +105,8 @@ def _open(data: Path, split: str, loaded: LoadedModel) -> AVSBenchMS3:
     )
 
 
-def _test_splits(data: Path) -> list[str]:
+def test_splits(data: Path) -> list[str]:
+    """The splits of a data set whose name starts with "test". Raises ValueError if there is none."""
     layout = find_layout(data)
     found = sorted({split for split in read_table(layout / META_FILE).values() if split.startswith("test")})
     if not found:

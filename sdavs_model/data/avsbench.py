@@ -161,6 +161,11 @@ class AVSBenchMS3(Dataset):
         """Each clip's `category`, without reading its pictures and sound."""
         return ["+".join(self._sources(index)["heard"]) for index in range(len(self))]
 
+    @functools.cached_property
+    def seen(self) -> list[str]:
+        """What each clip shows, also what stays silent, joined as in `category`; "" where unknown."""
+        return ["+".join(self._sources(index)["seen"]) for index in range(len(self))]
+
     def _item_of_stored_log_mel(self, index: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
         video = self.videos[index]
         if self.preprocessor.config.audio_window != "official":
