@@ -1,13 +1,15 @@
 """The registered model: one folder without pickle, loadable with `sdavs_model` alone.
 
 model.safetensors   all weights, fp32
-sdavs.json          config, preprocessing, classes, metrics, lineage, signature, sha256 of the weights
+golden.safetensors  clips and what the model answered to them when it was saved
+sdavs.json          config, preprocessing, classes, metrics, lineage, signature, sha256 of the other two
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +18,11 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from sdavs_model.config import PreprocessConfig, SDAVSConfig, check_keys
+from sdavs_model.golden import GOLDEN_FILE, Golden, parse_golden, record_golden, write_golden
 from sdavs_model.model import SDAVS, build_model
 
 if TYPE_CHECKING:
+    from sdavs_model.data.clip import Clip
     from sdavs_model.data.preprocess import Preprocessor
 
 FORMAT = 1
@@ -42,7 +46,13 @@ class LoadedModel:
 
 
 def save_artifact(
-    folder: str | Path, *, model: SDAVS, classes: list[str], metrics: dict[str, Any], lineage: dict[str, Any]
+    folder: str | Path,
+    *,
+    model: SDAVS,
+    classes: list[str],
+    metrics: dict[str, Any],
+    lineage: dict[str, Any],
+    golden_clips: Sequence[Clip] = (),
 ) -> dict[str, Any]:
     """Write the artifact.
 
@@ -51,6 +61,7 @@ def save_artifact(
         classes: names of the mask values from 0 on, background first.
         metrics: what the model scored, by split.
         lineage: run_id, data_digest, git_commit and the like.
+        golden_clips: answered now, and checked by whoever loads the model; none: a drawn clip.
 
     Returns:
         The content of `sdavs.json`.
@@ -58,6 +69,8 @@ def save_artifact(
     Raises:
         ValueError: the number of class names does not fit the model.
     """
+    from sdavs_model.data.preprocess import Preprocessor
+
     config = model.config
     expected = max(config.num_classes, 2)
     if len(classes) != expected:
@@ -65,6 +78,7 @@ def save_artifact(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, str(folder / WEIGHTS_FILE))
+    write_golden(folder, record_golden(model, Preprocessor(config.preprocess), golden_clips))
     # Paths of initial weights mean nothing on another machine; the weights themselves are in the file.
     portable = config.to_dict() | {"pretrained": False, "backbone_weights": None, "vggish_weights": None}
     card = {
@@ -76,7 +90,7 @@ def save_artifact(
         "metrics": metrics,
         "lineage": lineage,
         "signature": signature(config),
-        "sha256": {WEIGHTS_FILE: file_sha256(folder / WEIGHTS_FILE)},
+        "sha256": {name: file_sha256(folder / name) for name in (WEIGHTS_FILE, GOLDEN_FILE)},
     }
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
     return card
@@ -132,6 +146,22 @@ def load_artifact(
         lineage=card["lineage"],
         sha256=actual,
     )
+
+
+def read_golden(folder: str | Path) -> Golden:
+    """The golden clips of an artifact.
+
+    Raises:
+        ValueError: the artifact has none, or they were changed after it was written.
+    """
+    path = Path(folder) / GOLDEN_FILE
+    promised = read_card(folder)["sha256"].get(GOLDEN_FILE)
+    if promised is None or not path.is_file():
+        raise ValueError(f"{path}: missing; register the model anew")
+    content = path.read_bytes()
+    if (actual := hashlib.sha256(content).hexdigest()) != promised:
+        raise ValueError(f"{path}: sha256 {actual} is not {promised}, which {CARD_FILE} promises")
+    return parse_golden(content)
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

@@ -43,9 +43,12 @@ class Preprocessor:
 
     def frames(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """T pictures [H, W, 3] uint8 RGB -> [T, 3, S, S] float32, normalised; bilinear squash."""
-        squashed = np.stack([self._squash(image, Image.Resampling.BILINEAR) for image in images])
-        pixels = torch.from_numpy(squashed).permute(0, 3, 1, 2).contiguous()
+        pixels = torch.from_numpy(self.squash(images)).permute(0, 3, 1, 2).contiguous()
         return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def squash(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """T pictures [H, W, 3] uint8 -> [T, S, S, 3] uint8; pictures of that size already stay as they are."""
+        return np.stack([self._squash(image, Image.Resampling.BILINEAR) for image in images])
 
     def masks(self, masks: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """T masks [H, W] of class indices (uint8) -> [T, S, S] int64; nearest neighbour."""

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
+from sdavs_model.artifact import read_golden
+from sdavs_model.golden import golden_difference
 
 CONFIG = SDAVSConfig(backbone="pvt_v2_b0", image_size=64, width=32, num_heads=4, vggish_width=0.125)
 
@@ -38,6 +40,21 @@ def test_a_saved_model_comes_back_bit_for_bit_with_its_preprocessing(artifact):
         {"val": 0.5},
         {"run_id": "r"},
     )
+
+
+def test_golden_clips_tell_the_saved_model_from_another_one(artifact):
+    _, folder = artifact
+    loaded, golden = load_artifact(folder), read_golden(folder)
+    assert golden_difference(loaded.model, loaded.preprocessor, golden) < 1e-5
+    torch.manual_seed(1)
+    assert golden_difference(build_model(CONFIG), loaded.preprocessor, golden) > 0.1
+
+
+def test_changed_golden_clips_are_refused(artifact):
+    path = artifact[1] / "golden.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=r"golden.safetensors: sha256 .* which sdavs.json promises"):
+        read_golden(artifact[1])
 
 
 def test_changed_weights_are_refused(artifact):

@@ -117,7 +117,15 @@ def fetch(model_uri: str, *, uri: str | None = None, cache: Path | None = None) 
     Raises:
         ValueError: not registered, or the files do not have the registered sums.
     """
-    found = resolve(model_uri, uri=uri)
+    return fetch_version(resolve(model_uri, uri=uri), uri=uri, cache=cache)
+
+
+def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Path | None = None) -> Path:
+    """`fetch` for a version that was looked up before; MLflow is asked only if this machine has no copy.
+
+    Raises:
+        ValueError: the files do not have the registered sums.
+    """
     folder = (
         (cache or state_folder() / "models") / found.name / f"{found.version}-{found.manifest_sha256[:12]}"
     )
@@ -135,6 +143,33 @@ def fetch(model_uri: str, *, uri: str | None = None, cache: Path | None = None) 
             # Another process was faster; its copy is as good if it verifies.
             _verify(folder, found)
     return folder
+
+
+def check_signature(folder: Path, config: SDAVSConfig) -> None:
+    """Make sure that the signature MLflow shows is that of the model in the folder.
+
+    Raises:
+        ValueError: they differ; the message shows both.
+    """
+    shown = Model.load(str(folder / "MLmodel")).signature
+    if shown != (expected := signature(config)):
+        raise ValueError(f"{folder / 'MLmodel'}: the signature is {shown}; a model of this config has {expected}")
+
+
+def set_tags(name: str, version: int, tags: dict[str, str], *, uri: str | None = None) -> None:
+    """Set tags of a version; those that it has under other names stay."""
+    client = mlflow_client(tracking_uri(uri))
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), key, value)
+
+
+def versions_by_tag(name: str, key: str, *, uri: str | None = None) -> list[tuple[str, int]]:
+    """(value, version) of the versions that have a tag, the smallest value first."""
+    try:
+        tags = _versions(mlflow_client(tracking_uri(uri)), name)
+    except ValueError:
+        return []
+    return sorted((has[key], number) for number, has in tags.items() if key in has)
 
 
 def promote(name: str, version: str | int, alias: str = "champion", *, uri: str | None = None) -> int:

@@ -8,6 +8,7 @@ import ray.train
 import torch
 
 from sdavs_model import load_artifact, save_artifact
+from sdavs_model.data.clip import Clip
 from sdavs_platform.config import RunConfig
 from sdavs_platform.evaluation import Scores, score
 from sdavs_platform.tracking.registry import register_artifact
@@ -38,6 +39,12 @@ def export_checkpoint(
     lineage = lineage | {"consolidation_difference": difference}
     save_artifact(folder, model=model, classes=CLASSES, metrics={}, lineage=lineage)
     return lineage
+
+
+def golden_clips(config: RunConfig) -> list[Clip]:
+    """Two validation clips for the artifact; none where a data set has log-mel files instead of sound."""
+    clips = open_split(config, config.data.val_split)
+    return [clips.clip(index) for index in {0, len(clips) // 2} if clips.videos[index].wav.is_file()]
 
 
 def finish_training(
@@ -77,7 +84,14 @@ def finish_training(
             )
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
             print(f"test {split}: J {scores[split]['miou']:.3f} F {scores[split]['fscore']:.3f}", flush=True)
-        save_artifact(folder, model=loaded.model.cpu(), classes=CLASSES, metrics=scores, lineage=lineage)
+        save_artifact(
+            folder,
+            model=loaded.model.cpu(),
+            classes=CLASSES,
+            metrics=scores,
+            lineage=lineage,
+            golden_clips=golden_clips(config),
+        )
         version = None
         if config.tracking.registered_model:
             version = register_artifact(
