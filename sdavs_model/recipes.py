@@ -120,6 +120,23 @@ TABLES: dict[str, tuple[str, ...]] = {
     "VIII": ("rm_straight", "rm_add", "rm_multiply"),
 }
 
+# J and F in per cent on S4 and MS3, Swin-B at 384 px (Tables III to VIII); None of the other recipes has any.
+PAPER: dict[str, dict[str, tuple[float, float]]] = {
+    "full": {"S4": (85.5, 92.0), "MS3": (72.3, 80.8)},
+    "without_snrp": {"S4": (84.1, 90.8), "MS3": (70.7, 79.0)},
+    "without_damf": {"S4": (83.2, 90.5), "MS3": (69.1, 78.2)},
+    "without_cfs": {"S4": (84.3, 90.9), "MS3": (70.6, 79.1)},
+    "without_sfs": {"S4": (84.6, 91.3), "MS3": (70.5, 79.1)},
+    "snrp_before_fusion": {"S4": (85.5, 92.0), "MS3": (72.3, 80.8)},
+    "snrp_after_fusion": {"S4": (84.3, 90.6), "MS3": (71.1, 78.7)},
+    "only_av": {"S4": (83.4, 90.9), "MS3": (69.6, 78.8)},
+    "only_va": {"S4": (83.2, 90.7), "MS3": (69.3, 78.6)},
+    "without_stc": {"S4": (83.8, 91.0), "MS3": (70.5, 79.3)},
+    "rm_multiply": {"S4": (85.5, 92.0), "MS3": (72.3, 80.8)},
+    "rm_add": {"S4": (84.3, 91.5), "MS3": (71.6, 79.9)},
+    "rm_straight": {"S4": (83.9, 91.2), "MS3": (71.2, 79.6)},
+}
+
 
 def list() -> builtins.list[str]:
     """Names of all recipes, in the order of the paper's tables."""

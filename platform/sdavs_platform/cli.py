@@ -7,7 +7,7 @@ import argparse
 import difflib
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,16 +32,18 @@ def config_keys() -> list[Key]:
     return list(_walk(schema, schema["$defs"], RunConfig().model_dump(mode="json"), ""))
 
 
-def load_config(yaml_paths: Sequence[str | Path] = (), overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Merge YAML files (later ones win), then `overrides` (dotted key -> value), and validate the result.
+def load_config(
+    sources: Sequence[str | Path | Mapping[str, Any]] = (), overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Merge YAML files or nested values (later ones win), then `overrides` (dotted key -> value), and validate.
 
     Raises:
         ValueError: a file that is missing or is no mapping; or one line per wrong key: its dotted name,
             what is wrong, what is allowed, and for an unknown key the nearest known one.
     """
     values: dict[str, Any] = {}
-    for path in yaml_paths:
-        values = _merged(values, _read_yaml(Path(path)))
+    for source in sources:
+        values = _merged(values, source if isinstance(source, Mapping) else read_yaml(Path(source)))
     for dotted, value in (overrides or {}).items():
         values = _merged(values, _nested(dotted, value))
     return validated(values)
@@ -76,6 +78,19 @@ def parse_config(
         allow_abbrev=False,
         usage="%(prog)s [--config FILE ...] [--SECTION.KEY VALUE ...]",
     )
+    add_config_flags(parser, default_yaml=default_yaml)
+    known, unknown = parser.parse_known_args(argv)
+    flags = dict(vars(known))
+    files = flags.pop("config") or ([default_yaml] if default_yaml else [])
+    try:
+        return load_config(files, overrides_of(flags, unknown))
+    except ValueError as error:
+        on_refusal(str(error))
+        parser.exit(2, textwrap.indent(str(error), f"{parser.prog}: ") + "\n")
+
+
+def add_config_flags(parser: argparse.ArgumentParser, *, default_yaml: Path | None) -> None:
+    """`--config FILE`, and a flag with help for every key of the tree, in groups by section."""
     parser.add_argument(
         "--config",
         action="append",
@@ -97,15 +112,15 @@ def parse_config(
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%"),
         )
-    known, unknown = parser.parse_known_args(argv)
-    flags = dict(vars(known))
-    files = flags.pop("config") or ([default_yaml] if default_yaml else [])
-    try:
-        overrides = {key: _value(text) for key, text in flags.items()} | _loose_flags(unknown)
-        return load_config(files, overrides)
-    except ValueError as error:
-        on_refusal(str(error))
-        parser.exit(2, textwrap.indent(str(error), f"{parser.prog}: ") + "\n")
+
+
+def overrides_of(flags: Mapping[str, str], unknown: Sequence[str]) -> dict[str, Any]:
+    """Dotted key -> value, from the flags of `add_config_flags` and the words that argparse did not know.
+
+    Raises:
+        ValueError: a word that is no flag.
+    """
+    return {key: _value(text) for key, text in flags.items()} | _loose_flags(unknown)
 
 
 def yaml_text(value: Any) -> str:
@@ -141,7 +156,12 @@ def _kind(field: dict[str, Any]) -> str:
     return " ".join([words.get(field["type"], field["type"]), *bounds])
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
     if not path.is_file():
         raise ValueError(f"--config: there is no file {path}")
     try:
@@ -155,10 +175,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = _merged(result[key], value) if both else value
     return result
 
@@ -199,7 +219,7 @@ def _explain(error: Any) -> str:
     """One line for one pydantic error."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: unknown key; {_nearest(path)}"
+        return f"{path}: unknown key; {nearest_key(path)}"
     if error["type"] == "value_error":
         return _joined(path, str(error["ctx"]["error"]))
     message = error["msg"][0].lower() + error["msg"][1:]
@@ -221,7 +241,8 @@ def _joined(path: str, message: str) -> str:
     return f"{path}.{message}" if named else f"{path}: {message}"
 
 
-def _nearest(path: str) -> str:
+def nearest_key(path: str) -> str:
+    """What a key that is not in the tree was probably meant to be, as half a sentence."""
     known = [key.path for key in config_keys()]
     sections = sorted({name.rsplit(".", 1)[0] for name in known if "." in name})
     near = difflib.get_close_matches(path, known + sections, n=1, cutoff=0.6)

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -14,14 +15,17 @@ from sdavs_platform.config import ClusterConfig, RunConfig
 
 
 @contextlib.contextmanager
-def joined_cluster(config: RunConfig) -> Iterator[None]:
+def joined_cluster(config: RunConfig, *, prints_workers: bool = True) -> Iterator[None]:
     """In it this process is part of a Ray cluster; afterwards as before, with all workers' lines printed.
+
+    Args:
+        prints_workers: show here what the workers print.
 
     Raises:
         ValueError: see `connect`.
     """
     was_part = ray.is_initialized()
-    connect(config)
+    connect(config, prints_workers=prints_workers)
     try:
         yield
     finally:
@@ -29,7 +33,7 @@ def joined_cluster(config: RunConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def connect(config: RunConfig) -> None:
+def connect(config: RunConfig, *, prints_workers: bool = True) -> None:
     """Join the cluster of this job or of this machine; without one start a private one.
 
     Raises:
@@ -40,24 +44,25 @@ def connect(config: RunConfig) -> None:
     # Train would send each line that a worker prints twice: once as output, once as a log record.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     environment = worker_environment(config)
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": prints_workers}
     try:
         if config.cluster.address == "local":
             raise ConnectionError("a private cluster was asked for")
-        ray.init(address=config.cluster.address or "auto", logging_level=logging.WARNING)
+        ray.init(address=config.cluster.address or "auto", **options)
     except ConnectionError as error:
         if config.cluster.address not in (None, "local"):
             raise ValueError(
                 f"cluster.address: no Ray cluster at {config.cluster.address}: {error}"
             ) from None
         _use_passing_token()
-        ray.init(address="local", logging_level=logging.WARNING, runtime_env={"env_vars": environment})
+        ray.init(address="local", **options, runtime_env={"env_vars": environment})
         return
     # Join again with the address pinned: Train's watchdog asks "the cluster of this machine" whether its
     # controller lives, and where there are two it may ask the wrong one and end the training.
     address = ray.get_runtime_context().gcs_address
     ray.shutdown()
     environment["RAY_ADDRESS"] = address
-    ray.init(address=address, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
+    ray.init(address=address, **options, runtime_env={"env_vars": environment})
 
 
 def _use_passing_token() -> None:
@@ -92,7 +97,7 @@ def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = pri
         ValueError: the cluster is too small, or stays too busy for `wait_seconds`; says what is missing.
     """
     wanted = f"{config.num_workers} workers of {_describe(config)}"
-    if _num_places(config, "Resources") < config.num_workers:
+    if num_places(config) < config.num_workers:
         has = ray.cluster_resources()
         raise ValueError(
             f"cluster.num_workers: {wanted} do not fit into this Ray cluster "
@@ -120,8 +125,9 @@ def _alive_nodes() -> list[dict]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _num_places(config: ClusterConfig, key: str) -> int:
-    return sum(_places_on(config, node[key]) for node in _alive_nodes())
+def num_places(config: ClusterConfig) -> int:
+    """Workers that fit into the whole cluster, were nothing else running."""
+    return sum(_places_on(config, node["Resources"]) for node in _alive_nodes())
 
 
 def _num_free(config: ClusterConfig) -> int:

@@ -1,6 +1,7 @@
 """The paper's ablation tables as recipes: resolved config and size of each are pinned."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -53,3 +54,10 @@ def test_a_recipe_keeps_the_backbone_and_sizes_of_its_base():
 def test_an_unknown_recipe_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"recipe: no 'without_snpr'; did you mean 'without_snrp'"):
         recipes.build("without_snpr")
+
+
+def test_the_papers_figures_are_the_same_as_data_and_in_the_docstrings():
+    for name, recipe in recipes.RECIPES.items():
+        written = re.findall(r"(S4|MS3) ([\d.]+) / ([\d.]+) / ([\d.]+)", recipe.__doc__)
+        assert {where: (float(j), float(f)) for where, j, f, _ in written} == recipes.PAPER.get(name, {})
+        assert all(abs((float(j) + float(f)) / 2 - float(both)) < 0.11 for _, j, f, both in written)
