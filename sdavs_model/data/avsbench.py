@@ -133,18 +133,23 @@ class AVSBenchMS3(Dataset):
     def clip(self, index: int, seconds: slice = slice(None)) -> Clip:
         """The clip as it is on disk, or a run of its seconds. Raises ValueError as the class says."""
         video = self.videos[index]
-        waveform = read_audio(video.wav)
+        waveform = self.waveform(index).reshape(self.num_frames, SAMPLE_RATE)[seconds].reshape(-1)
+        frames, masks = read_pictures(video, seconds)
+        return Clip(name=video.name, frames=frames, waveform=waveform, masks=masks)
+
+    def waveform(self, index: int) -> np.ndarray:
+        """[T * 16000] float32, the sound of the clip as it is on disk. Raises ValueError as the class says."""
+        wav = self.videos[index].wav
+        waveform = read_audio(wav)
         # Videos are cut to whole seconds only roughly; a second of which half is there counts as heard.
         if len(waveform) < (self.num_frames - 0.5) * SAMPLE_RATE:
             raise ValueError(
-                f"{video.wav}: {len(waveform) / SAMPLE_RATE:.2f} s of sound for {self.num_frames} frames, so "
+                f"{wav}: {len(waveform) / SAMPLE_RATE:.2f} s of sound for {self.num_frames} frames, so "
                 f"frame {int(len(waveform) / SAMPLE_RATE + 0.5) + 1} has none"
             )
         aligned = np.zeros(self.num_frames * SAMPLE_RATE, np.float32)
         aligned[: len(waveform)] = waveform[: len(aligned)]
-        aligned = aligned.reshape(self.num_frames, SAMPLE_RATE)[seconds].reshape(-1)
-        frames, masks = read_pictures(video, seconds)
-        return Clip(name=video.name, frames=frames, waveform=aligned, masks=masks)
+        return aligned
 
     @functools.cached_property
     def digest(self) -> str:
