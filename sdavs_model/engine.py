@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -115,19 +115,19 @@ class AudioControlled(OtherSound):
         return log_mel
 
 
-def swap_partners(categories: list[str], seen: list[str] | None = None) -> list[int]:
+def swap_partners(categories: list[str], seen: Sequence[set[str]] | None = None) -> list[int]:
     """For each clip the next one, cyclically, with which it shares no sound category.
 
     Args:
         categories: per clip the sounding categories joined by "+", or "" where unknown.
-        seen: per clip the visible categories, joined likewise. If given, the partner has a sound and none of
-            it belongs to anything visible either: sound from off screen.
+        seen: per clip the visible categories. If given, the partner has a sound and none of it belongs to
+            anything visible either: sound from off screen.
 
     Raises:
         ValueError: a clip has no such partner.
     """
     sounds = [set(c.split("+")) - {""} for c in categories]
-    visible = [set(c.split("+")) for c in seen or [""] * len(sounds)]
+    visible = seen or [set()] * len(sounds)
     partners = []
     for i, own in enumerate(sounds):
         order = (j % len(sounds) for j in range(i + 1, i + len(sounds)))

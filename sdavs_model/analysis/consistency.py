@@ -87,7 +87,8 @@ class LinearCKA:
 
     def compute(self) -> float:
         """CKA of all examples so far. Raises ValueError as `linear_cka` does."""
-        assert self._sums is not None and self._products is not None
+        assert self._sums is not None
+        assert self._products is not None
         covariance = self._products - torch.outer(self._sums, self._sums) / self._num
         split = self._split
         own_x, own_y = covariance[:split, :split].norm(), covariance[split:, split:].norm()
@@ -136,12 +137,11 @@ class LevelConsistency:
 
 
 def _on_one_grid(video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-    size = min(tuple(video.shape[-2:]), tuple(audio.shape[-2:]))
-    return _shrink(video, size), _shrink(audio, size)
+    coarser = video if video.shape[-1] < audio.shape[-1] else audio
+    return _shrink(video, coarser), _shrink(audio, coarser)
 
 
-def _shrink(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    if tuple(features.shape[-2:]) == size:
-        return features
-    small = F.adaptive_avg_pool2d(features.flatten(0, 1), list(size))
+def _shrink(features: Tensor, like: Tensor) -> Tensor:
+    height, width = like.shape[-2:]
+    small = F.adaptive_avg_pool2d(features.flatten(0, 1), (height, width))
     return small.unflatten(0, features.shape[:2])

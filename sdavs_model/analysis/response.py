@@ -1,0 +1,133 @@
+"""How SNRP's weights and responses are distributed over space and channels (paper IV-E and figure 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdavs_model.analysis.taps import record, response, snrp_modules
+
+NUM_BINS = 40
+
+
+@dataclass(frozen=True)
+class LevelResponse:
+    """What SNRP did to one level of one clip."""
+
+    before: Tensor
+    """Response of SNRP's input, [T, h, w]."""
+    after: Tensor
+    """Response of its output, [T, h, w]."""
+    spatial_gate: Tensor | None
+    """w_s, [T, h, w] in (0, 1); None without the spatial selector."""
+    channel_gate: Tensor | None
+    """w_c, [T, C] in (0, 2), where 1 changes nothing; None without the channel selector."""
+
+
+@torch.inference_mode()
+def snrp_responses(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[str, LevelResponse]:
+    """{level: response} of one clip; "1" is the largest level.
+
+    Args:
+        model: an `SDAVS` in eval mode.
+        frames: [1, T, 3, H, W]. log_mel: [1, T, 1, 96, 64].
+
+    Raises:
+        ValueError: the model has no SNRP.
+    """
+    modules = snrp_modules(model)  # type: ignore[arg-type]
+    with record(modules) as calls:
+        model(frames, log_mel)
+    found = {}
+    for name, call in calls.items():
+        spatial, channel = call.output.spatial_gate, call.output.channel_gate
+        found[name] = LevelResponse(
+            before=response(call.args[0])[0],
+            after=response(call.output.video)[0],
+            spatial_gate=None if spatial is None else spatial[0, :, 0].float(),
+            channel_gate=None if channel is None else channel[0].float(),
+        )
+    return found
+
+
+def contrast(values: Tensor, mask: Tensor) -> float:
+    """Mean over the sounding objects divided by the mean over the rest; NaN if either is not there.
+
+    Args:
+        values: [T, h, w], 0 and above.
+        mask: [T, H, W] of {0, 1}; averaged onto the grid of `values`.
+    """
+    inside = _shares(mask, values)
+    return float(_weighted_mean(values, inside) / _weighted_mean(values, 1 - inside))
+
+
+class LevelDistribution:
+    """The distributions of one level over a data set."""
+
+    def __init__(self) -> None:
+        self._inside = torch.zeros(NUM_BINS)
+        self._outside = torch.zeros(NUM_BINS)
+        self._channel_gates: list[Tensor] = []
+
+    def update(self, found: LevelResponse, mask: Tensor) -> dict[str, float]:
+        """Add a clip; returns its contrasts of response (before, after) and of the spatial gate.
+
+        Args:
+            found: of the clip.
+            mask: [T, H, W].
+        """
+        row = {
+            "contrast_before": contrast(found.before, mask),
+            "contrast_after": contrast(found.after, mask),
+        }
+        if found.spatial_gate is not None:
+            row["gate_contrast"] = contrast(found.spatial_gate, mask)
+            inside = _shares(mask, found.spatial_gate)
+            bins = (found.spatial_gate * NUM_BINS).long().clamp(0, NUM_BINS - 1).flatten().cpu()
+            self._inside.index_add_(0, bins, inside.flatten().cpu())
+            self._outside.index_add_(0, bins, 1 - inside.flatten().cpu())
+        if found.channel_gate is not None:
+            self._channel_gates.append(found.channel_gate.cpu())
+        return row
+
+    def spatial_histogram(self) -> tuple[Tensor, Tensor]:
+        """Shares of positions by weight, 40 bins over (0, 1): on sounding objects, and elsewhere. Each sums to 1."""
+        return tuple(h / h.sum().clamp_min(1e-12) for h in (self._inside, self._outside))  # type: ignore[return-value]
+
+    def channel_gates(self) -> Tensor:
+        """w_c of all seconds: [seconds, C]."""
+        return torch.cat(self._channel_gates)
+
+    def numbers(self) -> dict[str, float]:
+        """Means and spreads of both gates; a selector that the model lacks is absent.
+
+        `channel_std_over_channels`: how unlike the channels are; `channel_std_over_seconds`: how much one
+        channel's weight follows the sound. Suppressed and enhanced are weights below 0.8 and above 1.2.
+        """
+        found: dict[str, float] = {}
+        if self._inside.sum() + self._outside.sum() > 0:
+            middles = (torch.arange(NUM_BINS) + 0.5) / NUM_BINS
+            inside, outside = self.spatial_histogram()
+            found["spatial_mean_on_objects"] = float((inside * middles).sum())
+            found["spatial_mean_elsewhere"] = float((outside * middles).sum())
+        if self._channel_gates:
+            gates = self.channel_gates()
+            found["channel_mean"] = float(gates.mean())
+            found["channel_std_over_channels"] = float(gates.mean(0).std())
+            found["channel_std_over_seconds"] = float(gates.std(0).mean())
+            found["channel_share_suppressed"] = float((gates < 0.8).float().mean())
+            found["channel_share_enhanced"] = float((gates > 1.2).float().mean())
+        return found
+
+
+def _shares(mask: Tensor, like: Tensor) -> Tensor:
+    """[T, H, W] -> the object's share of each position of the coarser grid [T, h, w]."""
+    height, width = like.shape[-2:]
+    return F.adaptive_avg_pool2d(mask.float(), (height, width)).to(like.device)
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum()
