@@ -6,21 +6,13 @@ Nobody reads a raw dict after this module. `sdavs_platform.cli` reads files and 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.augment import Augment
 from sdavs_platform.paths import absolute
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Frozen, closed (an unknown key is an error), described by the docstring under each field."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+from sdavs_platform.section import Section, Share
+from sdavs_platform.serve_config import ServeConfig
 
 
 class DataConfig(Section):
@@ -176,69 +168,6 @@ class StorageConfig(Section):
 
     uri: str | None = None
     """Folder or s3:// URI, shared by all nodes. Unset: `results` in the state folder."""
-
-
-class ServeConfig(Section):
-    """The endpoint. Read by sdavs_serve, ignored by training."""
-
-    model_uri: str = "models:/sdavs@champion"
-    """MLflow model to serve."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; the default is reachable from this machine only."""
-
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    """TCP port."""
-
-    tracking_uri: str | None = None
-    """MLflow to load the model from. Unset: as tracking.uri."""
-
-    max_upload_mb: Annotated[float, Field(gt=0)] = 64.0
-    """Largest accepted request body, in megabytes."""
-
-    max_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Longest accepted clip, in seconds."""
-
-    max_frames: Annotated[int, Field(ge=1)] = 600
-    """Most frames sampled from one clip, or pictures in one request."""
-
-    max_pixels: Annotated[int, Field(ge=1)] = 3840 * 2160
-    """Largest accepted picture, in pixels (width times height)."""
-
-    max_requests: Annotated[int, Field(ge=1)] = 8
-    """Requests in work at once in one ingress; one more gets 429 with Retry-After."""
-
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """Longest time for one answer, in seconds; then 504."""
-
-    fps: Annotated[float, Field(gt=0)] = 1.0
-    """Masks per second of video where the request does not say; the model was trained at 1."""
-
-    max_batch_frames: Annotated[int, Field(ge=1)] = 20
-    """Frames that one forward pass may hold, over all requests in it; at least the model's num_frames."""
-
-    batch_wait_ms: Annotated[float, Field(ge=0)] = 10.0
-    """How long a request waits for company, in milliseconds."""
-
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    """Model copies kept when idle."""
-
-    max_replicas: Annotated[int, Field(ge=1)] = 1
-    """Model copies under load."""
-
-    num_cpus: Annotated[float, Field(gt=0)] = 1.0
-    """CPU cores of one copy."""
-
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs of one copy; fractions share a card."""
-
-    @model_validator(mode="after")
-    def _replicas_in_order(self) -> "ServeConfig":
-        if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas: {self.max_replicas} is below min_replicas; allowed: from {self.min_replicas}"
-            )
-        return self
 
 
 class RunConfig(Section):
