@@ -8,6 +8,7 @@ time: what sounds in second i is marked in frame i before and after.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,8 +93,13 @@ class Augment:
         return any(changes) or self.sound_noise_prob > 0 or self.reverse_prob > 0
 
 
-def draw_window(num_frames: int, augment: Augment, rng: np.random.Generator) -> slice:
-    """Which seconds of a clip of `num_frames` are used this time.
+def draw_window(
+    num_frames: int,
+    augment: Augment,
+    rng: np.random.Generator,
+    valid: Sequence[bool] | np.ndarray | None = None,
+) -> slice:
+    """Which seconds of a clip of `num_frames` are used this time; `valid` says which frames have masks.
 
     Raises:
         ValueError: the window is longer than the clip.
@@ -101,22 +107,28 @@ def draw_window(num_frames: int, augment: Augment, rng: np.random.Generator) -> 
     if augment.window > num_frames:
         raise ValueError(f"augment.window: {augment.window} s, but a clip has {num_frames}")
     length = augment.window or num_frames
-    start = int(rng.integers(num_frames - length + 1))
+    starts = list(range(num_frames - length + 1))
+    if valid is not None:
+        # A window without any mask would teach nothing (S4 has a mask for the first frame alone).
+        starts = [start for start in starts if any(valid[start : start + length])]
+    start = starts[int(rng.integers(len(starts)))]
     return slice(start, start + length)
 
 
 def augment_clip(clip: Clip, augment: Augment, size: int, rng: np.random.Generator) -> Clip:
     """Varies frames, masks and sound of one clip; frames and masks come out [T, size, size]."""
     assert clip.masks is not None
-    frames, masks, waveform = clip.frames, clip.masks, clip.waveform
+    frames, masks, waveform, valid = clip.frames, clip.masks, clip.waveform, clip.valid
     if rng.random() < augment.reverse_prob:
         frames, masks = frames[::-1], masks[::-1]
+        valid = None if valid is None else valid[::-1]
         waveform = waveform.reshape(-1, SAMPLE_RATE)[::-1].reshape(-1)
     frames, masks = augment_pictures(frames, masks, augment, size, rng)
     return Clip(
         name=clip.name,
         frames=frames,
         masks=masks,
+        valid=valid,
         waveform=sound.vary(
             waveform,
             gain_db=augment.gain_db,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdavs_model.data.clip_set import ClipSet, Video, found, require_files, require_split
+from sdavs_model.data.clip_set import ClipSet, Video, found, require_files
 from sdavs_model.data.pictures import foreground
 from sdavs_model.data.table import read_rows
 
@@ -29,13 +29,15 @@ class AVSBenchMS3(ClipSet):
     kind = "avsbench-ms3"
     protocol = "object"
 
-    def _open(self, root: Path, split: str) -> list[Video]:
+    @classmethod
+    def list_splits(cls, root: Path) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(read_table(find_layout(root) / META_FILE).values()))
+
+    def _open(self, root: Path) -> list[Video]:
         self.root = find_layout(root)
         table = read_table(self.root / META_FILE)
-        self.splits = tuple(dict.fromkeys(table.values()))
-        require_split(self.root / META_FILE, self.splits, split)
-        names = [name for name, value in table.items() if value == split]
-        return [find_video(self.root / DATA_FOLDER, split, name, self.num_frames) for name in names]
+        names = [name for name, split in table.items() if split == self.split]
+        return [find_video(self.root / DATA_FOLDER, self.split, name, self.num_frames) for name in names]
 
     def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
         return foreground(stored)

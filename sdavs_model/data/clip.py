@@ -25,7 +25,10 @@ class Clip:
     waveform: np.ndarray
     """[T * 16000] float32 in [-1, 1], mono, 16 kHz."""
     masks: np.ndarray | None = None
-    """[T, H, W] uint8, 0 is background and 1..K are classes; None where the truth is unknown."""
+    """[T, H, W] uint8, 0 is background, 1..K are classes, 255 is left out of loss and score; None where the truth
+    is unknown."""
+    valid: np.ndarray | None = None
+    """[T] bool, which frames have a mask of their own; None if all have."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
@@ -40,6 +43,13 @@ class Clip:
         ):
             raise ValueError(
                 f"{self.name}: masks must be {list(self.frames.shape[:3])} uint8, not {_describe(self.masks)}"
+            )
+
+        if self.valid is not None and (
+            self.valid.shape != (self.num_frames,) or self.valid.dtype != np.bool_
+        ):
+            raise ValueError(
+                f"{self.name}: valid must be [{self.num_frames}] bool, not {_describe(self.valid)}"
             )
 
     @property
