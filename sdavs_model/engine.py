@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sdavs_model.losses import segmentation_loss
-from sdavs_model.metrics import ObjectMetrics
+from sdavs_model.metrics import Metrics, ObjectMetrics
 
 AudioControl = Literal["right", "muted", "swapped"]
 
@@ -42,25 +42,30 @@ def move(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[Mapping[str, Any]], *, device: torch.device | str
-) -> ObjectMetrics:
-    """Score a binary model with the AVSBench-object protocol, video by video.
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    device: torch.device | str,
+    metrics: Metrics | None = None,
+) -> Metrics:
+    """Score a model clip by clip.
 
     Args:
         model: is put into eval mode and left there.
-        batches: as in `training_loss`, of any batch size; each clip is one video.
+        batches: items of a `ClipSet`, put together by `collate_clips`; of any batch size.
         device: where the model lives.
+        metrics: of the data set's protocol (`open_metrics`); None for AVSBench-object's official one.
 
     Returns:
         The metrics, to be merged over workers and computed by the caller.
     """
     model.eval()
-    metrics = ObjectMetrics()
+    metrics = metrics or ObjectMetrics()
     for batch in batches:
         batch = move(batch, device)
-        logits = model(batch["frames"], batch["log_mel"])[:, :, 0].float().cpu()
-        for clip_logits, clip_masks in zip(logits, batch["masks"].cpu(), strict=True):
-            metrics.update(clip_logits, (clip_masks > 0).float())
+        logits = model(batch["frames"], batch["log_mel"]).float()
+        for index, clip_logits in enumerate(logits):
+            metrics.add_clip(clip_logits, {key: values[index] for key, values in batch.items()})
     return metrics
 
 
@@ -115,19 +120,19 @@ class AudioControlled(OtherSound):
         return log_mel
 
 
-def swap_partners(categories: list[str], seen: Sequence[set[str]] | None = None) -> list[int]:
+def swap_partners(categories: list[str], seen: list[str] | None = None) -> list[int]:
     """For each clip the next one, cyclically, with which it shares no sound category.
 
     Args:
         categories: per clip the sounding categories joined by "+", or "" where unknown.
-        seen: per clip the visible categories. If given, the partner has a sound and none of it belongs to
-            anything visible either: sound from off screen.
+        seen: per clip the visible categories, joined likewise. If given, the partner has a sound and none of
+            it belongs to anything visible either: sound from off screen.
 
     Raises:
         ValueError: a clip has no such partner.
     """
     sounds = [set(c.split("+")) - {""} for c in categories]
-    visible = seen or [set()] * len(sounds)
+    visible = [set(c.split("+")) for c in seen or [""] * len(sounds)]
     partners = []
     for i, own in enumerate(sounds):
         order = (j % len(sounds) for j in range(i + 1, i + len(sounds)))

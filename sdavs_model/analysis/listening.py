@@ -27,7 +27,7 @@ class OffScreenSound(OtherSound):
     """Clips with the sound of another clip, of categories that are neither seen nor heard in this one.
 
     Args:
-        clips: a data set with `categories` and `seen(index)`, such as `AVSBenchMS3`.
+        clips: a data set with `categories` and `seen`, such as `ClipSet`.
 
     Raises:
         ValueError: the data set does not say what is seen and heard, or a clip has no such partner.
@@ -35,10 +35,9 @@ class OffScreenSound(OtherSound):
 
     def __init__(self, clips: Any) -> None:
         super().__init__(clips)
-        seen = [clips.seen(index) for index in range(len(clips))]
-        if None in seen:
+        if not all(clips.seen):
             raise ValueError("off-screen: the data set does not say which categories its clips show")
-        self.partners = swap_partners(clips.categories, seen=seen)
+        self.partners = swap_partners(clips.categories, seen=clips.seen)
 
     def hear(self, index: int, log_mel: Tensor) -> Tensor:
         return self.clips[self.partners[index]]["log_mel"]
@@ -60,7 +59,7 @@ def five_sounds(clips: Any, *, silence: Tensor, noise: Noise) -> tuple[dict[str,
     """The five conditions by name, and for each that the data set does not allow the reason.
 
     Args:
-        clips: a data set with `categories`, `seen(index)` and a `preprocessor`.
+        clips: a data set with `categories`, `seen` and a `preprocessor`.
         silence: [1, 96, 64], the log-mel example of silence.
         noise: for "noise only".
     """
@@ -91,6 +90,7 @@ def nothing_visible_sounds(name: str, sound: OtherSound, index: int, masks: Tens
         return masks.flatten(1).sum(1) == 0
     if name == SWAPPED:
         clips = sound.clips
-        seen, heard = clips.seen(index), clips.categories[sound.partners[index]]  # type: ignore[attr-defined]
-        return torch.full((len(masks),), seen is not None and seen.isdisjoint(heard.split("+")))
+        seen, heard = clips.seen[index], clips.categories[sound.partners[index]]  # type: ignore[attr-defined]
+        silent = bool(seen) and set(seen.split("+")).isdisjoint(heard.split("+"))
+        return torch.full((len(masks),), silent)
     return torch.ones(len(masks), dtype=torch.bool)

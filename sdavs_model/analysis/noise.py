@@ -94,7 +94,7 @@ class NoisySound(OtherSound):
     """Clips with noise under their own sound.
 
     Args:
-        clips: a data set that gives `waveform(index)` and has a `preprocessor`, such as `AVSBenchMS3`.
+        clips: a data set that gives `waveform(index)` and has a `preprocessor`, such as `ClipSet`.
         noise: which noise.
         factor: for `add_scaled`; or
         snr_db: for `add_at_snr`. One of the two.

@@ -26,6 +26,11 @@ class LevelResponse:
     channel_gate: Tensor | None
     """w_c, [T, C] in (0, 2), where 1 changes nothing; None without the channel selector."""
 
+    def of_frames(self, chosen: Tensor) -> LevelResponse:
+        """Some of the frames. chosen: [T] bool."""
+        parts = (self.before, self.after, self.spatial_gate, self.channel_gate)
+        return LevelResponse(*(None if part is None else part[chosen.to(part.device)] for part in parts))
+
 
 @torch.inference_mode()
 def snrp_responses(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[str, LevelResponse]:
@@ -72,13 +77,25 @@ class LevelDistribution:
         self._outside = torch.zeros(NUM_BINS)
         self._channel_gates: list[Tensor] = []
 
-    def update(self, found: LevelResponse, mask: Tensor) -> dict[str, float]:
+    @property
+    def has_spatial(self) -> bool:
+        """Whether the model has a spatial selector."""
+        return bool(self._inside.sum() + self._outside.sum() > 0)
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether the model has a channel selector."""
+        return bool(self._channel_gates)
+
+    def update(self, found: LevelResponse, mask: Tensor, valid: Tensor) -> dict[str, float]:
         """Add a clip; returns its contrasts of response (before, after) and of the spatial gate.
 
         Args:
             found: of the clip.
             mask: [T, H, W].
+            valid: [T] bool, the frames that have a mask; the others are not looked at.
         """
+        found, mask = found.of_frames(valid), mask[valid]
         row = {
             "contrast_before": contrast(found.before, mask),
             "contrast_after": contrast(found.after, mask),
@@ -108,12 +125,12 @@ class LevelDistribution:
         channel's weight follows the sound. Suppressed and enhanced are weights below 0.8 and above 1.2.
         """
         found: dict[str, float] = {}
-        if self._inside.sum() + self._outside.sum() > 0:
+        if self.has_spatial:
             middles = (torch.arange(NUM_BINS) + 0.5) / NUM_BINS
             inside, outside = self.spatial_histogram()
             found["spatial_mean_on_objects"] = float((inside * middles).sum())
             found["spatial_mean_elsewhere"] = float((outside * middles).sum())
-        if self._channel_gates:
+        if self.has_channels:
             gates = self.channel_gates()
             found["channel_mean"] = float(gates.mean())
             found["channel_std_over_channels"] = float(gates.mean(0).std())
