@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdavs_model.data.clip import IGNORED
+
 # Added to numerator and denominator, in pixels: an empty mask then asks for an empty prediction.
 SMOOTH = 1.0
 
@@ -18,7 +20,8 @@ def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None
 
     Args:
         logits: [B, T, K, H, W]; K = 1 is binary, K > 1 semantic with background first.
-        masks: [B, T, H, W], integers: {0, 1} when binary, {0 ... K - 1} when semantic.
+        masks: [B, T, H, W], integers: {0, 1} when binary, {0 ... K - 1} when semantic, where pixels of 255 are
+            left out (VPO).
         valid: [B, T] bool; frames without an annotation (S4 trains on the first alone) are left out.
 
     Returns:
@@ -28,31 +31,56 @@ def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None
         ValueError: a mask holds a value outside the classes.
     """
     K = logits.shape[2]
-    logits, masks = logits.flatten(0, 1).float(), masks.flatten(0, 1).long()  # [N, K, H, W], [N, H, W]
+    logits, masks = logits.flatten(0, 1), masks.flatten(0, 1).long()  # [N, K, H, W], [N, H, W]
     highest = max(K - 1, 1)
-    if masks.numel() and (int(masks.min()) < 0 or int(masks.max()) > highest):
-        raise ValueError(f"masks: values {int(masks.min())} ... {int(masks.max())}; allowed: 0 ... {highest}")
-    if K == 1:
-        target = masks[:, None].float()
-        ce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
-        probability = logits.sigmoid()
-        present = torch.ones_like(target[:, :, 0, 0])
-    else:
-        ce = F.cross_entropy(logits, masks, reduction="none").mean((1, 2))
-        probability = logits.softmax(1)
-        target = F.one_hot(masks, K).movedim(-1, 1).float()
-        # Our choice: overlap is asked of the classes in the frame; cross entropy already keeps the others out.
-        present = (target.flatten(2).sum(-1) > 0).float()
-    inter = (probability * target).sum((2, 3))  # [N, K]
+    counted = masks != IGNORED if K > 1 else torch.ones_like(masks, dtype=torch.bool)
+    inside = torch.where(counted, masks, 0)
+    if masks.numel() and (int(masks.min()) < 0 or int(inside.max()) > highest):
+        allowed = f"0 ... {highest}" + (f", {IGNORED}" if K > 1 else "")
+        raise ValueError(f"masks: values {int(masks.min())} ... {int(inside.max())}; allowed: {allowed}")
+    if valid is not None:
+        chosen = valid.flatten()
+        if not bool(chosen.any()):
+            zero = logits.float().sum() * 0
+            return {"loss": zero, "ce": zero, "iou": zero, "dice": zero}
+        logits, inside, counted = logits[chosen], inside[chosen], counted[chosen]
+    logits = logits.float()
+    parts = _binary_parts(logits, inside) if K == 1 else _semantic_parts(logits, inside, counted)
+    parts = {name: value.mean() for name, value in parts.items()}
+    return {"loss": parts["ce"] + parts["iou"] + parts["dice"], **parts}
+
+
+def _binary_parts(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Each part per frame, [N]. logits: [N, 1, H, W]; masks: [N, H, W] of 0 and 1."""
+    target = masks[:, None].float()
+    ce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+    probability = logits.sigmoid()
+    inter = (probability * target).sum((2, 3))  # [N, 1]
     total = probability.sum((2, 3)) + target.sum((2, 3))
+    return {"ce": ce} | _overlap_losses(inter, total, torch.ones_like(inter))
+
+
+def _semantic_parts(logits: Tensor, masks: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Each part per frame, [N]. logits: [N, K, H, W]; masks: [N, H, W] indices; counted: [N, H, W] bool."""
+    weight = counted.float()
+    ce = (F.cross_entropy(logits, masks, reduction="none") * weight).sum((1, 2)) / weight.sum(
+        (1, 2)
+    ).clamp_min(1)
+    probability = logits.softmax(1)
+    # One number a pixel and class is all the memory this takes; 71 one-hot maps a frame would double it.
+    own = probability.gather(1, masks[:, None])[:, 0] * weight  # [N, H, W], of the true class
+    inter = torch.zeros_like(logits[:, :, 0, 0]).scatter_add(1, masks.flatten(1), own.flatten(1))  # [N, K]
+    area = torch.zeros_like(inter).scatter_add(1, masks.flatten(1), weight.flatten(1))
+    total = torch.einsum("nkhw,nhw->nk", probability, weight) + area
+    # Our choice: overlap is asked of the classes in the frame; cross entropy already keeps the others out.
+    return {"ce": ce} | _overlap_losses(inter, total, (area > 0).float())
+
+
+def _overlap_losses(inter: Tensor, total: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """Soft IoU and Dice losses per frame, [N], over the present classes. All arguments: [N, K]."""
     iou = _mean_over(1 - (inter + SMOOTH) / (total - inter + SMOOTH), present)
     dice = _mean_over(1 - (2 * inter + SMOOTH) / (total + SMOOTH), present)
-    weight = torch.ones_like(ce) if valid is None else valid.flatten().float()
-    parts = {
-        name: (value * weight).sum() / weight.sum().clamp_min(1)
-        for name, value in {"ce": ce, "iou": iou, "dice": dice}.items()
-    }
-    return {"loss": parts["ce"] + parts["iou"] + parts["dice"], **parts}
+    return {"iou": iou, "dice": dice}
 
 
 def _mean_over(values: Tensor, present: Tensor) -> Tensor:

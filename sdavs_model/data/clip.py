@@ -9,6 +9,9 @@ import numpy as np
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform in the product; VGGish's constant."""
 
+IGNORED = 255
+"""The value of mask pixels that count neither in the loss nor in a score."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:

@@ -39,8 +39,8 @@ def read_frames(paths: Sequence[Path]) -> np.ndarray:
 
 def foreground(mask: np.ndarray) -> np.ndarray:
     """[H, W] uint8, 1 where a stored mask is not black: grey of 255 or 1, palette, RGB and RGBA are all in use."""
-    bright = mask > 0 if mask.ndim == 2 else mask[..., :3].any(axis=-1)
-    return bright.astype(np.uint8)
+    grey = mask if mask.ndim == 2 else mask[..., :3].max(axis=-1)
+    return np.asarray(grey > 0, np.uint8)
 
 
 def size_text(image: np.ndarray) -> str:

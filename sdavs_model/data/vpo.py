@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from sdavs_model.data.audio import read_audio
-from sdavs_model.data.clip import SAMPLE_RATE
+from sdavs_model.data.clip import IGNORED, SAMPLE_RATE
 from sdavs_model.data.clip_set import ClipSet, Video, require_files
 from sdavs_model.data.table import read_rows
 
@@ -33,7 +33,6 @@ COCO_IDS = {
 }
 """What the masks hold: COCO's category ids, and three of VPO's own for people."""
 
-IGNORED = 255
 SOUND_SECONDS = 3
 SOUNDS = Path("vggsound_bench") / "VGGSound" / "audios"
 COLUMNS = ("cateName", "img_Id", "ann_Ids", "vgg_file", "split")

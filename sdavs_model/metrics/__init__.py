@@ -1,5 +1,20 @@
 """Evaluation protocols, one file each; their figures are never mixed."""
 
+from sdavs_model.metrics.avis import AVISMetrics
+from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.object import ObjectMetrics
+from sdavs_model.metrics.protocols import PROTOCOLS, headline_of, open_metrics
+from sdavs_model.metrics.semantic import SemanticMetrics
+from sdavs_model.metrics.vpo import VPOMetrics
 
-__all__ = ["ObjectMetrics"]
+__all__ = [
+    "PROTOCOLS",
+    "AVISMetrics",
+    "Metrics",
+    "Mode",
+    "ObjectMetrics",
+    "SemanticMetrics",
+    "VPOMetrics",
+    "headline_of",
+    "open_metrics",
+]

@@ -1,32 +1,49 @@
-"""AVSBench-object (S4, MS3): the mean Jaccard index M_J and F-score M_F of the official scripts.
+"""AVSBench-object (S4, MS3): the mean Jaccard index M_J and F-score M_F, video by video.
 
-The protocol is reproduced exactly, with its quirks:
+Official, with the scripts' quirks:
 
 * J thresholds the sigmoid at 0.5. A frame without a sounding object scores the share of its pixels that are
-  background in both, so an empty answer there is worth 1.
+  background in both, so an empty answer there is worth 1, and a small mistake almost as much.
 * F skips such frames. The F curves over 255 thresholds are averaged over the frames of one video, the best
   threshold is taken per video, and a video without any sounding frame counts as 0.
 * Both are averaged over videos with equal weight (the official test uses a batch of one video).
+
+Corrected: one threshold, 0.5, for both. A frame without a sounding object scores 1 for an empty answer and 0 for any
+other, in J and in F (DAVIS's rule); every video counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-BETA_SQUARED = 0.3
+from sdavs_model.metrics.base import BETA_SQUARED, Metrics, Mode
+
 NUM_THRESHOLDS = 255
 EPS_IOU = 1e-7
 EPS_PR = 1e-20
 
 
-class ObjectMetrics:
+class ObjectMetrics(Metrics):
     """Streaming M_J and M_F; holds four numbers, whatever the size of the data set."""
 
-    def __init__(self) -> None:
+    protocol = "object"
+    headline = "miou"
+
+    def __init__(self, *, mode: Mode = "official") -> None:
+        self.mode: Mode = mode
         self._sum_iou = 0.0
         self._sum_fscore = 0.0
         self._num_videos = 0
+
+    def add_clip(self, logits: Tensor, clip: Mapping[str, Any]) -> None:
+        """Add the annotated frames of one clip, [T, 1, S, S]."""
+        valid = clip["valid"].to(logits.device)
+        if bool(valid.any()):
+            self.update(logits[valid, 0], (clip["masks"].to(logits.device)[valid] > 0).float())
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add one video.
@@ -47,8 +64,13 @@ class ObjectMetrics:
         if not bool(((target == 0) | (target == 1)).all()):
             raise ValueError("target: values other than 0 and 1")
         probability = logits.detach().float().sigmoid()
-        self._sum_iou += mask_iou(probability, target)
-        self._sum_fscore += best_fscore(probability, target)
+        if self.mode == "official":
+            self._sum_iou += mask_iou(probability, target)
+            self._sum_fscore += best_fscore(probability, target)
+        else:
+            iou, fscore = plain_scores(probability > 0.5, target > 0)
+            self._sum_iou += iou
+            self._sum_fscore += fscore
         self._num_videos += 1
 
     def compute(self) -> dict[str, float]:
@@ -91,6 +113,18 @@ def best_fscore(probability: Tensor, target: Tensor) -> float:
         _fscore_curve(p, t, thresholds) for p, t in zip(probability, target, strict=True) if t.mean() != 0
     ]
     return float(torch.stack(curves).mean(0).max()) if curves else 0.0
+
+
+def plain_scores(predicted: Tensor, target: Tensor) -> tuple[float, float]:
+    """Mean IoU and mean F over the frames of one video, both 1 where both masks are empty. [N, H, W] bool."""
+    predicted, target = predicted.flatten(1), target.flatten(1)
+    hits = (predicted & target).sum(1).double()
+    num_predicted, num_true = predicted.sum(1).double(), target.sum(1).double()
+    empty = (num_predicted + num_true) == 0
+    iou = torch.where(empty, 1.0, hits / (num_predicted + num_true - hits).clamp_min(1))
+    # F = (1 + b2) P R / (b2 P + R) with the divisions by zero multiplied out.
+    fscore = (1 + BETA_SQUARED) * hits / (BETA_SQUARED * num_true + num_predicted).clamp_min(EPS_PR)
+    return float(iou.mean()), float(torch.where(empty, 1.0, fscore).mean())
 
 
 def _fscore_curve(probability: Tensor, target: Tensor, thresholds: Tensor) -> Tensor:
