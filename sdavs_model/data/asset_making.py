@@ -15,39 +15,43 @@ NOMINAL_RMS = 0.08
 BLOCK = SAMPLE_RATE // 100
 
 
-def make_asset(kind: str, content: bytes, *, cut_out_side: int, background_side: int) -> bytes:
+def make_asset(
+    kind: str, content: bytes, *, cut_out_side: int, background_side: int, effort: int = 6
+) -> bytes:
     """What is stored for a source file: lossless WebP for a photo or background, FLAC for a sound or noise.
+
+    `effort` is WebP's, from 0 to 6: small files take their time, the pixels are the same.
 
     Raises:
         ValueError: the content is no picture or sound.
     """
     if kind == "photo":
-        return cut_out(content, cut_out_side)
+        return cut_out(content, cut_out_side, effort)
     if kind == "background":
-        return background(content, background_side)
+        return background(content, background_side, effort)
     return sound(content)
 
 
-def cut_out(content: bytes, side: int) -> bytes:
+def cut_out(content: bytes, side: int, effort: int) -> bytes:
     """A photograph with alpha: trimmed to what is visible, at most `side` pixels, lossless WebP."""
     image = Image.open(io.BytesIO(content)).convert("RGBA")
     image = image.crop(image.getchannel("A").point([255 * (value > 16) for value in range(256)]).getbbox())
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return _webp(image)
+    return _webp(image, effort)
 
 
-def background(content: bytes, side: int) -> bytes:
+def background(content: bytes, side: int, effort: int) -> bytes:
     """A photograph, its short side `side` pixels, lossless WebP."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     scale = side / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
-    return _webp(image.resize(size, Image.Resampling.LANCZOS))
+    return _webp(image.resize(size, Image.Resampling.LANCZOS), effort)
 
 
-def _webp(image: Image.Image) -> bytes:
+def _webp(image: Image.Image, effort: int) -> bytes:
     file = io.BytesIO()
     # exact=False lets the encoder blank the colour of invisible pixels: half the size, the same picture.
-    image.save(file, "WEBP", lossless=True, quality=100, method=6, exact=False)
+    image.save(file, "WEBP", lossless=True, quality=100, method=effort, exact=False)
     return file.getvalue()
 
 

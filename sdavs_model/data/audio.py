@@ -51,6 +51,23 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     return sinc_resample(torch.from_numpy(waveform), rate, new_rate).numpy()
 
 
+def whole_seconds(waveform: np.ndarray, num_seconds: int, path: Path) -> np.ndarray:
+    """[num_seconds * 16000] float32; a missing half second at the end becomes silence.
+
+    Raises:
+        ValueError: more than that is missing, so a frame would have no sound; names the file and the frame.
+    """
+    # Videos are cut to whole seconds only roughly; a second of which half is there counts as heard.
+    if len(waveform) < (num_seconds - 0.5) * SAMPLE_RATE:
+        raise ValueError(
+            f"{path}: {len(waveform) / SAMPLE_RATE:.2f} s of sound for {num_seconds} frames, so "
+            f"frame {int(len(waveform) / SAMPLE_RATE + 0.5) + 1} has none"
+        )
+    aligned = np.zeros(num_seconds * SAMPLE_RATE, np.float32)
+    aligned[: len(waveform)] = waveform[: len(aligned)]
+    return aligned
+
+
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
     """Writes [N] int16 as a mono PCM wav."""
     assert samples.dtype == np.int16

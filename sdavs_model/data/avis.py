@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from sdavs_model.data.audio import read_audio
+from sdavs_model.data.audio import read_audio, whole_seconds
 from sdavs_model.data.clip import SAMPLE_RATE
-from sdavs_model.data.clip_set import ClipSet, Video, require_files, whole_seconds
+from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.pictures import size_text
+from sdavs_model.data.required import require_files
 
 Run = dict[str, Any]
 """A mask as pycocotools has it: {"size": [H, W], "counts": bytes}."""

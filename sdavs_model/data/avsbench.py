@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdavs_model.data.clip_set import ClipSet, Video, found, require_files
+from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.pictures import foreground
+from sdavs_model.data.required import found, refuse, require_files
 from sdavs_model.data.table import read_rows
 
 LAYOUT_FOLDER = "Multi-sources"
@@ -80,10 +81,10 @@ def find_video(data: Path, split: str, name: str, num_frames: int) -> Video:
 def require_pictures(folder: Path, what: str, name: str, count: int) -> None:
     """Raises ValueError if a folder of frames or masks is missing or holds more than `count` pictures."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: missing, the {what} of video {name!r}")
+        refuse(f"{folder}: missing, the {what} of video {name!r}")
     num_files = len(list(folder.glob("*.png")))
     if num_files > count:
-        raise ValueError(f"{folder}: {num_files} {what}, expected {count}")
+        refuse(f"{folder}: {num_files} {what}, expected {count}")
 
 
 def require_video(video: Video) -> None:
@@ -92,4 +93,4 @@ def require_video(video: Video) -> None:
     require_files(pictures, f"one of the {len(video.frames)} of video {video.name!r}")
     assert video.log_mel is not None
     if not video.wav.is_file() and not video.log_mel.is_file():
-        raise ValueError(f"{video.wav}: missing, frames without sound (and no {video.log_mel})")
+        refuse(f"{video.wav}: missing, frames without sound (and no {video.log_mel})")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdavs_model.data.clip_set import ClipSet, Video, found, require_files
+from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.palette import read_classes, read_colours
+from sdavs_model.data.required import found, require_files
 from sdavs_model.data.table import read_rows
 
 LAYOUT_FOLDER = "AVSBench_semantic"

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from sdavs_model.data.avsbench import require_pictures, require_video
-from sdavs_model.data.clip_set import ClipSet, Video, found
+from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.pictures import foreground
+from sdavs_model.data.required import found
 from sdavs_model.data.table import read_rows
 
 LAYOUT_FOLDER = "Single-source"

@@ -65,6 +65,14 @@ class Assets:
         with manifest.open(newline="") as file:
             self.rows = list(csv.DictReader(file))
 
+    def categories(self, split: str) -> tuple[str, ...]:
+        """Those of a split with a photograph and a recording, in alphabetical order; nothing is decoded."""
+        photos, sounds = (
+            {row["category"] for row in self.rows if row["kind"] == kind and row["split"] == split}
+            for kind in ("photo", "sound")
+        )
+        return tuple(sorted(photos & sounds))
+
     def pool(self, split: str, *, backgrounds: str | None = None) -> Pool:
         """Decodes the assets of one split; `backgrounds` takes the backgrounds of another split."""
         photos: dict[str, list[Photo]] = defaultdict(list)
@@ -86,7 +94,7 @@ class Assets:
                 recording = Recording(samples=samples, sha256=row["sha256"])
                 (sounds if row["kind"] == "sound" else noises)[row["category"]].append(recording)
         return Pool(
-            categories=tuple(sorted(set(photos) & set(sounds))),
+            categories=self.categories(split),
             photos=dict(photos),
             sounds=dict(sounds),
             backgrounds=scenes,

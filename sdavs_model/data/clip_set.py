@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from sdavs_model.data import augment as augmentation
-from sdavs_model.data.audio import read_audio
+from sdavs_model.data.audio import read_audio, whole_seconds
 from sdavs_model.data.augment import Augment
 from sdavs_model.data.clip import SAMPLE_RATE, Clip
 from sdavs_model.data.log_mel_file import read_log_mel
@@ -270,35 +269,6 @@ class ClipSet(Dataset):
         if not set(self.seen[index].split("+")).isdisjoint(self.categories[other].split("+")):
             return clip
         return augmentation.mix(clip, read_audio(self.videos[other].wav), self.augment, rng)
-
-
-def whole_seconds(waveform: np.ndarray, num_seconds: int, path: Path) -> np.ndarray:
-    """[num_seconds * 16000] float32; a missing half second at the end becomes silence.
-
-    Raises:
-        ValueError: more than that is missing, so a frame would have no sound; names the file and the frame.
-    """
-    # Videos are cut to whole seconds only roughly; a second of which half is there counts as heard.
-    if len(waveform) < (num_seconds - 0.5) * SAMPLE_RATE:
-        raise ValueError(
-            f"{path}: {len(waveform) / SAMPLE_RATE:.2f} s of sound for {num_seconds} frames, so "
-            f"frame {int(len(waveform) / SAMPLE_RATE + 0.5) + 1} has none"
-        )
-    aligned = np.zeros(num_seconds * SAMPLE_RATE, np.float32)
-    aligned[: len(waveform)] = waveform[: len(aligned)]
-    return aligned
-
-
-def require_files(paths: Sequence[Path], what: str) -> None:
-    """Raises ValueError naming the first of `paths` that is not there."""
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"{path}: missing, {what}")
-
-
-def found(path: Path) -> Path | None:
-    """`path` if there is such a file."""
-    return path if path.is_file() else None
 
 
 def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -125,17 +125,17 @@ def draw_scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
     # A picture without a sounding object has something off screen to hear: silence is no hint.
     num_hidden = 1 if num_sounding == 0 else int(draw.percent(30))
     chosen = draw.sample(pool.categories, min(num_sounding + num_silent, 4))
-    runs = _draw_runs(draw, num_sounding, num_seconds)
+    runs = draw_runs(draw, num_sounding, num_seconds)
     sources = [
-        Source(category=category, seen=True, seconds=_seconds(run, num_seconds))
+        Source(category=category, seen=True, seconds=sounding_seconds(run, num_seconds))
         for category, run in zip(chosen, runs + [(0, 0)] * (len(chosen) - len(runs)), strict=True)
     ]
     others = [category for category in sorted(pool.sounds) if category not in chosen]
     hidden = [
-        Source(category=category, seen=False, seconds=_seconds(run, num_seconds))
+        Source(category=category, seen=False, seconds=sounding_seconds(run, num_seconds))
         for category, run in zip(
             draw.sample(others, num_hidden),
-            [_draw_run(draw, num_seconds) for _ in range(num_hidden)],
+            [draw_run(draw, num_seconds) for _ in range(num_hidden)],
             strict=True,
         )
     ]
@@ -144,13 +144,13 @@ def draw_scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
     return Scene(sources=(*draw.sample(sources, len(sources)), *hidden), noise=noise)
 
 
-def _draw_runs(draw: Draw, num_sources: int, num_seconds: int) -> list[tuple[int, int]]:
+def draw_runs(draw: Draw, num_sources: int, num_seconds: int) -> list[tuple[int, int]]:
     """When each source sounds. In four of five clips some source sounds in every second.
 
     The others have frames without any. They stay few because AVSBench's J counts such a frame as right for
     whoever predicts nothing: too many, and silence is a good answer.
     """
-    runs = sorted(_draw_run(draw, num_seconds) for _ in range(num_sources))
+    runs = sorted(draw_run(draw, num_seconds) for _ in range(num_sources))
     if runs and draw.percent(80):
         runs[0] = (0, runs[0][1])
         for index in range(1, len(runs)):
@@ -162,12 +162,13 @@ def _draw_runs(draw: Draw, num_sources: int, num_seconds: int) -> list[tuple[int
     return draw.sample(runs, len(runs))
 
 
-def _draw_run(draw: Draw, num_seconds: int) -> tuple[int, int]:
+def draw_run(draw: Draw, num_seconds: int) -> tuple[int, int]:
     """First second and the one after the last; in a quarter of the cases the whole clip."""
     length = num_seconds if draw.percent(25) else draw.between(1, max(1, num_seconds - 1))
     start = draw.between(0, num_seconds - length)
     return start, start + length
 
 
-def _seconds(run: tuple[int, int], num_seconds: int) -> tuple[bool, ...]:
+def sounding_seconds(run: tuple[int, int], num_seconds: int) -> tuple[bool, ...]:
+    """Whether each second lies in a run."""
     return tuple(run[0] <= second < run[1] for second in range(num_seconds))

@@ -1,24 +1,18 @@
-"""RealAV: composed clips on disk, in AVSBench's MS3 layout, so that one loader reads both."""
+"""RealAV: composed clips on disk, in the layouts of the benchmarks, so that the same loaders read both."""
 
 from __future__ import annotations
 
-import csv
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from sdavs_model.data.audio import write_wav
-from sdavs_model.data.bundle import Assets, Pool
+from sdavs_model.data.bundle import ASSETS_FOLDER, Assets, Pool
 from sdavs_model.data.compose import COMPOSER_VERSION, compose_clip
+from sdavs_model.data.parallel import in_processes
+from sdavs_model.data.realav_layouts import LAYOUTS, SUBSETS, write_atomically, write_clip
 
 STAMP_FILE = "realav.json"
 STARTED_FILE = "realav.started.json"
@@ -56,8 +50,12 @@ class RealAVConfig:
     """Frames, and seconds, of a clip."""
     seed: int = 0
     """Another seed gives other clips of the same assets."""
+    subset: str = "mixed"
+    """What the scenes are like, and the layout: one of `SUBSETS`. "avss" clips have five or ten frames."""
 
     def __post_init__(self) -> None:
+        if self.subset not in SUBSETS:
+            raise ValueError(f"subset: {self.subset!r} is not allowed; allowed: {', '.join(SUBSETS)}")
         for split in SPLITS:
             if self.count(split) < 1:
                 raise ValueError(f"num_{split}: {self.count(split)} is below 1")
@@ -73,10 +71,11 @@ def prepare(
     root: Path,
     config: RealAVConfig,
     *,
+    assets_folder: Path = ASSETS_FOLDER,
     num_workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bool:
-    """Composes the data set below `root/Multi-sources`, or finds it there and does nothing.
+    """Composes the data set below the layout's folder in `root`, or finds it there and does nothing.
 
     An interrupted run is continued by the next one with the same config. The csv, without which the loader
     refuses the folder, and the stamp are written last.
@@ -84,6 +83,7 @@ def prepare(
     Args:
         root: the folder to write to.
         config: what to write.
+        assets_folder: photographs and recordings with their manifest; the bundled ones unless said otherwise.
         num_workers: processes that compose.
         progress: called with (clips done, clips in all).
 
@@ -93,84 +93,68 @@ def prepare(
     Raises:
         ValueError: the folder holds a data set that is not RealAV; it is not touched.
     """
-    layout = root / "Multi-sources"
-    wanted = {"config": asdict(config), "assets": Assets().digest, "composer": COMPOSER_VERSION}
+    kind = LAYOUTS[config.subset]
+    layout = root / kind.folder
+    assets = Assets(assets_folder)
+    wanted = {"config": asdict(config), "assets": assets.digest, "composer": COMPOSER_VERSION}
     stamp = _read_json(layout / STAMP_FILE)
     if stamp is not None and stamp["made_of"] == wanted and stamp["files"] == _count_files(layout):
+        (layout / STARTED_FILE).unlink(missing_ok=True)
         return False
-    if stamp is None and (layout / "ms3_meta_data.csv").exists():
-        raise ValueError(f"{layout}: holds a data set that is not RealAV; choose another folder")
     if stamp is not None or _read_json(layout / STARTED_FILE) != wanted:
-        if layout.exists() and stamp is None and not (layout / STARTED_FILE).exists():
+        if stamp is None and not (layout / STARTED_FILE).exists() and _holds_anything(layout):
             raise ValueError(f"{layout}: is not empty and not RealAV; choose another folder")
         _remove(layout)
     layout.mkdir(parents=True, exist_ok=True)
-    _write_atomically(layout / STARTED_FILE, json.dumps(wanted))
+    write_atomically(layout / STARTED_FILE, json.dumps(wanted))
 
     total = sum(config.count(split) for split in SPLITS)
     jobs = list(_jobs(config))
     done = 0
-    if num_workers == 1:
-        for job in jobs:
-            done += write_clips(layout, config, *job)
-            progress(done, total)
-    else:
-        # Fresh processes: forking one that runs threads (a Ray driver does) can deadlock.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_workers, context, initializer=_leave_interrupts_to_parent) as workers:
-            try:
-                for future in as_completed([workers.submit(write_clips, layout, config, *j) for j in jobs]):
-                    done += future.result()
-                    progress(done, total)
-            except BaseException:
-                workers.shutdown(cancel_futures=True)
-                raise
+    for count in in_processes(
+        write_clips, [(layout, config, assets_folder, *job) for job in jobs], num_workers
+    ):
+        done += count
+        progress(done, total)
 
-    rows = [(clip_name(split, i), split) for split in SPLITS for i in range(config.count(split))]
-    table = layout / "ms3_meta_data.csv"
-    with (part := table.with_suffix(".part")).open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("video_id", "split"), *rows])
-    part.replace(table)
-    (layout / STARTED_FILE).unlink()
+    plans = [
+        kind.plan(split, index, config.num_frames, assets.categories(SPLITS[split][0]))
+        for split in SPLITS
+        for index in range(config.count(split))
+    ]
+    kind.write_tables(layout, plans, assets.categories("train"))
     stamp = {"made_of": wanted, "files": _count_files(layout)}
-    _write_atomically(layout / STAMP_FILE, json.dumps(stamp, indent=2))
+    write_atomically(layout / STAMP_FILE, json.dumps(stamp, indent=2))
+    # After the stamp: a folder with neither would be taken for somebody else's.
+    (layout / STARTED_FILE).unlink()
     return True
 
 
-def clip_name(split: str, index: int) -> str:
-    """The video name of a clip."""
-    return f"{split}_{index:05d}"
-
-
-def write_clips(layout: Path, config: RealAVConfig, split: str, first: int, last: int) -> int:
+def write_clips(
+    layout: Path, config: RealAVConfig, assets_folder: Path, split: str, first: int, last: int
+) -> int:
     """Composes and writes clips first..last-1 of a split; those already complete are left. Returns how many."""
-    data = layout / "ms3_data"
+    kind = LAYOUTS[config.subset]
+    assets = Assets(assets_folder)
+    objects, backgrounds = SPLITS[split]
+    categories = assets.categories(objects)
     pool: Pool | None = None
     for index in range(first, last):
-        name = clip_name(split, index)
-        record = data / "sources" / split / f"{name}.json"
-        if record.is_file():
+        plan = kind.plan(split, index, config.num_frames, categories)
+        files = kind.files(layout, plan)
+        if files.record.is_file():
             continue
-        if pool is None:
-            objects, backgrounds = SPLITS[split]
-            pool = Assets().pool(objects, backgrounds=backgrounds)
-        seed = (config.seed, list(SPLITS).index(split), index)
+        pool = pool or assets.pool(objects, backgrounds=backgrounds)
         clip, scene = compose_clip(
-            name=name, seed=seed, pool=pool, size=config.size, num_frames=config.num_frames
+            name=plan.name,
+            seed=(config.seed, list(SPLITS).index(split), index),
+            pool=pool,
+            size=config.size,
+            num_frames=plan.num_frames,
+            scenes=plan.scenes,
+            classes=kind.classes(assets.categories("train")),
         )
-        assert clip.masks is not None
-        frame_folder = data / "visual_frames" / name
-        mask_folder = data / "gt_masks" / split / name
-        wav = data / "audio_wav" / split / f"{name}.wav"
-        for folder in (frame_folder, mask_folder, wav.parent, record.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        for number, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True), 1):
-            # Light compression: a quarter more bytes, and written and read several times as fast.
-            Image.fromarray(frame).save(frame_folder / f"{name}.mp4_{number}.png", compress_level=1)
-            Image.fromarray(mask * np.uint8(255)).save(mask_folder / f"{name}_{number}.png", compress_level=1)
-        write_wav(wav, np.round(clip.waveform * 32768).astype(np.int16))
-        # Written last: a clip that has it is complete.
-        _write_atomically(record, json.dumps(scene.record()))
+        write_clip(files, clip, scene)
     return last - first
 
 
@@ -178,11 +162,6 @@ def _jobs(config: RealAVConfig) -> Iterator[tuple[str, int, int]]:
     for split in SPLITS:
         for first in range(0, config.count(split), CHUNK):
             yield split, first, min(first + CHUNK, config.count(split))
-
-
-def _leave_interrupts_to_parent() -> None:
-    """Ctrl-C reaches the whole process group; the parent lets the chunks in work end, and only those."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _remove(layout: Path) -> None:
@@ -197,7 +176,8 @@ def _remove(layout: Path) -> None:
 def _count_files(layout: Path) -> dict[str, int]:
     """How many data files there are and their bytes in all: finds a copy that lost or cut any."""
     count = size = 0
-    for folder, _, names in os.walk(layout / "ms3_data"):
+    # The tables and the stamp lie in the layout's own folder, the data below it.
+    for folder, _, names in (entry for entry in os.walk(layout) if entry[0] != str(layout)):
         count += len(names)
         size += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
     return {"count": count, "bytes": size}
@@ -207,7 +187,5 @@ def _read_json(path: Path) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+def _holds_anything(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

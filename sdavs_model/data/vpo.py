@@ -9,7 +9,8 @@ import numpy as np
 
 from sdavs_model.data.audio import read_audio
 from sdavs_model.data.clip import IGNORED, SAMPLE_RATE
-from sdavs_model.data.clip_set import ClipSet, Video, require_files
+from sdavs_model.data.clip_set import ClipSet, Video
+from sdavs_model.data.required import require_files
 from sdavs_model.data.table import read_rows
 
 CLASSES = (
