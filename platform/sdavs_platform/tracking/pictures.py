@@ -48,13 +48,15 @@ def prediction_panel(
     """Rows: frame, truth, prediction, overlay of each clip; columns: time.
 
     Args:
-        frames: [B, T, 3, H, W], normalised. masks: [B, T, H, W]. logits: [B, T, 1, H, W].
+        frames: [B, T, 3, H, W], normalised. masks: [B, T, H, W]. logits: [B, T, K, H, W]; of K classes
+            only what sounds is drawn, whichever it is.
     """
     mean = torch.tensor(preprocess.mean)[:, None, None]
     std = torch.tensor(preprocess.std)[:, None, None]
     pictures = ((frames.cpu().float() * std + mean).clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).numpy()
     truths = (masks.cpu().numpy() > 0)[..., None] * np.array([255] * 3)
-    found = (logits.cpu()[:, :, 0].numpy() > 0)[..., None]
+    answers = logits[:, :, 0] > 0 if logits.shape[2] == 1 else logits.argmax(2) > 0
+    found = answers.cpu().numpy()[..., None]
     overlays = np.where(found, (pictures * 0.45 + OVERLAY * 0.55), pictures)
     predictions = found * np.array([255] * 3)
     kinds = (("frame", pictures), ("truth", truths), ("prediction", predictions), ("overlay", overlays))

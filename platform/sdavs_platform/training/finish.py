@@ -9,6 +9,8 @@ import torch
 
 from sdavs_model import load_artifact, save_artifact
 from sdavs_model.data.clip import Clip
+from sdavs_model.metrics import headline_of
+from sdavs_model.metrics.base import in_words
 from sdavs_platform.config import RunConfig
 from sdavs_platform.evaluation import Scores, score
 from sdavs_platform.tracking.registry import register_artifact
@@ -16,8 +18,6 @@ from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.checkpoint import consolidate
 from sdavs_platform.training.engine import compute_dtype
-
-CLASSES = ["background", "sounding object"]
 
 
 def export_checkpoint(
@@ -36,8 +36,13 @@ def export_checkpoint(
             dtype=compute_dtype(config),
             tolerance=config.training.consolidation_tolerance,
         )
-    lineage = lineage | {"consolidation_difference": difference}
-    save_artifact(folder, model=model, classes=CLASSES, metrics={}, lineage=lineage)
+    clips = open_split(config, config.data.val_split)
+    lineage = lineage | {
+        "consolidation_difference": difference,
+        "data_kind": clips.kind,
+        "protocol": f"{clips.protocol}, official",
+    }
+    save_artifact(folder, model=model, classes=list(clips.classes), metrics={}, lineage=lineage)
     return lineage
 
 
@@ -79,15 +84,16 @@ def finish_training(
         loaded = load_artifact(folder, device=device)
         scores = {config.data.val_split: val_scores}
         for split in config.data.test_splits:
-            scores[split] = score(
-                loaded.model, open_split(config, split), audio=config.data.audio, device=device
-            )
+            clips = open_split(config, split)
+            scores[split] = score(loaded.model, clips, audio=config.data.audio, device=device)
+            headlines[f"{split}_{headline_of(clips.protocol)}"] = scores[split][headline_of(clips.protocol)]
+        headlines: dict[str, float] = {}
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
-            print(f"test {split}: J {scores[split]['miou']:.3f} F {scores[split]['fscore']:.3f}", flush=True)
+            print(f"test {split}: {in_words(scores[split])}", flush=True)
         save_artifact(
             folder,
             model=loaded.model.cpu(),
-            classes=CLASSES,
+            classes=loaded.classes,
             metrics=scores,
             lineage=lineage,
             golden_clips=golden_clips(config),
@@ -101,12 +107,13 @@ def finish_training(
                 run_id=run_id,
                 tags={
                     "val_miou": f"{val_scores['miou']:.4f}",
-                    **{f"{split}_miou": f"{scores[split]['miou']:.4f}" for split in config.data.test_splits},
+                    **{name: f"{value:.4f}" for name, value in headlines.items()},
                     "data_digest": data_digest,
                     "git_commit": lineage["git_commit"],
                     "training": config.name,
                     "audio": config.data.audio,
                 },
+                    "data_kind": lineage["data_kind"],
                 uri=uri,
             )
     return scores, version

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from sdavs_model import build_model
 from sdavs_model.engine import evaluate, move, training_loss
-from sdavs_model.metrics import ObjectMetrics
+from sdavs_model.metrics import Metrics
 from sdavs_platform.config import RunConfig
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoint import LoopState, Probe, load_checkpoint, save_checkpoint
@@ -139,7 +139,7 @@ class Worker:
         """Score the validation split, shared over the workers; keep count of gains for early stopping."""
         self.average_buffers()
         share = self.batches.validation()
-        metrics = evaluate(self.model, share, device=self.device)
+        metrics = evaluate(self.model, share, device=self.device, metrics=self.batches.metrics())
         if len(share) < self.batches.num_val_batches:
             # ZeRO-3 gathers weights in every forward pass: all workers must make equally many.
             self.look_at_fixed_clips()
@@ -183,10 +183,10 @@ class Worker:
                 dist.all_reduce(buffer)
                 buffer /= self.world_size
 
-    def _merged(self, metrics: ObjectMetrics) -> ObjectMetrics:
+    def _merged(self, metrics: Metrics) -> Metrics:
         states: list[Any] = [None] * self.world_size
         dist.all_gather_object(states, metrics.state())
-        merged = ObjectMetrics()
+        merged = self.batches.metrics()
         for state in states:
             merged.merge(state)
         return merged

@@ -10,6 +10,7 @@ from ray.train.torch import TorchTrainer
 
 from sdavs_model import SDAVSConfig
 from sdavs_platform.bundled import bundled_data
+from sdavs_model.metrics.base import in_words
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config import RunConfig
 from sdavs_platform.paths import absolute, state_folder
@@ -29,7 +30,7 @@ class TrainResult:
     model_version: int | None
     """In the registry; None if `tracking.registered_model` is null."""
     metrics: dict[str, dict[str, float]]
-    """J ("miou") and F ("fscore") by split."""
+    """The protocol's scores by split: J ("miou"), F ("fscore") and others, see `sdavs_model.metrics`."""
     checkpoint: str
     """Path of the best sharded checkpoint."""
 
@@ -100,7 +101,9 @@ def _train(config: RunConfig, run: TrainingRun, digest: str) -> TrainResult:
             metrics=done["metrics"],
             checkpoint=checkpoint.path,
         )
-    val_scores = {name: reported[f"val_{name}"] for name in ("miou", "fscore")}
+    val_scores = {
+        key.removeprefix("val_"): value for key, value in reported.items() if key.startswith("val_")
+    }
     cluster = config.cluster
     finish: Any = finish_training  # Ray's types know no keyword-only arguments
     task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(finish)
@@ -152,8 +155,6 @@ def _fit(config: RunConfig, run: TrainingRun) -> Any:
 
 def _check_data(config: RunConfig) -> str:
     """Open every split once, before anything is leased; returns the digest of all of them."""
-    if config.model.num_classes != 1:
-        raise ValueError("model.num_classes: this data set has binary masks; allowed: 1")
     total = hashlib.sha256()
     for split in dict.fromkeys((config.data.train_split, config.data.val_split, *config.data.test_splits)):
         clips = open_split(config, split, training=split == config.data.train_split)
@@ -169,7 +170,7 @@ def _check_data(config: RunConfig) -> str:
 def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
     print(f"\n{config.name} finished", flush=True)
     for split, scores in result.metrics.items():
-        print(f"  {split:<16} J {scores['miou']:.3f}  F {scores['fscore']:.3f}")
+        print(f"  {split:<16} {in_words(scores)}")
     if result.model_version is not None:
         print(f"  model            models:/{config.tracking.registered_model}/{result.model_version}")
     print(f"  MLflow run       {result.run_id} at {uri}")
@@ -178,3 +179,8 @@ def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+        if config.model.num_classes != clips.num_classes:
+            raise ValueError(
+                f"model.num_classes: {config.model.num_classes} does not fit {clips.root} ({clips.kind}); "
+                f"allowed: {clips.num_classes}"
+            )
