@@ -1,6 +1,7 @@
-"""Score a registered model: J and F per split, with the right sound, without sound, and with other clips' sound.
+"""Score a registered model by its data set's protocol: with the right sound, without sound, with other clips' sound.
 
     python jobs/evaluate.py --model models:/sdavs@champion --data .sdavs/data
+    python jobs/evaluate.py --model models:/sdavs-avss/1 --data /data/AVSBench --kind avsbench-avss --mode corrected
     python jobs/evaluate.py --model models:/sdavs/3 --blind models:/sdavs-blind/1 --split test_new_scenes
 
 A model that listens falls when muted, and falls further with swapped sound. Beside it stand the best constant
@@ -15,6 +16,8 @@ import _sources
 
 _sources.use_this_checkout()
 
+from sdavs_model.data.sets import KINDS  # noqa: E402 (the line above makes it importable)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -25,6 +28,15 @@ def main() -> None:
     )
     parser.add_argument("--blind", help="an audio-blind model to print beside it")
     parser.add_argument("--data", help="data set folder (default: the bundled data set)")
+    parser.add_argument(
+        "--kind", default="auto", help=f"data set: auto, {', '.join(KINDS)} (default: told from the folder)"
+    )
+    parser.add_argument(
+        "--mode",
+        default="official",
+        choices=("official", "corrected"),
+        help="the published scripts' figures with their quirks, or the same without them (default: %(default)s)",
+    )
     parser.add_argument(
         "--split",
         action="append",
@@ -45,6 +57,8 @@ def main() -> None:
             flags.model,
             blind_uri=flags.blind,
             root=flags.data,
+            kind=flags.kind,
+            mode=flags.mode,
             splits=flags.split,
             train_split=flags.train_split,
             device=flags.device,

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.augment import Augment
+from sdavs_model.data.sets import KindOrAuto
 from sdavs_platform.paths import absolute
 from sdavs_platform.section import Section, Share
 from sdavs_platform.serve_config import ServeConfig
@@ -19,8 +20,11 @@ class DataConfig(Section):
     """What to learn from."""
 
     root: str | None = None
-    """Data set folder in the AVSBench MS3 layout. Unset: the bundled real photographs and sounds, composed
+    """Data set folder in its published layout. Unset: the bundled real photographs and sounds, composed
     once into the state folder."""
+
+    kind: KindOrAuto = "auto"
+    """Which data set it is; decides layout, classes and protocol. "auto": told from the folder."""
 
     train_split: str = "train"
     """Split that is learned from."""

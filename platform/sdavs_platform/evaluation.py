@@ -1,4 +1,4 @@
-"""Scoring a finished model: J and F per split, whether it listens, and what a constant answer would score."""
+"""Scoring a finished model by its data set's protocol: per split, whether it listens, and what a constant scores."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from sdavs_model.data.avsbench import AVSBenchMS3
+from sdavs_model.data.clip_set import ClipSet, collate_clips
 from sdavs_model.engine import AudioControl, AudioControlled, evaluate
-from sdavs_model.metrics import ObjectMetrics
+from sdavs_model.metrics import Mode, ObjectMetrics, open_metrics
 from sdavs_platform.training.batches import silence
 
 Scores = dict[str, float]
@@ -25,23 +25,27 @@ class Constant:
 
 def score(
     model: Any,
-    clips: AVSBenchMS3,
+    clips: ClipSet,
     *,
     audio: AudioControl = "right",
+    mode: Mode = "official",
     device: str | torch.device = "cpu",
     batch_size: int = 4,
 ) -> Scores:
-    """{"miou", "fscore"} of one split under one audio control.
+    """The protocol's figures for one split under one audio control; `sdavs_model.metrics` says which.
 
     Raises:
         ValueError: a file cannot be read; or "swapped" finds no clip with other sounds.
     """
     heard = AudioControlled(clips, control=audio, silence=silence(model.config))
-    return evaluate(model, DataLoader(heard, batch_size=batch_size), device=device).compute()
+    batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
+    return evaluate(model, batches, device=device, metrics=open_metrics(clips, mode=mode)).compute()
 
 
-def best_constant(train: AVSBenchMS3, test: AVSBenchMS3, *, num_train: int = 200) -> Constant:
-    """The constant mask with the highest J on `test`: a floor that any model must clear.
+def best_constant(
+    train: ClipSet, test: ClipSet, *, mode: Mode = "official", num_train: int = 200
+) -> Constant:
+    """The constant mask with the highest J on `test`: a floor that any binary model must clear.
 
     Candidates: all background, all foreground, and the mean mask of (up to `num_train`) training clips above
     each of nine thresholds. Choosing on the test split itself favours the baseline.
@@ -54,7 +58,7 @@ def best_constant(train: AVSBenchMS3, test: AVSBenchMS3, *, num_train: int = 200
         "all foreground": torch.ones_like(mean),
         **{f"mean training mask above {level:.2f}": (mean > level).float() for level in levels},
     }
-    metrics = {kind: ObjectMetrics() for kind in candidates}
+    metrics = {kind: ObjectMetrics(mode=mode) for kind in candidates}
     for target in (_target(test, i) for i in range(len(test))):
         for kind, mask in candidates.items():
             # +-10 are logits of a mask that is sure of itself.
@@ -64,8 +68,7 @@ def best_constant(train: AVSBenchMS3, test: AVSBenchMS3, *, num_train: int = 200
     return Constant(kind=kind, scores=scored[kind])
 
 
-def _target(clips: AVSBenchMS3, index: int) -> torch.Tensor:
-    """[T, H, W] of 0.0 and 1.0."""
-    masks = clips[index]["masks"]
-    assert isinstance(masks, torch.Tensor)
-    return (masks > 0).float()
+def _target(clips: ClipSet, index: int) -> torch.Tensor:
+    """[T, H, W] of 0.0 and 1.0, the frames that have a mask."""
+    item = clips[index]
+    return (item["masks"][item["valid"]] > 0).float()

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sdavs_model import LoadedModel, load_artifact
-from sdavs_model.data.avsbench import META_FILE, AVSBenchMS3, find_layout, read_table
+from sdavs_model.data.clip_set import ClipSet
+from sdavs_model.data.sets import known_kind, open_dataset, splits_of
 from sdavs_model.engine import AudioControl
+from sdavs_model.metrics import PROTOCOLS, Mode
+from sdavs_model.metrics.base import LABELS
 from sdavs_platform.bundled import bundled_data
 from sdavs_platform.evaluation import best_constant, score
 from sdavs_platform.tracking.client import tracking_uri
@@ -21,6 +24,8 @@ def evaluate_registered(
     *,
     blind_uri: str | None = None,
     root: str | None = None,
+    kind: str = "auto",
+    mode: Mode = "official",
     splits: Sequence[str] | None = None,
     train_split: str = "train",
     device: str = "cpu",
@@ -33,82 +38,117 @@ def evaluate_registered(
         model_uri: such as models:/sdavs@champion.
         blind_uri: a model trained on silence; scored muted.
         root: data set; None for the bundled one.
+        kind: what data set it is; "auto" tells from the folder.
+        mode: the protocol's official figures, quirks included, or the corrected ones.
         splits: None for all whose name starts with "test".
         uri: MLflow; None for the default.
         say: told what is being done.
 
     Returns:
-        {"model", "version", "run_id", "blind", "data", "splits": {split: {row: {"miou", "fscore"}}}, "constants"}.
+        {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
+        "splits": {split: {row: {figure: value}}}, "constants"}. There are constants for binary masks only: a
+        constant mask of 71 classes is background.
 
     Raises:
-        ValueError: no such model, split or file; a model that does not verify.
+        ValueError: no such model, split or file; a model that does not verify, or has other classes.
     """
     data = Path(root) if root else bundled_data(say=say)
-    splits = list(splits) if splits else test_splits(data)
+    kind = known_kind(kind, data)
+    splits = list(splits) if splits else test_splits(data, kind)
     registered = resolve(model_uri, uri=uri)
     loaded = load_artifact(fetch(model_uri, uri=uri), device=device, sha256=registered.sha256)
     blind = load_artifact(fetch(blind_uri, uri=uri), device=device) if blind_uri else None
     rows: dict[str, dict[str, dict[str, float]]] = {}
     constants: dict[str, str] = {}
     for split in splits:
-        clips = _open(data, split, loaded)
+        clips = open_for(loaded, kind, data, split)
         rows[split] = {}
         for control in CONTROLS:
             say(f"{split}: {len(clips)} clips, {control} audio")
-            rows[split][f"{control} audio"] = score(loaded.model, clips, audio=control, device=device)
+            rows[split][f"{control} audio"] = score(
+                loaded.model, clips, audio=control, mode=mode, device=device
+            )
         if blind:
             rows[split]["audio-blind copy"] = score(
-                blind.model, _open(data, split, blind), audio="muted", device=device
+                blind.model, open_for(blind, kind, data, split), audio="muted", mode=mode, device=device
             )
-        constant = best_constant(_open(data, train_split, loaded), clips)
-        rows[split]["best constant mask"] = constant.scores
-        constants[split] = constant.kind
+        if clips.num_classes == 1:
+            constant = best_constant(open_for(loaded, kind, data, train_split), clips, mode=mode)
+            rows[split]["best constant mask"] = constant.scores
+            constants[split] = constant.kind
     return {
         "model": model_uri,
         "version": registered.version,
         "run_id": registered.run_id,
         "blind": blind_uri,
         "data": str(data),
+        "kind": kind,
+        "protocol": clips.protocol,
+        "mode": mode,
         "splits": rows,
         "constants": constants,
     }
 
 
 def log_report(report: dict[str, Any], *, uri: str | None = None) -> None:
-    """Add the figures to the MLflow run that made the model."""
+    """Add the figures to the MLflow run that made the model; corrected ones under names of their own."""
     run = TrainingRun(uri=tracking_uri(uri), run_id=report["run_id"])
+    suffix = "" if report["mode"] == "official" else f"_{report['mode']}"
     run.log_metrics(
         {
-            f"test/{split}/{row.replace(' ', '_')}/{name}": value
+            f"test{suffix}/{split}/{row.replace(' ', '_')}/{name}": value
             for split, scored in report["splits"].items()
             for row, scores in scored.items()
             for name, value in scores.items()
         },
         step=0,
     )
-    run.client.log_dict(run.run_id, report, "evaluation.json")
+    run.client.log_dict(run.run_id, report, f"evaluation{suffix}.json")
 
 
 def report_table(report: dict[str, Any]) -> str:
     """One block per split; splits are never averaged together."""
-    lines = [f"{report['model']} (version {report['version']}) on {report['data']}"]
+    lines = [
+        f"{report['model']} (version {report['version']}) on {report['data']}",
+        f"protocol: {PROTOCOLS[report['protocol']]}; {report['mode']} figures",
+    ]
     for split, scored in report["splits"].items():
-        lines += ["", f"{split:<24}{'J':>8}{'F':>8}"]
-        lines += [f"  {row:<22}{s['miou']:>8.3f}{s['fscore']:>8.3f}" for row, s in scored.items()]
-        lines.append(f"  (constant: {report['constants'][split]})")
+        # Which figures there are can differ between rows: AVIS has some for silent frames only if there are any.
+        names = [name for name in LABELS if any(name in scores for scores in scored.values())]
+        widths = [max(8, len(LABELS[name]) + 2) for name in names]
+        columns = list(zip(names, widths, strict=True))
+        lines += ["", f"{split:<24}" + "".join(f"{LABELS[name]:>{width}}" for name, width in columns)]
+        for row, scores in scored.items():
+            cells = (
+                f"{scores[name]:>{width}.3f}" if name in scores else " " * width for name, width in columns
+            )
+            lines.append(f"  {row:<22}" + "".join(cells))
+        if split in report["constants"]:
+            lines.append(f"  (constant: {report['constants'][split]})")
     return "\n".join(lines)
 
 
-def _open(data: Path, split: str, loaded: LoadedModel) -> AVSBenchMS3:
-    return AVSBenchMS3(
-        root=data, split=split, preprocessor=loaded.preprocessor, num_frames=loaded.config.num_frames
-    )
+def open_for(loaded: LoadedModel, kind: str, data: Path, split: str) -> ClipSet:
+    """One split as a model takes it.
+
+    Raises:
+        ValueError: as `open_dataset`; or the model has other classes than the data set.
+    """
+    clips = open_dataset(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
+    if tuple(loaded.classes) != clips.classes:
+        raise ValueError(
+            f"{data}: {clips.kind} has the classes {_short(clips.classes)}; the model answers {_short(loaded.classes)}"
+        )
+    return clips
 
 
-def test_splits(data: Path) -> list[str]:
+def test_splits(data: Path, kind: str) -> list[str]:
     """The splits of a data set whose name starts with "test". Raises ValueError if there is none."""
-    layout = find_layout(data)
-    found = sorted({split for split in read_table(layout / META_FILE).values() if split.startswith("test")})
+    found = sorted(split for split in splits_of(kind, data) if split.startswith("test"))
     if not found:
-        raise ValueError(f"{layout / META_FILE}: no split whose name starts with test; name one with --split")
+        raise ValueError(f"{data}: no split whose name starts with test; name one with --split")
     return found
+
+
+def _short(classes: Sequence[str]) -> str:
+    return f"{', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''} ({len(classes)} in all)"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from sdavs_model.data.clip_set import ClipSet
-from sdavs_model.data.preprocess import Preprocessor
+if TYPE_CHECKING:
+    # torch takes seconds to import, and a config is checked without it.
+    from sdavs_model.data.clip_set import ClipSet
+    from sdavs_model.data.preprocess import Preprocessor
 
 Kind = Literal["avsbench-s4", "avsbench-ms3", "avsbench-avss", "vpo-ss", "vpo-ms", "vpo-msmi", "avis"]
+KindOrAuto = Literal["auto", Kind]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MARKS: dict[Kind, tuple[str, ...]] = {

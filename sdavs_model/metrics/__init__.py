@@ -3,7 +3,7 @@
 from sdavs_model.metrics.avis import AVISMetrics
 from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.object import ObjectMetrics
-from sdavs_model.metrics.protocols import PROTOCOLS, headline_of, open_metrics
+from sdavs_model.metrics.protocols import PROTOCOLS, headline_of, open_metrics, validation_metrics
 from sdavs_model.metrics.semantic import SemanticMetrics
 from sdavs_model.metrics.vpo import VPOMetrics
 
@@ -17,4 +17,5 @@ __all__ = [
     "VPOMetrics",
     "headline_of",
     "open_metrics",
+    "validation_metrics",
 ]

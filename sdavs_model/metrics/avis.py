@@ -14,7 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from sdavs_model.data.avis import Track, TrackedVideo
-from sdavs_model.metrics.base import Metrics, Mode, resized
+from sdavs_model.masks import masks_at_size
+from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.fsla import FSLACounts, count_frames
 from sdavs_model.metrics.instances import Region, find_regions, link, overlaps
 
@@ -43,9 +44,10 @@ class AVISMetrics(Metrics):
         size = self.truth[video].height, self.truth[video].width
         for time in range(int(clip["present"].sum())):
             # One frame at a time: a minute of full-size probabilities would not fit into memory.
-            probability, classes = resized(logits[time : time + 1], *size)[0].softmax(0).max(0)
-            regions = find_regions(classes.cpu().numpy().astype(np.uint8), probability.cpu().numpy())
-            found[first + time] = regions
+            answer = masks_at_size(logits[time : time + 1], size=size)
+            found[first + time] = find_regions(
+                answer.classes[0].cpu().numpy(), answer.confidence[0].cpu().numpy()
+            )
 
     def compute(self) -> dict[str, float]:
         """{"fsla", "hota", "map"} and FSLA by how many objects sound ("fsla_none", "fsla_single", "fsla_multi").

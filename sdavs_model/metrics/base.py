@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 
 Mode = Literal["official", "corrected"]
 """official: the published scripts' numbers to 1e-6, with their quirks. corrected: the same without the quirks."""
@@ -46,9 +45,21 @@ class Metrics(ABC):
         """Add another worker's `state()`; the order of merging does not matter."""
 
 
-def resized(logits: Tensor, height: int, width: int) -> Tensor:
-    """[N, K, h, w] -> [N, K, H, W] float32, bilinear; the size of a stored mask."""
-    logits = logits.float()
-    if logits.shape[-2:] == (height, width):
-        return logits
-    return F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+LABELS = {
+    "miou": "J",
+    "fscore": "F",
+    "fdr": "FDR",
+    "miou_no_background": "J without background",
+    "fsla": "FSLA",
+    "fsla_none": "FSLA, silent frames",
+    "fsla_single": "FSLA, one source",
+    "fsla_multi": "FSLA, several",
+    "hota": "HOTA",
+    "map": "mAP",
+}
+"""What a person reads for each figure."""
+
+
+def in_words(scores: Mapping[str, float]) -> str:
+    """One line of figures, such as "J 0.398 F 0.503"."""
+    return " ".join(f"{LABELS[name]} {value:.3f}" for name, value in scores.items())

@@ -40,6 +40,17 @@ def open_metrics(clips: ClipSet, *, mode: Mode = "official") -> Metrics:
     return VPOMetrics(num_classes=clips.num_classes, mode=mode)
 
 
+def validation_metrics(clips: ClipSet) -> Metrics:
+    """What chooses checkpoints during a training: figures "miou" and "fscore", whatever the data set.
+
+    For AVIS that is each class's IoU per frame (our choice): tracks need whole videos, and a training's early answers
+    fall into thousands of regions.
+    """
+    if isinstance(clips, AVIS):
+        return SemanticMetrics(num_classes=clips.num_classes, mode="corrected")
+    return open_metrics(clips)
+
+
 def headline_of(protocol: str) -> str:
     """The figure of a protocol that chooses checkpoints."""
     return AVISMetrics.headline if protocol == AVISMetrics.protocol else ObjectMetrics.headline

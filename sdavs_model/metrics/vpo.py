@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from sdavs_model.data.clip import IGNORED
-from sdavs_model.metrics.base import BETA_SQUARED, Metrics, Mode, resized
+from sdavs_model.masks import masks_at_size
+from sdavs_model.metrics.base import BETA_SQUARED, Metrics, Mode
 
 
 class VPOMetrics(Metrics):
@@ -37,8 +38,8 @@ class VPOMetrics(Metrics):
     def add_clip(self, logits: Tensor, clip: Mapping[str, Any]) -> None:
         """Add one picture: [T, K, S, S], and its mask at the stored size."""
         mask = clip["full_masks"][0].to(logits.device)
-        answer = resized(logits.float().mean(0, keepdim=True), *mask.shape)[0].argmax(0)
-        self.update(answer, mask)
+        answer = masks_at_size(logits.float().mean(0, keepdim=True), size=tuple(mask.shape))
+        self.update(answer.classes[0], mask)
 
     def update(self, answer: Tensor, target: Tensor) -> None:
         """Add pixels.

@@ -8,24 +8,28 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from sdavs_model.config import SDAVSConfig
-from sdavs_model.data.avsbench import AVSBenchMS3
+from sdavs_model.data.clip_set import ClipSet, collate_clips
 from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.data.sets import open_dataset
 from sdavs_model.engine import AudioControlled
+from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config import RunConfig
 
 
-def open_split(config: RunConfig, split: str, *, training: bool = False) -> AVSBenchMS3:
+def open_split(config: RunConfig, split: str, *, training: bool = False) -> ClipSet:
     """One split of the run's data set; augmented if it is learned from.
 
     Raises:
         ValueError: the folder, the split or a file is missing; names it.
     """
     assert config.data.root is not None
-    return AVSBenchMS3(
-        root=config.data.root,
-        split=split,
-        preprocessor=Preprocessor(config.model.preprocess),
+    return open_dataset(
+        config.data.kind,
+        config.data.root,
+        split,
+        Preprocessor(config.model.preprocess),
         num_frames=config.model.num_frames,
+        training=training,
         augment=config.data.augment if training and config.data.augmented else None,
         seed=config.seed,
     )
@@ -79,6 +83,7 @@ class Batches:
         self._options: dict[str, Any] = {
             "num_workers": config.data.num_workers,
             "pin_memory": config.cluster.use_gpu,
+            "collate_fn": collate_clips,
         }
         self._audio = config.data.audio
         self._silence = silence(config.model)
@@ -98,6 +103,10 @@ class Batches:
         clips: Dataset[Any] = Subset(self._heard(self.val_clips), list(share))
         return DataLoader(clips, batch_size=self._val_batch, **self._options)
 
+    def metrics(self) -> Metrics:
+        """Empty metrics for the validation split."""
+        return validation_metrics(self.val_clips)
+
     @property
     def num_val_batches(self) -> int:
         """Batches in the largest share of the validation clips, which is the first worker's."""
@@ -108,7 +117,7 @@ class Batches:
         num_clips = min(num_clips, len(self.val_clips))
         indices = [i * len(self.val_clips) // num_clips for i in range(num_clips)]
         clips: Dataset[Any] = Subset(self._heard(self.val_clips), indices)
-        return next(iter(DataLoader(clips, batch_size=num_clips)))
+        return next(iter(DataLoader(clips, batch_size=num_clips, collate_fn=collate_clips)))
 
-    def _heard(self, clips: AVSBenchMS3) -> AudioControlled:
+    def _heard(self, clips: ClipSet) -> AudioControlled:
         return AudioControlled(clips, control=self._audio, silence=self._silence)
