@@ -83,11 +83,11 @@ def finish_training(
         lineage = export_checkpoint(checkpoint, folder, config=config, lineage=lineage)
         loaded = load_artifact(folder, device=device)
         scores = {config.data.val_split: val_scores}
+        headlines: dict[str, float] = {}
         for split in config.data.test_splits:
             clips = open_split(config, split)
             scores[split] = score(loaded.model, clips, audio=config.data.audio, device=device)
             headlines[f"{split}_{headline_of(clips.protocol)}"] = scores[split][headline_of(clips.protocol)]
-        headlines: dict[str, float] = {}
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
             print(f"test {split}: {in_words(scores[split])}", flush=True)
         save_artifact(
@@ -109,11 +109,11 @@ def finish_training(
                     "val_miou": f"{val_scores['miou']:.4f}",
                     **{name: f"{value:.4f}" for name, value in headlines.items()},
                     "data_digest": data_digest,
+                    "data_kind": lineage["data_kind"],
                     "git_commit": lineage["git_commit"],
                     "training": config.name,
                     "audio": config.data.audio,
                 },
-                    "data_kind": lineage["data_kind"],
                 uri=uri,
             )
     return scores, version

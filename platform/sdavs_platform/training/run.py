@@ -9,8 +9,8 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from sdavs_model import SDAVSConfig
-from sdavs_platform.bundled import bundled_data
 from sdavs_model.metrics.base import in_words
+from sdavs_platform.bundled import bundled_data
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config import RunConfig
 from sdavs_platform.paths import absolute, state_folder
@@ -158,6 +158,11 @@ def _check_data(config: RunConfig) -> str:
     total = hashlib.sha256()
     for split in dict.fromkeys((config.data.train_split, config.data.val_split, *config.data.test_splits)):
         clips = open_split(config, split, training=split == config.data.train_split)
+        if config.model.num_classes != clips.num_classes:
+            raise ValueError(
+                f"model.num_classes: {config.model.num_classes} does not fit {clips.root} ({clips.kind}); "
+                f"allowed: {clips.num_classes}"
+            )
         if split == config.data.train_split and len(clips) < config.training.batch_size:
             raise ValueError(
                 f"training.batch_size: {config.training.batch_size} clips, but split {split!r} has "
@@ -179,8 +184,3 @@ def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-        if config.model.num_classes != clips.num_classes:
-            raise ValueError(
-                f"model.num_classes: {config.model.num_classes} does not fit {clips.root} ({clips.kind}); "
-                f"allowed: {clips.num_classes}"
-            )
