@@ -40,7 +40,7 @@ def damf_maps(model: nn.Module, frames: Tensor, log_mel: Tensor) -> DAMFMaps:
     Raises:
         ValueError: the model has no DAMF.
     """
-    modules = damf_modules(model)  # type: ignore[arg-type]
+    modules = damf_modules(model)
     with record(_parts(modules)) as calls:
         logits = sounding_logits(model(frames, log_mel))
     return DAMFMaps({level: _level_maps(damf, level, calls) for level, damf in modules.items()}, logits)
@@ -68,10 +68,9 @@ def concentration(shares: Tensor) -> Tensor:
     return 1 - entropy / math.log(shares.shape[-1])
 
 
-def _parts(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+def _parts(modules: dict[str, DAMF]) -> dict[str, nn.Module]:
     parts: dict[str, nn.Module] = {}
     for level, damf in modules.items():
-        assert isinstance(damf, DAMF)
         parts |= {level: damf, f"{level}/place": damf.place}
         for asks, attention in ((SOUND_ASKS, damf.audio_asks), (PICTURE_ASKS, damf.video_asks)):
             if attention is not None:
@@ -80,8 +79,7 @@ def _parts(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     return parts
 
 
-def _level_maps(damf: nn.Module, level: str, calls: dict[str, Call]) -> dict[str, Tensor]:
-    assert isinstance(damf, DAMF)
+def _level_maps(damf: DAMF, level: str, calls: dict[str, Call]) -> dict[str, Tensor]:
     fused_video, fused_audio = calls[level].output
     video, batch = calls[level].args[0], calls[level].args[0].shape[:2]
     maps = {VIDEO_BEFORE: response(video), AUDIO_BEFORE: response(calls[f"{level}/place"].output)}

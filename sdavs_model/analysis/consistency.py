@@ -15,10 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdavs_model.analysis.taps import Call, response
+from sdavs_model.analysis.taps import damf_modules, record, response
 
 STAGES = ("before", "after")
 FLOOR = 1e-12
@@ -38,16 +38,30 @@ class Streams:
         return spatial_distribution(self.video), spatial_distribution(self.audio)
 
 
-def streams(damf: Call, placement: Call) -> dict[str, Streams]:
-    """{"before": ..., "after": ...} of one level.
+@torch.inference_mode()
+def level_streams(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[str, dict[str, Streams]]:
+    """Run a clip once: {level: {"before": ..., "after": ...}}; level "1" is the largest.
 
     Args:
-        damf: the recorded call of the level's `damf`.
-        placement: the recorded call of its `damf.place`.
+        model: an `SDAVS` in eval mode.
+        frames: [B, T, 3, H, W]. log_mel: [B, T, 1, 96, 64].
+
+    Raises:
+        ValueError: the model has no DAMF.
     """
-    fused_video, fused_audio = damf.output
-    pairs = {"before": (damf.args[0], placement.output), "after": (fused_video, fused_audio)}
-    return {stage: Streams(*_on_one_grid(video, audio)) for stage, (video, audio) in pairs.items()}
+    modules = damf_modules(model)
+    placements = {f"{level}/place": damf.place for level, damf in modules.items()}
+    with record({**modules, **placements}) as calls:
+        model(frames, log_mel)
+    found = {}
+    for level in modules:
+        fused_video, fused_audio = calls[level].output
+        pairs = {
+            "before": (calls[level].args[0], calls[f"{level}/place"].output),
+            "after": (fused_video, fused_audio),
+        }
+        found[level] = {stage: Streams(*_on_one_grid(*pair)) for stage, pair in pairs.items()}
+    return found
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

@@ -1,4 +1,8 @@
-"""Feature maps and Grad-CAM at the three points of SNRP: before, after CFS, after SFS (paper figure 5)."""
+"""Feature maps and Grad-CAM at the three points of SNRP: before, after CFS, after SFS (paper figure 5).
+
+Grad-CAM weighs each channel by its gradient, so a factor on a whole channel cancels: it is the same before and after
+a channel selector, whatever that does. The feature maps show what CFS changes.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,7 @@ def snrp_maps(model: nn.Module, frames: Tensor, log_mel: Tensor) -> SNRPMaps:
     Raises:
         ValueError: the model has no SNRP.
     """
-    modules = snrp_modules(model)  # type: ignore[arg-type]
+    modules = snrp_modules(model)
     with torch.enable_grad(), record(modules) as calls:
         logits = sounding_logits(model(frames, log_mel))
         activations = [a for call in calls.values() for a in _points(call).values()]

@@ -15,6 +15,8 @@ from sdavs_model.engine import OtherSound
 
 PAPER_FACTOR = 0.1
 """The paper's scaling factor."""
+ORIGINAL = "original audio"
+"""Name of the condition without added noise."""
 LOWEST_HZ = 20.0
 """Brownian noise begins here (our choice: the lower limit of hearing). Without a limit nearly all of its energy
 would lie in a drift of fractions of a hertz, which nobody hears and which would use up the level."""
@@ -119,6 +121,16 @@ class NoisySound(OtherSound):
             assert self.snr_db is not None
             noisy = add_at_snr(waveform, noise, self.snr_db)
         return self.clips.preprocessor.log_mel(noisy, len(log_mel))
+
+
+def factor_condition(noise: str) -> str:
+    """The name of the condition with a noise at the paper's factor."""
+    return f"{noise} x {PAPER_FACTOR}"
+
+
+def snr_condition(noise: str, snr_db: int) -> str:
+    """The name of the condition with a noise at a ratio in dB."""
+    return f"{noise} {snr_db} dB"
 
 
 def _peak_one(samples: np.ndarray) -> np.ndarray:

@@ -28,8 +28,13 @@ class LevelResponse:
 
     def of_frames(self, chosen: Tensor) -> LevelResponse:
         """Some of the frames. chosen: [T] bool."""
-        parts = (self.before, self.after, self.spatial_gate, self.channel_gate)
-        return LevelResponse(*(None if part is None else part[chosen.to(part.device)] for part in parts))
+        chosen = chosen.to(self.before.device)
+        return LevelResponse(
+            before=self.before[chosen],
+            after=self.after[chosen],
+            spatial_gate=None if self.spatial_gate is None else self.spatial_gate[chosen],
+            channel_gate=None if self.channel_gate is None else self.channel_gate[chosen],
+        )
 
 
 @torch.inference_mode()
@@ -43,7 +48,7 @@ def snrp_responses(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[st
     Raises:
         ValueError: the model has no SNRP.
     """
-    modules = snrp_modules(model)  # type: ignore[arg-type]
+    modules = snrp_modules(model)
     with record(modules) as calls:
         model(frames, log_mel)
     found = {}

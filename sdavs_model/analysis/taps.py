@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sdavs_model.damf import DAMF
 from sdavs_model.model import SDAVS, Level
+from sdavs_model.snrp import SNRP
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,28 @@ def record(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Call]]:
             handle.remove()
 
 
-def levels(model: SDAVS) -> list[Level]:
-    """The model's four levels, largest map first."""
-    found = list(model.levels)
-    assert all(isinstance(level, Level) for level in found)
-    return found  # type: ignore[return-value]
-
-
-def snrp_modules(model: SDAVS) -> dict[str, nn.Module]:
-    """{"1": SNRP of the largest level, ...}.
+def snrp_modules(model: nn.Module) -> dict[str, SNRP]:
+    """{"1": SNRP of the largest level, ...} of an `SDAVS`.
 
     Raises:
         ValueError: the model was built without SNRP.
     """
-    if model.config.ablation.snrp == "none":
-        raise ValueError("ablation.snrp is 'none': this model has no SNRP to look into")
-    return {str(number): _present(level.snrp) for number, level in enumerate(levels(model), 1)}
+    levels = _levels(model)
+    if any(level.snrp is None for level in levels):
+        raise ValueError("this model has no SNRP to look into (ablation.snrp: none)")
+    return {str(number): level.snrp for number, level in enumerate(levels, 1) if level.snrp is not None}
 
 
-def damf_modules(model: SDAVS) -> dict[str, nn.Module]:
-    """{"1": DAMF of the largest level, ...}.
+def damf_modules(model: nn.Module) -> dict[str, DAMF]:
+    """{"1": DAMF of the largest level, ...} of an `SDAVS`.
 
     Raises:
         ValueError: the model was built without DAMF.
     """
-    if not model.config.ablation.damf:
-        raise ValueError("ablation.damf is false: this model has no DAMF to look into")
-    return {str(number): _present(level.damf) for number, level in enumerate(levels(model), 1)}
+    levels = _levels(model)
+    if any(level.damf is None for level in levels):
+        raise ValueError("this model has no DAMF to look into (ablation.damf: false)")
+    return {str(number): level.damf for number, level in enumerate(levels, 1) if level.damf is not None}
 
 
 def response(features: Tensor) -> Tensor:
@@ -92,6 +89,8 @@ def sounding_logits(logits: Tensor) -> Tensor:
     return logits[:, :, 1:].logsumexp(2) - logits[:, :, 0]
 
 
-def _present(module: nn.Module | None) -> nn.Module:
-    assert module is not None
-    return module
+def _levels(model: nn.Module) -> list[Level]:
+    assert isinstance(model, SDAVS)
+    levels = [level for level in model.levels if isinstance(level, Level)]
+    assert len(levels) == len(model.levels)
+    return levels

@@ -51,9 +51,7 @@ def prediction_panel(
         frames: [B, T, 3, H, W], normalised. masks: [B, T, H, W]. logits: [B, T, K, H, W]; of K classes
             only what sounds is drawn, whichever it is.
     """
-    mean = torch.tensor(preprocess.mean)[:, None, None]
-    std = torch.tensor(preprocess.std)[:, None, None]
-    pictures = ((frames.cpu().float() * std + mean).clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).numpy()
+    pictures = as_pixels(frames, preprocess)
     truths = (masks.cpu().numpy() > 0)[..., None] * np.array([255] * 3)
     answers = logits[:, :, 0] > 0 if logits.shape[2] == 1 else logits.argmax(2) > 0
     found = answers.cpu().numpy()[..., None]
@@ -74,6 +72,13 @@ def prediction_panel(
                 image = Image.fromarray(images[clip, t].astype(np.uint8))
                 panel.paste(image, (GAP + t * (width + GAP), top + HEADER))
     return panel
+
+
+def as_pixels(frames: torch.Tensor, preprocess: PreprocessConfig) -> np.ndarray:
+    """Normalised frames [..., 3, H, W] back to [..., H, W, 3] uint8."""
+    mean = torch.tensor(preprocess.mean)[:, None, None]
+    std = torch.tensor(preprocess.std)[:, None, None]
+    return ((frames.cpu().float() * std + mean).clamp(0, 1) * 255).byte().movedim(-3, -1).numpy()
 
 
 def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:

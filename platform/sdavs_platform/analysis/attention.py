@@ -1,0 +1,94 @@
+"""Attention of both directions, and both streams before and after DAMF (paper figure 6)."""
+
+from typing import Any
+
+import torch
+
+from sdavs_model.analysis.attention import (
+    AUDIO_AFTER,
+    AUDIO_BEFORE,
+    PICTURE_ASKS,
+    SOUND_ASKS,
+    VIDEO_AFTER,
+    VIDEO_BEFORE,
+    DAMFMaps,
+    concentration,
+    damf_maps,
+)
+from sdavs_model.analysis.feature_maps import measures
+from sdavs_model.analysis.scoring import annotated, sounding_masks
+from sdavs_platform.analysis.draw_clips import Panel, picture_rows
+from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.study import Gallery, Study
+
+MAPS = (VIDEO_BEFORE, AUDIO_BEFORE, SOUND_ASKS, PICTURE_ASKS, VIDEO_AFTER, AUDIO_AFTER)
+MEASURES = ("focus", "points_at", "concentration")
+
+
+def run(study: Study, *, level: int) -> Finding:
+    """Focus, pointing game and concentration of all levels; pictures of one.
+
+    Args:
+        level: whose maps are drawn; 1 is the largest.
+
+    Raises:
+        ValueError: the model has no DAMF.
+    """
+    gallery = Gallery(study)
+    rows: list[Row] = []
+    for _, item in study.walk("attention"):
+        maps = damf_maps(study.model, *study.inputs(item))
+        if (second := gallery.turn(sounding_masks(item))) is not None:
+            gallery.shown.append(_panels(study, item, maps, str(level), second))
+        rows += _rows(item, maps)
+    present = [name for name in MAPS if name in maps.levels[str(level)]]
+    found = {
+        number: {name: means(rows, MEASURES, level=int(number), map=name) for name in present}
+        for number in maps.levels
+    }
+    missing = [name for name in MAPS if name not in present]
+    notes = [f"ablation.direction leaves out: {', '.join(missing)}"] if missing else []
+    return Finding(
+        name="attention",
+        numbers=study.head | {"measures": found, "notes": notes},
+        rows=rows,
+        pictures=gallery.drawn(f"attention_level{level}", picture_rows),
+        metrics=flat_metrics({f"level_{number}": names for number, names in found.items()}),
+        table=_table(study, found, notes),
+    )
+
+
+def _rows(item: dict[str, Any], maps: DAMFMaps) -> list[Row]:
+    valid, masks = annotated(item), sounding_masks(item)
+    rows = []
+    for number, named in maps.levels.items():
+        heats = {name: heat[0].cpu()[valid] for name, heat in named.items()}
+        for name, values in measures(heats, masks[valid]).items():
+            shares = torch.nn.functional.normalize(heats[name].flatten(1), p=1, dim=1)
+            row = {"clip": item["name"], "level": int(number), "map": name}
+            rows.append(row | values | {"concentration": float(concentration(shares).mean())})
+    return rows
+
+
+def _panels(study: Study, item: dict[str, Any], maps: DAMFMaps, level: str, second: int) -> list[Panel]:
+    scene = Panel.scene(item, second, study.subject.loaded.preprocessor.config)
+    shown = maps.levels[level]
+    heats = [scene.heat(shown[name][0, second], name.replace(" ", "\n", 1)) for name in MAPS if name in shown]
+    return [scene, *heats, scene.answer(maps.logits[0, second] > 0)]
+
+
+def _table(study: Study, found: dict[str, Any], notes: list[str]) -> str:
+    rows = [
+        [f"level {number}, {name}", *(values[key] for key in MEASURES)]
+        for number, names in found.items()
+        for name, values in names.items()
+    ]
+    return "\n".join(
+        [
+            f"{study.title}; level 1 is the largest map",
+            text_table(["", "focus", "hits", "concentration"], rows),
+            "focus: strength on sounding objects over that on the whole frame (1 is indifferent); hits: share of "
+            "frames whose maximum lies on one; concentration: 0 is even, 1 is a single position",
+            *notes,
+        ]
+    )

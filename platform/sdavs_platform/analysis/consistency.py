@@ -1,0 +1,53 @@
+"""Consistency of sound and picture before and after DAMF (paper Table VII)."""
+
+from typing import Any
+
+from sdavs_model.analysis.consistency import STAGES, LevelConsistency, level_streams
+from sdavs_platform.analysis.draw_curves import consistency_bars
+from sdavs_platform.analysis.finding import Finding, flat_metrics, mean, means, text_table
+from sdavs_platform.analysis.study import Study
+
+MEASURES = ("cka", "kl", "js")
+
+
+def run(study: Study) -> Finding:
+    """CKA, KL and JS of each level, and their means over the levels.
+
+    Raises:
+        ValueError: the model has no DAMF.
+    """
+    found: dict[str, LevelConsistency] = {}
+    rows = []
+    for _, item in study.walk("consistency"):
+        for level, pairs in level_streams(study.model, *study.inputs(item)).items():
+            clip = found.setdefault(level, LevelConsistency()).update(pairs)
+            rows += [{"clip": item["name"], "level": int(level), "stage": s} | clip[s] for s in STAGES]
+    levels: dict[str, dict[str, dict[str, float]]] = {}
+    for level, consistency in found.items():
+        cka = consistency.cka()
+        levels[level] = {stage: {"cka": cka[stage]} for stage in STAGES}
+        for stage, values in levels[level].items():
+            values |= means(rows, ("kl", "js"), level=int(level), stage=stage)
+    overall = {s: {key: mean(level[s][key] for level in levels.values()) for key in MEASURES} for s in STAGES}
+    return Finding(
+        name="consistency",
+        numbers=study.head | {"levels": levels, "mean": overall},
+        rows=rows,
+        pictures={"consistency": consistency_bars(levels)},
+        metrics=flat_metrics(overall),
+        table=_table(study, levels, overall),
+    )
+
+
+def _table(study: Study, levels: dict[str, Any], overall: dict[str, Any]) -> str:
+    rows = [
+        [f"{name}, {stage} DAMF", *(values[stage][key] for key in MEASURES)]
+        for name, values in [*((f"level {level}", v) for level, v in levels.items()), ("mean", overall)]
+        for stage in STAGES
+    ]
+    return "\n".join(
+        [
+            f"{study.title}; level 1 is the largest map",
+            text_table(["", "CKA", "KL (nats)", "JS (nats)"], rows),
+        ]
+    )

@@ -1,0 +1,100 @@
+"""Curves and bars of the analyses that score: noise, consistency, listening."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sdavs_model.analysis.noise import ORIGINAL, factor_condition, snr_condition
+
+Scores = Mapping[str, Mapping[str, float]]
+MEASURES = {"miou": "J", "fscore": "F"}
+COLOURS = ("tab:blue", "tab:orange", "tab:green")
+
+
+def noise_curve(
+    scores: Mapping[str, Scores],
+    noises: Sequence[str],
+    snrs_db: Sequence[int],
+    factor_snr: Mapping[str, float],
+) -> Figure:
+    """J and F over the signal-to-noise ratio; a line for each noise and model.
+
+    Args:
+        scores: model -> condition -> {"miou", "fscore"}; conditions are named by `factor_condition`, `snr_condition`.
+        noises: their names.
+        snrs_db: the ratios of the sweep.
+        factor_snr: noise -> what the paper's factor means in dB, where it gets its marker.
+    """
+    figure, panels = _panels(len(MEASURES))
+    for axes, (key, label) in zip(panels, MEASURES.items(), strict=True):
+        for model, line in zip(scores, ("-", "--"), strict=False):
+            clean = scores[model][ORIGINAL][key]
+            axes.axhline(clean, color="grey", linestyle=line, label=f"no noise, {model}")
+            for noise, colour in zip(noises, COLOURS, strict=False):
+                curve = {snr: scores[model][snr_condition(noise, snr)][key] for snr in snrs_db}
+                marker = {factor_snr[noise]: scores[model][factor_condition(noise)][key]}
+                points = sorted((curve | marker).items())
+                axes.plot(*zip(*points, strict=True), line, color=colour, label=f"{noise}, {model}")
+                axes.plot(*marker.popitem(), "D", color=colour, markersize=6)
+        axes.set_xlabel("signal to noise (dB)")
+        axes.set_xticks(snrs_db)
+        axes.set_ylabel(label)
+        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+        axes.invert_xaxis()
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = "diamond: the paper's factor"
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title, title_fontsize=8)
+    return figure
+
+
+def consistency_bars(levels: Mapping[str, Scores]) -> Figure:
+    """CKA, KL and JS of each level, before beside after DAMF.
+
+    Args:
+        levels: level -> stage -> {"cka", "kl", "js"}.
+    """
+    labels = {
+        "cka": "CKA (more is alike)",
+        "kl": "KL, nats (less is alike)",
+        "js": "JS, nats (less is alike)",
+    }
+    figure, panels = _panels(len(labels))
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+        for offset, stage in ((-0.2, "before"), (0.2, "after")):
+            heights = [values[stage][key] for values in levels.values()]
+            places = [number + offset for number in range(len(heights))]
+            axes.bar(places, heights, width=0.4, label=f"{stage} DAMF")
+        axes.set_xticks(range(len(levels)), [f"level {level}" for level in levels])
+        axes.set_title(label, fontsize=10)
+        axes.grid(alpha=0.3, axis="y")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def listening_bars(conditions: Scores) -> Figure:
+    """J, F and the false sounding rate under each sound; no bar where a figure does not exist."""
+    labels = {
+        "miou": "J against the clip's own sound",
+        "fscore": "F against the clip's own sound",
+        "false_sounding_rate": "false sounding rate (less is better)",
+    }
+    figure, panels = _panels(len(labels))
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+        heights = [values[key] for values in conditions.values()]
+        bars = axes.bar(
+            range(len(heights)), heights, color="tab:red" if key.startswith("false") else "tab:blue"
+        )
+        axes.bar_label(bars, ["" if h != h else f"{h:.2f}" for h in heights], fontsize=8)
+        axes.set_xticks(range(len(heights)), list(conditions), rotation=25, fontsize=8)
+        axes.set_title(label, fontsize=10)
+        axes.margins(y=0.12)
+        axes.grid(alpha=0.3, axis="y")
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, Sequence]:
+    figure = Figure(figsize=(10.8, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])

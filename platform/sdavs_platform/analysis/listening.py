@@ -1,0 +1,90 @@
+"""The listening test, beyond the paper (its limitation IV-H): five sounds for each clip."""
+
+from typing import Any
+
+from sdavs_model.analysis.listening import (
+    NOISE_ONLY,
+    OFF_SCREEN,
+    RIGHT,
+    SILENCE,
+    SWAPPED,
+    five_sounds,
+    nothing_visible_sounds,
+)
+from sdavs_model.analysis.noise import BrownianNoise
+from sdavs_model.analysis.scoring import annotated, marked_share, score_clip, sounding_masks
+from sdavs_platform.analysis.draw_clips import Panel, picture_rows
+from sdavs_platform.analysis.draw_curves import listening_bars
+from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.study import Gallery, Study
+from sdavs_platform.training.batches import silence
+
+CONDITIONS = (RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY)
+
+
+def run(study: Study) -> Finding:
+    """J, F and the false sounding rate under five sounds; a condition that the data do not allow is left out."""
+    loaded = study.subject.loaded
+    sounds, left_out = five_sounds(
+        study.clips, silence=silence(loaded.config), noise=BrownianNoise(seed=study.seed)
+    )
+    gallery = Gallery(study)
+    rows: list[Row] = []
+    for index, item in study.walk("listening test"):
+        heard = {name: sound.hear(index, item["log_mel"]) for name, sound in sounds.items()}
+        scores = score_clip(study.model, item, heard, device=study.device)
+        valid, masks = annotated(item), sounding_masks(item)
+        for name, score in scores.items():
+            wrong = nothing_visible_sounds(name, sounds[name], index, masks) & valid
+            marked = marked_share(score.probability)[wrong]
+            row = {"clip": item["name"], "condition": name, "miou": score.miou, "fscore": score.fscore}
+            rows.append(row | {"false_sounding_sum": float(marked.sum()), "quiet_frames": int(wrong.sum())})
+        if (second := gallery.turn(masks)) is not None:
+            gallery.shown.append(_panels(study, item, scores, second))
+    found = {name: _summary(rows, name) for name in sounds}
+    return Finding(
+        name="listening",
+        numbers=study.head | {"conditions": found, "left_out": left_out},
+        rows=[_per_clip(row) for row in rows],
+        pictures=gallery.drawn("clips", picture_rows) | {"scores": listening_bars(found)},
+        metrics=flat_metrics(found),
+        table=_table(study, found, left_out),
+    )
+
+
+def _summary(rows: list[Row], name: str) -> dict[str, float]:
+    """Means over clips; the false sounding rate over the frames in which nothing visible sounds."""
+    own = [row for row in rows if row["condition"] == name]
+    frames = sum(row["quiet_frames"] for row in own)
+    wrong = sum(row["false_sounding_sum"] for row in own)
+    return means(own, ("miou", "fscore")) | {
+        "false_sounding_rate": wrong / frames if frames else float("nan"),
+        "quiet_frames": frames,
+    }
+
+
+def _per_clip(row: Row) -> Row:
+    row = dict(row)
+    wrong = row.pop("false_sounding_sum")
+    return row | {"false_sounding_rate": wrong / row["quiet_frames"] if row["quiet_frames"] else float("nan")}
+
+
+def _panels(study: Study, item: dict[str, Any], scores: dict[str, Any], second: int) -> list[Panel]:
+    scene = Panel.scene(item, second, study.subject.loaded.preprocessor.config)
+    return [scene, *(scene.answer(score.probability[second] > 0.5, name) for name, score in scores.items())]
+
+
+def _table(study: Study, found: dict[str, Any], left_out: dict[str, str]) -> str:
+    rows = [
+        [name, v["miou"], v["fscore"], v["false_sounding_rate"], v["quiet_frames"]]
+        for name, v in found.items()
+    ]
+    return "\n".join(
+        [
+            study.title,
+            text_table(["", "J", "F", "false sounding rate", "of frames"], rows),
+            "J and F are against what sounds in the clip's own sound; the false sounding rate is the share of "
+            "pixels marked in frames where nothing visible sounds",
+            *(f"left out: {name} ({reason})" for name, reason in left_out.items()),
+        ]
+    )

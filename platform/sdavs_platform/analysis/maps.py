@@ -1,0 +1,91 @@
+"""Feature maps and Grad-CAM at the three points of SNRP (paper figure 5)."""
+
+from typing import Any
+
+from sdavs_model.analysis.feature_maps import POINTS, SNRPMaps, measures, snrp_maps
+from sdavs_model.analysis.scoring import annotated, sounding_masks
+from sdavs_platform.analysis.draw_clips import Panel, picture_rows
+from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.study import Gallery, Study
+
+KINDS = {"features": "feature map", "grad_cam": "Grad-CAM"}
+MEASURES = ("focus", "points_at")
+
+
+def run(study: Study, *, level: int) -> Finding:
+    """Focus and pointing game of all levels; pictures of one.
+
+    Args:
+        level: whose maps are drawn; 1 is the largest.
+
+    Raises:
+        ValueError: the model has no SNRP.
+    """
+    gallery = Gallery(study)
+    rows: list[Row] = []
+    for _, item in study.walk("feature maps"):
+        maps = snrp_maps(study.model, *study.inputs(item))
+        masks = sounding_masks(item)
+        if (second := gallery.turn(masks)) is not None:
+            gallery.shown.append(_panels(study, item, maps, str(level), second))
+        rows += _rows(item, maps)
+    found = {
+        kind: {
+            str(number): {
+                point: means(rows, MEASURES, map=kind, level=number, point=point) for point in POINTS
+            }
+            for number in range(1, len(maps.levels) + 1)
+        }
+        for kind in KINDS
+    }
+    return Finding(
+        name="maps",
+        numbers=study.head | {"measures": found},
+        rows=rows,
+        pictures=gallery.drawn(f"maps_level{level}", picture_rows),
+        metrics=flat_metrics(
+            {kind: {f"level_{number}": found[kind][number] for number in found[kind]} for kind in KINDS}
+        ),
+        table=_table(study, found),
+    )
+
+
+def _rows(item: dict[str, Any], maps: SNRPMaps) -> list[Row]:
+    valid, masks = annotated(item), sounding_masks(item)
+    rows = []
+    for number, level in maps.levels.items():
+        for kind in KINDS:
+            heats = {point: heat[0].cpu()[valid] for point, heat in getattr(level, kind).items()}
+            for point, values in measures(heats, masks[valid]).items():
+                rows.append(
+                    {"clip": item["name"], "map": kind, "level": int(number), "point": point} | values
+                )
+    return rows
+
+
+def _panels(study: Study, item: dict[str, Any], maps: SNRPMaps, level: str, second: int) -> list[Panel]:
+    scene = Panel.scene(item, second, study.subject.loaded.preprocessor.config)
+    shown = maps.levels[level]
+    return [
+        scene,
+        *(scene.heat(shown.features[p][0, second], f"features\n{p}") for p in POINTS),
+        *(scene.heat(shown.grad_cam[p][0, second], f"Grad-CAM\n{p}") for p in POINTS),
+        scene.answer(maps.logits[0, second] > 0),
+    ]
+
+
+def _table(study: Study, found: dict[str, Any]) -> str:
+    rows = [
+        [f"{KINDS[kind]}, level {number}", *(points[p][key] for key in MEASURES for p in POINTS)]
+        for kind, levels in found.items()
+        for number, points in levels.items()
+    ]
+    header = ["", *(f"{what} {point}" for what in ("focus", "hits") for point in POINTS)]
+    return "\n".join(
+        [
+            f"{study.title}; level 1 is the largest map",
+            text_table(header, rows),
+            "focus: strength on sounding objects over that on the whole frame (1 is indifferent); "
+            "hits: share of frames whose maximum lies on one",
+        ]
+    )

@@ -1,0 +1,63 @@
+"""Distribution of SNRP's responses over space and channels (paper figure 8)."""
+
+from typing import Any
+
+from sdavs_model.analysis.response import LevelDistribution, snrp_responses
+from sdavs_model.analysis.scoring import annotated, sounding_masks
+from sdavs_platform.analysis.draw_response import distributions, surfaces
+from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.study import Gallery, Study
+from sdavs_platform.tracking.pictures import as_pixels
+
+CONTRASTS = ("contrast_before", "contrast_after", "gate_contrast")
+
+
+def run(study: Study, *, level: int) -> Finding:
+    """Contrast and gates of all levels; surfaces of one.
+
+    Args:
+        level: whose responses are drawn in space; 1 is the largest.
+
+    Raises:
+        ValueError: the model has no SNRP.
+    """
+    gallery = Gallery(study, num_clips=3)
+    levels: dict[str, LevelDistribution] = {}
+    rows: list[Row] = []
+    preprocess = study.subject.loaded.preprocessor.config
+    for _, item in study.walk("responses"):
+        responses = snrp_responses(study.model, *study.inputs(item))
+        valid, masks = annotated(item), sounding_masks(item)
+        for number, found in responses.items():
+            values = levels.setdefault(number, LevelDistribution()).update(found, masks, valid)
+            rows.append({"clip": item["name"], "level": int(number)} | values)
+        if (t := gallery.turn(masks)) is not None:
+            shown = responses[str(level)]
+            pixels = as_pixels(item["frames"][t], preprocess)
+            gallery.shown.append((pixels, masks[t], shown.before[t].cpu(), shown.after[t].cpu()))
+    numbers = {
+        number: means(rows, [key for key in CONTRASTS if key in rows[0]], level=int(number))
+        | distribution.numbers()
+        for number, distribution in levels.items()
+    }
+    return Finding(
+        name="response",
+        numbers=study.head | {"levels": numbers},
+        rows=rows,
+        pictures=gallery.drawn(f"surfaces_level{level}", surfaces) | {"distributions": distributions(levels)},
+        metrics=flat_metrics({f"level_{number}": values for number, values in numbers.items()}),
+        table=_table(study, numbers),
+    )
+
+
+def _table(study: Study, numbers: dict[str, Any]) -> str:
+    keys = list(numbers["1"])
+    rows = [[key.replace("_", " "), *(numbers[level][key] for level in numbers)] for key in keys]
+    return "\n".join(
+        [
+            f"{study.title}; level 1 is the largest map",
+            text_table(["", *(f"level {level}" for level in numbers)], rows),
+            "contrast: mean on sounding objects over mean elsewhere (1 is indifferent); a channel weight of 1 "
+            "changes nothing, suppressed is below 0.8, enhanced above 1.2",
+        ]
+    )
