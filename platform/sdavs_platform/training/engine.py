@@ -1,5 +1,7 @@
 """The DeepSpeed engine of a run: parameter groups, schedule, ZeRO."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,6 +50,19 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
         }
         for (backbone, decayed), parameters in groups.items()
     ]
+
+
+@contextlib.contextmanager
+def keeping_hyperparameters(engine: Any) -> Iterator[None]:
+    """Load another training's checkpoint inside: weights and moments are its, learning rates and decay our own."""
+    own = [
+        {key: group[key] for key in ("initial_lr", "weight_decay", "betas")}
+        for group in engine.optimizer.param_groups
+    ]
+    yield
+    for group, kept in zip(engine.optimizer.param_groups, own, strict=True):
+        group.update(kept, lr=kept["initial_lr"] * group["lr"] / group["initial_lr"])
+    engine.lr_scheduler.base_lrs = [kept["initial_lr"] for kept in own]
 
 
 def lr_factor(step: int, *, total_steps: int, config: OptimizerConfig) -> float:

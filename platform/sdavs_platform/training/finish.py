@@ -60,8 +60,12 @@ def finish_training(
     uri: str,
     run_id: str,
     data_digest: str,
+    lineage_tags: dict[str, str] | None = None,
 ) -> tuple[dict[str, Scores], int | None]:
     """Export, score the test splits, register. Runs as a Ray task with a worker's resources.
+
+    Args:
+        lineage_tags: where the training belongs to, such as its sweep; join the lineage and the version's tags.
 
     Returns:
         Scores by split, and the registered version (None if `tracking.registered_model` is null).
@@ -77,7 +81,7 @@ def finish_training(
         "seed": config.seed,
         "audio": config.data.audio,
         "checkpoint": checkpoint.path,
-    }
+    } | (lineage_tags or {})
     with tempfile.TemporaryDirectory(prefix="sdavs-artifact-") as scratch:
         folder = Path(scratch)
         lineage = export_checkpoint(checkpoint, folder, config=config, lineage=lineage)
@@ -113,7 +117,8 @@ def finish_training(
                     "git_commit": lineage["git_commit"],
                     "training": config.name,
                     "audio": config.data.audio,
-                },
+                }
+                | (lineage_tags or {}),
                 uri=uri,
             )
     return scores, version

@@ -18,7 +18,7 @@ from sdavs_model.metrics import Metrics
 from sdavs_platform.config import RunConfig
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoint import LoopState, Probe, load_checkpoint, save_checkpoint
-from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype, keeping_hyperparameters
 from sdavs_platform.training.progress import Progress, means
 
 
@@ -26,7 +26,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     """Train until the epochs, the time budget or the patience are used up.
 
     Args:
-        settings: `config` (RunConfig as plain values), `tracking_uri` and `run_id`.
+        settings: `config` (RunConfig as plain values), `tracking_uri`, `run_id`, and `start_from` (None or
+            the checkpoint of another training).
 
     Raises:
         ValueError: a file of the data set cannot be read; names it.
@@ -67,10 +68,16 @@ class Worker:
         self.settings = settings
 
     def resume(self) -> LoopState:
-        """Continue from the newest checkpoint of this name, if there is one."""
+        """Continue from the newest checkpoint of this name, else from another training's, if there is one."""
         state = LoopState()
         if checkpoint := ray.train.get_checkpoint():
             with checkpoint.as_directory() as folder:
+                state = load_checkpoint(
+                    Path(folder), engine=self.engine, rank=self.rank, world_size=self.world_size
+                )
+        elif start_from := self.settings["start_from"]:
+            other = ray.train.Checkpoint(start_from)
+            with other.as_directory() as folder, keeping_hyperparameters(self.engine):
                 state = load_checkpoint(
                     Path(folder), engine=self.engine, rank=self.rank, world_size=self.world_size
                 )

@@ -1,6 +1,7 @@
 """The driver of a training: check everything, lease workers, train, finish, tell."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +34,25 @@ class TrainResult:
     """The protocol's scores by split: J ("miou"), F ("fscore") and others, see `sdavs_model.metrics`."""
     checkpoint: str
     """Path of the best sharded checkpoint."""
+    data_digest: str
+    """Of all splits together."""
 
 
-def train(config: RunConfig) -> TrainResult:
+def train(
+    config: RunConfig,
+    *,
+    tags: Mapping[str, str] | None = None,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+    start_from: str | None = None,
+    finishes: bool = True,
+) -> TrainResult:
     """Train, or go on training, the run named `config.name`.
+
+    Args:
+        tags: join the MLflow run's own.
+        callbacks: called in Ray Train's controller after every report of the workers.
+        start_from: checkpoint of another training to go on from, for a name that has none yet.
+        finishes: export, score and register the best checkpoint; without it the result holds validation only.
 
     Raises:
         ValueError: bad data, a resume with another config, or a cluster that is too small; one clear line.
@@ -48,12 +64,14 @@ def train(config: RunConfig) -> TrainResult:
     assert storage is not None
     resumes = has_checkpoints(storage, config.name)
     run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=resumes)
+    run.set_tags(dict(tags or {}))
     print(f"{config.name}: MLflow run {run.run_id} at {uri}", flush=True)
     try:
-        digest = _check_data(config)
+        digest = check_data(config)
         run.set_data_digest(digest, has_checkpoints=resumes)
         with joined_cluster(config):
-            result = _train(config, run, digest)
+            trained = _fit(config, run, callbacks=callbacks, start_from=start_from)
+            result = _finish(config, run, trained, digest=digest, finishes=finishes)
     except (KeyboardInterrupt, SystemExit):
         run.fail("stopped by the user", status="KILLED")
         raise
@@ -89,9 +107,10 @@ def resolved(config: RunConfig) -> RunConfig:
     )
 
 
-def _train(config: RunConfig, run: TrainingRun, digest: str) -> TrainResult:
-    require_resources(config.cluster)
-    trained = _fit(config, run)
+def _finish(
+    config: RunConfig, run: TrainingRun, trained: ray.train.Result, *, digest: str, finishes: bool
+) -> TrainResult:
+    assert trained.best_checkpoints is not None
     checkpoint, reported = max(trained.best_checkpoints, key=lambda best: best[1]["val_miou"])
     if (done := run.finished_result()) and done["checkpoint"] == checkpoint.path:
         print(f"{config.name}: nothing left to train; version {done['version']} is registered", flush=True)
@@ -100,10 +119,19 @@ def _train(config: RunConfig, run: TrainingRun, digest: str) -> TrainResult:
             model_version=done["version"],
             metrics=done["metrics"],
             checkpoint=checkpoint.path,
+            data_digest=digest,
         )
     val_scores = {
         key.removeprefix("val_"): value for key, value in reported.items() if key.startswith("val_")
     }
+    if not finishes:
+        return TrainResult(
+            run_id=run.run_id,
+            model_version=None,
+            metrics={config.data.val_split: val_scores},
+            checkpoint=checkpoint.path,
+            data_digest=digest,
+        )
     cluster = config.cluster
     finish: Any = finish_training  # Ray's types know no keyword-only arguments
     task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(finish)
@@ -121,20 +149,35 @@ def _train(config: RunConfig, run: TrainingRun, digest: str) -> TrainResult:
     except ray.exceptions.RayTaskError as error:
         raise RuntimeError(f"after training: {error.cause}") from error
     run.set_finished_result(checkpoint=checkpoint.path, version=version, metrics=scores)
-    return TrainResult(run_id=run.run_id, model_version=version, metrics=scores, checkpoint=checkpoint.path)
+    return TrainResult(
+        run_id=run.run_id,
+        model_version=version,
+        metrics=scores,
+        checkpoint=checkpoint.path,
+        data_digest=digest,
+    )
 
 
-def _fit(config: RunConfig, run: TrainingRun) -> Any:
+def _fit(
+    config: RunConfig,
+    run: TrainingRun,
+    *,
+    callbacks: Sequence[ray.train.UserCallback],
+    start_from: str | None,
+) -> ray.train.Result:
+    require_resources(config.cluster)
     # Imported here so that `--help` and refusals need no DeepSpeed.
     from sdavs_platform.training.loop import train_worker
 
     cluster = config.cluster
+    called: Any = list(callbacks)  # Ray's types name Tune's callbacks here, which it refuses
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "tracking_uri": run.uri,
             "run_id": run.run_id,
+            "start_from": start_from,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
@@ -148,13 +191,18 @@ def _fit(config: RunConfig, run: TrainingRun) -> Any:
                 num_to_keep=config.training.keep_checkpoints,
                 checkpoint_score_attribute="val_miou",
             ),
+            callbacks=called,
         ),
     )
     return trainer.fit()
 
 
-def _check_data(config: RunConfig) -> str:
-    """Open every split once, before anything is leased; returns the digest of all of them."""
+def check_data(config: RunConfig) -> str:
+    """Open every split once, before anything is leased; returns the digest of all of them.
+
+    Raises:
+        ValueError: a folder, split or file is missing or does not fit the model; names it.
+    """
     total = hashlib.sha256()
     for split in dict.fromkeys((config.data.train_split, config.data.val_split, *config.data.test_splits)):
         clips = open_split(config, split, training=split == config.data.train_split)
