@@ -1,9 +1,87 @@
-"""Where checkpoints lie: a local folder or any URI that pyarrow understands, such as s3://bucket/folder."""
+"""Where checkpoints and data lie: a local folder or any URI that pyarrow understands, such as s3://bucket/folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
 
 from pyarrow import fs
 
 # Ray Train's list of the checkpoints of a run; without it nothing can be resumed.
 CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
+
+
+class Storage:
+    """Files below one address, read and written in the same way whether it is a folder or a bucket.
+
+    Credentials, region and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE, an instance's role).
+
+    Args:
+        uri: s3://bucket/folder, another URI of pyarrow's, or a local path.
+        field: config key or flag that the address came from, for messages.
+
+    Raises:
+        ValueError: the address is not understood, or its storage cannot be reached; names `field` and the address.
+    """
+
+    def __init__(self, uri: str, *, field: str) -> None:
+        self.uri = uri.rstrip("/")
+        self._field = field
+        try:
+            if "://" in uri:
+                self._system, self._base = fs.FileSystem.from_uri(self.uri)
+            else:
+                self._system, self._base = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+        except (OSError, ValueError) as error:
+            raise self._unreachable(error) from None
+
+    def sizes(self) -> dict[str, int]:
+        """{path: bytes} of every file below the address; empty if there is nothing."""
+        selector = fs.FileSelector(self._base, recursive=True, allow_not_found=True)
+        try:
+            found = self._system.get_file_info(selector)
+        except OSError as error:
+            raise self._unreachable(error) from None
+        prefix = len(self._base) + 1
+        return {info.path[prefix:]: info.size for info in found if info.type == fs.FileType.File}
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        try:
+            return self._system.get_file_info(f"{self._base}/{path}").type == fs.FileType.File
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file to read.
+
+        Raises:
+            ValueError: it is not there, or the storage cannot be reached.
+        """
+        try:
+            return self._system.open_input_stream(f"{self._base}/{path}")
+        except FileNotFoundError:
+            raise ValueError(f"{self._field}: {self.uri}/{path} is missing") from None
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def write(self, path: str, content: bytes) -> None:
+        """Writes a file; it appears when it is whole (S3 does so by itself)."""
+        target = f"{self._base}/{path}"
+        try:
+            if isinstance(self._system, fs.LocalFileSystem):
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                part = Path(f"{target}.part")
+                part.write_bytes(content)
+                part.replace(target)
+                return
+            with self._system.open_output_stream(target) as stream:
+                stream.write(content)
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> ValueError:
+        return ValueError(f"{self._field}: {self.uri} cannot be reached: {error}")
 
 
 def has_checkpoints(uri: str, name: str) -> bool:
@@ -12,9 +90,4 @@ def has_checkpoints(uri: str, name: str) -> bool:
     Raises:
         ValueError: the storage cannot be reached.
     """
-    try:
-        system, path = fs.FileSystem.from_uri(uri)
-        found = system.get_file_info(f"{path}/{name}/{CHECKPOINT_LIST}")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"storage.uri: {uri} cannot be reached: {error}") from None
-    return found.type == fs.FileType.File
+    return Storage(uri, field="storage.uri").exists(f"{name}/{CHECKPOINT_LIST}")

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sdavs_model.data.clip import IGNORED
 from sdavs_model.data.clip_set import ClipSet
-from sdavs_model.data.vpo import IGNORED
 
 
 @dataclass(frozen=True, kw_only=True)
