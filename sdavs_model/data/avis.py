@@ -177,7 +177,7 @@ def class_mask(video: TrackedVideo, frame: int) -> np.ndarray:
     present = [
         (track.category, track.masks[frame]) for track in video.tracks if track.masks[frame] is not None
     ]
-    present.sort(key=lambda pair: -coco_mask.area(pair[1]))
+    present.sort(key=lambda pair: int(coco_mask.area(pair[1])), reverse=True)
     mask = np.zeros((video.height, video.width), np.uint8)
     for category, run in present:
         mask[coco_mask.decode(run) > 0] = category

@@ -1,0 +1,133 @@
+"""VPO and AVIS in their published layouts, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts import SIZE, write_avis, write_mask, write_picture, write_table, write_vpo
+from PIL import Image
+
+from sdavs_model.data.audio import read_audio
+from sdavs_model.data.avis import AVIS, read_truth
+from sdavs_model.data.clip_set import collate_clips
+from sdavs_model.data.sets import known_kind, open_dataset
+from sdavs_model.data.vpo import CLASSES, VPO
+
+
+@pytest.fixture
+def vpo(tmp_path: Path) -> Path:
+    write_vpo(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def avis(tmp_path: Path) -> Path:
+    write_avis(tmp_path)
+    return tmp_path
+
+
+def test_vpo_ss_shows_one_picture_for_three_seconds_and_keeps_its_mask_at_full_size(vpo, preprocessor):
+    clips = open_dataset("vpo-ss", vpo, "test", preprocessor, num_frames=3)
+    assert clips.splits == ("train", "test")  # "val" in the csv
+    item = clips[0]
+    assert item["frames"].shape == (3, 3, 32, 32)
+    assert item["full_masks"].shape == (3, *SIZE[::-1])
+    assert item["full_masks"].unique().tolist() == [0, CLASSES.index("cat")]
+    assert (item["category"], clips.num_classes) == ("cat", 22)
+    assert (
+        "full_masks" not in open_dataset("vpo-ss", vpo, "train", preprocessor, num_frames=3, training=True)[0]
+    )
+
+
+def test_vpo_mixes_sources_in_stereo_by_their_places_and_the_model_hears_their_sum(vpo, preprocessor):
+    clips = open_dataset("vpo-ms", vpo, "train", preprocessor, num_frames=3)
+    assert isinstance(clips, VPO)
+    assert len(clips) == 1
+    assert clips.categories == ["cat+dog"]
+    sounds = vpo / "vggsound_bench" / "VGGSound" / "audios"
+    dog = read_audio(sounds / "dog.wav")  # 10 s: the middle three
+    dog = dog[len(dog) // 2 - 24_000 : len(dog) // 2 + 24_000]
+    cat = np.tile(read_audio(sounds / "cat.wav"), 4)[:48_000]  # 1 s: repeated
+    left, right = clips.stereo(0)
+    np.testing.assert_allclose(left, 0.75 * dog, atol=1e-6)
+    np.testing.assert_allclose(right, 0.25 * dog + cat, atol=1e-6)
+    np.testing.assert_allclose(clips.clip(0).waveform, dog + cat, atol=1e-6)
+    with pytest.raises(ValueError, match="num_frames: 5; VPO has 3 s of sound, allowed: 1 to 3"):
+        open_dataset("vpo-ms", vpo, "train", preprocessor, num_frames=5)
+
+
+def test_vpo_msmi_finds_rows_of_one_instance_in_vpo_ms_and_leaves_255_out(vpo, preprocessor):
+    options = {"preprocessor": preprocessor, "num_frames": 1}
+    train = open_dataset("vpo-msmi", vpo, "train", **options)[0]
+    assert train["full_masks"].unique().tolist() == [0, 255]
+    test = open_dataset("vpo-msmi", vpo, "test", **options)
+    assert "VPO-MS/data" in str(test.videos[0].frames[0])
+    with pytest.raises(ValueError, match=r"set data\.kind to one of vpo-ss, vpo-ms, vpo-msmi"):
+        known_kind("auto", vpo)
+
+
+def test_vpo_masks_of_two_sizes_make_a_batch(vpo, preprocessor):
+    folder = vpo / "VPO" / "VPO-SS"
+    write_picture(folder / "data" / "cat" / f"{12:012d}.jpg", 12, (8, 6))
+    write_mask(folder / "mask" / "cat" / f"{12:012d}_{1:012d}.png", 17, (8, 6))
+    with (folder / "vpo_ss_data_stereo.csv").open("a") as file:
+        file.write("cat,17,12,1,cat,val,0.5\n")
+    clips = open_dataset("vpo-ss", vpo, "test", preprocessor, num_frames=2)
+    batch = collate_clips([clips[0], clips[1]])
+    assert batch["masks"].shape == (2, 2, 32, 32)
+    assert [tuple(mask.shape) for mask in batch["full_masks"]] == [(2, 16, 24), (2, 6, 8)]
+
+
+def test_vpo_refuses_unknown_mask_values_places_off_the_scale_and_missing_files(vpo, preprocessor):
+    options = {"preprocessor": preprocessor, "num_frames": 3}
+    mask = vpo / "VPO" / "VPO-SS" / "mask" / "cat" / f"{8:012d}_{80:012d}.png"
+    write_mask(mask, 1)
+    with pytest.raises(ValueError, match=re.escape(f"{mask}: unknown values [1]")):
+        open_dataset("vpo-ss", vpo, "test", **options)[0]
+    table = vpo / "VPO" / "VPO-SS" / "vpo_ss_data_stereo.csv"
+    header = ("cateName", "img_Id", "ann_Ids", "vgg_file", "split", "audio_pos")
+    write_table(table, header, [("cat", 8, 80, "cat", "val", 1.5)])
+    with pytest.raises(
+        ValueError, match=r"vpo_ss_data_stereo\.csv: audio_pos '1\.5' of cat\.wav; allowed: 0 to 1"
+    ):
+        open_dataset("vpo-ss", vpo, "test", **options)
+    write_table(table, header, [("cat", 8, 80, "silent", "val", 1)])
+    with pytest.raises(ValueError, match=r"silent\.wav: missing"):
+        open_dataset("vpo-ss", vpo, "test", **options)
+
+
+def test_avis_videos_become_clips_that_follow_each_other_the_last_one_padded(avis, preprocessor):
+    clips = open_dataset("auto", avis, "test", preprocessor, num_frames=5)
+    assert isinstance(clips, AVIS)
+    assert clips.classes == ("background", "person", "violin", "lion")
+    assert clips.categories == ["person+violin", "violin"]
+    first, last = clips[0], clips[1]
+    assert (first["video"], first["first_frame"], last["first_frame"]) == ("clip 1", 0, 5)
+    assert last["present"].tolist() == last["valid"].tolist() == [True, True, False, False, False]
+    assert [mask.unique().tolist() for mask in first["masks"]] == [[0, 2], [0, 2], [1, 2], [1, 2], [0, 2]]
+    whole = read_audio(avis / "test" / "WAVAudios" / "clip 1.wav")
+    np.testing.assert_array_equal(clips.clip(1).waveform, whole[5 * 16_000 :])
+
+
+def test_avis_reads_polygons_and_run_lengths_and_refuses_what_does_not_fit(avis, preprocessor):
+    _, truth = read_truth(avis / "test.json")
+    assert [sum(mask is not None for mask in track.masks) for track in truth["clip 1"].tracks] == [7, 2]
+    frame = avis / "test" / "JPEGImages" / "clip 1" / "00001.jpg"
+    Image.new("RGB", (8, 8)).save(frame)
+    with pytest.raises(ValueError, match=r"00001\.jpg: 8x8, but test\.json says 40x30"):
+        open_dataset("avis", avis, "test", preprocessor).clip(0, slice(1, 2))
+    frame.unlink()
+    with pytest.raises(ValueError, match=r"00001\.jpg: missing"):
+        open_dataset("avis", avis, "test", preprocessor)
+    content = json.loads((avis / "test.json").read_text())
+    content["annotations"][0]["segmentations"].pop()
+    (avis / "test.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"test\.json: .* annotation 1 does not fit"):
+        open_dataset("avis", avis, "test", preprocessor)
+    (avis / "test.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"test\.json: not a readable AVIS annotation file"):
+        open_dataset("avis", avis, "test", preprocessor)
