@@ -138,8 +138,8 @@ class LevelDistribution:
         if self.has_channels:
             gates = self.channel_gates()
             found["channel_mean"] = float(gates.mean())
-            found["channel_std_over_channels"] = float(gates.mean(0).std())
-            found["channel_std_over_seconds"] = float(gates.std(0).mean())
+            found["channel_std_over_channels"] = float(gates.mean(0).std(correction=0))
+            found["channel_std_over_seconds"] = float(gates.std(0, correction=0).mean())
             found["channel_share_suppressed"] = float((gates < 0.8).float().mean())
             found["channel_share_enhanced"] = float((gates > 1.2).float().mean())
         return found

@@ -35,13 +35,7 @@ def run(study: Study, *, without_snrp: Study | None, train_noise: str | None) ->
     Raises:
         ValueError: the second model has SNRP; a sound file cannot be read.
     """
-    studies = {WITH if study.subject.loaded.config.ablation.snrp != "none" else WITHOUT: study}
-    if without_snrp is not None:
-        if without_snrp.subject.loaded.config.ablation.snrp != "none":
-            raise ValueError(f"--without-snrp: {without_snrp.subject.address} has SNRP (ablation.snrp)")
-        if WITHOUT in studies:
-            raise ValueError(f"--without-snrp: {study.subject.address} has no SNRP either")
-        studies[WITHOUT] = without_snrp
+    studies = _labelled(study, without_snrp)
     noises: dict[str, Noise] = {
         "brownian": BrownianNoise(seed=study.seed),
         "moving train": RecordedNoise(train_noise or TRAIN_RECORDING, seed=study.seed),
@@ -53,11 +47,8 @@ def run(study: Study, *, without_snrp: Study | None, train_noise: str | None) ->
         for label in studies
     }
     factor_snr = {name: _mean_snr(study, noise) for name, noise in noises.items()}
-    notes = (
-        []
-        if without_snrp
-        else [f"only the model {next(iter(studies))} was analysed (--without-snrp adds the other)"]
-    )
+    alone = f"only the model {next(iter(studies))} was analysed (--without-snrp adds the other)"
+    notes = [] if without_snrp else [alone]
     numbers = study.head | {
         "without_snrp": without_snrp.subject.address if without_snrp else None,
         "train_noise": Path(train_noise or TRAIN_RECORDING).name,
@@ -74,6 +65,21 @@ def run(study: Study, *, without_snrp: Study | None, train_noise: str | None) ->
         metrics=flat_metrics(scores),
         table=_table(study, scores, factor_snr, notes),
     )
+
+
+def _labelled(study: Study, without_snrp: Study | None) -> dict[str, Study]:
+    own = WITH if _has_snrp(study) else WITHOUT
+    if without_snrp is None:
+        return {own: study}
+    if _has_snrp(without_snrp):
+        raise ValueError(f"--without-snrp: {without_snrp.subject.address} has SNRP (ablation.snrp)")
+    if own == WITHOUT:
+        raise ValueError(f"--without-snrp: {study.subject.address} has no SNRP either")
+    return {WITH: study, WITHOUT: without_snrp}
+
+
+def _has_snrp(study: Study) -> bool:
+    return study.subject.loaded.config.ablation.snrp != "none"
 
 
 def _score(study: Study, label: str, noises: dict[str, Noise]) -> list[Row]:
