@@ -89,8 +89,10 @@ def parse_config(
         parser.exit(2, textwrap.indent(str(error), f"{parser.prog}: ") + "\n")
 
 
-def add_config_flags(parser: argparse.ArgumentParser, *, default_yaml: Path | None) -> None:
-    """`--config FILE`, and a flag with help for every key of the tree, in groups by section."""
+def add_config_flags(
+    parser: argparse.ArgumentParser, *, default_yaml: Path | None, without: Sequence[str] = ()
+) -> None:
+    """`--config FILE`, and a flag with help for every key of the tree but `without`, in groups by section."""
     parser.add_argument(
         "--config",
         action="append",
@@ -100,6 +102,8 @@ def add_config_flags(parser: argparse.ArgumentParser, *, default_yaml: Path | No
     groups: dict[str, Any] = {}
     sections = RunConfig.model_fields
     for key in config_keys():
+        if key.path in without:
+            continue
         section = key.path.split(".")[0] if "." in key.path else "run"
         if section not in groups:
             about = sections[section].description if section in sections else "Identity of the run."

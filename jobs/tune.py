@@ -1,0 +1,77 @@
+"""Search for better configurations, or run the paper's ablation study; ends in a report.
+
+    ray job submit -- python jobs/tune.py --sweep jobs/configs/sweeps/search.yaml
+    python jobs/tune.py --study ablation/tables --seeds 0 1 2 --config jobs/configs/ms3_swin.yaml
+    python jobs/tune.py --study ablation/III,VI --name ablation
+    python jobs/tune.py --study noise --seeds 0 1
+
+Any key of the config tree can be set for all trials, as for jobs/train.py: --optimizer.lr 3e-4. The same command
+continues where it stopped, whatever stopped it, and repeats no finished trial. jobs/report.py shows how it goes.
+"""
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+
+import _sources
+
+_sources.use_this_checkout()
+
+from sdavs_platform.cli import add_config_flags, load_config, overrides_of  # noqa: E402
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "demo.yaml"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The sweep's own flags, and all keys of the config tree."""
+    flags = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s (--sweep FILE | --study STUDY) [--config FILE ...] [--SECTION.KEY VALUE ...]",
+    )
+    sweep = flags.add_argument_group("the sweep; these go over the keys of --sweep")
+    sweep.add_argument("--sweep", type=Path, metavar="FILE", help="YAML or Python file that defines it")
+    sweep.add_argument("--study", help="ablation/tables, ablation/III,VI, ablation/full,rm_add or noise")
+    sweep.add_argument("--name", help="identity; the same name continues (default: the file's, else sweep)")
+    sweep.add_argument("--seeds", type=int, nargs="+", help="seeds of every variant of a study (default: 0)")
+    sweep.add_argument("--num-trials", type=int, help="trials of a random or Optuna search (default: 20)")
+    sweep.add_argument("--max-concurrent", type=int, help="trials at once (default: what the cluster holds)")
+    sweep.add_argument("--retry-failed", action="store_true", help="give failed trials another chance")
+    add_config_flags(flags, default_yaml=DEFAULT_CONFIG, without=["name"])
+    return flags
+
+
+def main() -> None:
+    flags, unknown = parser().parse_known_args()
+    keys = vars(flags)
+    path, files, retry_failed = keys.pop("sweep"), keys.pop("config"), keys.pop("retry_failed")
+    own = {key: keys.pop(key) for key in ("study", "name", "seeds", "num_trials", "max_concurrent")}
+    try:
+        from sdavs_platform.tuning.sweep import load_sweep
+
+        sweep = load_sweep(path, {key: value for key, value in own.items() if value is not None})
+        config = load_config([*(files or [DEFAULT_CONFIG]), sweep.base], overrides_of(keys, unknown))
+    except ValueError as error:
+        sys.exit(textwrap.indent(str(error), "tune.py: "))
+    from sdavs_platform.tuning.run import run_sweep  # Ray and MLflow take seconds: not for --help
+
+    try:
+        result = run_sweep(
+            sweep, config, command=["python", "jobs/tune.py", *sys.argv[1:]], retry_failed=retry_failed
+        )
+    except (ValueError, RuntimeError) as error:
+        sys.exit(textwrap.indent(str(error), "tune.py: "))
+    except KeyboardInterrupt:
+        sys.exit("tune.py: interrupted; the same command continues")
+    print(f"{sweep.name}: {result.num_finished} finished, {result.num_failed} failed")
+    if result.candidate:
+        print(f"  candidate  models:/{result.candidate['model']}/{result.candidate['version']}")
+    print(f"  report     {result.report.as_uri()}")
+    if result.interrupted:
+        sys.exit("tune.py: interrupted; what is done is kept, the same command continues")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Running trials with Ray Tune: as many at once as the cluster holds, each told about as it goes."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from sdavs_platform.tuning.plan import ListPlan, Plan
+from sdavs_platform.tuning.space import Dimension
+from sdavs_platform.tuning.store import SweepStore
+from sdavs_platform.tuning.sweep import METRICS, SweepConfig
+from sdavs_platform.tuning.watch import Watch
+
+DRIVER_MEMORY_BYTES = 256 * 1024**2
+"""What a trial's own process reserves besides its workers. Our choice: no CPU, because it only waits, and a
+share of one would keep the last worker of a full node from its place."""
+
+# Tune's own records (one per trial and result, and a state that holds all trials) would grow with the sweep;
+# ours are on the storage.
+_TUNE_SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "100000"}
+
+
+def run_trials(
+    plan: Plan,
+    trainable: Callable[[dict[str, Any]], None],
+    *,
+    sweep: SweepConfig,
+    store: SweepStore,
+    watch: Watch,
+    epochs: int,
+    max_concurrent: int,
+) -> None:
+    """Run the plan to its end, or until Ctrl-C or SIGTERM; running trials are then stopped in order.
+
+    Args:
+        trainable: Tune's function; reports what `sdavs_platform.tuning.trial.run_trial` reports.
+        epochs: of a trial that nobody stops.
+        max_concurrent: trials that find their places at the same time.
+
+    Raises:
+        ValueError: more trials have to run side by side than fit.
+    """
+    for name, value in _TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    resources: dict[str, float] = {"cpu": 0, "memory": DRIVER_MEMORY_BYTES}
+    num_trials = plan.num_left
+    options: dict[str, Any] = {
+        "num_samples": num_trials,
+        "max_concurrent_trials": max_concurrent,
+        "scheduler": _scheduler(sweep, epochs),
+        "trial_name_creator": _name_of,
+        "trial_dirname_creator": _name_of,
+        # A stopped trial's process must end: it holds a training that is still running.
+        "reuse_actors": False,
+    }
+    param_space = None
+    if sweep.scheduler == "pbt":
+        assert isinstance(plan, ListPlan)
+        if not 2 <= num_trials <= max_concurrent:
+            raise ValueError(
+                f"num_trials: a population of {num_trials} trains side by side, and this cluster holds "
+                f"{max_concurrent} trials at once; allowed: 2 to {max_concurrent}"
+            )
+        # Tune lets a population come from a fixed list only.
+        options |= {"num_samples": 1, "max_concurrent_trials": None}
+        param_space = _population(plan, sweep, watch)
+    else:
+        options["search_alg"] = _Source(plan, watch)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        param_space=param_space,
+        tune_config=tune.TuneConfig(**options),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=store.path if store.is_local else store.uri,
+            callbacks=[watch],
+            failure_config=tune.FailureConfig(max_failures=sweep.retries),
+            verbose=0,
+        ),
+    )
+    # Tune stops in order on SIGINT; `ray job stop` sends SIGTERM.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        tuner.fit()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Source(Searcher):
+    """A plan in the form in which Tune asks for trials."""
+
+    def __init__(self, plan: Plan, watch: Watch) -> None:
+        super().__init__()
+        self._plan, self._watch = plan, watch
+
+    def suggest(self, trial_id: str) -> Any:
+        planned = self._plan.next()
+        if planned is None:
+            return Searcher.FINISHED
+        self._watch.planned(planned)
+        return {"trial": planned.id} | planned.values
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The watch tells the plan."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The storage has it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("a sweep is restored from the storage")
+
+
+class _Exchange(PopulationBasedTraining):
+    """Tune's population based training, which would also replace a trial that has just finished."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["finished"]:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+
+def _scheduler(sweep: SweepConfig, epochs: int) -> TrialScheduler | None:
+    goal: dict[str, Any] = {"metric": sweep.objectives[0], "mode": METRICS[sweep.objectives[0]].mode}
+    if sweep.scheduler == "asha":
+        return ASHAScheduler(
+            time_attr="epoch",
+            max_t=epochs,
+            grace_period=min(sweep.asha.grace_epochs, epochs),
+            reduction_factor=sweep.asha.reduction_factor,
+            **goal,
+        )
+    if sweep.scheduler == "pbt":
+        return _Exchange(
+            time_attr="epoch",
+            perturbation_interval=sweep.pbt.every_epochs,
+            quantile_fraction=sweep.pbt.quantile,
+            hyperparam_mutations={key: _mutation(dimension) for key, dimension in sweep.space.items()},
+            custom_explore_fn=_Clamp(sweep.space),
+            **goal,
+        )
+    return None
+
+
+class _Clamp:
+    """Tune's changes by a fifth may leave the space; this brings them back."""
+
+    def __init__(self, space: dict[str, Dimension]) -> None:
+        self._space = space
+
+    def __call__(self, values: dict[str, Any]) -> dict[str, Any]:
+        for key, dimension in self._space.items():
+            if dimension.kind != "choice":
+                low, high = dimension.extremes
+                values[key] = type(low)(min(max(values[key], low), high))
+        return values
+
+
+def _mutation(dimension: Dimension) -> Any:
+    if dimension.kind == "choice":
+        return list(dimension.extremes)
+    low, high = dimension.extremes
+    if dimension.kind in ("integer", "log_integer"):
+        draw = tune.lograndint if dimension.is_logarithmic else tune.randint
+        return draw(low, high + 1)
+    return (tune.loguniform if dimension.is_logarithmic else tune.uniform)(low, high)
+
+
+def _population(plan: ListPlan, sweep: SweepConfig, watch: Watch) -> dict[str, Any]:
+    members = {trial.id: trial for trial in plan.trials}
+    for trial in members.values():
+        watch.planned(trial)
+
+    def value_of(key: str) -> Any:
+        def of_member(spec: Any) -> Any:
+            return members[spec.config["trial"]].values[key]
+
+        return tune.sample_from(of_member)
+
+    return {"trial": tune.grid_search([*members])} | {key: value_of(key) for key in sweep.space}
+
+
+def _name_of(trial: Any) -> str:
+    return trial.config["trial"]

@@ -1,0 +1,143 @@
+"""What a sweep leaves behind on the storage: its definition, one file per trial, the report.
+
+<storage>/sweeps/<name>/sweep.json          what is swept, with which config, by which command
+                        trials/<id>.json    one trial: values, state, every report, scores
+                        training/           the trials' checkpoints, as trainings of their own
+                        candidate.json      the version that its best trial was registered as
+                        report/             report.html, report.md, trials.csv
+
+A trial's file is written anew at each of its reports, so that a report can be built while the sweep runs and a
+sweep goes on after any kind of end. Everything else about a sweep can be had from these files.
+"""
+
+import json
+from typing import Any, Literal
+
+from pyarrow import fs
+from pydantic import BaseModel
+
+State = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
+
+CANDIDATE_FILE = "candidate.json"
+"""What the sweep registered."""
+
+ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
+"""States in which a trial is not run again."""
+
+
+class TrialRecord(BaseModel):
+    """One trial."""
+
+    id: str
+    number: int
+    """Place in the order of the sweep, from 0."""
+    values: dict[str, Any]
+    """Dotted key -> value, on top of the sweep's config."""
+    variant: str | None = None
+    """Recipe, in a study."""
+    state: State = "pending"
+    error: str | None = None
+    """Why it failed; or why it was stopped."""
+    run_name: str | None = None
+    """Name of its (latest) training."""
+    run_id: str | None = None
+    """MLflow run of its (latest) training."""
+    checkpoint: str | None = None
+    """URI of the best checkpoint so far."""
+    data_digest: str | None = None
+    seconds: float = 0.0
+    """Wall-clock time, summed over restarts."""
+    reports: list[dict[str, float]] = []
+    """{"epoch", "seconds", "val_miou", "val_fscore"} at each validation."""
+    cost: dict[str, float] = {}
+    """{"latency_ms", "gmacs", "parameters_m"}."""
+    scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+    """Condition -> test split -> {"miou", "fscore"}: one value a clip, in the split's order."""
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The report with the highest J, and the costs; empty before the first report."""
+        if not self.reports:
+            return {}
+        return {**max(self.reports, key=lambda report: report["val_miou"]), **self.cost}
+
+    def mean_score(self, split: str, metric: str, condition: str = "right") -> float | None:
+        """Mean over the clips of a test split; None if it was not scored."""
+        values = self.scores.get(condition, {}).get(split, {}).get(metric)
+        return sum(values) / len(values) if values else None
+
+
+class SweepStore:
+    """The files of one sweep.
+
+    Raises:
+        ValueError: the storage cannot be reached, or later written.
+    """
+
+    def __init__(self, storage: str, name: str) -> None:
+        self.uri = f"{storage.rstrip('/')}/sweeps/{name}"
+        self.name = name
+        try:
+            self._system, self._path = fs.FileSystem.from_uri(self.uri)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"storage.uri: {storage} cannot be reached: {error}") from None
+
+    @property
+    def training_uri(self) -> str:
+        """`storage.uri` of the trials' trainings."""
+        return f"{self.uri}/training"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files can be opened where they lie."""
+        return isinstance(self._system, fs.LocalFileSystem)
+
+    @property
+    def path(self) -> str:
+        """The folder, without the scheme."""
+        return self._path
+
+    def definition(self) -> dict[str, Any] | None:
+        """What `write_definition` kept; None for a sweep that has not begun."""
+        text = self.read("sweep.json")
+        return None if text is None else json.loads(text)
+
+    def write_definition(self, definition: dict[str, Any]) -> None:
+        """Keep what is swept."""
+        self.write("sweep.json", json.dumps(definition, indent=2))
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials that have begun, in the order of the sweep."""
+        folder = fs.FileSelector(f"{self._path}/trials", allow_not_found=True)
+        names = [info.base_name for info in self._system.get_file_info(folder)]
+        found = [self.read(f"trials/{name}") for name in names if name.endswith(".json")]
+        records = [TrialRecord.model_validate_json(text) for text in found if text is not None]
+        return sorted(records, key=lambda record: record.number)
+
+    def write_trial(self, record: TrialRecord) -> None:
+        """Keep the state of one trial."""
+        self.write(f"trials/{record.id}.json", record.model_dump_json())
+
+    def read(self, name: str) -> str | None:
+        """A text file; None if there is none."""
+        try:
+            with self._system.open_input_stream(f"{self._path}/{name}") as stream:
+                return stream.read().decode()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ValueError(f"storage.uri: {self.uri}/{name} cannot be read: {error}") from None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file at once: nobody ever reads half of it."""
+        target = f"{self._path}/{name}"
+        # A bucket shows an object only when it is complete; a folder shows a file from its first byte.
+        written = f"{target}.part" if self.is_local else target
+        try:
+            self._system.create_dir(target.rpartition("/")[0], recursive=True)
+            with self._system.open_output_stream(written) as stream:
+                stream.write(text.encode())
+            if written != target:
+                self._system.move(written, target)
+        except OSError as error:
+            raise ValueError(f"storage.uri: {self.uri} cannot be written: {error}") from None

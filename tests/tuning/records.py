@@ -1,0 +1,115 @@
+"""Made-up records of sweeps, to test what is made of them."""
+
+import numpy as np
+from sdavs_platform.cli import validated
+from sdavs_platform.tuning.plan import planned_trials
+from sdavs_platform.tuning.space import normalized
+from sdavs_platform.tuning.store import SweepStore, TrialRecord
+from sdavs_platform.tuning.study import parse_study
+from sdavs_platform.tuning.sweep import load_sweep
+
+# What each variant loses in J, and the clips of each test split.
+LOSS = {"full": 0.0, "without_snrp": 0.06, "without_damf": 0.0, "rm_add": 0.02}
+SPLITS = {"test_new_scenes": 60, "test_strict": 40}
+
+
+def config():
+    """The config that the records pretend to be trained with."""
+    model = {"backbone": "resnet10t", "image_size": 64, "width": 32, "num_heads": 2}
+    return validated({"model": model, "training": {"epochs": 8}, "data": {"root": "/data/realav"}})
+
+
+def write(storage, definition, records) -> SweepStore:
+    """A sweep as `run_sweep` leaves it."""
+    sweep = load_sweep(None, definition)
+    sweep = sweep.model_copy(update={"space": normalized(sweep.space, config())})
+    store = SweepStore(str(storage), sweep.name)
+    store.write_definition(
+        {
+            "sweep": sweep.model_dump(mode="json"),
+            "config": config().model_dump(mode="json"),
+            "command": ["python", "jobs/tune.py", "--sweep", "my sweep.yaml"],
+            "data_digest": "d1" * 32,
+            "git_commit": "c0ffee" * 6 + "abcd",
+        }
+    )
+    for record in records(sweep):
+        store.write_trial(record)
+    return store
+
+
+def study_store(storage) -> SweepStore:
+    """An ablation study of two seeds; its last trial has failed."""
+
+    def records(sweep):
+        rng = np.random.default_rng(0)
+        hard = {split: rng.uniform(0.1, 0.7, number) for split, number in SPLITS.items()}
+        for planned in planned_trials(sweep, config(), study=parse_study(sweep.study, config())):
+            level = 0.4 - LOSS[planned.variant] + 0.01 * planned.values["seed"]
+            scores = {
+                split: {
+                    metric: np.clip(clips + level - 0.4 + rng.normal(0, 0.03, len(clips)), 0, 1).tolist()
+                    for metric in ("miou", "fscore")
+                }
+                for split, clips in hard.items()
+            }
+            trial = _record(
+                planned, level, epochs=8, state="finished", latency=12 + 10 * LOSS[planned.variant]
+            )
+            trial.scores = {"right": scores}
+            if planned.id == "rm_add-s1":
+                trial.state, trial.error, trial.scores = "failed", "OutOfMemoryError: <b>no</b> room", {}
+            yield trial
+
+    definition = {"name": "demo-study", "study": "ablation/III,rm_add", "seeds": [0, 1]}
+    return write(storage, definition, records)
+
+
+def search_store(storage, *, num_trials=24) -> SweepStore:
+    """A search in which only the learning rate matters; a third of the trials are stopped early."""
+
+    def records(sweep):
+        for planned in planned_trials(sweep, config(), study=None):
+            lr, width = planned.values["optimizer.lr"], planned.values["model.width"]
+            level = 0.5 - 0.2 * abs(np.log10(lr) + 3)
+            stopped = planned.number % 3 == 2
+            state = "stopped" if stopped else "finished"
+            yield _record(planned, level, epochs=3 if stopped else 8, state=state, latency=5 + width / 8)
+
+    space = {
+        "optimizer.lr": {"loguniform": [1e-4, 1e-2]},
+        "model.width": {"choice": [32, 64, 96]},
+        "data.augment.zoom": {"uniform": [0, 0.4]},
+    }
+    definition = {
+        "name": "demo-search",
+        "space": space,
+        "num_trials": num_trials,
+        "objectives": ["val_miou", "latency_ms"],
+    }
+    return write(storage, definition, records)
+
+
+def _record(planned, level, *, epochs, state, latency) -> TrialRecord:
+    reports = [
+        {
+            "epoch": float(epoch),
+            "val_miou": float(level * (1 - 0.8**epoch)),
+            "val_fscore": float(1.2 * level * (1 - 0.8**epoch)),
+            "seconds": 20.0 * epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    return TrialRecord(
+        id=planned.id,
+        number=planned.number,
+        values=planned.values,
+        variant=planned.variant,
+        state=state,
+        error="stopped early after epoch 3" if state == "stopped" else None,
+        reports=reports,
+        seconds=20.0 * epochs,
+        run_id="r" * 32,
+        checkpoint=f"/storage/{planned.id}/checkpoint",
+        cost={"latency_ms": float(latency), "gmacs": 1.5, "parameters_m": 5.6},
+    )

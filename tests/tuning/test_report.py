@@ -1,0 +1,174 @@
+"""The report of a sweep, read as a person reads it: in a browser, without a network."""
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import records
+import yaml
+from sdavs_platform.cli import load_config
+from sdavs_platform.sweep_report.build import build_report
+from sdavs_platform.sweep_report.compare import compare, interval
+from sdavs_platform.sweep_report.summary import pareto_front, summarize
+from sdavs_platform.tuning.store import SweepStore
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    store = records.study_store(folder)
+    return store, build_report(store, folder=folder / "page")
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    store = records.search_store(folder)
+    return store, build_report(store, folder=folder / "page")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def opened(browser, path, width):
+    page = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: problems.append(r.url) if r.url.startswith("http") else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert not problems
+    return page
+
+
+def test_the_bootstrap_interval_covers_the_truth_and_narrows_with_clips():
+    rng = np.random.default_rng(1)
+    wide = interval(rng.normal(-0.05, 0.1, (3, 30)))
+    narrow = interval(rng.normal(-0.05, 0.1, (3, 3000)))
+    assert wide[0] < -0.05 < wide[1]
+    assert narrow[0] < -0.05 < narrow[1] < 0
+    assert narrow[1] - narrow[0] < (wide[1] - wide[0]) / 4
+
+
+def test_pairing_finds_a_small_difference_that_hides_in_the_spread_of_the_clips():
+    clips = np.random.default_rng(2).uniform(0, 1, 200)
+    full = {seed: clips.tolist() for seed in (0, 1)}
+    variant = {seed: (clips - 0.01).tolist() for seed in (0, 1)}
+    found = compare(variant, full)
+    assert found.is_clear
+    assert found.difference == pytest.approx(-0.01)
+    assert compare(full, None).difference is None
+
+
+def test_the_ablation_table_stands_beside_the_papers_figures(browser, study):
+    page = opened(browser, study[1], 1440)
+    row = page.locator("table.ablation[data-split=test_new_scenes] tr[data-recipe=without_snrp]")
+    cells = row.locator("td").all_inner_texts()
+    assert cells[0] == "2"
+    assert float(cells[2].split()[0]) == pytest.approx(-6, abs=1)
+    assert cells[5:] == ["70.7 / 79.0", "-1.6", "84.1 / 90.8", "-1.4"]
+    assert "clear" in row.locator("td").nth(2).get_attribute("class")
+    damf = page.locator("table.ablation[data-split=test_strict] tr[data-recipe=without_damf]")
+    assert "clear" not in (damf.locator("td").nth(2).get_attribute("class") or "")
+    assert "other data" in page.locator("#ablation .warn").inner_text()
+
+
+def test_failures_are_shown_with_their_reasons_and_cannot_inject_markup(browser, study):
+    page = opened(browser, study[1], 1440)
+    assert page.locator("#failures li").all_inner_texts() == ["rm_add-s1 OutOfMemoryError: <b>no</b> room"]
+    assert page.locator("tr[data-recipe=rm_add] td").first.inner_text() == "1"
+
+
+def test_the_best_configuration_can_be_pasted(browser, search, tmp_path):
+    page = opened(browser, search[1], 1440)
+    page.locator("#best summary").click()
+    path = tmp_path / "best.yaml"
+    path.write_text(page.locator("#best-config").inner_text())
+    config = load_config([path])
+    short = yaml.safe_load(page.locator("#best-values").inner_text())
+    assert config.optimizer.lr == pytest.approx(short["optimizer"]["lr"])
+    assert abs(np.log10(config.optimizer.lr) + 3) < 0.2
+    assert config.name == "demo-search-best"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_charts_are_drawn_and_nothing_sticks_out_of_the_page(browser, search, study, width):
+    for path, names in (
+        (search[1], ["curves-chart", "parallel-chart", "importance-chart", "pareto-chart"]),
+        (study[1], ["curves-chart", "differences-0", "pareto-chart"]),
+    ):
+        page = opened(browser, path, width)
+        for name in names:
+            box = page.locator(f"#{name} .main-svg").first.bounding_box()
+            assert box["height"] > 100
+            assert box["width"] > 300
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.close()
+
+
+def test_the_learning_rate_is_found_to_matter_most(search):
+    shares = summarize(search[0]).importance["val_miou"]
+    assert next(iter(shares)) == "optimizer.lr"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_the_pareto_front_holds_what_nothing_beats_in_both(search):
+    front = pareto_front(summarize(search[0]).trials, "val_miou", "latency_ms")
+    costs = [trial.best["latency_ms"] for trial in front]
+    quality = [trial.best["val_miou"] for trial in front]
+    assert costs == sorted(costs)
+    assert quality == sorted(quality)
+    assert quality[-1] == max(t.best["val_miou"] for t in summarize(search[0]).trials)
+
+
+def test_csv_and_markdown_hold_every_trial_and_the_commands(study):
+    folder = study[1].parent
+    rows = list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text())))
+    assert len(rows) == 8
+    assert {row["state"] for row in rows} == {"finished", "failed"}
+    assert 0.3 < float(rows[0]["test_strict_miou"]) < 0.5
+    text = (folder / "report.md").read_text()
+    assert "| without_snrp | 2 |" in text
+    assert "python jobs/tune.py --sweep 'my sweep.yaml'" in text
+
+
+def test_a_report_is_built_by_one_command_also_while_the_sweep_runs(tmp_path):
+    store = records.search_store(tmp_path / "results", num_trials=4)
+    running = store.trials()[0].model_copy(update={"state": "running", "reports": []})
+    store.write_trial(running)
+    command = [
+        sys.executable,
+        "jobs/report.py",
+        "--sweep",
+        "demo-search",
+        "--storage-uri",
+        tmp_path / "results",
+    ]
+    ran = subprocess.run(
+        [*command, "--out", tmp_path / "page"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == (tmp_path / "page/report.html").as_uri()
+    assert "the sweep is not finished" in (tmp_path / "page/report.html").read_text()
+    wrong = subprocess.run(
+        [*command[:3], "demo-serach", *command[4:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert wrong.stderr.startswith("report.py: --sweep: there is no sweep 'demo-serach'")
+
+
+def test_a_storage_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"storage.uri: .*file/sweeps/x cannot be written"):
+        SweepStore(str(tmp_path / "file"), "x").write_definition({})

@@ -1,0 +1,176 @@
+"""What may be swept: spaces, studies and their mistakes, all told before anything starts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sdavs_platform.cli import validated
+from sdavs_platform.tuning.plan import OptunaPlan, make_plan, planned_trials
+from sdavs_platform.tuning.space import draw, normalized, with_values
+from sdavs_platform.tuning.store import TrialRecord
+from sdavs_platform.tuning.study import parse_study
+from sdavs_platform.tuning.sweep import SweepConfig, load_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = validated({"model": {"backbone": "resnet10t", "image_size": 64, "width": 32, "num_heads": 2}})
+
+
+def sweep_of(**values) -> SweepConfig:
+    return load_sweep(None, values)
+
+
+def space_of(**dimensions):
+    return sweep_of(space={key.replace("__", "."): value for key, value in dimensions.items()}).space
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ({}, "space: is empty; name at least one key of the config tree, or give a study"),
+        ({"space": {"seed": {"choice": []}}}, "space.seed: choice: is empty"),
+        ({"space": {"seed": {"integer": [5, 2]}}}, r"low \(5\) must lie below high \(2\)"),
+        ({"space": {"optimizer.lr": {"loguniform": [0, 1]}}}, r"low \(0.0\) must lie above 0"),
+        ({"space": {"seed": {"choise": [1]}}}, "space.seed.choise: unknown key; did you mean choice"),
+        ({"study": "ablation/III", "serach": "grid"}, "serach: unknown key; did you mean search"),
+        ({"space": {"seed": {"choice": [1]}}, "objectives": ["val_mIoU"]}, "did you mean val_miou"),
+        ({"space": {"optimizer.lr": {"uniform": [0.1, 0.2]}}, "search": "grid"}, "a grid needs `choice`"),
+        ({"space": {"model.width": {"choice": [32, 64]}}, "scheduler": "pbt"}, "cannot change in the middle"),
+        ({"space": {"seed": {"choice": [1]}}, "study": "noise"}, "a space or a study, not both"),
+        ({"space": {"seed": {"choice": [1]}}, "num_trials": 0}, "num_trials: 0 is not allowed"),
+    ],
+)
+def test_a_wrong_definition_is_refused_in_one_line(definition, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        load_sweep(None, definition)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "dimension", "message"),
+    [
+        (
+            "optimizer.lrr",
+            {"uniform": [1, 2]},
+            "space.optimizer.lrr: unknown key; did you mean optimizer.lr?",
+        ),
+        ("optimizer.lr", {"uniform": [-1, 2]}, r"space.optimizer.lr: optimizer.lr: -1.0 is not allowed"),
+        (
+            "model.backbone",
+            {"choice": ["resnet10t", "resnet10x"]},
+            "timm .* knows no 'resnet10x'; did you mean",
+        ),
+        ("cluster.num_workers", {"choice": [1, 2]}, "is the same for all trials of a sweep"),
+    ],
+)
+def test_a_key_or_value_that_the_config_tree_refuses_is_named_with_the_nearest(key, dimension, message):
+    with pytest.raises(ValueError, match=message):
+        normalized(space_of(**{key.replace(".", "__"): dimension}), BASE)
+
+
+def test_a_value_that_only_fits_beside_others_is_allowed_and_bad_combinations_are_named():
+    space = space_of(model__width={"choice": [32, 96]}, model__num_heads={"choice": [2, 3]})
+    assert normalized(space, BASE)["model.num_heads"].choice == (2, 3)
+    sweep = sweep_of(search="grid", space=space)
+    with pytest.raises(ValueError, match=r"'model.width': 32, 'model.num_heads': 3"):
+        planned_trials(sweep, BASE, study=None)
+
+
+def test_choices_are_spelled_as_the_config_tree_does():
+    space = normalized(space_of(optimizer__lr={"choice": ["1e-4", "1e-3"]}), BASE)
+    assert space["optimizer.lr"].choice == (1e-4, 1e-3)
+
+
+def test_random_values_stay_inside_and_depend_on_seed_and_number_alone():
+    space = space_of(
+        optimizer__lr={"loguniform": [1e-4, 1e-2]},
+        training__epochs={"integer": [1, 3]},
+        data__num_workers={"log_integer": [1, 64]},
+        optimizer__gamma={"uniform": [0.1, 0.9]},
+    )
+    drawn = [draw(space, seed=3, number=n) for n in range(300)]
+    assert drawn[7] == draw(space, seed=3, number=7)
+    assert {d["training.epochs"] for d in drawn} == {1, 2, 3}
+    assert {1, 64} <= {d["data.num_workers"] for d in drawn}
+    assert 0.8e-3 < np.exp(np.mean(np.log([d["optimizer.lr"] for d in drawn]))) < 1.2e-3
+    assert all(with_values(BASE, d) for d in drawn[:5])
+
+
+def test_a_grid_is_every_combination_and_a_resumed_one_only_what_is_left():
+    sweep = sweep_of(
+        search="grid", space=space_of(seed={"choice": [0, 1]}, optimizer__lr={"choice": [0.1, 0.2]})
+    )
+    first = planned_trials(sweep, BASE, study=None)
+    assert [trial.values["optimizer.lr"] for trial in first] == [0.1, 0.2, 0.1, 0.2]
+    done = TrialRecord(id="t0000", number=0, values=first[0].values, state="finished")
+    cut = TrialRecord(id="t0002", number=2, values=first[2].values, state="interrupted")
+    plan = make_plan(sweep, BASE, study=None, records=[done, cut])
+    assert [plan.next().id for _ in range(3)] == ["t0001", "t0002", "t0003"]
+    assert plan.next() is None
+
+
+def test_optuna_goes_on_from_the_trials_on_record_and_learns_from_them():
+    space = space_of(optimizer__lr={"loguniform": [1e-4, 1e-2]}, model__width={"choice": [32, 64]})
+    sweep = sweep_of(search="optuna", space=space, num_trials=40, objectives=["val_miou", "latency_ms"])
+
+    def record(number, lr, width, state="finished"):
+        report = {"epoch": 1, "val_miou": 1 - abs(np.log10(lr) + 2), "val_fscore": 0.0, "seconds": 1.0}
+        values = {"optimizer.lr": lr, "model.width": width}
+        cost = {"latency_ms": float(width)}
+        return TrialRecord(
+            id=f"t{number:04d}", number=number, values=values, state=state, reports=[report], cost=cost
+        )
+
+    known = [record(n, float(lr), 32) for n, lr in enumerate(np.geomspace(1.01e-4, 9.9e-3, 24))]
+    known.append(record(24, 1e-3, 64, state="interrupted"))
+    plan = OptunaPlan(sweep, BASE, known)
+    assert plan.num_left == 16
+    assert plan.next().id == "t0024"
+    drawn = [plan.next() for _ in range(15)]
+    assert plan.next() is None
+    assert [trial.number for trial in drawn] == list(range(25, 40))
+    assert np.median([trial.values["optimizer.lr"] for trial in drawn]) > 1.5e-3
+
+
+def test_equal_models_of_a_study_are_trained_once_with_every_seed_in_the_same_order():
+    study = parse_study("ablation/tables", BASE)
+    assert [*study.tables] == ["III", "IV", "V", "VI", "VIII"]
+    assert study.trained_as["rm_multiply"] == study.trained_as["snrp_before_fusion"] == "full"
+    assert len(study.variants) == 11
+    sweep = sweep_of(study="ablation/III", seeds=[0, 7])
+    planned = planned_trials(sweep, BASE, study=parse_study("ablation/III", BASE))
+    assert [trial.id for trial in planned] == [
+        f"{variant}-s{seed}" for seed in (0, 7) for variant in ("full", "without_snrp", "without_damf")
+    ]
+    assert planned[4].values == {"model.ablation.snrp": "none", "seed": 7}
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ("ablation/without_snpr", "no table or recipe 'without_snpr'; did you mean without_snrp"),
+        ("ablation/", "no 'ablation/'; allowed: noise, ablation/tables"),
+        ("abletion/III", "no 'abletion/III'"),
+    ],
+)
+def test_a_study_that_does_not_exist_is_refused(study, message):
+    with pytest.raises(ValueError, match=message):
+        parse_study(study, BASE)
+
+
+def test_a_sweep_may_be_defined_in_python(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def sweep():\n    return {'space': {'seed': {'choice': list(range(3))}}, 'search': 'grid'}\n"
+    )
+    assert load_sweep(path, {"name": "mine"}).space["seed"].choice == (0, 1, 2)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs/sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_sweeps_that_come_along_are_valid(path):
+    from sdavs_platform.cli import load_config
+
+    sweep = load_sweep(path, {})
+    config = load_config([ROOT / "jobs/configs/demo.yaml", sweep.base])
+    normalized(sweep.space, config)
+    if sweep.study:
+        parse_study(sweep.study, config)
