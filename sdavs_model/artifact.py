@@ -113,16 +113,7 @@ def load_artifact(
 
     folder = Path(folder)
     card = read_card(folder)
-    pickles = sorted(p.name for p in folder.rglob("*") if p.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise ValueError(f"{folder / pickles[0]}: refused; a model artifact holds no pickle file")
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
-        raise ValueError(f"{weights}: missing")
-    actual = file_sha256(weights)
-    for promised, by in ((card["sha256"].get(WEIGHTS_FILE), CARD_FILE), (sha256, "the registry")):
-        if promised is not None and promised != actual:
-            raise ValueError(f"{weights}: sha256 {actual} is not {promised}, which {by} promises")
+    weights, actual = folder / WEIGHTS_FILE, check_files(folder, sha256=sha256)
     config = SDAVSConfig.from_dict(card["config"])
     check_keys(PreprocessConfig, card["preprocess"], prefix="preprocess.")
     values: dict[str, Any] = {
@@ -146,6 +137,26 @@ def load_artifact(
         lineage=card["lineage"],
         sha256=actual,
     )
+
+
+def check_files(folder: Path, *, sha256: str | None = None) -> str:
+    """Make sure that an artifact holds no pickle and the weights that were promised; returns their digest.
+
+    Raises:
+        ValueError: names the file that is missing, refused or changed.
+    """
+    pickles = sorted(p.name for p in folder.rglob("*") if p.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise ValueError(f"{folder / pickles[0]}: refused; a model artifact holds no pickle file")
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        raise ValueError(f"{weights}: missing")
+    actual = file_sha256(weights)
+    promises = (read_card(folder)["sha256"].get(WEIGHTS_FILE), CARD_FILE), (sha256, "the registry")
+    for promised, by in promises:
+        if promised is not None and promised != actual:
+            raise ValueError(f"{weights}: sha256 {actual} is not {promised}, which {by} promises")
+    return actual
 
 
 def read_golden(folder: str | Path) -> Golden:

@@ -94,6 +94,12 @@ class ServeConfig(Section):
     max_requests: Annotated[int, Field(ge=1)] = 8
     """Requests in work at once in one ingress; one more gets 429 with Retry-After."""
 
+    max_queued: Annotated[int, Field(ge=1)] = 32
+    """Windows of clips that may wait for a model copy in one ingress; one more gets 503 with Retry-After."""
+
+    ingress_replicas: Annotated[int, Field(ge=1)] = 1
+    """Copies of the HTTP side; with two a killed one costs no more than the requests it had."""
+
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Longest time for one answer, in seconds; then 504."""
 

@@ -2,14 +2,14 @@
 
     serve run sdavs_serve.app:build model_uri=models:/sdavs@champion     # in the foreground
 
-`deploy`, which `jobs/deploy.py` calls, goes through Serve's declarative API, because that one knows the
-application from last time: a new model version changes `user_config` alone, and Serve hands it to the running
-replicas. `serve.run` would restart them all.
+Deployed once, it follows the alias by itself. `deploy`, which `jobs/deploy.py` calls, goes through Serve's
+declarative API: the same config again changes nothing and restarts nobody.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import httpx
 from ray import serve
@@ -19,12 +19,12 @@ from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import resolve
 
 from sdavs_serve.ingress import Ingress
-from sdavs_serve.messages import Target
 from sdavs_serve.predictor import Predictor
+from sdavs_serve.rollout.controller import RolloutController
+from sdavs_serve.rollout.state import SLOTS, RolloutState
 
 APPLICATION = "sdavs"
-MODEL = "model"
-INGRESS = "ingress"
+INGRESS, CONTROLLER, MODEL = "ingress", "rollout", "model-{slot}"
 
 
 def build(args: dict) -> serve.Application:
@@ -34,40 +34,38 @@ def build(args: dict) -> serve.Application:
         args: keys and values of `ServeConfig`; text is converted, unknown keys are refused.
 
     Raises:
-        ValueError: a key or value is wrong, or the model is not registered.
+        ValueError: a key or value is wrong.
     """
     config = ServeConfig.model_validate(args)
-    model = serve.deployment(
-        name=MODEL,
-        # Batches form inside the replica, so it must be allowed to hold more than one batch of requests.
-        max_ongoing_requests=max(config.max_batch_frames, 2 * config.max_requests),
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
-        user_config=target_of(config).model_dump(),
-        **_replicas(config),
-    )(Predictor).bind(config)
+    slots = {
+        slot: serve.deployment(
+            name=MODEL.format(slot=slot),
+            # Batches form inside the replica, so it must be allowed to hold more than one batch of requests.
+            max_ongoing_requests=max(config.max_batch_frames, 2 * config.max_requests),
+            max_queued_requests=config.max_queued,
+            ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+            health_check_period_s=2,
+            **_replicas(config),
+        )(Predictor).bind(config, slot)
+        for slot in SLOTS
+    }
+    controller = serve.deployment(
+        name=CONTROLLER, ray_actor_options={"num_cpus": 0}, health_check_period_s=2
+    )(RolloutController).bind(config, slots)
     # The ingress refuses by itself, with a body that names the limit; Serve only must not refuse earlier. The
     # surplus keeps the probes answering.
     ingress = serve.deployment(
         name=INGRESS,
+        num_replicas=config.ingress_replicas,
         max_ongoing_requests=4 * config.max_requests + 16,
         ray_actor_options={"num_cpus": 0},
+        health_check_period_s=2,
     )(Ingress)
-    return ingress.bind(config, model)
-
-
-def target_of(config: ServeConfig) -> Target:
-    """The version that `model_uri` means right now.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = resolve(config.model_uri, uri=config.tracking_uri)
-    alias = config.model_uri.partition("@")[2] or None
-    return Target(name=found.name, version=found.version, alias=alias)
+    return ingress.bind(config, slots, controller)
 
 
 def deploy(config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265") -> str:
-    """Put the endpoint on a running Ray cluster, or move it to the version that `model_uri` now means.
+    """Put the endpoint on a running Ray cluster; one that is there already with this config is left as it is.
 
     Serve keeps running when the caller ends. Other applications of the cluster's Serve are removed.
 
@@ -81,6 +79,7 @@ def deploy(config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265") -> 
     Raises:
         ValueError: the model is not registered.
     """
+    resolve(config.model_uri, uri=config.tracking_uri)
     # Replicas have neither this process's environment nor its folder, so the address travels resolved.
     config = config.model_copy(update={"tracking_uri": tracking_uri(config.tracking_uri)})
     application = {
@@ -88,7 +87,6 @@ def deploy(config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265") -> 
         "route_prefix": "/",
         "import_path": "sdavs_serve.app:build",
         "args": config.model_dump(mode="json"),
-        "deployments": [{"name": MODEL, "user_config": target_of(config).model_dump()}],
     }
     http_options = {"host": config.host, "port": config.port}
     ServeSubmissionClient(dashboard).deploy_applications(
@@ -99,31 +97,50 @@ def deploy(config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265") -> 
 
 
 def wait_ready(
-    address: str, config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265", timeout_s: float = 120.0
+    address: str,
+    config: ServeConfig,
+    *,
+    dashboard: str = "http://127.0.0.1:8265",
+    timeout_s: float = 900.0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Wait until the endpoint serves the version that `model_uri` means.
+
+    Args:
+        say: told each line of the rollout's history.
 
     Raises:
         RuntimeError: Serve gave up, or the version was refused; the message says why.
         TimeoutError: it took longer than `timeout_s`.
     """
-    wanted = str(target_of(config).version)
+    wanted = resolve(config.model_uri, uri=config.tracking_uri).version
     client = ServeSubmissionClient(dashboard)
+    begun = time.time()
     deadline = time.monotonic() + timeout_s
-    state = "not started"
+    status, told = "not started", begun
     while time.monotonic() < deadline:
         application = client.get_serve_details()["applications"].get(APPLICATION, {})
-        state = application.get("status", state)
-        if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+        status = application.get("status", status)
+        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise RuntimeError(f"the endpoint did not start: {_reason(application)}")
-        if state == "RUNNING":
-            status = httpx.get(f"{address}/v1/model", timeout=10)
-            if status.is_success and status.json()["refused"]:
-                raise RuntimeError(f"the endpoint keeps its model; {status.json()['refused']}")
-            if status.is_success and status.json()["model"]["version"] == wanted:
+        state = _rollout(address) if status == "RUNNING" else None
+        if state:
+            for event in (event for event in state.history if event.at > told):
+                say(f"version {event.version}: {event.what}")
+                told = event.at
+            if state.refused and state.refused.version == wanted:
+                raise RuntimeError(
+                    f"version {wanted} was refused at {state.refused.gate}: {state.refused.reason}"
+                )
+            if state.served and state.served.version == wanted and state.phase == "idle":
                 return
-        time.sleep(0.2)
-    raise TimeoutError(f"the endpoint is not ready after {timeout_s:g} s; Serve says {state}")
+        time.sleep(0.3)
+    raise TimeoutError(f"the endpoint is not ready after {timeout_s:g} s; Serve says {status}")
+
+
+def _rollout(address: str) -> RolloutState | None:
+    answer = httpx.get(f"{address}/v1/rollout", timeout=10)
+    return RolloutState.model_validate_json(answer.content) if answer.is_success else None
 
 
 def _replicas(config: ServeConfig) -> dict:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from sdavs_platform.config import ServeConfig
-from sdavs_platform.tracking.registry import fetch, resolve
+from sdavs_platform.tracking.registry import RegisteredVersion, fetch_version
 
 from sdavs_model import LoadedModel, load_artifact
+from sdavs_model.artifact import read_golden
 from sdavs_model.data.clip import SAMPLE_RATE, Clip
-from sdavs_serve.messages import Target
-from sdavs_serve.schema import ModelInfo
+from sdavs_model.golden import golden_difference
+from sdavs_model.masks import masks_at_size
+from sdavs_serve.messages import GoldenReport
+from sdavs_serve.rollout.state import Release, Target
 
 logger = logging.getLogger("ray.serve")
 
@@ -32,45 +36,31 @@ class Inputs:
 class ServedModel:
     """One version, loaded, verified and warm."""
 
-    def __init__(self, *, loaded: LoadedModel, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, *, loaded: LoadedModel, release: Release, folder: Path, device: torch.device) -> None:
         """
         Args:
             loaded: the model, with its own preprocessing.
-            info: where it comes from.
+            release: which version it is.
+            folder: its artifact on this machine.
             device: where it runs.
         """
         self.loaded = loaded
-        self.info = info
+        self.release = release
+        self.folder = folder
         self.device = device
 
     @classmethod
-    def load(cls, target: Target, *, config: ServeConfig) -> ServedModel:
+    def load(cls, release: Release, *, config: ServeConfig) -> ServedModel:
         """Fetch a version, check it, load it and run it once; on CUDA if the config gives it `num_gpus`.
 
         Raises:
-            ValueError: not registered, not what was registered, or not a model that this endpoint can serve.
+            ValueError: not what was registered, or it answers with numbers that are not finite.
         """
-        uri = f"models:/{target.name}/{target.version}"
-        found = resolve(uri, uri=config.tracking_uri)
-        folder = fetch(uri, uri=config.tracking_uri)
+        found = RegisteredVersion(**release.model_dump(include=set(Target.model_fields)), tags={})
+        folder = fetch_version(found, uri=config.tracking_uri)
         device = torch.device("cuda" if config.num_gpus else "cpu")
-        loaded = load_artifact(folder, device=device, sha256=found.sha256)
-        if loaded.config.num_classes != 1:
-            raise ValueError(f"{uri}: {loaded.config.num_classes} classes; this endpoint serves binary masks")
-        if loaded.config.num_frames > config.max_batch_frames:
-            raise ValueError(
-                f"max_batch_frames: {config.max_batch_frames} is below the {loaded.config.num_frames} frames "
-                f"that {uri} sees at once"
-            )
-        info = ModelInfo(
-            name=target.name,
-            version=str(target.version),
-            alias=target.alias,
-            run_id=found.run_id,
-            data_digest=str(loaded.lineage.get("data_digest", "")),
-            sha256=loaded.sha256,
-        )
-        model = cls(loaded=loaded, info=info, device=device)
+        loaded = load_artifact(folder, device=device, sha256=release.sha256)
+        model = cls(loaded=loaded, release=release, folder=folder, device=device)
         model._warm_up()
         return model
 
@@ -83,7 +73,7 @@ class ServedModel:
         )
 
     def run(self, batch: list[Inputs]) -> list[torch.Tensor]:
-        """Logits [T, 1, S, S] of each clip, on the CPU; clips of equal length share a forward pass."""
+        """Logits [T, K, S, S] of each clip, on the CPU; clips of equal length share a forward pass."""
         by_length: dict[int, list[int]] = {}
         for position, inputs in enumerate(batch):
             by_length.setdefault(len(inputs.frames), []).append(position)
@@ -96,6 +86,25 @@ class ServedModel:
             logits |= zip(positions, out, strict=True)
         return [logits[position] for position in range(len(batch))]
 
+    def check_golden(self) -> GoldenReport:
+        """Answer the golden clips that came with the version.
+
+        Raises:
+            ValueError: it came without.
+        """
+        golden = read_golden(self.folder)
+        return GoldenReport(
+            difference=golden_difference(self.loaded.model, self.loaded.preprocessor, golden),
+            pictures=golden.pictures.numpy(),
+            log_mel=golden.log_mel.numpy(),
+        )
+
+    def prepare_golden(self, pictures: np.ndarray, log_mel: np.ndarray) -> Inputs:
+        """One golden clip, of any version: pictures [T, S, S, 3] uint8 and its log-mel examples [T, 1, 96, 64]."""
+        return Inputs(
+            frames=self.loaded.preprocessor.frames(pictures), log_mel=torch.from_numpy(log_mel.copy())
+        )
+
     def _warm_up(self) -> None:
         """One silent grey clip through the whole path: the first real request shall not pay for lazy set-up."""
         started = time.monotonic()
@@ -104,30 +113,16 @@ class ServedModel:
         clip = Clip(name="warm-up", frames=np.full((num_frames, 48, 64, 3), 127, np.uint8), waveform=silence)
         if not torch.isfinite(self.run([self.prepare(clip)])[0]).all():
             raise ValueError("answers a silent grey clip with numbers that are not finite")
-        logger.info("version %s warmed up in %.1f s", self.info.version, time.monotonic() - started)
+        logger.info("version %s warmed up in %.1f s", self.release.version, time.monotonic() - started)
 
 
-def masks_at_frame_size(
+def masks_with_scores(
     logits: torch.Tensor, *, size: tuple[int, int], threshold: float
-) -> tuple[np.ndarray, list[float]]:
-    """The one way from the model's square logits to masks over the original picture.
-
-    Logits are resized bilinearly (the inverse of the squash in `Preprocessor.frames`, which crops nothing),
-    then sigmoid, then `threshold`. Our choice: resizing before the threshold gives smooth outlines where
-    resizing the mask would give stairs.
-
-    Args:
-        logits: [T, 1, S, S].
-        size: height and width of the frames.
-        threshold: probability above which a pixel belongs to the mask.
-
-    Returns:
-        Masks [T, H, W] uint8 of 0 and 1, and for each its mean probability inside (0 where it is empty).
-    """
-    with torch.inference_mode():
-        resized = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        probabilities = resized.squeeze(1).sigmoid()  # [T, H, W]
-        inside = probabilities > threshold
-        areas = inside.sum(dim=(1, 2))
-        scores = (probabilities * inside).sum(dim=(1, 2)) / areas.clamp(min=1)
-    return inside.to(torch.uint8).numpy(), scores.tolist()
+) -> tuple[np.ndarray, list[dict[int, float]]]:
+    """Masks [T, H, W] of `masks_at_size`, and for each frame and class in it the mean probability inside."""
+    answer = masks_at_size(logits, size=size, threshold=threshold)
+    scores: list[dict[int, float]] = []
+    for classes, confidence in zip(answer.classes, answer.confidence, strict=True):
+        present = [int(value) for value in classes.unique() if value]
+        scores.append({value: float(confidence[classes == value].mean()) for value in present})
+    return answer.classes.numpy(), scores

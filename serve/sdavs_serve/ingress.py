@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, Header, Request
@@ -11,11 +12,15 @@ from ray.serve.handle import DeploymentHandle
 from sdavs_platform.config import ServeConfig
 
 import sdavs_serve
+from sdavs_serve.asker import Asker
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.form import MEDIA_TYPES, SegmentForm, negotiate
 from sdavs_serve.gate import Gate
+from sdavs_serve.mirror import Observer
 from sdavs_serve.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.problems import handle_problems
+from sdavs_serve.rollout.state import RolloutState, SlotName
+from sdavs_serve.router import Route, Router
 from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
 from sdavs_serve.segmenter import Segmenter
 
@@ -34,21 +39,47 @@ ERRORS = {
 class Ingress:
     """Serve's door; the app itself is built in the replica, where the config is known."""
 
-    def __init__(self, config: ServeConfig, model: DeploymentHandle) -> None:
+    def __init__(
+        self, config: ServeConfig, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle
+    ) -> None:
         """
         Args:
             config: the endpoint's config.
-            model: handle of the `Predictor` deployment.
+            slots: handles of the two `Predictor` deployments.
+            controller: handle of the `RolloutController`.
         """
         self._config = config
-        self._segmenter = Segmenter(config=config, model=model)
+        self._controller = controller
+        self._router = Router()
+        observer = Observer(slots=slots, controller=controller)
+        asker = Asker(slots=slots, router=self._router, observer=observer)
+        self._segmenter = Segmenter(config=config, router=self._router, asker=asker)
+
+    def check_health(self) -> None:
+        """Called by Serve, which replaces this copy if it raises."""
+        if not self._router.alive:
+            raise RuntimeError("the thread that follows the rollout has ended")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(config=self._config, segmenter=self._segmenter)
+        return create_app(
+            config=self._config,
+            segmenter=self._segmenter,
+            router=self._router,
+            nudge=self._controller.nudge.remote,
+        )
 
 
-def create_app(*, config: ServeConfig, segmenter: Segmenter) -> FastAPI:
-    """The FastAPI app around a segmenter."""
+def create_app(
+    *, config: ServeConfig, segmenter: Segmenter, router: Router, nudge: Callable[[], Awaitable[None]]
+) -> FastAPI:
+    """The FastAPI app around a segmenter and a rollout.
+
+    Args:
+        config: the endpoint's config.
+        segmenter: answers uploads.
+        router: knows the rollout's document.
+        nudge: asks the controller to look at the alias now.
+    """
     app = FastAPI(
         title="SDAVS",
         summary="Masks of what sounds in a video",
@@ -63,6 +94,7 @@ def create_app(*, config: ServeConfig, segmenter: Segmenter) -> FastAPI:
         request: Request,
         form: Annotated[SegmentForm, Form(media_type="multipart/form-data")],
         accept: Annotated[str, Header(description=", ".join(MEDIA_TYPES))] = MEDIA_TYPES[0],
+        x_model_version: Annotated[int | None, Header(description="Insist on a loaded version")] = None,
     ) -> Response:
         """Segment what sounds, frame by frame.
 
@@ -73,15 +105,28 @@ def create_app(*, config: ServeConfig, segmenter: Segmenter) -> FastAPI:
             raise RequestError(status=415, kind="unsupported", detail="send the clip as multipart/form-data")
         media_type = negotiate(accept)
         upload = await form.read(default_fps=config.fps)
-        body, writer, answer = await segmenter.segment(upload, form.new_writer(media_type, upload))
+        body, writer, answer = await segmenter.segment(
+            upload, form.new_writer(media_type, upload), pinned=x_model_version
+        )
         return Response(body, media_type=writer.media_type, headers={"X-Model-Version": answer.model.version})
 
     @app.get("/v1/model", responses={503: _problem("no model serves")})
     async def model(response: Response) -> ModelStatus:
         """Which model serves, and why a newer one does not."""
-        status = await segmenter.status()
-        response.headers["X-Model-Version"] = status.model.version
-        return status
+        route = router.choose(only_active=True)
+        response.headers["X-Model-Version"] = str(route.release.version)
+        return model_status(router.state, route, device="cuda" if config.num_gpus else "cpu")
+
+    @app.get("/v1/rollout")
+    async def rollout() -> RolloutState:
+        """Where the change to another version stands: phase, weights, gates, measurements, history."""
+        return router.state
+
+    @app.post("/v1/rollout/nudge", status_code=202)
+    async def nudge_rollout() -> Health:
+        """Look now where the alias points; it is looked at every few seconds anyway. MLflow's webhook may call this."""
+        await nudge()
+        return Health(status="ok")
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -92,13 +137,28 @@ def create_app(*, config: ServeConfig, segmenter: Segmenter) -> FastAPI:
     async def readyz(response: Response) -> Health:
         """A model is loaded and answers."""
         try:
-            await segmenter.status()
+            router.choose(only_active=True)
         except NoModel as error:
             response.status_code = 503
             return Health(status="not ready", detail=error.detail)
         return Health(status="ok")
 
     return app
+
+
+def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStatus:
+    """The answer of GET /v1/model."""
+    release, refused = route.release, state.refused
+    return ModelStatus(
+        model=release.info(route.alias),
+        backbone=release.backbone,
+        image_size=release.image_size,
+        num_frames=release.num_frames,
+        classes=release.classes,
+        metrics=release.metrics,
+        device=device,
+        refused=f"version {refused.version} at {refused.gate}: {refused.reason}" if refused else None,
+    )
 
 
 def _segment_responses() -> dict[int | str, dict[str, Any]]:

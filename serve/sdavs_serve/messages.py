@@ -5,30 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
-
-
-class Target(BaseModel):
-    """The version to serve, as it stands in the model deployment's `user_config`.
-
-    A number and not an alias: the same target means the same weights on every replica, and a new one is a
-    change that Serve sees and hands to `reconfigure`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    version: int
-    alias: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Masks:
     """What the model says about one clip."""
 
-    version: str
+    version: int
     """Version of the model that said it."""
     masks: np.ndarray
-    """[T, H, W] uint8, 0 or 1, in the size of the clip's frames."""
-    scores: list[float]
-    """Mean probability inside each mask; 0 where it is empty."""
+    """[T, H, W] uint8 in the size of the clip's frames: 0 is background, else the class; binary models know 1."""
+    scores: list[dict[int, float]]
+    """For each frame and each class in it, the mean probability inside its mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenReport:
+    """How a loaded model answers the clips that came with it."""
+
+    difference: float
+    """Largest difference of its logits from the stored ones, relative to the largest stored one."""
+    pictures: np.ndarray
+    """[N, T, S, S, 3] uint8."""
+    log_mel: np.ndarray
+    """[N, T, 1, 96, 64] float32."""

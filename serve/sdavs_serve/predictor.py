@@ -1,17 +1,24 @@
-"""The model deployment: one model per replica, swapped in place, fed in batches that count frames."""
+"""A model deployment: holds the version that the rollout's document assigns to its slot, fed in batches of frames.
+
+There are two such deployments, slot a and slot b, so that a version which crashes, leaks or hangs does so in
+processes of its own, and is scaled on its own queue.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ray import serve
 from sdavs_platform.config import ServeConfig
 
 from sdavs_model.data.clip import Clip
-from sdavs_serve.messages import Masks, Target
-from sdavs_serve.schema import ModelStatus
+from sdavs_serve.messages import GoldenReport, Masks
+from sdavs_serve.rollout import store
+from sdavs_serve.rollout.state import Release, RolloutState, SlotName
 
 if TYPE_CHECKING:
     import torch
@@ -26,89 +33,122 @@ def _num_frames(batch: list[tuple[ServedModel, Inputs]]) -> int:
 
 
 class Predictor:
-    """Answers clips with masks.
+    """Answers clips with masks, of exactly the version asked for or not at all.
 
-    `reconfigure` loads a new version beside the old one and drops the old only after the new one has passed
-    its checks and a warm-up. If it does not pass, the old one stays and `status` says why; a replica that has
-    no old one fails to start.
+    A thread follows the document; a change of the slot's version is loaded beside nothing: a slot that is told to
+    change has no traffic, and the version before it goes first, so that no more than two are ever in memory.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
-        """
+    def __init__(self, config: ServeConfig, slot: SlotName) -> None:
+        """Loads what the slot has to hold before Serve routes anything here.
+
         Args:
             config: the endpoint's config.
+            slot: which of the two this is a copy of.
         """
         self._config = config
+        self._slot: SlotName = slot
+        self._replica = serve.get_replica_context().replica_id.unique_id
         self._model: ServedModel | None = None
-        self._refused: str | None = None
+        self._wants: str | None = None
+        self._failed: str | None = None
+        self._beat = 0
+        self._loading: threading.Thread | None = None
         infer: Any = self._infer  # `serve.batch` adds the setters, and its type forgets them
         infer.set_max_batch_size(config.max_batch_frames)
         infer.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
+        self._watcher = store.Watcher(self._follow)
+        self._follow(self._watcher.state)
+        if self._loading:
+            self._loading.join()
+        self._watcher.start()
 
-    async def reconfigure(self, user_config: dict) -> None:
-        """Serve the version that `user_config` (a `Target`) names.
+    def check_health(self) -> None:
+        """Called by Serve, which replaces this copy if it raises."""
+        if not self._watcher.alive:
+            raise RuntimeError("the thread that follows the rollout has ended")
+        active = self._watcher.state.active == self._slot
+        if active and self._failed and self._model is None:
+            raise RuntimeError(f"the served version cannot be loaded: {self._failed}")
+
+    async def segment(self, version: int, clip: Clip, threshold: float) -> Masks | None:
+        """Masks of one clip, in the size of its frames; None if another version is loaded, or none."""
+        model = self._model
+        if model is None or model.release.version != version:
+            return None
+        inputs = await asyncio.to_thread(model.prepare, clip)
+        height, width = clip.frames.shape[1:3]
+        return await self._masks(model, inputs, size=(height, width), threshold=threshold)
+
+    async def golden(self, version: int) -> GoldenReport | None:
+        """How the version answers its own golden clips; None if another one is loaded.
 
         Raises:
-            ValueError: it cannot be served and there is no earlier version to keep.
+            ValueError: it came without.
         """
-        target = Target.model_validate(user_config)
-        try:
-            model = await asyncio.to_thread(self._load, target)
-        except Exception as error:
-            # Whatever is wrong with the new version, the old one is still right: this is the swap's boundary.
-            if self._model is None:
-                raise
-            self._refused = f"version {target.version}: {error}"
-            logger.error("version %s kept; refused %s", self._model.info.version, self._refused)
-            return
-        self._model, self._refused = model, None
-        logger.info("serving %s version %s", target.name, target.version)
+        model = self._model
+        if model is None or model.release.version != version:
+            return None
+        return await asyncio.to_thread(model.check_golden)
 
-    async def status(self) -> ModelStatus:
-        """Which model serves."""
-        model = self._current()
-        config = model.loaded.config
-        return ModelStatus(
-            model=model.info,
-            backbone=config.backbone,
-            image_size=config.image_size,
-            num_frames=config.num_frames,
-            classes=model.loaded.classes,
-            metrics=model.loaded.metrics,
-            device=str(model.device),
-            refused=self._refused,
-        )
+    async def probe(self, version: int, pictures: np.ndarray, log_mel: np.ndarray) -> Masks | None:
+        """As `segment`, for one golden clip of whatever version: [T, S, S, 3] uint8 and [T, 1, 96, 64]."""
+        model = self._model
+        if model is None or model.release.version != version:
+            return None
+        inputs = await asyncio.to_thread(model.prepare_golden, pictures, log_mel)
+        height, width = pictures.shape[1:3]
+        return await self._masks(model, inputs, size=(height, width), threshold=0.5)
 
-    async def segment(self, clip: Clip, threshold: float) -> Masks:
-        """Masks of one clip, in the size of its frames."""
-        from sdavs_serve.inference import masks_at_frame_size
+    async def _masks(
+        self, model: ServedModel, inputs: Inputs, *, size: tuple[int, int], threshold: float
+    ) -> Masks:
+        from sdavs_serve.inference import masks_with_scores
 
-        model = self._current()
-        inputs = await asyncio.to_thread(model.prepare, clip)
         logits = await self._infer((model, inputs))
-        height, width = clip.frames.shape[1:3]
-        masks, scores = await asyncio.to_thread(
-            masks_at_frame_size, logits, size=(height, width), threshold=threshold
-        )
-        return Masks(version=model.info.version, masks=masks, scores=scores)
+        masks, scores = await asyncio.to_thread(masks_with_scores, logits, size=size, threshold=threshold)
+        return Masks(version=model.release.version, masks=masks, scores=scores)
 
     @serve.batch(batch_size_fn=_num_frames)
     async def _infer(self, batch: list[tuple[ServedModel, Inputs]]) -> list[torch.Tensor]:
-        """Logits [T, 1, S, S] of each clip in the batch."""
+        """Logits [T, K, S, S] of each clip in the batch."""
         logits: dict[int, torch.Tensor] = {}
-        # More than one model only in the moment of a swap; each clip gets the one that prepared it.
+        # More than one model only in the moment of a change; each clip gets the one that prepared it.
         for model in {id(model): model for model, _ in batch}.values():
             positions = [position for position, (other, _) in enumerate(batch) if other is model]
             out = await asyncio.to_thread(model.run, [batch[position][1] for position in positions])
             logits |= zip(positions, out, strict=True)
         return [logits[position] for position in range(len(batch))]
 
-    def _load(self, target: Target) -> ServedModel:
+    def _follow(self, state: RolloutState) -> None:
+        """Begin to load what the document wants, and tell what is loaded."""
+        release = state.slots[self._slot]
+        digest = release.manifest_sha256 if release else None
+        busy = self._loading is not None and self._loading.is_alive()
+        if digest != self._wants and not busy:
+            self._wants, self._failed, self._model = digest, None, None
+            if release:
+                self._loading = threading.Thread(target=self._load, args=(release,), daemon=True)
+                self._loading.start()
+        self._beat += 1
+        model = self._model
+        report = store.CopyReport(
+            beat=self._beat,
+            wants=self._wants,
+            holds=model.release.manifest_sha256 if model else None,
+            failed=self._failed,
+        )
+        store.write_report(self._slot, self._replica, report)
+
+    def _load(self, release: Release) -> None:
         # Imported in the replica only: torch, timm and MLflow take seconds, and wiring the app needs none of them.
         from sdavs_serve.inference import ServedModel
 
-        return ServedModel.load(target, config=self._config)
-
-    def _current(self) -> ServedModel:
-        assert self._model is not None, "Serve calls reconfigure before it routes requests here"
-        return self._model
+        try:
+            self._model = ServedModel.load(release, config=self._config)
+        except Exception as error:
+            # Whatever is wrong with a version, this copy is well and says so: the rollout decides.
+            self._failed = f"{type(error).__name__}: {error}"
+            logger.error("version %s refused: %s", release.version, self._failed)
+            return
+        logger.info("slot %s holds %s version %s", self._slot, release.name, release.version)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
 from sdavs_platform.config import ServeConfig
 
+from sdavs_serve.asker import Asker, Gone
 from sdavs_serve.encode import AnsweredFrame, Writer
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.media import Sample, decode_pictures, decode_video, windows
-from sdavs_serve.messages import Masks
-from sdavs_serve.schema import FrameMask, ModelStatus, SegmentAnswer, Timings
+from sdavs_serve.rollout import store
+from sdavs_serve.router import Route, Router
+from sdavs_serve.schema import FrameMask, SegmentAnswer, Timings
 
-STATUS_TIMEOUT_S = 5.0
-"""How long the model may take to say which version it is before it counts as unavailable."""
+logger = logging.getLogger("ray.serve")
+
+MAX_ATTEMPTS = 4
+"""How often a request may begin again because the version that it was given to is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,32 +49,23 @@ class Upload:
         return decode_pictures(self.pictures, self.sound, fps=self.fps, limits=limits)
 
 
-class _Switched(Exception):
-    """The model changed its version in the middle of an upload."""
-
-
 class Segmenter:
-    """Runs uploads through the model deployment."""
+    """Runs uploads through the version that the router chooses."""
 
-    def __init__(self, *, config: ServeConfig, model: DeploymentHandle) -> None:
+    def __init__(self, *, config: ServeConfig, router: Router, asker: Asker) -> None:
         self._config = config
-        self._model = model
-
-    async def status(self) -> ModelStatus:
-        """Which model serves.
-
-        Raises:
-            NoModel: none does.
-        """
-        try:
-            return await asyncio.wait_for(_result(self._model.status.remote()), STATUS_TIMEOUT_S)
-        except TimeoutError:
-            raise NoModel(f"the model does not answer within {STATUS_TIMEOUT_S:g} s") from None
+        self._router = router
+        self._asker = asker
 
     async def segment(
-        self, upload: Upload, new_writer: Callable[[], Writer]
+        self, upload: Upload, new_writer: Callable[[], Writer], *, pinned: int | None = None
     ) -> tuple[bytes, Writer, SegmentAnswer]:
         """All masks of an upload, all from one version of the model.
+
+        Args:
+            upload: what the client sent.
+            new_writer: makes the writer of the answer; called anew if another version has to begin again.
+            pinned: the version that the client insists on.
 
         Returns:
             The body of the HTTP answer, the writer that made it, and the answer in full.
@@ -82,11 +75,14 @@ class Segmenter:
         """
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                for _ in range(2):
+                for attempt in range(MAX_ATTEMPTS):
+                    # A candidate gets one chance; what follows is answered by the version that serves.
+                    route = self._router.choose(pinned=pinned, only_active=attempt > 0)
                     try:
-                        return await self._segment(upload, new_writer())
-                    except _Switched:
-                        continue
+                        return await self._segment(upload, new_writer(), route)
+                    except Gone as gone:
+                        logger.info("request begins again: %s", gone)
+                        await asyncio.sleep(store.WATCH_S)
         except TimeoutError:
             raise RequestError(
                 status=504,
@@ -96,10 +92,11 @@ class Segmenter:
             ) from None
         raise NoModel("the model is being exchanged; try again", retry_after_s=1)
 
-    async def _segment(self, upload: Upload, writer: Writer) -> tuple[bytes, Writer, SegmentAnswer]:
+    async def _segment(
+        self, upload: Upload, writer: Writer, route: Route
+    ) -> tuple[bytes, Writer, SegmentAnswer]:
         clock = _Clock()
-        status = await self.status()
-        parts = windows(upload.samples(self._config), num_frames=status.num_frames)
+        parts = windows(upload.samples(self._config), num_frames=route.release.num_frames)
         frames: list[FrameMask] = []
         while True:
             # PyAV, numpy and Pillow hold up the event loop, so they work in threads.
@@ -108,9 +105,7 @@ class Segmenter:
             if window is None:
                 break
             with clock.time("model"):
-                answered: Masks = await _result(self._model.segment.remote(window.clip, upload.threshold))
-            if answered.version != status.model.version:
-                raise _Switched
+                answered = await self._asker.ask(route, window.clip, upload.threshold)
             fresh = len(window.samples)
             with clock.time("encode"):
                 for offset, (sample, mask, score) in enumerate(
@@ -121,26 +116,18 @@ class Segmenter:
                         time_s=sample.time_s,
                         picture=sample.picture,
                         mask=mask,
-                        score=score,
+                        score=score.get(1, 0.0),
                     )
                     frames.append(await asyncio.to_thread(frame.to_schema))
                     await asyncio.to_thread(writer.add, frame)
         answer = SegmentAnswer(
-            model=status.model,
+            model=route.release.info(route.alias),
             fps=upload.fps,
             threshold=upload.threshold,
             frames=frames,
             timings_ms=clock.timings(),
         )
         return await asyncio.to_thread(writer.finish, answer), writer, answer
-
-
-async def _result(response):
-    """What a call of the model deployment returns; its absence in our own words."""
-    try:
-        return await response
-    except (BackPressureError, DeploymentUnavailableError, RayActorError) as error:
-        raise NoModel("the model is overloaded or restarting; try again") from error
 
 
 class _Clock:

@@ -151,7 +151,10 @@ def check_signature(folder: Path, config: SDAVSConfig) -> None:
     Raises:
         ValueError: they differ; the message shows both.
     """
-    shown = Model.load(str(folder / "MLmodel")).signature
+    try:
+        shown = Model.load(str(folder / "MLmodel")).signature
+    except MlflowException as error:
+        raise ValueError(f"{folder / 'MLmodel'}: {error.message}") from None
     if shown != (expected := signature(config)):
         raise ValueError(f"{folder / 'MLmodel'}: the signature is {shown}; a model of this config has {expected}")
 

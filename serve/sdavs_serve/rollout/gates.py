@@ -1,0 +1,149 @@
+"""Is the new version good enough to go on? Judged on errors, latency and disagreement of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from sdavs_platform.serve_config import RolloutConfig
+
+from sdavs_serve.rollout.state import Measured, Side
+
+MAX_KEPT = 2000
+"""Times and comparisons kept of one step; a long step is judged by its last ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One window of a request, as the ingress saw it."""
+
+    stage: int
+    """`RolloutState.stage` when the request chose its version."""
+    who: Literal["active", "candidate"]
+    ok: bool
+    """False: the version failed where it should have answered."""
+    seconds: float
+    """From the call of the model to its answer."""
+    disagreement: float | None = None
+    """1 - IoU with the other version's masks, where both answered."""
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """What was observed in one step."""
+
+    number: int = -1
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"active": [], "candidate": []})
+    errors: dict[str, int] = field(default_factory=lambda: {"active": 0, "candidate": 0})
+    requests: dict[str, int] = field(default_factory=lambda: {"active": 0, "candidate": 0})
+    disagreements: list[float] = field(default_factory=list)
+
+    def add(self, observations: Sequence[Observation]) -> None:
+        """Take what belongs to this stage; what is late from an earlier one is dropped."""
+        for seen in observations:
+            if seen.stage != self.number:
+                continue
+            self.requests[seen.who] += 1
+            if seen.ok:
+                self.seconds[seen.who] = [*self.seconds[seen.who], seen.seconds][-MAX_KEPT:]
+            else:
+                self.errors[seen.who] += 1
+            if seen.disagreement is not None:
+                self.disagreements = [*self.disagreements, seen.disagreement][-MAX_KEPT:]
+
+    def measured(self) -> Measured:
+        """The numbers that are judged."""
+        return Measured(
+            active=self._side("active"),
+            candidate=self._side("candidate"),
+            compared=len(self.disagreements),
+            disagreement=float(np.mean(self.disagreements)) if self.disagreements else None,
+        )
+
+    def _side(self, who: str) -> Side:
+        times = self.seconds[who]
+        p50, p95 = np.percentile(times, [50, 95]) * 1000 if times else (None, None)
+        return Side(
+            requests=self.requests[who],
+            errors=self.errors[who],
+            p50_ms=None if p50 is None else round(float(p50), 1),
+            p95_ms=None if p95 is None else round(float(p95), 1),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a step's measurements mean."""
+
+    decision: Literal["wait", "pass", "refuse"]
+    detail: str
+
+
+def judge(measured: Measured, *, elapsed: float, comparing: bool, limits: RolloutConfig) -> Verdict:
+    """Judge one step.
+
+    Args:
+        measured: both versions in this step.
+        elapsed: seconds since it began.
+        comparing: the step must also have compared `step_samples` windows: so in the shadow. In the canary
+            fewer do, since only a share of the windows is mirrored there.
+        limits: the thresholds.
+    """
+    active, candidate = measured.active, measured.candidate
+    allowed = limits.max_error_rate * max(candidate.requests, limits.step_samples)
+    if candidate.errors > allowed:
+        detail = f"{candidate.errors} errors in {candidate.requests} answers (max_error_rate {limits.max_error_rate:g})"
+        return Verdict(decision="refuse", detail=detail)
+    enough = min(active.requests, candidate.requests) >= limits.step_samples
+    if enough and (slow := _too_slow(active, candidate, limits)):
+        return Verdict(decision="refuse", detail=slow)
+    compared_enough = measured.compared >= limits.step_samples
+    comparable = compared_enough or (enough and not comparing)
+    if comparable and (measured.disagreement or 0.0) > limits.max_disagreement:
+        detail = (
+            f"masks differ by {measured.disagreement:.2f} (1 - IoU) over {measured.compared} windows "
+            f"(max_disagreement {limits.max_disagreement:g})"
+        )
+        return Verdict(decision="refuse", detail=detail)
+    if enough and (compared_enough or not comparing) and elapsed >= limits.step_seconds:
+        return Verdict(decision="pass", detail=_summary(measured))
+    if elapsed > limits.step_timeout_s:
+        detail = f"{candidate.requests} answers in {elapsed:.0f} s (step_samples {limits.step_samples})"
+        return Verdict(decision="refuse", detail=detail)
+    return Verdict(decision="wait", detail=_summary(measured))
+
+
+def disagreement(left: np.ndarray, right: np.ndarray) -> float:
+    """1 - IoU of two answers to the same frames, over all frames together; 0 where both are empty.
+
+    Args:
+        left: [T, H, W] class of each pixel, 0 is background.
+        right: as `left`.
+    """
+    either = (left > 0) | (right > 0)
+    both = either & (left == right)
+    return 1.0 - float(both.sum()) / float(either.sum()) if either.any() else 0.0
+
+
+def _too_slow(active: Side, candidate: Side, limits: RolloutConfig) -> str | None:
+    if active.p95_ms is None or candidate.p95_ms is None:
+        return None
+    allowed = active.p95_ms * limits.max_latency_ratio + limits.latency_slack_ms
+    if candidate.p95_ms <= allowed:
+        return None
+    return (
+        f"95 % of its windows take up to {candidate.p95_ms:.0f} ms, the served version's {active.p95_ms:.0f} ms "
+        f"(max_latency_ratio {limits.max_latency_ratio:g})"
+    )
+
+
+def _summary(measured: Measured) -> str:
+    candidate, active = measured.candidate, measured.active
+    parts = [f"{candidate.requests} answers", f"{candidate.errors} errors"]
+    if candidate.p95_ms is not None and active.p95_ms is not None:
+        parts.append(f"p95 {candidate.p95_ms:.0f} ms against {active.p95_ms:.0f} ms")
+    if measured.disagreement is not None:
+        parts.append(f"disagreement {measured.disagreement:.2f}")
+    return ", ".join(parts)

@@ -1,0 +1,295 @@
+"""The rollout's rules: from the document and what is seen of the world to the next document. Pure: no clock, no I/O.
+
+    idle -> verify -> load -> golden -> shadow -> canary (step by step) -> idle, switched
+              any failed gate -> idle, refused       alias moved meanwhile -> idle, withdrawn
+
+Level-triggered: only what is true now counts, never a message, so a controller that was killed goes on from
+the document alone, and a version pointed to in passing is never served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sdavs_platform.serve_config import RolloutConfig
+
+from sdavs_serve.rollout.gates import judge
+from sdavs_serve.rollout.state import (
+    HISTORY,
+    Event,
+    Failure,
+    GateResult,
+    Measured,
+    Phase,
+    Refusal,
+    Release,
+    RolloutState,
+    SlotName,
+    TagWrite,
+    Target,
+)
+
+STATE_TAG, GATE_TAG, REASON_TAG, TIME_TAG = "rollout", "rollout_gate", "rollout_reason", "rollout_at"
+"""Tags of a model version in MLflow. Removing `rollout` from a refused version has it tried again."""
+
+SERVED_TAG = "rollout_served_at"
+"""When a version last took over, so that an endpoint that lost its state can find a version that was good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotReport:
+    """What the copies of one slot say together."""
+
+    loaded: str | None = None
+    """Weights' manifest digest, if all copies that were heard of lately hold the same version."""
+    failed: str | None = None
+    """Why a copy could not load what the slot has to hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """The world, as far as the rules need it."""
+
+    now: float
+    """Unix time."""
+    target: Target | None = None
+    """Where the alias points; None if MLflow does not say."""
+    target_tagged: bool = False
+    """Whether that version bears STATE_TAG."""
+    fallback: Target | None = None
+    """The version that served last according to the tags; looked up only if nothing serves and nothing can."""
+    slots: dict[SlotName, SlotReport] = field(default_factory=dict)
+    verified: Release | Failure | None = None
+    """Outcome of the candidate's download and checks."""
+    golden: str | Failure | None = None
+    """Outcome of the candidate's golden clips: a word of praise, or why not."""
+    measured: Measured = field(default_factory=Measured)
+    """Both versions in the current stage."""
+    trouble: str | None = None
+    """What went wrong when the controller last tried to bring an outcome about; it tries again."""
+
+
+def advance(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    """The next document; the same one if there is nothing to do."""
+    state = _follow_alias(state, seen)
+    return _PHASES[state.phase](state, seen, limits)
+
+
+def _follow_alias(state: RolloutState, seen: Seen) -> RolloutState:
+    target = seen.target
+    if target is None:
+        return state
+    if target.version == state.wanted:
+        told = not any(write.version == target.version for write in state.outbox)
+        if state.refused and told and not seen.target_tagged:
+            state = _event(state, seen, target.version, f"tag {STATE_TAG} removed: to be tried again")
+            return state.model_copy(update={"refused": None})
+        return state
+    state = state.model_copy(update={"wanted": target.version, "refused": None})
+    state = _event(state, seen, target.version, "the alias points here")
+    if state.candidate and state.candidate.version != target.version:
+        back = state.served is not None and state.served.version == target.version
+        where = "back to the served version" if back else f"to version {target.version}"
+        state = _drop(state, seen, tag="withdrawn", gate=state.phase, reason=f"the alias was moved {where}")
+    return state
+
+
+def _idle(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    goal = seen.target
+    if state.refused and state.active is None:
+        goal = seen.fallback
+    elif state.refused:
+        return state
+    if goal is None or (state.served and state.served.version == goal.version):
+        return state
+    if state.refused and goal.version == state.refused.version:
+        return state
+    warm = state.slots[state.other]
+    if warm and _same(warm, goal) and _holds(state.other, warm, seen):
+        state = state.model_copy(update={"rollout": state.rollout + 1, "gates": (), "candidate": goal})
+        return _switch(state, seen, "was still warm")
+    state = state.model_copy(
+        update={"rollout": state.rollout + 1, "candidate": goal, "gates": (), "restarts": 0, "refused": None}
+    )
+    state = _tag(state, seen, goal, {STATE_TAG: "rolling out"})
+    return _enter(_event(state, seen, goal.version, "rollout begins"), seen, "verify")
+
+
+def _verify(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    outcome = seen.verified
+    if isinstance(outcome, Failure):
+        return _refuse(state, seen, outcome)
+    if outcome is None:
+        return _in_time(state, seen, limits.verify_timeout_s, gate="digest", what="downloaded and checked")
+    assert state.candidate
+    assert _same(outcome, state.candidate)
+    state = _gate(state, seen, "digest", f"weights {outcome.sha256[:12]} as registered")
+    state = _gate(state, seen, "signature", f"{outcome.num_frames} frames of {outcome.image_size} pixels")
+    state = state.model_copy(update={"slots": state.slots | {state.other: outcome}})
+    return _enter(state, seen, "load")
+
+
+def _load(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    release = state.slots[state.other]
+    assert release
+    if failed := _report(state.other, seen).failed:
+        return _refuse(state, seen, Failure(gate="load", reason=failed))
+    if not _holds(state.other, release, seen):
+        return _in_time(state, seen, limits.load_timeout_s, gate="load", what="loaded")
+    state = _gate(state, seen, "load", "loaded beside the served version and warmed up")
+    return _enter(state, seen, "golden")
+
+
+def _golden(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    if isinstance(seen.golden, Failure):
+        return _refuse(state, seen, seen.golden)
+    if seen.golden is None:
+        return _in_time(state, seen, limits.load_timeout_s, gate="golden", what="answered")
+    state = _gate(state, seen, "golden", seen.golden)
+    # With nothing to compare with there is no shadow: a first version, or one that replaces a broken one.
+    if state.active is None or _report(state.active, seen).failed:
+        return _switch(state, seen, "nothing else could serve")
+    return _enter(state, seen, "shadow", mirror=limits.shadow_share)
+
+
+def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    """Shadow and canary: the candidate has traffic."""
+    release = state.slots[state.other]
+    assert release
+    if not _holds(state.other, release, seen):
+        if state.ready:
+            if state.restarts == limits.max_restarts:
+                reason = (
+                    f"its copies were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
+                )
+                return _refuse(state, seen, Failure(gate="stability", reason=reason))
+            state = _event(state, seen, release.version, f"a copy was lost in the {state.phase}; waiting")
+            return state.model_copy(
+                update={
+                    "ready": False,
+                    "restarts": state.restarts + 1,
+                    "since": seen.now,
+                    "measured": Measured(),
+                }
+            )
+        return _in_time(state, seen, limits.load_timeout_s, gate="stability", what="back")
+    if not state.ready:
+        state = _event(state, seen, release.version, f"loaded again; the {state.phase} goes on")
+        return _enter(
+            state, seen, state.phase, mirror=limits.shadow_share, step=state.step, weight=state.weight
+        )
+    state = state.model_copy(update={"measured": seen.measured})
+    verdict = judge(
+        seen.measured, elapsed=seen.now - state.since, comparing=state.phase == "shadow", limits=limits
+    )
+    if verdict.decision == "wait":
+        return state
+    name = "shadow" if state.phase == "shadow" else f"canary {state.weight:.0%}"
+    if verdict.decision == "refuse":
+        return _refuse(state, seen, Failure(gate=name, reason=verdict.detail))
+    state = _gate(state, seen, name, verdict.detail)
+    step = 0 if state.phase == "shadow" else state.step + 1
+    if step == len(limits.canary_weights):
+        return _switch(state, seen, "all gates passed")
+    weight = limits.canary_weights[step]
+    return _enter(state, seen, "canary", mirror=limits.shadow_share, step=step, weight=weight)
+
+
+_PHASES: dict[Phase, Callable[[RolloutState, Seen, RolloutConfig], RolloutState]] = {
+    "idle": _idle,
+    "verify": _verify,
+    "load": _load,
+    "golden": _golden,
+    "shadow": _trial,
+    "canary": _trial,
+}
+
+
+def _enter(
+    state: RolloutState, seen: Seen, phase: Phase, *, mirror: float = 0.0, step: int = 0, weight: float = 0.0
+) -> RolloutState:
+    return state.model_copy(
+        update={
+            "phase": phase,
+            "since": seen.now,
+            "stage": state.stage + 1,
+            "ready": phase in ("shadow", "canary"),
+            "mirror": mirror,
+            "step": step,
+            "weight": weight,
+            "measured": Measured(),
+        }
+    )
+
+
+def _switch(state: RolloutState, seen: Seen, why: str) -> RolloutState:
+    candidate, before = state.candidate, state.served
+    assert candidate
+    state = state.model_copy(update={"active": state.other, "candidate": None})
+    at = {SERVED_TAG: _iso(seen.now)}
+    state = _tag(state, seen, candidate, {STATE_TAG: "serving", GATE_TAG: "", REASON_TAG: why} | at)
+    if before:
+        state = _tag(state, seen, before, {STATE_TAG: "served before"})
+    return _enter(_event(state, seen, candidate.version, f"serves: {why}"), seen, "idle")
+
+
+def _refuse(state: RolloutState, seen: Seen, failure: Failure) -> RolloutState:
+    candidate = state.candidate
+    assert candidate
+    result = GateResult(gate=failure.gate, passed=False, detail=failure.reason, at=seen.now)
+    # A fallback's failure is no word about the version that the alias points to; that one stays refused.
+    refusal = Refusal(version=candidate.version, gate=failure.gate, reason=failure.reason, at=seen.now)
+    state = state.model_copy(update={"gates": (*state.gates, result), "refused": refusal})
+    return _drop(state, seen, tag="refused", gate=failure.gate, reason=failure.reason)
+
+
+def _drop(state: RolloutState, seen: Seen, *, tag: str, gate: str, reason: str) -> RolloutState:
+    """The candidate goes; whatever served goes on serving."""
+    candidate = state.candidate
+    assert candidate
+    state = _tag(state, seen, candidate, {STATE_TAG: tag, GATE_TAG: gate, REASON_TAG: reason})
+    state = _event(state, seen, candidate.version, f"{tag} at {gate}: {reason}")
+    held = state.slots[state.other]
+    if held and _same(held, candidate):
+        state = state.model_copy(update={"slots": state.slots | {state.other: None}})
+    return _enter(state.model_copy(update={"candidate": None}), seen, "idle")
+
+
+def _in_time(state: RolloutState, seen: Seen, limit_s: float, *, gate: str, what: str) -> RolloutState:
+    if seen.now - state.since <= limit_s:
+        return state
+    reason = f"not {what} within {limit_s:g} s" + (f"; last: {seen.trouble}" if seen.trouble else "")
+    return _refuse(state, seen, Failure(gate=gate, reason=reason))
+
+
+def _gate(state: RolloutState, seen: Seen, gate: str, detail: str) -> RolloutState:
+    result = GateResult(gate=gate, passed=True, detail=detail, at=seen.now)
+    return state.model_copy(update={"gates": (*state.gates, result)})
+
+
+def _event(state: RolloutState, seen: Seen, version: int | None, what: str) -> RolloutState:
+    event = Event(at=seen.now, version=version, what=what)
+    return state.model_copy(update={"history": (*state.history, event)[-HISTORY:]})
+
+
+def _tag(state: RolloutState, seen: Seen, target: Target, tags: dict[str, str]) -> RolloutState:
+    write = TagWrite(name=target.name, version=target.version, tags=tags | {TIME_TAG: _iso(seen.now)})
+    return state.model_copy(update={"outbox": (*state.outbox, write)})
+
+
+def _report(slot: SlotName, seen: Seen) -> SlotReport:
+    return seen.slots.get(slot, SlotReport())
+
+
+def _holds(slot: SlotName, release: Release, seen: Seen) -> bool:
+    return _report(slot, seen).loaded == release.manifest_sha256
+
+
+def _same(left: Target, right: Target) -> bool:
+    return (left.version, left.manifest_sha256) == (right.version, right.manifest_sha256)
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,58 @@
+"""One golden clip through both versions, as a request would go."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from sdavs_serve.messages import GoldenReport, Masks
+from sdavs_serve.rollout.gates import Observation, disagreement
+
+CALL_LOST = (RayActorError, DeploymentUnavailableError)
+"""A call that died with the copy that had it: no word about the model."""
+
+
+async def probe_both(
+    *,
+    active: tuple[DeploymentHandle, int],
+    candidate: tuple[DeploymentHandle, int],
+    report: GoldenReport,
+    stage: int,
+) -> tuple[list[Observation], bool]:
+    """Ask both, one after the other.
+
+    Args:
+        active: handle and version.
+        candidate: handle and version.
+        report: holds the clips; one is chosen by chance.
+        stage: of the rollout's document.
+
+    Returns:
+        What was observed, and whether the candidate's copy was lost over it.
+    """
+    clip = random.randrange(len(report.pictures))
+    pictures, log_mel = report.pictures[clip], report.log_mel[clip]
+    times: dict[str, float] = {}
+    masks: dict[str, Masks | None] = {}
+    for who, (handle, version) in (("active", active), ("candidate", candidate)):
+        started = time.perf_counter()
+        try:
+            masks[who] = await handle.probe.remote(version, pictures, log_mel)
+        except CALL_LOST:
+            return [], who == "candidate"
+        except RayTaskError:
+            failed = Observation(stage=stage, who=who, ok=False, seconds=0.0)  # type: ignore[arg-type]
+            return [failed], False
+        times[who] = time.perf_counter() - started
+    left, right = masks["active"], masks["candidate"]
+    if left is None or right is None:
+        return [], False
+    differ = disagreement(left.masks, right.masks)
+    return [
+        Observation(stage=stage, who="active", ok=True, seconds=times["active"]),
+        Observation(stage=stage, who="candidate", ok=True, seconds=times["candidate"], disagreement=differ),
+    ], False

@@ -1,0 +1,158 @@
+"""Where the rollout's document lives: Ray's own key-value store, beside what Serve keeps of itself.
+
+Our choice, among four. A file needs a disk that all nodes share. Tags in MLflow would stop every replica from
+starting while MLflow is down, and MLflow is no part of answering a request. An actor forgets when it is killed.
+The key-value store outlives every process but Ray's head, and with it, where Ray's head is made fault-tolerant
+(KubeRay: `gcsFaultToleranceOptions`), it outlives that one, too. Lost with the head, nothing is wrong: the next
+deployment begins at the version that the alias names.
+
+Writers are fenced: revision N + 1 can be written once, so of two controllers (one of them cut off and not yet
+dead) only one changes the document, and the other one reads it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict
+from ray.experimental import internal_kv
+
+from sdavs_serve.rollout.machine import SlotReport
+from sdavs_serve.rollout.state import SLOTS, RolloutState, SlotName
+
+logger = logging.getLogger("ray.serve")
+
+NAMESPACE = b"sdavs"
+STATE = "rollout/"
+REPORTS = "slot/"
+
+WATCH_S = 0.25
+"""How often replicas look at the document: with it, and not with the controller, goes every change."""
+
+SILENT_S = 10.0
+"""A copy that has not been heard of for so long is gone. Copies speak every `WATCH_S`, when they get to run."""
+
+
+class CopyReport(BaseModel):
+    """What one replica of a slot says of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    beat: int
+    """Grows; compared by the reader's clock, because nodes' clocks differ."""
+    wants: str | None
+    """Manifest digest of what it was told to hold."""
+    holds: str | None
+    """Manifest digest of what it has loaded and warmed up."""
+    failed: str | None = None
+    """Why it could not load what it was told to."""
+
+
+def read_state() -> RolloutState:
+    """The newest document; an empty one where there is none."""
+    for _ in range(3):  # the newest may be removed for a newer one between the two calls
+        keys = internal_kv._internal_kv_list(STATE, namespace=NAMESPACE)
+        if not keys:
+            return RolloutState()
+        if content := internal_kv._internal_kv_get(max(keys), namespace=NAMESPACE):
+            return RolloutState.model_validate_json(content)
+    raise RuntimeError("the rollout's document changes faster than it can be read")
+
+
+def write_state(state: RolloutState) -> RolloutState | None:
+    """Write the successor of the document that `state` was made from; None if somebody else was faster."""
+    state = state.model_copy(update={"revision": state.revision + 1})
+    key = _key(state.revision)
+    existed = internal_kv._internal_kv_put(key, state.model_dump_json(), overwrite=False, namespace=NAMESPACE)
+    if existed:
+        return None
+    for old in internal_kv._internal_kv_list(STATE, namespace=NAMESPACE):
+        # One is left for whoever has listed the keys and not read yet.
+        if old < _key(state.revision - 1).encode():
+            internal_kv._internal_kv_del(old, namespace=NAMESPACE)
+    return state
+
+
+def write_report(slot: SlotName, replica: str, report: CopyReport) -> None:
+    """Tell the controller."""
+    internal_kv._internal_kv_put(f"{REPORTS}{slot}/{replica}", report.model_dump_json(), namespace=NAMESPACE)
+
+
+class ReportReader:
+    """All copies' reports, without those of copies that fell silent."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._beats: dict[str, int] = {}
+        self._heard: dict[str, float] = {}
+
+    def read(self, state: RolloutState) -> dict[SlotName, SlotReport]:
+        """What the copies of each slot say together of what the document wants of them."""
+        return {slot: self._summary(slot, state) for slot in SLOTS}
+
+    def doubt(self, slot: SlotName) -> None:
+        """A call to this slot died: a copy counts again only when it speaks again."""
+        for key in [key for key in self._heard if key.startswith(f"{REPORTS}{slot}/")]:
+            del self._heard[key]
+
+    def _summary(self, slot: SlotName, state: RolloutState) -> SlotReport:
+        wanted = state.slots[slot]
+        digest = wanted.manifest_sha256 if wanted else None
+        copies = self._live(slot)
+        failed = next((copy.failed for copy in copies if copy.failed and copy.wants == digest), None)
+        holds = {copy.holds for copy in copies}
+        return SlotReport(loaded=holds.pop() if len(holds) == 1 else None, failed=failed)
+
+    def _live(self, slot: SlotName) -> list[CopyReport]:
+        now, live = self._clock(), []
+        for name in internal_kv._internal_kv_list(f"{REPORTS}{slot}/", namespace=NAMESPACE):
+            content = internal_kv._internal_kv_get(name, namespace=NAMESPACE)
+            if content is None:
+                continue
+            report, key = CopyReport.model_validate_json(content), name.decode()
+            # Never by what is written alone: a dead copy's last words stay in the store.
+            if self._beats.setdefault(key, report.beat) != report.beat:
+                self._beats[key], self._heard[key] = report.beat, now
+            if now - self._heard.get(key, -SILENT_S) < SILENT_S:
+                live.append(report)
+        return live
+
+
+class Watcher:
+    """Follows the document from a thread of its own; a busy event loop does not hold it up."""
+
+    def __init__(self, on_look: Callable[[RolloutState], None] | None = None) -> None:
+        """
+        Args:
+            on_look: called in the watching thread with each document read, changed or not.
+        """
+        self.state = read_state()
+        self._on_look = on_look
+        self._thread = threading.Thread(target=self._run, name="rollout watcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still follows."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.state = read_state()
+                if self._on_look:
+                    self._on_look(self.state)
+            except Exception as error:
+                # Ray's head may be restarting. What was right a moment ago is right still.
+                logger.warning("the rollout's document cannot be followed: %s", error)
+            time.sleep(WATCH_S)
+
+
+def _key(revision: int) -> str:
+    return f"{STATE}{revision:012d}"

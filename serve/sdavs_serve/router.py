@@ -1,0 +1,123 @@
+"""Which version answers a request: by the rollout's document, which every ingress follows on its own."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from sdavs_serve.errors import NoModel, RequestError
+from sdavs_serve.rollout import store
+from sdavs_serve.rollout.state import Release, RolloutState, SlotName
+
+PIN_HEADER = "x-model-version"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One request's version, chosen once and kept to its end."""
+
+    slot: SlotName
+    release: Release
+    alias: str | None
+    """The alias, if it points to this version now."""
+    who: Literal["active", "candidate", "pinned"]
+    stage: int
+    """Stage of the rollout that this request is observed for."""
+    mirror: Release | None
+    """The version that some windows are sent to as well; it is in the other slot."""
+    share: float
+    """Share of the windows that are."""
+
+    @property
+    def mirror_slot(self) -> SlotName:
+        """Where `mirror` is."""
+        return "b" if self.slot == "a" else "a"
+
+
+class Router:
+    """Routes by the newest document."""
+
+    def __init__(self) -> None:
+        self._watcher = store.Watcher()
+        self._watcher.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the document is still followed."""
+        return self._watcher.alive
+
+    @property
+    def state(self) -> RolloutState:
+        """The rollout's document."""
+        return self._watcher.state
+
+    def choose(self, *, pinned: int | None = None, only_active: bool = False) -> Route:
+        """Choose a version.
+
+        Args:
+            pinned: the version that the client insists on.
+            only_active: no experiments: the candidate has failed this request already.
+
+        Raises:
+            RequestError: 409, the pinned version is not loaded.
+            NoModel: 503, no version serves yet.
+        """
+        state = self.state
+        if pinned is not None:
+            return _pinned(state, pinned)
+        if state.active is None:
+            raise NoModel(_why_not(state))
+        candidate = state.slots[state.other] if state.candidate and state.ready else None
+        if candidate and not only_active and random.random() < state.weight:
+            return _route(state, state.other, "candidate", mirror=state.served)
+        return _route(state, state.active, "active", mirror=candidate)
+
+    def is_trusted(self, route: Route) -> bool:
+        """Whether the candidate that a request was given to is still to be given requests."""
+        state = self.state
+        return state.ready and state.stage == route.stage
+
+
+def _pinned(state: RolloutState, version: int) -> Route:
+    slot = state.slot_of(version)
+    if slot is None:
+        loaded = [
+            release.version for release in state.slots.values() if release and state.slot_of(release.version)
+        ]
+        held = ", ".join(str(number) for number in sorted(loaded)) or "none"
+        raise RequestError(
+            status=409,
+            kind="not_loaded",
+            detail=f"version {version} is not loaded; loaded: {held}",
+            field=PIN_HEADER,
+        )
+    return _route(state, slot, "pinned", mirror=None)
+
+
+def _route(
+    state: RolloutState,
+    slot: SlotName,
+    who: Literal["active", "candidate", "pinned"],
+    *,
+    mirror: Release | None,
+) -> Route:
+    release = state.slots[slot]
+    assert release
+    return Route(
+        slot=slot,
+        release=release,
+        alias=state.alias if release.version == state.wanted else None,
+        who=who,
+        stage=state.stage,
+        mirror=mirror if state.ready else None,
+        share=state.mirror,
+    )
+
+
+def _why_not(state: RolloutState) -> str:
+    if state.refused:
+        return f"version {state.refused.version} was refused at {state.refused.gate}: {state.refused.reason}"
+    if state.candidate:
+        return f"version {state.candidate.version} is being made ready: {state.phase}"
+    return "no version has been found yet"

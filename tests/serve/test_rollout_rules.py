@@ -1,0 +1,208 @@
+"""The rollout's rules, without Ray: from a document and what is seen to the next document."""
+
+from collections.abc import Callable
+
+import pytest
+from sdavs_platform.serve_config import RolloutConfig
+from sdavs_serve.rollout.gates import Observation, Stage, judge
+from sdavs_serve.rollout.machine import STATE_TAG, Seen, SlotReport, advance
+from sdavs_serve.rollout.state import Failure, Measured, Release, RolloutState, Side, Target
+
+LIMITS = RolloutConfig(step_seconds=10, step_samples=20, canary_weights=(0.1, 0.5))
+GOOD = Measured(
+    active=Side(requests=50, p50_ms=90, p95_ms=100),
+    candidate=Side(requests=50, p50_ms=90, p95_ms=110),
+    compared=30,
+    disagreement=0.1,
+)
+
+
+def target(version: int) -> Target:
+    return Target(name="m", version=version, run_id="r", sha256=f"w{version}", manifest_sha256=f"c{version}")
+
+
+def release(version: int) -> Release:
+    card = {"data_digest": "d", "backbone": "b", "image_size": 64, "num_frames": 5}
+    return Release(**target(version).model_dump(), **card, classes=["background", "sounding"], metrics={})
+
+
+class World:
+    """A world that does what it is told, and a controller that may be replaced by a new one at any tick."""
+
+    def __init__(self) -> None:
+        self.state = RolloutState()
+        self.now = 1000.0
+        self.alias = 1
+        self.tagged = True
+        self.verified: Callable[[Target], Release | Failure] = lambda wanted: release(wanted.version)
+        self.golden: str | Failure | None = "good"
+        self.measured = GOOD
+        self.lost: set[str] = set()
+        self.broken: str | None = None
+
+    def tick(self) -> RolloutState:
+        self.now += 11
+        reports = {
+            slot: SlotReport(
+                loaded=held.manifest_sha256 if held and slot not in self.lost else None, failed=self.broken
+            )
+            for slot, held in self.state.slots.items()
+        }
+        candidate = self.state.candidate
+        seen = Seen(
+            now=self.now,
+            target=target(self.alias),
+            target_tagged=self.tagged,
+            slots=reports,
+            verified=self.verified(candidate) if candidate else None,
+            golden=self.golden,
+            measured=self.measured,
+        )
+        following = advance(self.state, seen, LIMITS)
+        # As a new controller reads it from the store.
+        self.state = RolloutState.model_validate_json(following.model_dump_json())
+        return self.state
+
+    def until(self, what: Callable[[RolloutState], bool]) -> RolloutState:
+        for _ in range(30):
+            if what(self.tick()):
+                return self.state
+        raise AssertionError(f"never: {self.state}")
+
+    def serving(self) -> int | None:
+        return self.state.served.version if self.state.served else None
+
+    def tags(self, version: int) -> dict[str, str]:
+        return {k: v for write in self.state.outbox if write.version == version for k, v in write.tags.items()}
+
+
+@pytest.fixture
+def world() -> World:
+    """Version 1 serves."""
+    made = World()
+    made.until(lambda state: state.active is not None)
+    return made
+
+
+def test_the_first_version_serves_after_its_golden_clips_without_a_shadow(world):
+    assert world.serving() == 1
+    assert [gate.gate for gate in world.state.gates] == ["digest", "signature", "load", "golden"]
+    assert world.tags(1)[STATE_TAG] == "serving"
+
+
+def test_a_good_version_takes_over_step_by_step_and_the_old_one_stays_warm(world):
+    world.alias = 2
+    phases, weights = [], []
+    while world.serving() == 1:
+        state = world.tick()
+        phases.append(state.phase)
+        weights.append(state.weight)
+    assert list(dict.fromkeys(phases)) == ["verify", "load", "golden", "shadow", "canary", "idle"]
+    assert sorted(set(weights)) == [0.0, 0.1, 0.5]
+    assert [gate.gate for gate in state.gates][-3:] == ["shadow", "canary 10%", "canary 50%"]
+    assert {held.version for held in state.slots.values()} == {1, 2}
+    assert (world.tags(1)[STATE_TAG], world.tags(2)[STATE_TAG]) == ("served before", "serving")
+
+
+def test_moving_the_alias_back_switches_at_once(world):
+    world.alias = 2
+    world.until(lambda state: world.serving() == 2)
+    world.alias = 1
+    world.tick()
+    assert (world.serving(), world.state.phase) == (1, "idle")
+
+
+@pytest.mark.parametrize(
+    ("gate", "spoil"),
+    [
+        ("digest", lambda world: setattr(world, "verified", lambda _: Failure(gate="digest", reason="x"))),
+        ("load", lambda world: setattr(world, "broken", "out of memory")),
+        ("golden", lambda world: setattr(world, "golden", Failure(gate="golden", reason="differs"))),
+        ("shadow", lambda world: setattr(world, "measured", GOOD.model_copy(update={"disagreement": 0.9}))),
+    ],
+)
+def test_a_failed_gate_leaves_the_old_version_serving_and_says_why(world, gate, spoil):
+    spoil(world)
+    world.alias = 2
+    state = world.until(lambda state: state.refused is not None)
+    assert (world.serving(), state.phase, state.refused.gate) == (1, "idle", gate)
+    assert state.slots[state.other] is None, "the refused version is unloaded"
+    assert world.tags(2)[STATE_TAG] == "refused"
+    assert world.tags(2)["rollout_gate"] == gate
+    assert world.tick().phase == "idle", "it is not tried again by itself"
+
+
+def test_a_canary_that_fails_rolls_back_by_itself(world):
+    world.alias = 2
+    world.until(lambda state: state.weight == 0.5)
+    world.measured = GOOD.model_copy(update={"candidate": Side(requests=50, errors=9, p95_ms=100)})
+    state = world.tick()
+    assert (world.serving(), state.weight, state.refused.gate) == (1, 0.0, "canary 50%")
+
+
+def test_removing_the_tag_has_a_refused_version_tried_again(world):
+    world.golden, world.alias = Failure(gate="golden", reason="differs"), 2
+    world.until(lambda state: state.refused is not None)
+    world.state = world.state.model_copy(update={"outbox": ()})  # MLflow has the tags
+    world.golden, world.tagged = "good", False
+    world.until(lambda state: world.serving() == 2)
+
+
+def test_of_concurrent_moves_the_last_one_wins(world):
+    world.alias = 2
+    world.until(lambda state: state.phase == "canary")
+    world.alias = 3
+    state = world.until(lambda state: world.serving() == 3)
+    assert world.tags(2)[STATE_TAG] == "withdrawn"
+    assert 2 not in {held.version for held in state.slots.values()}
+
+
+def test_moving_the_alias_back_in_the_canary_ends_it(world):
+    world.alias = 2
+    world.until(lambda state: state.phase == "canary")
+    world.alias = 1
+    state = world.tick()
+    assert (world.serving(), state.phase, state.weight, state.refused) == (1, "idle", 0.0, None)
+
+
+def test_a_lost_candidate_gets_no_traffic_until_it_is_back_and_the_step_begins_anew(world):
+    world.alias = 2
+    state = world.until(lambda state: state.phase == "canary")
+    step, stage = state.step, state.stage
+    world.lost = {state.other}
+    assert not world.tick().ready
+    world.lost = set()
+    state = world.tick()
+    assert (state.ready, state.step, state.measured.candidate.requests) == (True, step, 0)
+    assert state.stage > stage, "what was measured before does not count"
+
+
+def test_a_candidate_that_is_lost_again_and_again_is_refused(world):
+    world.alias = 2
+    state = world.until(lambda state: state.phase == "shadow")
+    world.measured = Measured()
+    for _ in range(LIMITS.max_restarts + 1):
+        world.lost = {state.other}
+        world.tick()
+        world.lost = set()
+        world.tick()
+    assert world.state.refused.gate == "stability"
+
+
+def test_observations_of_an_earlier_step_do_not_count():
+    stage = Stage(number=7)
+    late = Observation(stage=6, who="candidate", ok=False, seconds=1.0)
+    seen = Observation(stage=7, who="candidate", ok=True, seconds=0.5, disagreement=0.25)
+    stage.add([late, seen])
+    assert (stage.measured().candidate.requests, stage.measured().candidate.errors) == (1, 0)
+    assert stage.measured().disagreement == 0.25
+
+
+def test_a_step_waits_for_enough_answers_and_refuses_a_slow_version():
+    few = GOOD.model_copy(update={"candidate": Side(requests=3, p95_ms=500)})
+    assert judge(few, elapsed=11, comparing=True, limits=LIMITS).decision == "wait"
+    slow = GOOD.model_copy(update={"candidate": Side(requests=30, p95_ms=500)})
+    verdict = judge(slow, elapsed=11, comparing=True, limits=LIMITS)
+    assert (verdict.decision, "max_latency_ratio" in verdict.detail) == ("refuse", True)
+    assert judge(GOOD, elapsed=3, comparing=True, limits=LIMITS).decision == "wait"
+    assert judge(few, elapsed=5000, comparing=True, limits=LIMITS).decision == "refuse"
