@@ -20,8 +20,8 @@ class DataConfig(Section):
     """What to learn from."""
 
     root: str | None = None
-    """Data set folder in its published layout. Unset: the bundled real photographs and sounds, composed
-    once into the state folder."""
+    """Data set folder in its published layout, or s3://bucket/folder as `jobs/prepare_data.py upload` wrote it.
+    Unset: the bundled real photographs and sounds, composed once into the state folder."""
 
     kind: KindOrAuto = "auto"
     """Which data set it is; decides layout, classes and protocol. "auto": told from the folder."""
@@ -46,6 +46,9 @@ class DataConfig(Section):
 
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Loader processes per training worker; 0 decodes in the training process (best on few cores)."""
+
+    cache_sound: bool = True
+    """Decode every sound once and keep it in the state folder; where the sound is not varied, its log-mel."""
 
     @field_validator("root")
     @classmethod

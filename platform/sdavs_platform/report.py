@@ -11,6 +11,7 @@ from sdavs_model.engine import AudioControl
 from sdavs_model.metrics import PROTOCOLS, Mode
 from sdavs_model.metrics.base import LABELS
 from sdavs_platform.bundled import bundled_data
+from sdavs_platform.data_cache import local_copy
 from sdavs_platform.evaluation import best_constant, score
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import fetch, resolve
@@ -52,7 +53,7 @@ def evaluate_registered(
     Raises:
         ValueError: no such model, split or file; a model that does not verify, or has other classes.
     """
-    data = Path(root) if root else bundled_data(say=say)
+    data = local_copy(root) if root else bundled_data(say=say)
     kind = known_kind(kind, data)
     splits = list(splits) if splits else test_splits(data, kind)
     registered = resolve(model_uri, uri=uri)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdavs_model.data.audio import read_audio, whole_seconds
+from sdavs_model.data.audio import whole_seconds
 from sdavs_model.data.clip import SAMPLE_RATE
 from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.pictures import size_text
@@ -74,7 +74,7 @@ class AVIS(ClipSet):
     def waveform(self, index: int) -> np.ndarray:
         name, first = self._places[index]
         path = self.videos[index].wav
-        whole = whole_seconds(read_audio(path), len(self.truth[name].files), path)
+        whole = whole_seconds(self.read_sound(path), len(self.truth[name].files), path)
         return whole[first * SAMPLE_RATE : (first + len(self.videos[index].frames)) * SAMPLE_RATE]
 
     def read_masks(self, video: Video, seconds: slice, frames: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,43 +21,11 @@ from sdavs_model.data.clip import SAMPLE_RATE, Clip
 from sdavs_model.data.log_mel_file import read_log_mel
 from sdavs_model.data.pictures import read_frames, read_image, size_text
 from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.data.sound_cache import SoundCache
+from sdavs_model.data.video import Video
 
 BINARY_CLASSES = ("background", "sounding object")
 FULL_MASKS = "full_masks"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Video:
-    """The files of one clip."""
-
-    name: str
-    """Unique in its split."""
-    frames: tuple[Path, ...]
-    """One picture a second."""
-    masks: tuple[Path | None, ...]
-    """One a frame; None where the frame has no annotation."""
-    wav: Path
-    """The sound, in any format that `read_audio` reads."""
-    log_mel: Path | None = None
-    """AVSBench's precomputed log-mel, read where there is no sound file."""
-    category: str = ""
-    """The categories that are heard, joined by "+" in alphabetical order; "" where the data set does not say."""
-    more: tuple[Path, ...] = ()
-    """Other files that decide what the clip is, such as a second recording."""
-    sources: Path | None = None
-    """A JSON beside the data that says who is heard and who is seen; composed data sets have it."""
-
-    @property
-    def files(self) -> list[Path]:
-        """Every file that a training step may read."""
-        sound = self.wav if self.log_mel is None or self.wav.is_file() else self.log_mel
-        masks = [mask for mask in self.masks if mask is not None]
-        return [*self.frames, *masks, sound, *self.more, *([self.sources] if self.sources else [])]
-
-    @property
-    def valid(self) -> np.ndarray:
-        """[T] bool, which frames have a mask."""
-        return np.array([mask is not None for mask in self.masks])
 
 
 class ClipSet(Dataset):
@@ -81,6 +49,7 @@ class ClipSet(Dataset):
         training: the items are learned from; masks at their stored size are then left out.
         augment: how training clips are varied; None leaves them as they are.
         seed: of the augmentation, together with the epoch (`set_epoch`) and the clip's index.
+        sounds: keeps decoded sound and, where the sound is not varied, its log-mel; None decodes every time.
 
     Raises:
         ValueError: a missing folder, table, split, frame, mask or sound, a wrong number of frames; on reading,
@@ -111,6 +80,7 @@ class ClipSet(Dataset):
         training: bool = False,
         augment: Augment | None = None,
         seed: int = 0,
+        sounds: SoundCache | None = None,
     ) -> None:
         self.split = split
         self.preprocessor = preprocessor
@@ -118,6 +88,7 @@ class ClipSet(Dataset):
         self.training = training or augment is not None
         self.augment = augment
         self.seed = seed
+        self.sounds = sounds
         self.epoch = 0
         if not Path(root).is_dir():
             raise ValueError(f"{root}: no such data folder")
@@ -186,7 +157,11 @@ class ClipSet(Dataset):
     def waveform(self, index: int) -> np.ndarray:
         """[len(frames) * 16000] float32: the clip's sound, mono, cut to whole seconds."""
         video = self.videos[index]
-        return whole_seconds(read_audio(video.wav), len(video.frames), video.wav)
+        return whole_seconds(self.read_sound(video.wav), len(video.frames), video.wav)
+
+    def read_sound(self, path: Path) -> np.ndarray:
+        """[N] float32 at 16 kHz, mono; decoded once if there is a cache. Raises ValueError as `read_audio`."""
+        return read_audio(path) if self.sounds is None else self.sounds.waveform(path)
 
     def read_masks(self, video: Video, seconds: slice, frames: np.ndarray) -> np.ndarray:
         """[T, H, W] uint8 beside [T, H, W, 3] frames; all 0 where a frame has no mask."""
@@ -231,6 +206,8 @@ class ClipSet(Dataset):
     def _heard(self, index: int, rng: np.random.Generator) -> tuple[Clip, torch.Tensor]:
         """The clip, varied if that was asked for, and the log-mel of its sound."""
         video = self.videos[index]
+        if self.augment is None and self.sounds is not None:
+            return self._silent(index), self._kept_log_mel(index, self.sounds)
         if self.augment is None:
             clip = self.clip(index)
         else:
@@ -250,15 +227,35 @@ class ClipSet(Dataset):
             )
         if self.augment is not None and (self.augment.needs_waveform or self.augment.window):
             raise ValueError(f"{video.log_mel}: sound augmentation needs the sound itself as {video.wav}")
-        num_frames = len(video.frames)
-        log_mel = read_log_mel(video.log_mel, num_frames)
+        clip = self._silent(index)
+        if self.augment is not None:
+            assert clip.masks is not None
+            size = self.preprocessor.config.image_size
+            frames, masks = augmentation.augment_pictures(clip.frames, clip.masks, self.augment, size, rng)
+            clip = replace(clip, frames=frames, masks=masks)
+        return clip, read_log_mel(video.log_mel, clip.num_frames)
+
+    def _silent(self, index: int) -> Clip:
+        """The clip's pictures, and silence in place of a sound that is not asked for."""
+        video = self.videos[index]
         frames = read_frames(video.frames)
         masks = self.read_masks(video, slice(None), frames)
-        if self.augment is not None:
-            size = self.preprocessor.config.image_size
-            frames, masks = augmentation.augment_pictures(frames, masks, self.augment, size, rng)
-        silence = np.zeros(num_frames * SAMPLE_RATE, np.float32)
-        return Clip(name=video.name, frames=frames, waveform=silence, masks=masks, valid=video.valid), log_mel
+        silence = np.zeros(len(frames) * SAMPLE_RATE, np.float32)
+        return Clip(name=video.name, frames=frames, waveform=silence, masks=masks, valid=video.valid)
+
+    def _kept_log_mel(self, index: int, sounds: SoundCache) -> torch.Tensor:
+        """The clip's log-mel; its sound is decoded the first time alone."""
+        video, config = self.videos[index], self.preprocessor.config
+        num_frames = len(video.frames)
+        settings = {
+            "clip": [self.kind, video.name, num_frames],
+            "preprocess": [config.sample_rate, config.audio_window],
+        }
+        return sounds.log_mel(
+            [video.wav, *video.more],
+            settings,
+            lambda: self.preprocessor.log_mel(self.waveform(index), num_frames),
+        )
 
     def _mixed(self, clip: Clip, index: int, rng: np.random.Generator) -> Clip:
         """Adds the sound of another clip none of whose categories is seen here: the masks stay true."""
@@ -268,7 +265,7 @@ class ClipSet(Dataset):
         other = int(rng.integers(len(self)))
         if not set(self.seen[index].split("+")).isdisjoint(self.categories[other].split("+")):
             return clip
-        return augmentation.mix(clip, read_audio(self.videos[other].wav), self.augment, rng)
+        return augmentation.mix(clip, self.read_sound(self.videos[other].wav), self.augment, rng)
 
 
 def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from sdavs_model.data.audio import read_audio
 from sdavs_model.data.clip import IGNORED, SAMPLE_RATE
 from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.required import require_files
@@ -152,7 +151,7 @@ class VPO(ClipSet):
 
     def _sound(self, path: Path) -> np.ndarray:
         """[num_frames * 16000] float32: the middle of a recording, repeated first if it is shorter."""
-        sound = read_audio(path)
+        sound = self.read_sound(path)
         length = self.num_frames * SAMPLE_RATE
         if len(sound) < length:
             sound = np.tile(sound, length // len(sound) + 1)[:length]

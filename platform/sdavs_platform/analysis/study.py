@@ -14,6 +14,7 @@ from sdavs_model import LoadedModel, load_artifact
 from sdavs_model.data.clip_set import ClipSet
 from sdavs_model.data.sets import known_kind, open_dataset, splits_of
 from sdavs_platform.bundled import bundled_data
+from sdavs_platform.data_cache import local_copy
 from sdavs_platform.tracking.registry import fetch_version, resolve
 
 NUM_PICTURED = 4
@@ -152,7 +153,7 @@ def open_study(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: {limit} is not allowed; allowed: 1 or more")
-    data = Path(root) if root else bundled_data(say=say)
+    data = local_copy(root) if root else bundled_data(say=say)
     kind = known_kind("auto", data)
     split = split or _first_test_split(data, splits_of(kind, data))
     loaded = subject.loaded

@@ -11,27 +11,31 @@ from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.clip_set import ClipSet, collate_clips
 from sdavs_model.data.preprocess import Preprocessor
 from sdavs_model.data.sets import open_dataset
+from sdavs_model.data.sound_cache import SoundCache
 from sdavs_model.engine import AudioControlled
 from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config import RunConfig
+from sdavs_platform.data_cache import local_copy
+from sdavs_platform.paths import state_folder
 
 
 def open_split(config: RunConfig, split: str, *, training: bool = False) -> ClipSet:
-    """One split of the run's data set; augmented if it is learned from.
+    """One split of the run's data set; augmented if it is learned from. A bucket is first copied to this machine.
 
     Raises:
-        ValueError: the folder, the split or a file is missing; names it.
+        ValueError: the folder, the split or a file is missing, or a bucket cannot be reached; names it.
     """
     assert config.data.root is not None
     return open_dataset(
         config.data.kind,
-        config.data.root,
+        local_copy(config.data.root),
         split,
         Preprocessor(config.model.preprocess),
         num_frames=config.model.num_frames,
         training=training,
         augment=config.data.augment if training and config.data.augmented else None,
         seed=config.seed,
+        sounds=SoundCache(state_folder() / "cache" / "sounds") if config.data.cache_sound else None,
     )
 
 

@@ -1,0 +1,167 @@
+"""Data sets in a bucket of a real S3-speaking server: sent, fetched once, verified, continued after a kill."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sdavs_platform.data_cache import MANIFEST, local_copy, upload
+from sdavs_platform.storage import CHECKPOINT_LIST, Storage, has_checkpoints
+
+URI = "s3://data/realav"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """An S3 server on a free port of this machine, its address and keys in the standard places."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        httpx.put(f"{address}/data")
+        yield address
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips; a request to the server takes about 10 ms."""
+    from sdavs_model.data.realav import RealAVConfig, prepare
+
+    folder = tmp_path_factory.mktemp("clips")
+    one = {"num_train": 1, "num_val": 1, "num_test_new_scenes": 1, "num_test_strict": 1}
+    prepare(folder, RealAVConfig(**one, size=32, num_frames=2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bucket(server: str, clips: Path) -> str:
+    """The small data set of these tests in the bucket."""
+    sent = upload(clips, URI)
+    assert sent["sent"] == sent["files"] > 20
+    return URI
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_copy_of_a_bucket_holds_the_same_bytes_and_is_found_again_without_fetching(bucket, clips, tmp_path):
+    fetched: list[int] = []
+    copy = local_copy(bucket, cache=tmp_path, progress=lambda done, total: fetched.append(done))
+    assert {k: v for k, v in contents(copy).items() if k != ".complete"} == contents(clips)
+    assert fetched
+    fetched.clear()
+    assert local_copy(bucket, cache=tmp_path, progress=lambda done, total: fetched.append(done)) == copy
+    assert not fetched
+    assert local_copy(clips) == clips
+
+
+def test_uploading_again_sends_only_what_changed_and_the_copy_gets_another_name(server, clips, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(clips, own)
+    uri = "s3://data/own"
+    upload(own, uri)
+    before = local_copy(uri, cache=tmp_path / "cache")
+    table = own / "Multi-sources" / "ms3_meta_data.csv"
+    table.write_text(table.read_text().replace("\n", "\r\n"))
+    assert upload(own, uri)["sent"] == 1
+    assert local_copy(uri, cache=tmp_path / "cache") != before
+
+
+def test_a_file_that_is_not_what_the_manifest_says_is_refused_by_name(server, clips, tmp_path):
+    uri = "s3://data/damaged"
+    upload(clips, uri)
+    name = "Multi-sources/ms3_meta_data.csv"
+    Storage(uri, field="x").write(name, b"video_id,split\n")
+    with pytest.raises(ValueError, match=rf"{uri}/{name} is not what {MANIFEST} says"):
+        local_copy(uri, cache=tmp_path)
+    assert not list(tmp_path.rglob("ms3_meta_data.csv*"))
+    assert not list(tmp_path.rglob(".complete"))
+
+
+def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_refused(server, tmp_path):
+    with pytest.raises(ValueError, match=r"s3://data/nothing/sdavs_manifest.json is missing"):
+        local_copy("s3://data/nothing", cache=tmp_path)
+    with pytest.raises(ValueError, match=r"data.root: s3://no-such-bucket/x"):
+        local_copy("s3://no-such-bucket/x", cache=tmp_path)
+    hostile = {"version": 1, "files": {"../../x": {"bytes": 1, "sha256": "0"}}}
+    Storage("s3://data/hostile", field="x").write(MANIFEST, json.dumps(hostile).encode())
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        local_copy("s3://data/hostile", cache=tmp_path)
+
+
+def _count_fetches(uri: str, cache: Path, results: "multiprocessing.Queue[int]") -> None:
+    fetched: list[int] = []
+    local_copy(uri, cache=cache, progress=lambda done, total: fetched.append(done))
+    results.put(len(fetched))
+
+
+def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_count_fetches, args=(bucket, tmp_path, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    counts = sorted(results.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert counts == [0, len(contents(clips))]
+
+
+def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_path):
+    slow = (
+        "import sys, time\nfrom pathlib import Path\nfrom sdavs_platform.data_cache import local_copy\n"
+        f"local_copy({bucket!r}, cache=Path(sys.argv[1]), num_workers=1, progress=lambda d, t: time.sleep(0.2))\n"
+    )
+    fetch = subprocess.Popen(
+        [sys.executable, "-c", slow, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.rglob("*.png"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    fetch.send_signal(signal.SIGKILL)
+    fetch.wait()
+    truth = contents(clips)
+    left = {
+        k.partition("/")[2]: v for k, v in contents(tmp_path).items() if not k.endswith((".part", ".lock"))
+    }
+    assert 5 <= len(left) < len(truth)
+    assert all(truth[name] == content for name, content in left.items())
+    done: list[int] = []
+    copy = local_copy(bucket, cache=tmp_path, progress=lambda d, total: done.append(d))
+    assert len(done) == len(truth) - len(left)
+    assert {k: v for k, v in contents(copy).items() if k in truth} == truth
+
+
+def test_checkpoints_are_found_in_a_bucket_and_in_a_folder(server, tmp_path):
+    for uri in ("s3://data/results", str(tmp_path)):
+        assert not has_checkpoints(uri, "run")
+        Storage(uri, field="storage.uri").write(f"run/{CHECKPOINT_LIST}", b"{}")
+        assert has_checkpoints(uri, "run")
+
+
+def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(bucket, clips, make_config):
+    from sdavs_platform.training.batches import open_split
+
+    model = make_config("any").model.to_dict() | {"num_frames": 2}
+    local = open_split(make_config("local", model=model, data={"root": str(clips)}), "val")
+    remote = open_split(make_config("remote", model=model, data={"root": bucket}), "val")
+    assert remote.digest == local.digest
+    assert remote[0]["frames"].equal(local[0]["frames"])
