@@ -10,7 +10,7 @@ import numpy as np
 from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.palette import read_classes, read_colours
 from sdavs_model.data.required import found, require_files
-from sdavs_model.data.table import read_rows
+from sdavs_model.data.table import folder_of, list_values, read_rows
 
 LAYOUT_FOLDER = "AVSBench_semantic"
 META_FILE = "metadata.csv"
@@ -42,10 +42,10 @@ class AVSBenchAVSS(ClipSet):
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row["split"] for row in read_rows(_layout(root) / META_FILE, COLUMNS)))
+        return list_values(folder_of(root, LAYOUT_FOLDER, META_FILE) / META_FILE, COLUMNS, "split")
 
     def _open(self, root: Path) -> list[Video]:
-        self.root = _layout(root)
+        self.root = folder_of(root, LAYOUT_FOLDER, META_FILE)
         self.tables = (self.root / CLASSES_FILE,)
         self.classes = read_classes(self.root / CLASSES_FILE)
         rows = read_rows(self.root / META_FILE, COLUMNS)
@@ -98,7 +98,3 @@ def read_heard(table: Path) -> dict[str, str]:
     except ValueError:
         return {}
     return {row["uid"]: "+".join(sorted(set(re.findall(r"[A-Za-z]+", row["a_obj"])))) for row in rows}
-
-
-def _layout(root: Path) -> Path:
-    return root if (root / META_FILE).is_file() else root / LAYOUT_FOLDER

@@ -10,7 +10,7 @@ from sdavs_model.data.avsbench import require_pictures, require_video
 from sdavs_model.data.clip_set import ClipSet, Video
 from sdavs_model.data.pictures import foreground
 from sdavs_model.data.required import found
-from sdavs_model.data.table import read_rows
+from sdavs_model.data.table import folder_of, list_values, read_rows
 
 LAYOUT_FOLDER = "Single-source"
 META_FILE = "s4_meta_data.csv"
@@ -34,10 +34,10 @@ class AVSBenchS4(ClipSet):
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row["split"] for row in read_rows(_layout(root) / META_FILE, COLUMNS)))
+        return list_values(folder_of(root, LAYOUT_FOLDER, META_FILE) / META_FILE, COLUMNS, "split")
 
     def _open(self, root: Path) -> list[Video]:
-        self.root = _layout(root)
+        self.root = folder_of(root, LAYOUT_FOLDER, META_FILE)
         rows = read_rows(self.root / META_FILE, COLUMNS)
         chosen = [(row["category"], row["video_name"]) for row in rows if row["split"] == self.split]
         return [find_video(self.root / DATA_FOLDER, self.split, *names, self.num_frames) for names in chosen]
@@ -66,7 +66,3 @@ def find_video(data: Path, split: str, category: str, name: str, num_frames: int
     )
     require_video(video)
     return video
-
-
-def _layout(root: Path) -> Path:
-    return root if (root / META_FILE).is_file() else root / LAYOUT_FOLDER

@@ -33,6 +33,16 @@ def read_rows(path: Path, columns: Mapping[str, int | None]) -> list[dict[str, s
     return [{name: row[place].strip() for name, place in places.items()} for _, row in rows[1:]]
 
 
+def list_values(path: Path, columns: Mapping[str, int | None], column: str) -> tuple[str, ...]:
+    """The different values of one column, in the order of the file; raises as `read_rows` does."""
+    return tuple(dict.fromkeys(row[column] for row in read_rows(path, columns)))
+
+
+def folder_of(root: Path, name: str, table: str) -> Path:
+    """`root` itself if it holds the table, else its folder `name`, where the table then has to be."""
+    return root if (root / table).is_file() else root / name
+
+
 def _place(path: Path, header: list[str], name: str, position: int | None) -> int:
     if name in header:
         return header.index(name)

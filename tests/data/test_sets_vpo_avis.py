@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from layouts import SIZE, write_avis, write_mask, write_picture, write_table, write_vpo
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from sdavs_model.data.audio import read_audio
 from sdavs_model.data.avis import AVIS, read_truth
 from sdavs_model.data.clip_set import collate_clips
 from sdavs_model.data.sets import known_kind, open_dataset
 from sdavs_model.data.vpo import CLASSES, VPO
+from sdavs_model.engine import evaluate
+from sdavs_model.metrics import open_metrics
 
 
 @pytest.fixture
@@ -131,3 +135,41 @@ def test_avis_reads_polygons_and_run_lengths_and_refuses_what_does_not_fit(avis,
     (avis / "test.json").write_text("{}")
     with pytest.raises(ValueError, match=r"test\.json: not a readable AVIS annotation file"):
         open_dataset("avis", avis, "test", preprocessor)
+
+
+class AnswersOneClass(torch.nn.Module):
+    """Every pixel is of one class, whatever is seen and heard."""
+
+    def __init__(self, num_classes: int, category: int) -> None:
+        super().__init__()
+        self.logits = torch.eye(num_classes)[category] * 9
+
+    def forward(self, frames: torch.Tensor, log_mel: torch.Tensor) -> torch.Tensor:
+        B, T, _, H, W = frames.shape
+        return self.logits[:, None, None].expand(B, T, -1, H, W)
+
+
+def test_vpo_and_avis_are_scored_from_batches_of_their_clips_by_their_own_protocol(
+    vpo, preprocessor, tmp_path
+):
+    cat = CLASSES.index("cat")
+    clips = open_dataset("vpo-ss", vpo, "test", preprocessor, num_frames=3)
+    batches = DataLoader(clips, batch_size=2, collate_fn=collate_clips)
+    metrics = evaluate(AnswersOneClass(22, cat), batches, device="cpu", metrics=open_metrics(clips))
+    # Half of the picture is a cat: IoU 1/2 of one class, 0 of the background, and 20 classes that never occur.
+    assert metrics.compute() == pytest.approx(
+        {"miou": round(0.5 / 22, 4), "fscore": round(1.3 * 0.5 / (0.3 * 0.5 + 1) / 2, 4), "fdr": 0.5},
+        abs=1e-4,
+    )
+
+    write_avis(tmp_path)
+    clips = open_dataset("avis", tmp_path, "test", preprocessor, num_frames=5)
+    batches = DataLoader(clips, batch_size=2, collate_fn=collate_clips)
+    metrics = evaluate(
+        AnswersOneClass(4, 2), batches, device="cpu", metrics=open_metrics(clips, mode="corrected")
+    )
+    scores = metrics.compute()
+    # The violin fills half of the picture: right at the thresholds below 0.5 in the five frames where it is alone.
+    assert scores["fsla"] == pytest.approx(9 / 19 * 5 / 7, abs=1e-6)
+    assert scores["fsla_multi"] == 0
+    assert scores["map"] == pytest.approx(0.1 / 2, abs=1e-6)  # found at IoU 0.5 alone, one of two categories
