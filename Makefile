@@ -13,16 +13,19 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format tree stop clean distclean lock bootstrap
+.PHONY: help demo ablation-demo test check format tree stop clean distclean lock bootstrap
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 bootstrap: ## Install uv and the locked environment; nothing to do when they are current
 	@$(PYTHON) infra/local/bootstrap.py
 
 demo: bootstrap ## Train, register, promote, evaluate, serve and ask the endpoint (RETRAIN=1 trains anew)
 	@$(RUN) jobs/demo.py $(if $(RETRAIN),--retrain)
+
+ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds each; ends in a report
+	@$(RUN) jobs/tune.py --sweep jobs/configs/sweeps/ablation_demo.yaml --cluster.address local --open
 
 test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
 	@$(RUN) -m pytest $(ARGS)

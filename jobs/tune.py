@@ -12,6 +12,7 @@ continues where it stopped, whatever stopped it, and repeats no finished trial. 
 import argparse
 import sys
 import textwrap
+import webbrowser
 from pathlib import Path
 
 import _sources
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--num-trials", type=int, help="trials of a random or Optuna search (default: 20)")
     sweep.add_argument("--max-concurrent", type=int, help="trials at once (default: what the cluster holds)")
     sweep.add_argument("--retry-failed", action="store_true", help="give failed trials another chance")
+    sweep.add_argument("--open", action="store_true", help="show the report in a browser at the end")
     add_config_flags(flags, default_yaml=DEFAULT_CONFIG, without=["name"])
     return flags
 
@@ -46,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     flags, unknown = parser().parse_known_args()
     keys = vars(flags)
-    path, files, retry_failed = keys.pop("sweep"), keys.pop("config"), keys.pop("retry_failed")
+    path, files = keys.pop("sweep"), keys.pop("config")
+    retry_failed, opens = keys.pop("retry_failed"), keys.pop("open")
     own = {key: keys.pop(key) for key in ("study", "name", "seeds", "num_trials", "max_concurrent")}
     try:
         from sdavs_platform.tuning.sweep import load_sweep
@@ -69,6 +72,8 @@ def main() -> None:
     if result.candidate:
         print(f"  candidate  models:/{result.candidate['model']}/{result.candidate['version']}")
     print(f"  report     {result.report.as_uri()}")
+    if opens:
+        webbrowser.open(result.report.as_uri())
     if result.interrupted:
         sys.exit("tune.py: interrupted; what is done is kept, the same command continues")
 

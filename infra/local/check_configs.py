@@ -7,16 +7,35 @@ import sys
 from pathlib import Path
 
 from sdavs_platform.cli import load_config
+from sdavs_platform.tuning.space import normalized
+from sdavs_platform.tuning.study import parse_study
+from sdavs_platform.tuning.sweep import load_sweep
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 
 
+def check_sweep(path: Path) -> None:
+    """Its own keys, its space or study, and the keys that it sets for all trials.
+
+    Raises:
+        ValueError: one line per mistake.
+    """
+    sweep = load_sweep(path, {})
+    config = load_config([CONFIGS / "demo.yaml", sweep.base])
+    normalized(sweep.space, config)
+    if sweep.study is not None:
+        parse_study(sweep.study, config)
+
+
 def main() -> int:
     wrong = 0
-    files = sorted(CONFIGS.glob("*.yaml"))
+    files = sorted(CONFIGS.glob("*.yaml")) + sorted(CONFIGS.glob("sweeps/*.yaml"))
     for path in files:
         try:
-            load_config([path])
+            if path.parent == CONFIGS:
+                load_config([path])
+            else:
+                check_sweep(path)
         except ValueError as error:
             wrong += 1
             print(f"{path.relative_to(CONFIGS.parents[1])}: {error}", file=sys.stderr)

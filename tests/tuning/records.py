@@ -8,6 +8,8 @@ from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.study import parse_study
 from sdavs_platform.tuning.sweep import load_sweep
 
+from sdavs_model.analysis.noise import ORIGINAL
+
 # What each variant loses in J, and the clips of each test split.
 LOSS = {"full": 0.0, "without_snrp": 0.06, "without_damf": 0.0, "rm_add": 0.02}
 SPLITS = {"test_new_scenes": 60, "test_strict": 40}
@@ -56,7 +58,7 @@ def study_store(storage) -> SweepStore:
             trial = _record(
                 planned, level, epochs=8, state="finished", latency=12 + 10 * LOSS[planned.variant]
             )
-            trial.scores = {"right": scores}
+            trial.scores = {ORIGINAL: scores}
             if planned.id == "rm_add-s1":
                 trial.state, trial.error, trial.scores = "failed", "OutOfMemoryError: <b>no</b> room", {}
             yield trial

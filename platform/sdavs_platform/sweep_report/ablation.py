@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sdavs_model import recipes
+from sdavs_model.analysis.noise import ORIGINAL
 from sdavs_platform.sweep_report.compare import Comparison, compare
 from sdavs_platform.tuning.store import TrialRecord
 from sdavs_platform.tuning.study import REFERENCE, Study
@@ -60,7 +61,7 @@ def ablation_tables(study: Study, trials: list[TrialRecord], splits: list[str]) 
 
 
 def clip_scores(
-    trials: list[TrialRecord], variant: str, split: str, metric: str, condition: str = "right"
+    trials: list[TrialRecord], variant: str, split: str, metric: str, condition: str = ORIGINAL
 ) -> dict[int, list[float]]:
     """Training seed -> score of every clip, of the trials of a variant that have finished."""
     return {

@@ -72,7 +72,7 @@ def parallel_coordinates(summary: Summary) -> go.Figure | None:
     best_is_high = METRICS[goal].mode == "max"
     line = {
         "color": results,
-        "colorscale": "Viridis",
+        "colorscale": [[0, "#d3dde6"], [0.5, "#6f9dc2"], [1, "#0b3c6f"]],
         "reversescale": not best_is_high,
         "showscale": True,
         "colorbar": {"title": {"text": goal}, "thickness": 12},
@@ -179,7 +179,14 @@ def differences(table: Table) -> go.Figure | None:
                 hovertemplate="%{y}, paper: %{x:+.1f} points<extra></extra>",
             )
         )
-    figure.update_xaxes(title="difference in J from the full model, points")
+    ends = [100 * bound for c in compared for bound in (c.low or 0, c.high or 0)]
+    ends += [value for row in rows for value in row.paper_difference.values()] + [0.0]
+    margin = 0.06 * (max(ends) - min(ends))
+    figure.update_xaxes(
+        title="difference in J from the full model, points",
+        range=[min(ends) - margin, max(ends) + margin],
+        zeroline=False,
+    )
     figure.update_yaxes(automargin=True)
     return figure
 

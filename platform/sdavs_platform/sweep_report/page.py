@@ -13,6 +13,7 @@ from sdavs_platform.sweep_report import charts
 from sdavs_platform.sweep_report.compare import Comparison
 from sdavs_platform.sweep_report.importance import MIN_TRIALS
 from sdavs_platform.sweep_report.summary import Summary
+from sdavs_platform.tuning.live import clock
 from sdavs_platform.tuning.store import ENDED
 
 HERE = Path(__file__).parent
@@ -40,6 +41,7 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
     }
     sections = [
         *([("ablation", "Ablation")] if summary.tables else []),
+        *([("noise", "Noise")] if summary.noise else []),
         ("best", "Best configuration"),
         ("curves", "Learning curves"),
         *([("parallel", "Values and results")] if drawn["parallel"] else []),
@@ -60,7 +62,6 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         unfinished=any(trial.state not in ENDED for trial in summary.trials),
         tiles=_tiles(summary),
         tables=tables,
-        noise=[],
         charts=drawn,
         sections=sections,
         min_trials=MIN_TRIALS,
@@ -89,12 +90,6 @@ def difference(comparison: Comparison) -> str:
         return "-"
     low, high = 100 * comparison.low, 100 * comparison.high
     return f"{100 * comparison.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 def short(value: Any) -> str:

@@ -10,6 +10,7 @@ from sdavs_platform.cli import yaml_text
 from sdavs_platform.config import RunConfig
 from sdavs_platform.sweep_report.ablation import Table, ablation_tables
 from sdavs_platform.sweep_report.importance import importance
+from sdavs_platform.sweep_report.noise import NoiseTable, noise_tables
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.study import Study, parse_study
@@ -33,6 +34,7 @@ class Summary:
     importance: dict[str, dict[str, float]]
     """Objective -> key -> share; empty where too few trials have ended."""
     tables: list[Table]
+    noise: list[NoiseTable]
 
     @property
     def objective(self) -> str:
@@ -163,6 +165,7 @@ def summarize(store: SweepStore) -> Summary:
         best=best_trial(sweep, trials),
         importance=importance(sweep, trials),
         tables=ablation_tables(study, trials, splits) if study else [],
+        noise=noise_tables(study, trials, splits) if study else [],
     )
 
 

@@ -4,8 +4,9 @@ import csv
 import io
 
 from sdavs_platform.sweep_report.ablation import PAPER_SETS, Row
-from sdavs_platform.sweep_report.page import clock, difference, headline, short, spread
+from sdavs_platform.sweep_report.page import difference, headline, short, spread
 from sdavs_platform.sweep_report.summary import Summary
+from sdavs_platform.tuning.live import clock
 
 COLUMNS = ("val_miou", "val_fscore", "epoch", "latency_ms", "gmacs", "parameters_m")
 
@@ -23,6 +24,16 @@ def markdown(summary: Summary) -> str:
         paper = " | ".join(f"paper {name}: J / F" for name in PAPER_SETS)
         lines += [f"| recipe | seeds | J | Δ J [95 %] | F | Δ F [95 %] | {paper} |", "|---|" + "---:|" * 7]
         lines += [_markdown_row(row) for row in table.rows]
+        lines.append("")
+    for noise in summary.noise:
+        lines += [f"## Table IX: noise, on {noise.split}", ""]
+        lines += ["| recipe | sound | J | loss [95 %] | F | paper MS3: J / F |", "|---|---|" + "---:|" * 4]
+        for row in noise.rows:
+            scores = ["-"] * 3
+            if row.miou is not None and row.fscore is not None:
+                scores = [spread(row.miou), difference(row.miou), spread(row.fscore)]
+            paper = "{:.1f} / {:.1f}".format(*row.paper)
+            lines.append(f"| {row.recipe} | {row.sound} | {' | '.join(scores)} | {paper} |")
         lines.append("")
     if summary.best is not None:
         lines += [

@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from sdavs_platform.tuning.plan import ListPlan, Plan
+from sdavs_platform.tuning.plan import Plan, Planned
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import SweepStore
 from sdavs_platform.tuning.sweep import METRICS, SweepConfig
@@ -61,7 +61,6 @@ def run_trials(
     }
     param_space = None
     if sweep.scheduler == "pbt":
-        assert isinstance(plan, ListPlan)
         if not 2 <= num_trials <= max_concurrent:
             raise ValueError(
                 f"num_trials: a population of {num_trials} trains side by side, and this cluster holds "
@@ -78,7 +77,7 @@ def run_trials(
         tune_config=tune.TuneConfig(**options),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=store.path if store.is_local else store.uri,
+            storage_path=store.uri,
             callbacks=[watch],
             failure_config=tune.FailureConfig(max_failures=sweep.retries),
             verbose=0,
@@ -173,9 +172,10 @@ def _mutation(dimension: Dimension) -> Any:
     return (tune.loguniform if dimension.is_logarithmic else tune.uniform)(low, high)
 
 
-def _population(plan: ListPlan, sweep: SweepConfig, watch: Watch) -> dict[str, Any]:
-    members = {trial.id: trial for trial in plan.trials}
-    for trial in members.values():
+def _population(plan: Plan, sweep: SweepConfig, watch: Watch) -> dict[str, Any]:
+    members: dict[str, Planned] = {}
+    while (trial := plan.next()) is not None:
+        members[trial.id] = trial
         watch.planned(trial)
 
     def value_of(key: str) -> Any:

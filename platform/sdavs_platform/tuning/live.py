@@ -90,20 +90,20 @@ class LiveTable:
                 _epoch(record),
                 _number(last),
                 _number(record.best.get("val_miou")),
-                _clock(self._seconds(record)),
+                clock(self._seconds(record)),
                 record.error or values_text(record.values),
             )
         return Group(Text(self._summary(), style="bold"), table)
 
     def _line(self, record: TrialRecord) -> str:
         text = f"{record.id:<8} {record.state:<11} epoch {_epoch(record):>3}  J {_number(record.best.get('val_miou'))}"
-        return f"{text}  {_clock(record.seconds)}  {record.error or values_text(record.values)}"
+        return f"{text}  {clock(record.seconds)}  {record.error or values_text(record.values)}"
 
     def _summary(self) -> str:
         ended = sum(self._counts[state] for state in ENDED)
         parts = [f"{self._name}: {ended} of {self._num_trials} trials"]
         parts += [f"{self._counts[state]} {state}" for state in ("stopped", "failed") if self._counts[state]]
-        parts.append(_clock(time.monotonic() - self._started))
+        parts.append(clock(time.monotonic() - self._started))
         if self._best:
             parts.append(f"best {self._objective} {_number(self._best[0])} ({self._best[1]})")
         return " | ".join(parts)
@@ -139,6 +139,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -46,11 +46,6 @@ class ListPlan:
         """See `Plan`."""
         return len(self._left)
 
-    @property
-    def trials(self) -> tuple[Planned, ...]:
-        """All that are left."""
-        return tuple(self._left)
-
     def next(self) -> Planned | None:
         """See `Plan`."""
         return self._left.pop(0) if self._left else None

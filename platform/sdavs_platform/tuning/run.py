@@ -66,9 +66,11 @@ def run_sweep(
     digest = check_data(config)
     assert config.storage.uri is not None
     store = SweepStore(config.storage.uri, sweep.name)
-    _open_books(store, sweep, config, command=command, digest=digest)
+    definition = _definition(sweep, config, command=command, digest=digest)
+    _check_continues(store, definition)
     records = [_forgiven(record) if retry_failed else record for record in store.trials()]
     plan = make_plan(sweep, config, study=study, records=records)
+    store.write_definition(definition)
     parent = open_parent(sweep, config, store, data_digest=digest)
     console = console or Console(highlight=False)
     ended = [record for record in records if record.state in ENDED]
@@ -117,41 +119,44 @@ def run_sweep(
     return _closed(sweep, store, parent, candidate, interrupted=bool(cut) or plan.num_left > 0)
 
 
-def _open_books(
-    store: SweepStore, sweep: SweepConfig, config: RunConfig, *, command: Sequence[str], digest: str
-) -> None:
-    """Write the definition, or compare it with the one on the storage.
-
-    Raises:
-        ValueError: the name belongs to another sweep, or the storage cannot be written.
-    """
-    definition: dict[str, Any] = {
+def _definition(
+    sweep: SweepConfig, config: RunConfig, *, command: Sequence[str], digest: str
+) -> dict[str, Any]:
+    return {
         "sweep": sweep.model_dump(mode="json"),
         "config": config.model_dump(mode="json"),
         "command": list(command),
         "data_digest": digest,
         "git_commit": git_commit(),
     }
+
+
+def _check_continues(store: SweepStore, definition: dict[str, Any]) -> None:
+    """Compare a definition with the one on the storage.
+
+    Raises:
+        ValueError: the name belongs to another sweep; names the keys.
+    """
     before = store.definition()
-    if before is not None:
-        changed = [
-            key
-            for key, value in definition["sweep"].items()
-            if key not in _CONTINUABLE and before["sweep"].get(key) != value
-        ]
-        changed += [
-            section
-            for section in ("data", "model", "optimizer", "training", "seed", "deepspeed")
-            if before["config"][section] != definition["config"][section]
-        ]
-        if before["data_digest"] != digest:
-            changed.append("the data itself")
-        if changed:
-            raise ValueError(
-                f"name: there is another sweep {sweep.name!r} at {store.uri} (it differs in: "
-                f"{', '.join(changed)}); choose another --name, or set these back to continue"
-            )
-    store.write_definition(definition)
+    if before is None:
+        return
+    changed = [
+        key
+        for key, value in definition["sweep"].items()
+        if key not in _CONTINUABLE and before["sweep"].get(key) != value
+    ]
+    changed += [
+        section
+        for section in ("data", "model", "optimizer", "training", "seed", "deepspeed")
+        if before["config"][section] != definition["config"][section]
+    ]
+    if before["data_digest"] != definition["data_digest"]:
+        changed.append("the data itself")
+    if changed:
+        raise ValueError(
+            f"name: there is another sweep {store.name!r} at {store.uri} (it differs in: "
+            f"{', '.join(changed)}); choose another --name, or set these back to continue"
+        )
 
 
 def _settings(
@@ -162,8 +167,11 @@ def _settings(
     parent: TrainingRun,
     records: list[Any],
 ) -> TrialSettings:
+    # A population's checkpoints must outlive the moment in which another trial goes on from them.
+    keeps = config.training.epochs if sweep.scheduler == "pbt" else config.training.keep_checkpoints
     shared = config.model_copy(
         update={
+            "training": config.training.model_copy(update={"keep_checkpoints": keeps}),
             "storage": config.storage.model_copy(update={"uri": store.training_uri}),
             "tracking": config.tracking.model_copy(update={"registered_model": None}),
         }

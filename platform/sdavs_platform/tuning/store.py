@@ -4,6 +4,7 @@
                         trials/<id>.json    one trial: values, state, every report, scores
                         training/           the trials' checkpoints, as trainings of their own
                         candidate.json      the version that its best trial was registered as
+                        tune/               Ray Tune's own files; nothing here reads them
                         report/             report.html, report.md, trials.csv
 
 A trial's file is written anew at each of its reports, so that a report can be built while the sweep runs and a
@@ -13,8 +14,10 @@ sweep goes on after any kind of end. Everything else about a sweep can be had fr
 import json
 from typing import Any, Literal
 
-from pyarrow import fs
 from pydantic import BaseModel
+
+from sdavs_model.analysis.noise import ORIGINAL
+from sdavs_platform.storage import Storage
 
 State = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
 
@@ -52,7 +55,7 @@ class TrialRecord(BaseModel):
     cost: dict[str, float] = {}
     """{"latency_ms", "gmacs", "parameters_m"}."""
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
-    """Condition -> test split -> {"miou", "fscore"}: one value a clip, in the split's order."""
+    """Condition of the sound -> test split -> {"miou", "fscore"}: one value a clip, in the split's order."""
 
     @property
     def best(self) -> dict[str, float]:
@@ -61,7 +64,7 @@ class TrialRecord(BaseModel):
             return {}
         return {**max(self.reports, key=lambda report: report["val_miou"]), **self.cost}
 
-    def mean_score(self, split: str, metric: str, condition: str = "right") -> float | None:
+    def mean_score(self, split: str, metric: str, condition: str = ORIGINAL) -> float | None:
         """Mean over the clips of a test split; None if it was not scored."""
         values = self.scores.get(condition, {}).get(split, {}).get(metric)
         return sum(values) / len(values) if values else None
@@ -71,31 +74,18 @@ class SweepStore:
     """The files of one sweep.
 
     Raises:
-        ValueError: the storage cannot be reached, or later written.
+        ValueError: the storage cannot be reached, or later not read or written.
     """
 
     def __init__(self, storage: str, name: str) -> None:
         self.uri = f"{storage.rstrip('/')}/sweeps/{name}"
         self.name = name
-        try:
-            self._system, self._path = fs.FileSystem.from_uri(self.uri)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"storage.uri: {storage} cannot be reached: {error}") from None
+        self._files = Storage(self.uri, field="storage.uri")
 
     @property
     def training_uri(self) -> str:
         """`storage.uri` of the trials' trainings."""
         return f"{self.uri}/training"
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the files can be opened where they lie."""
-        return isinstance(self._system, fs.LocalFileSystem)
-
-    @property
-    def path(self) -> str:
-        """The folder, without the scheme."""
-        return self._path
 
     def definition(self) -> dict[str, Any] | None:
         """What `write_definition` kept; None for a sweep that has not begun."""
@@ -108,8 +98,7 @@ class SweepStore:
 
     def trials(self) -> list[TrialRecord]:
         """All trials that have begun, in the order of the sweep."""
-        folder = fs.FileSelector(f"{self._path}/trials", allow_not_found=True)
-        names = [info.base_name for info in self._system.get_file_info(folder)]
+        names = Storage(f"{self.uri}/trials", field="storage.uri").sizes()
         found = [self.read(f"trials/{name}") for name in names if name.endswith(".json")]
         records = [TrialRecord.model_validate_json(text) for text in found if text is not None]
         return sorted(records, key=lambda record: record.number)
@@ -120,24 +109,11 @@ class SweepStore:
 
     def read(self, name: str) -> str | None:
         """A text file; None if there is none."""
-        try:
-            with self._system.open_input_stream(f"{self._path}/{name}") as stream:
-                return stream.read().decode()
-        except FileNotFoundError:
+        if not self._files.exists(name):
             return None
-        except OSError as error:
-            raise ValueError(f"storage.uri: {self.uri}/{name} cannot be read: {error}") from None
+        with self._files.open(name) as stream:
+            return stream.read().decode()
 
     def write(self, name: str, text: str) -> None:
         """Write a text file at once: nobody ever reads half of it."""
-        target = f"{self._path}/{name}"
-        # A bucket shows an object only when it is complete; a folder shows a file from its first byte.
-        written = f"{target}.part" if self.is_local else target
-        try:
-            self._system.create_dir(target.rpartition("/")[0], recursive=True)
-            with self._system.open_output_stream(written) as stream:
-                stream.write(text.encode())
-            if written != target:
-                self._system.move(written, target)
-        except OSError as error:
-            raise ValueError(f"storage.uri: {self.uri} cannot be written: {error}") from None
+        self._files.write(name, text.encode())

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdavs_model import recipes
+from sdavs_model.analysis.noise import ORIGINAL, factor_condition
 from sdavs_platform.config import RunConfig
 from sdavs_platform.tuning.sweep import nearest
 
@@ -18,7 +19,7 @@ class Study:
     """Title -> recipes, in the paper's order."""
     trained_as: dict[str, str]
     """Recipe -> the recipe whose training stands for it: equal models are trained once."""
-    conditions: tuple[str, ...] = ("right",)
+    conditions: tuple[str, ...] = (ORIGINAL,)
     """What the models hear in the test; `sdavs_platform.tuning.scoring` knows them."""
 
     @property
@@ -35,7 +36,11 @@ def parse_study(text: str, base: RunConfig) -> Study:
     """
     kind, _, selection = text.partition("/")
     if text == "noise":
-        return _study({"IX": ("without_snrp", REFERENCE)}, base, conditions=("right", "brownian", "train"))
+        return _study(
+            {"IX": ("without_snrp", REFERENCE)},
+            base,
+            conditions=(ORIGINAL, *map(factor_condition, ("brownian", "moving train"))),
+        )
     if kind != "ablation" or not selection:
         raise ValueError(
             f"study: no {text!r}; allowed: noise, ablation/tables, ablation/ with tables "
@@ -67,7 +72,7 @@ def variant_values(recipe: str, base: RunConfig) -> dict[str, Any]:
 
 
 def _study(
-    tables: dict[str, tuple[str, ...]], base: RunConfig, conditions: tuple[str, ...] = ("right",)
+    tables: dict[str, tuple[str, ...]], base: RunConfig, conditions: tuple[str, ...] = (ORIGINAL,)
 ) -> Study:
     trained_as: dict[str, str] = {}
     by_model: dict[Any, str] = {}

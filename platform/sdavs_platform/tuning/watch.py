@@ -59,6 +59,9 @@ class Watch(Callback):
         record = self._running[str(trial)]
         record.seconds = self._seconds_before[record.id] + result["seconds"]
         record.values = {**record.values, **result["values"]}
+        if record.run_name not in (None, result["run_name"]):
+            went_on = f"went on from another trial as {result['run_name']}"
+            self._end_run(record, lambda run: run.finish(), tags={"sdavs.stopped": went_on})
         record.run_name, record.run_id = result["run_name"], result["run_id"]
         report = {name: result[name] for name in ("epoch", "val_miou", "val_fscore")}
         # A trial that is tried again, or goes on from another's checkpoint, may report an epoch a second time.

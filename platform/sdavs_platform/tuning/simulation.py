@@ -1,0 +1,145 @@
+"""Sweeps without training: everything of the driver is real, only the trials' trainings are made up.
+
+Shows what the driver itself costs, and lets tests kill and stop sweeps in seconds.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray import tune
+from rich.console import Console
+
+from sdavs_platform.config import RunConfig
+from sdavs_platform.tuning.driver import run_trials
+from sdavs_platform.tuning.live import LiveTable
+from sdavs_platform.tuning.plan import make_plan
+from sdavs_platform.tuning.store import ENDED, SweepStore
+from sdavs_platform.tuning.sweep import SweepConfig, load_sweep
+from sdavs_platform.tuning.watch import Watch
+
+EPOCHS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverCost:
+    """What the driver needed for a whole sweep."""
+
+    num_trials: int
+    seconds: float
+    cpu_seconds: float
+    """Of the driver's process, all threads."""
+    memory_mb: float
+    """By which the driver's resident size grew."""
+
+
+def made_up_trial(
+    values: dict[str, Any], *, epochs: int, epoch_seconds: float, before: Callable[[str], None]
+) -> None:
+    """Reports what a training would: J rises, faster with a good learning rate.
+
+    Args:
+        before: called with the trial's name first; a test may die there.
+    """
+    trial = tune.get_context().get_trial_name()
+    before(trial)
+    values = {key: value for key, value in values.items() if key != "trial"}
+    level = 0.5 - 0.1 * abs(math.log10(values["optimizer.lr"]) + 3)
+    started = time.monotonic()
+    for epoch in range(1, epochs + 1):
+        time.sleep(epoch_seconds)
+        report = {
+            "epoch": epoch,
+            "seconds": time.monotonic() - started,
+            "val_miou": level * (1 - 0.5**epoch),
+            "val_fscore": level * (1 - 0.5**epoch),
+            "latency_ms": 10.0,
+            "gmacs": 1.0,
+            "parameters_m": 1.0,
+            "values": values,
+            "run_name": trial,
+            "run_id": None,
+            "finished": epoch == epochs,
+        }
+        end = {"scores": {}, "best_checkpoint": f"none/{trial}", "data_digest": "made up"}
+        tune.report(report | (end if epoch == epochs else {}))
+
+
+def nothing(trial: str) -> None:
+    """For `before`."""
+
+
+def made_up_sweep(**changes: Any) -> SweepConfig:
+    """A random search over the learning rate."""
+    space = {"optimizer.lr": {"loguniform": [1e-4, 1e-2]}}
+    return load_sweep(None, {"name": "made-up", "space": space} | changes)
+
+
+def run_made_up(
+    sweep: SweepConfig,
+    storage: str | Path,
+    *,
+    max_concurrent: int,
+    epochs: int = EPOCHS,
+    epoch_seconds: float = 0.0,
+    before: Callable[[str], None] = nothing,
+    console: Console | None = None,
+) -> SweepStore:
+    """Run, or continue, a made-up sweep on the Ray cluster that this process has joined."""
+    store = SweepStore(str(storage), sweep.name)
+    store.write_definition(
+        {
+            "sweep": sweep.model_dump(mode="json"),
+            "config": RunConfig().model_dump(mode="json"),
+            "command": ["python", "jobs/benchmark.py", "sweep"],
+            "data_digest": "made up",
+            "git_commit": "none",
+        }
+    )
+    records = store.trials()
+    plan = make_plan(sweep, RunConfig(), study=None, records=records)
+    with LiveTable(
+        name=sweep.name, num_trials=sweep.num_trials, objective=sweep.objectives[0], console=console
+    ) as table:
+        watch = Watch(
+            store=store,
+            table=table,
+            plan=plan,
+            tracking_uri=None,
+            earlier=[record for record in records if record.state not in ENDED],
+        )
+        trainable = tune.with_parameters(
+            made_up_trial, epochs=epochs, epoch_seconds=epoch_seconds, before=before
+        )
+        try:
+            run_trials(
+                plan,
+                trainable,
+                sweep=sweep,
+                store=store,
+                watch=watch,
+                epochs=epochs,
+                max_concurrent=max_concurrent,
+            )
+        finally:
+            watch.interrupted()
+    return store
+
+
+def measure_driver(num_trials: int, storage: str | Path, *, max_concurrent: int) -> DriverCost:
+    """What a sweep of so many made-up trials costs this process, which should be a fresh one."""
+    process = psutil.Process(os.getpid())
+    memory, cpu, started = process.memory_info().rss, time.process_time(), time.monotonic()
+    sweep = made_up_sweep(name=f"made-up-{num_trials}", num_trials=num_trials)
+    run_made_up(sweep, storage, max_concurrent=max_concurrent, console=Console(quiet=True))
+    return DriverCost(
+        num_trials=num_trials,
+        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - cpu,
+        memory_mb=(process.memory_info().rss - memory) / 1e6,
+    )

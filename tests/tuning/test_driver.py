@@ -1,0 +1,132 @@
+"""The driver of a sweep on a real Ray cluster, with made-up trainings: bounds, ends, failures, resumes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+from sdavs_platform.tuning.simulation import made_up_sweep, run_made_up
+from sdavs_platform.tuning.store import SweepStore
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.timeout(240)
+
+
+def quiet(sweep, storage, **options):
+    return run_made_up(sweep, storage, max_concurrent=2, console=Console(quiet=True), **options)
+
+
+def started(address, storage, num_trials=5):
+    command = [sys.executable, HERE / "made_up.py", address, storage, str(num_trials)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_finished(store, number):
+    while sum(trial.state == "finished" for trial in store.trials()) < number:
+        time.sleep(0.1)
+
+
+def test_a_killed_driver_is_continued_by_the_same_command_without_repeating_a_finished_trial(
+    cluster, tmp_path
+):
+    store = SweepStore(str(tmp_path), "killed")
+    first = started(cluster, tmp_path)
+    wait_for_finished(store, 2)
+    first.kill()
+    first.wait()
+    before = {trial.id: trial for trial in store.trials()}
+    assert len(before) < 5
+    second = started(cluster, tmp_path)
+    output, _ = second.communicate()
+    assert second.returncode == 0, output
+    after = {trial.id: trial for trial in store.trials()}
+    assert [trial.state for trial in after.values()] == ["finished"] * 5
+    done = [trial for trial in before.values() if trial.state == "finished"]
+    assert all(after[trial.id] == trial for trial in done)
+    assert all(f"{trial.id}    finished" not in output for trial in done)
+
+
+def test_an_interrupt_ends_the_sweep_in_order_and_keeps_what_is_done(cluster, tmp_path):
+    store = SweepStore(str(tmp_path), "killed")
+    process = started(cluster, tmp_path)
+    wait_for_finished(store, 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    states = {trial.state for trial in store.trials()}
+    assert states == {"finished", "interrupted"}
+
+
+def test_a_trial_that_always_fails_says_why_and_harms_no_other(cluster, tmp_path):
+    def refuse(trial):
+        if trial == "t0001":
+            raise ValueError("this one never works")
+
+    store = quiet(made_up_sweep(num_trials=3), tmp_path, before=refuse)
+    trials = store.trials()
+    assert [trial.state for trial in trials] == ["finished", "failed", "finished"]
+    assert trials[1].error == "this one never works"
+
+
+def test_a_trial_whose_process_dies_is_tried_again(cluster, tmp_path):
+    marker = tmp_path / "died"
+
+    def die_once(trial):
+        if not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    store = quiet(made_up_sweep(num_trials=1), tmp_path, before=die_once)
+    assert marker.exists()
+    assert [trial.state for trial in store.trials()] == ["finished"]
+
+
+def test_asha_stops_bad_trials_early_and_a_stopped_trial_is_not_run_again(cluster, tmp_path):
+    asha = {"grace_epochs": 1, "reduction_factor": 2}
+    sweep = made_up_sweep(num_trials=6, scheduler="asha", asha=asha, seed=3)
+    store = quiet(sweep, tmp_path, epochs=4)
+    first = store.trials()
+    stopped = [trial for trial in first if trial.state == "stopped"]
+    assert stopped
+    assert all(len(trial.reports) < 4 for trial in stopped)
+    best = max(first, key=lambda trial: trial.best["val_miou"])
+    assert best.state == "finished"
+    assert quiet(sweep, tmp_path, epochs=4).trials() == first
+
+
+def test_never_more_trials_run_at_once_than_fit(cluster, tmp_path):
+    def log(trial):
+        (tmp_path / f"{trial}.start").write_text(str(time.time()))
+
+    store = quiet(made_up_sweep(num_trials=5), tmp_path, before=log, epoch_seconds=0.3)
+    starts = sorted(float(path.read_text()) for path in tmp_path.glob("*.start"))
+    assert len(starts) == 5
+    # With two at a time the third begins only after one of the first two has trained its three epochs.
+    assert starts[2] - starts[0] > 0.9
+    assert all(trial.state == "finished" for trial in store.trials())
+
+
+def test_a_population_must_fit_side_by_side(cluster, tmp_path):
+    sweep = made_up_sweep(num_trials=3, scheduler="pbt")
+    with pytest.raises(
+        ValueError, match=r"num_trials: a population of 3 .* holds 2 trials at once; allowed: 2 to 2"
+    ):
+        quiet(sweep, tmp_path)
+
+
+def test_afterwards_the_cluster_is_as_empty_as_before(cluster):
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 2 or _num_groups():
+        assert time.monotonic() < deadline, (ray.available_resources(), _num_groups())
+        time.sleep(0.2)
+
+
+def _num_groups():
+    table = ray.util.placement_group_table()
+    return sum(group["state"] != "REMOVED" for group in table.values())

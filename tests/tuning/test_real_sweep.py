@@ -1,0 +1,161 @@
+"""A search with real trainings: Ray Train and DeepSpeed inside Tune, MLflow, the registry, the report."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+from sdavs_platform.cli import load_config
+from sdavs_platform.tracking.client import mlflow_client
+from sdavs_platform.tracking.registry import resolve
+from sdavs_platform.tuning.run import run_sweep
+from sdavs_platform.tuning.scoring import score_clips
+from sdavs_platform.tuning.space import with_values
+from sdavs_platform.tuning.store import SweepStore
+from sdavs_platform.tuning.study import parse_study
+from sdavs_platform.tuning.sweep import best_trial, load_sweep
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    from sdavs_model.data.realav import RealAVConfig, prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    prepare(folder, RealAVConfig(num_train=8, num_val=3, num_test_new_scenes=4, num_test_strict=4, size=64))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(data, tmp_path_factory):
+    home = tmp_path_factory.mktemp("sweep")
+    model = {"backbone": "resnet10t", "image_size": 32, "width": 32, "num_heads": 2, "vggish_width": 0.125}
+    return load_config(
+        [
+            {
+                "data": {"root": str(data), "test_splits": ["test_new_scenes"]},
+                "model": model,
+                "training": {"epochs": 2, "batch_size": 4, "log_every": 1},
+                "optimizer": {"warmup_steps": 0, "grad_clip": 0},
+                "cluster": {"num_workers": 1},
+                "tracking": {"uri": f"sqlite:///{home / 'mlflow.db'}"},
+                "storage": {"uri": str(home / "results")},
+            }
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def definition():
+    """The first trial trains, the second stands still and is stopped, the third breaks."""
+    return load_sweep(
+        None,
+        {
+            "name": "real",
+            "search": "grid",
+            "scheduler": "asha",
+            "asha": {"grace_epochs": 1, "reduction_factor": 2},
+            "space": {"optimizer.lr": {"choice": [1e-2, 1e-12, 1e18]}},
+            "max_concurrent": 1,
+            "retries": 0,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def swept(cluster, config, definition):
+    return run_sweep(definition, config, command=["python", "jobs/tune.py"], console=Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def store(swept, config):
+    return SweepStore(config.storage.uri, "real")
+
+
+def test_each_trial_ends_as_it_should_and_says_why(store):
+    good, still, broken = store.trials()
+    assert good.state == "finished"
+    assert [report["epoch"] for report in good.reports] == [1, 2]
+    assert good.cost["latency_ms"] > 0
+    assert still.state == "stopped"
+    assert still.error == "stopped early after epoch 1"
+    assert broken.state == "failed"
+    assert "the loss is nan" in broken.error
+
+
+def test_stopped_trials_release_everything(swept):
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
+
+
+def test_the_trials_are_children_of_the_sweep_in_mlflow_and_end_in_their_own_states(store, config):
+    client = mlflow_client(config.tracking.uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "sdavs"]
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`sdavs.sweep_store` != ''")
+    query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = {
+        run.data.tags["sdavs.trial"]: run for run in client.search_runs([experiment.experiment_id], query)
+    }
+    assert {name: run.info.status for name, run in children.items()} == {
+        "t0000": "FINISHED",
+        "t0001": "FINISHED",
+        "t0002": "FAILED",
+    }
+    assert {run.data.params["optimizer.lr"] for run in children.values()} == {"0.01", "1e-12", "1e+18"}
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["sdavs.best_trial"] == "t0000"
+    assert {file.path for file in client.list_artifacts(parent.info.run_id, "report")} == {
+        "report/report.html",
+        "report/report.md",
+        "report/trials.csv",
+    }
+
+
+def test_the_best_trial_is_registered_as_candidate_with_its_lineage(swept, store, config):
+    version = resolve("models:/sdavs@candidate", uri=config.tracking.uri)
+    best = store.trials()[0]
+    assert swept.candidate["version"] == str(version.version)
+    assert version.run_id == best.run_id
+    lineage = {key: version.tags[key] for key in ("sweep", "trial", "data_digest")}
+    assert lineage == {"sweep": "real", "trial": "t0000", "data_digest": best.data_digest}
+    assert len(version.tags["git_commit"]) >= 7
+
+
+def test_the_same_command_again_trains_nothing_and_registers_nothing(swept, store, config, definition):
+    before = [trial.model_dump() for trial in store.trials()]
+    again = run_sweep(definition, config, command=["python"], console=Console(quiet=True))
+    assert [trial.model_dump() for trial in store.trials()] == before
+    assert again.candidate == swept.candidate
+    assert resolve("models:/sdavs/latest", uri=config.tracking.uri).version == int(swept.candidate["version"])
+
+
+def test_a_name_cannot_be_continued_with_another_space(swept, config, definition):
+    other = definition.model_copy(update={"asha": definition.asha.model_copy(update={"grace_epochs": 2})})
+    with pytest.raises(ValueError, match=r"another sweep 'real' .*differs in: asha\)"):
+        run_sweep(other, config, command=["python"], console=Console(quiet=True))
+
+
+def test_a_study_scores_every_test_clip_with_and_without_noise(swept, store, config, definition):
+    best = best_trial(definition, store.trials())
+    trained = with_values(config, best.values)
+    conditions = parse_study("noise", config).conditions
+    scores = score_clips(config=trained, checkpoint=best.checkpoint, conditions=conditions)
+    assert [*scores] == ["original audio", "brownian x 0.1", "moving train x 0.1"]
+    assert all(len(found["test_new_scenes"]["miou"]) == 4 for found in scores.values())
+
+
+def test_a_metric_that_the_trials_never_report_ends_each_with_one_clear_message(store, config):
+    settings = json.loads(store.read("sweep.json"))["sweep"]
+    assert settings["objectives"] == ["val_miou"]
+    with pytest.raises(ValueError, match="objectives: no metric 'val_iou'; did you mean val_miou"):
+        load_sweep(None, {"space": {"seed": {"choice": [0]}}, "objectives": ["val_iou"]})
+
+
+def test_the_report_of_the_sweep_names_the_failure(swept):
+    assert swept.num_failed == 1
+    assert "the loss is nan" in Path(swept.report).read_text()
