@@ -40,7 +40,7 @@ def noise_curve(
         axes.set_xlabel("signal to noise (dB)")
         axes.set_xticks(snrs_db)
         axes.set_ylabel(label)
-        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+        axes.margins(y=0.15)
         axes.invert_xaxis()
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
