@@ -50,7 +50,7 @@ def request(data, uri, **changes):
 def analysed(registered, data, tmp_path_factory):
     """All analyses of the full model, run once: the findings and the folder that holds theirs."""
     out = tmp_path_factory.mktemp("out")
-    asked = request(data, registered, without_snrp="models:/without-snrp/1", out=str(out))
+    asked = request(data, registered, without_snrp="models:/without-snrp/1", out=str(out), limit=4)
     findings, left_out = analyse(asked, say=lambda line: None)
     assert not left_out
     return findings, out
@@ -62,9 +62,9 @@ def test_every_analysis_leaves_numbers_rows_and_pictures(analysed):
     for name in NAMES:
         folder = out / f"{name}-full-1"
         report = json.loads((folder / "report.json").read_text())
-        assert (report["model"], report["split"], report["num_clips"]) == ("models:/full/1", SPLIT, 6)
+        assert (report["model"], report["split"], report["num_clips"]) == ("models:/full/1", SPLIT, 4)
         rows = list(csv.DictReader((folder / "clips.csv").open()))
-        assert len({row["clip"] for row in rows}) == 6
+        assert len({row["clip"] for row in rows}) == 4
         assert (folder / "report.txt").read_text() == findings[name].table + "\n"
         pictures = list(folder.glob("*.png"))
         assert pictures
@@ -97,8 +97,8 @@ def test_noise_is_scored_with_and_without_snrp_on_a_whole_curve(analysed):
 def test_the_false_sounding_rate_is_one_less_j_against_an_empty_truth(analysed):
     conditions = analysed[0]["listening"].numbers["conditions"]
     assert list(conditions) == ["right", "silence", "swapped", "off-screen", "noise only"]
-    assert conditions["silence"]["quiet_frames"] == conditions["off-screen"]["quiet_frames"] == 30
-    assert conditions["right"]["quiet_frames"] < 30
+    assert conditions["silence"]["quiet_frames"] == conditions["off-screen"]["quiet_frames"] == 20
+    assert conditions["right"]["quiet_frames"] < 20
 
 
 def test_of_several_analyses_those_that_the_model_cannot_answer_for_are_left_out(registered, data, tmp_path):
