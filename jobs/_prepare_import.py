@@ -39,11 +39,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Import what is new."""
-    from sdavs_model.data.avsbench import read_table
     from sdavs_model.data.import_video import Import, find_videos, import_videos
+    from sdavs_model.data.table import read_rows
 
     if flags.table is not None:
-        splits = read_table(flags.table)
+        rows = read_rows(flags.table, {"video_id": 0, "split": 1})
+        splits = {row["video_id"]: row["split"] for row in rows}
     else:
         splits = dict.fromkeys(find_videos(flags.videos), flags.split)
     job = Import(

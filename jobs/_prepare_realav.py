@@ -53,9 +53,7 @@ def run(flags: argparse.Namespace) -> None:
     """Download, make assets, compose, describe."""
     from sdavs_model.data.asset_set import SOURCES_FILE, download_packages, make_assets
     from sdavs_model.data.bundle import Assets
-    from sdavs_model.data.datasheet import write_datasheet
     from sdavs_model.data.realav import SPLITS, RealAVConfig, prepare
-    from sdavs_model.data.validate import open_splits
 
     counts = {f"num_{split}": getattr(flags, f"num_{split}") for split in SPLITS}
     configs = {
@@ -81,11 +79,15 @@ def run(flags: argparse.Namespace) -> None:
                 num_workers=flags.workers,
                 progress=lambda done, total, subset=subset: show(f"composing {subset}", done, total),
             )
+        show("describing", 0, 1)
+        # Only now: they need torch, which composing does without.
+        from sdavs_model.data.datasheet import write_datasheet
+        from sdavs_model.data.validate import open_splits
+
         splits = {
             subset: open_splits(flags.out / subset, num_frames=None if subset == "avss" else flags.num_frames)
             for subset in configs
         }
-        show("describing", 0, 1)
         command = shlex.join(["python", "jobs/prepare_data.py", *sys.argv[1:]])
         sheet = write_datasheet(flags.out, splits, Assets(assets), command=command, num_workers=flags.workers)
         show("describing", 1, 1)

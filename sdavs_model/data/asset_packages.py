@@ -90,11 +90,13 @@ def _seek_data(file: BinaryIO, path: Path) -> None:
     while header := file.read(60):
         if len(header) < 60 or header[58:60] != b"`\n":
             break
-        if header.startswith(b"data.tar"):
-            return
         size = int(header[48:58])
+        if header.startswith(b"data.tar"):
+            if file.tell() + size > path.stat().st_size:
+                break
+            return
         file.seek(size + size % 2, 1)
-    raise ValueError(f"{path}: a damaged Debian package (no data.tar)")
+    raise ValueError(f"{path}: a damaged Debian package (cut short)")
 
 
 def _inner(contents: dict[str, bytes], member: str, path: Path) -> bytes:

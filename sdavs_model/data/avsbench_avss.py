@@ -8,18 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from sdavs_model.data.clip_set import ClipSet, Video
+from sdavs_model.data.names import AVSS_CLASSES, AVSS_FOLDER, AVSS_NUM_FRAMES, AVSS_TABLE
 from sdavs_model.data.palette import read_classes, read_colours
 from sdavs_model.data.required import found, require_files
 from sdavs_model.data.table import folder_of, list_values, read_rows
 
-LAYOUT_FOLDER = "AVSBench_semantic"
-META_FILE = "metadata.csv"
-CLASSES_FILE = "label2idx.json"
 COLUMNS = {"uid": 1, "split": 5, "label": 6}
 TRAIN = "train"
-
-NUM_FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
-"""Frames of a clip by its part: AVSBench's single-source and multi-source clips, and the new ones."""
 
 
 class AVSBenchAVSS(ClipSet):
@@ -42,14 +37,14 @@ class AVSBenchAVSS(ClipSet):
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
-        return list_values(folder_of(root, LAYOUT_FOLDER, META_FILE) / META_FILE, COLUMNS, "split")
+        return list_values(folder_of(root, AVSS_FOLDER, AVSS_TABLE) / AVSS_TABLE, COLUMNS, "split")
 
     def _open(self, root: Path) -> list[Video]:
-        self.root = folder_of(root, LAYOUT_FOLDER, META_FILE)
-        self.tables = (self.root / CLASSES_FILE,)
-        self.classes = read_classes(self.root / CLASSES_FILE)
-        rows = read_rows(self.root / META_FILE, COLUMNS)
-        heard = read_heard(self.root / META_FILE)
+        self.root = folder_of(root, AVSS_FOLDER, AVSS_TABLE)
+        self.tables = (self.root / AVSS_CLASSES,)
+        self.classes = read_classes(self.root / AVSS_CLASSES)
+        rows = read_rows(self.root / AVSS_TABLE, COLUMNS)
+        heard = read_heard(self.root / AVSS_TABLE)
         chosen = [(row["label"], row["uid"]) for row in rows if row["split"] == self.split]
         return [self._find(label, uid, heard.get(uid, "")) for label, uid in chosen]
 
@@ -64,11 +59,11 @@ class AVSBenchAVSS(ClipSet):
 
     def _find(self, label: str, uid: str, category: str) -> Video:
         folder = self.root / label / uid
-        if label not in NUM_FRAMES:
+        if label not in AVSS_NUM_FRAMES:
             raise ValueError(
-                f"{self.root / META_FILE}: label {label!r} of {uid}; allowed: {', '.join(NUM_FRAMES)}"
+                f"{self.root / AVSS_TABLE}: label {label!r} of {uid}; allowed: {', '.join(AVSS_NUM_FRAMES)}"
             )
-        num_frames = NUM_FRAMES[label]
+        num_frames = AVSS_NUM_FRAMES[label]
         if num_frames > self.num_frames:
             raise ValueError(
                 f"num_frames: {self.num_frames}, but {folder} has {num_frames}; allowed: from {num_frames}"

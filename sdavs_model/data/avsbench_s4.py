@@ -8,13 +8,11 @@ import numpy as np
 
 from sdavs_model.data.avsbench import require_pictures, require_video
 from sdavs_model.data.clip_set import ClipSet, Video
+from sdavs_model.data.names import S4_DATA, S4_FOLDER, S4_TABLE
 from sdavs_model.data.pictures import foreground
 from sdavs_model.data.required import found
 from sdavs_model.data.table import folder_of, list_values, read_rows
 
-LAYOUT_FOLDER = "Single-source"
-META_FILE = "s4_meta_data.csv"
-DATA_FOLDER = "s4_data"
 COLUMNS = {"video_name": 0, "category": 2, "split": 3}
 TRAIN = "train"
 
@@ -34,13 +32,13 @@ class AVSBenchS4(ClipSet):
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
-        return list_values(folder_of(root, LAYOUT_FOLDER, META_FILE) / META_FILE, COLUMNS, "split")
+        return list_values(folder_of(root, S4_FOLDER, S4_TABLE) / S4_TABLE, COLUMNS, "split")
 
     def _open(self, root: Path) -> list[Video]:
-        self.root = folder_of(root, LAYOUT_FOLDER, META_FILE)
-        rows = read_rows(self.root / META_FILE, COLUMNS)
+        self.root = folder_of(root, S4_FOLDER, S4_TABLE)
+        rows = read_rows(self.root / S4_TABLE, COLUMNS)
         chosen = [(row["category"], row["video_name"]) for row in rows if row["split"] == self.split]
-        return [find_video(self.root / DATA_FOLDER, self.split, *names, self.num_frames) for names in chosen]
+        return [find_video(self.root / S4_DATA, self.split, *names, self.num_frames) for names in chosen]
 
     def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
         return foreground(stored)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sdavs_model.data.atomic import write_atomically
 from sdavs_model.data.bundle import Assets
 from sdavs_model.data.clip_set import ClipSet
-from sdavs_model.data.realav_layouts import write_atomically
 from sdavs_model.data.statistics import asset_digests, statistics, total_digest
 
 THUMBNAIL = 112

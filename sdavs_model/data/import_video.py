@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdavs_model.data import avsbench
+from sdavs_model.data import names
+from sdavs_model.data.atomic import write_atomically, write_table
 from sdavs_model.data.audio import write_wav
 from sdavs_model.data.pictures import foreground, read_image, size_text
-from sdavs_model.data.realav_layouts import write_atomically, write_table
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
 RECORDS = "imported"
@@ -91,7 +91,7 @@ def import_videos(
         ValueError: a video that cannot be decoded or has no sound, masks that are missing, of another number or
             size, or with unknown values; a video without a split. The message names the file.
     """
-    layout = out / avsbench.LAYOUT_FOLDER
+    layout = out / names.MS3_FOLDER
     videos = {name: path for name, path in find_videos(job.videos).items() if name in job.splits}
     unknown = sorted(set(job.splits) - set(videos))
     if unknown:
@@ -100,7 +100,7 @@ def import_videos(
         raise ValueError(f"{layout}: holds a data set that was not imported; choose another folder")
     (layout / RECORDS).mkdir(parents=True, exist_ok=True)
     # Without it no loader reads the folder, until everything is in place again.
-    (layout / avsbench.META_FILE).unlink(missing_ok=True)
+    (layout / names.MS3_TABLE).unlink(missing_ok=True)
 
     result = {"videos": 0, "unchanged": 0, "seconds_left_out": 0}
     with ThreadPoolExecutor(num_workers) as workers:
@@ -115,7 +115,7 @@ def import_videos(
             raise
     records = [json.loads(path.read_text()) for path in sorted((layout / RECORDS).glob("*.json"))]
     rows = [(clip, record["split"]) for record in records for clip in record["clips"]]
-    write_table(layout / avsbench.META_FILE, [("video_id", "split"), *rows])
+    write_table(layout / names.MS3_TABLE, [("video_id", "split"), *rows])
     return result | {"clips": len(rows)}
 
 
@@ -161,7 +161,7 @@ def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
 def _write_clip(
     layout: Path, job: Import, split: str, clip: str, seconds: list[Second], masks: list[Path]
 ) -> None:
-    data = layout / avsbench.DATA_FOLDER
+    data = layout / names.MS3_DATA
     frame_folder, mask_folder = data / "visual_frames" / clip, data / "gt_masks" / split / clip
     wav = data / "audio_wav" / split / f"{clip}.wav"
     for folder in (frame_folder, mask_folder, wav.parent):

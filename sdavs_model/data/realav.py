@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sdavs_model.data.atomic import write_atomically
 from sdavs_model.data.bundle import ASSETS_FOLDER, Assets, Pool
 from sdavs_model.data.compose import COMPOSER_VERSION, compose_clip
 from sdavs_model.data.parallel import in_processes
-from sdavs_model.data.realav_layouts import LAYOUTS, SUBSETS, write_atomically, write_clip
+from sdavs_model.data.realav_layouts import LAYOUTS, SUBSETS, write_clip
 
 STAMP_FILE = "realav.json"
 STARTED_FILE = "realav.started.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdavs_model.data import avsbench, avsbench_avss, avsbench_s4
+from sdavs_model.data import names
+from sdavs_model.data.atomic import write_atomically, write_table
 from sdavs_model.data.audio import write_wav
 from sdavs_model.data.bundle import Pool
 from sdavs_model.data.clip import Clip
@@ -72,7 +72,7 @@ class Layout:
 
     def files(self, root: Path, plan: Plan) -> Files:
         """Its files below `root`, the layout's own folder."""
-        data, name = root / avsbench.DATA_FOLDER, plan.name
+        data, name = root / names.MS3_DATA, plan.name
         numbers = range(1, plan.num_frames + 1)
         return Files(
             frames=tuple(data / "visual_frames" / name / f"{name}.mp4_{n}.png" for n in numbers),
@@ -88,7 +88,7 @@ class Layout:
     def write_tables(self, root: Path, plans: Sequence[Plan], categories: Sequence[str]) -> None:
         """The files without which a loader refuses the folder; written when all clips are there."""
         rows = [(plan.name, plan.split) for plan in plans]
-        write_table(root / avsbench.META_FILE, [("video_id", "split"), *rows])
+        write_table(root / names.MS3_TABLE, [("video_id", "split"), *rows])
 
 
 class S4Layout(Layout):
@@ -105,7 +105,7 @@ class S4Layout(Layout):
         )
 
     def files(self, root: Path, plan: Plan) -> Files:
-        data, name = root / avsbench_s4.DATA_FOLDER, plan.name
+        data, name = root / names.S4_DATA, plan.name
         inner = Path(plan.split) / plan.group
         num_masks = 1 if plan.split == TRAIN else plan.num_frames
         return Files(
@@ -119,7 +119,7 @@ class S4Layout(Layout):
 
     def write_tables(self, root: Path, plans: Sequence[Plan], categories: Sequence[str]) -> None:
         rows = [(plan.name, "0", plan.group, plan.split) for plan in plans]
-        write_table(root / avsbench_s4.META_FILE, [("video_name", "start_time", "category", "split"), *rows])
+        write_table(root / names.S4_TABLE, [("video_name", "start_time", "category", "split"), *rows])
 
 
 class AVSSLayout(Layout):
@@ -132,7 +132,7 @@ class AVSSLayout(Layout):
             split=split,
             name=f"{split}_{index:05d}",
             group=part,
-            num_frames=avsbench_avss.NUM_FRAMES[part],
+            num_frames=names.AVSS_NUM_FRAMES[part],
             scenes={"v1s": single, "v1m": draw_multi_scene, "v2": draw_scene}[part],
         )
 
@@ -153,21 +153,21 @@ class AVSSLayout(Layout):
     def write_tables(self, root: Path, plans: Sequence[Plan], categories: Sequence[str]) -> None:
         # From 1 on, as in the published file.
         indices = {name: index for index, name in enumerate(["background", *categories], 1)}
-        write_atomically(root / avsbench_avss.CLASSES_FILE, json.dumps(indices, indent=2))
+        write_atomically(root / names.AVSS_CLASSES, json.dumps(indices, indent=2))
         rows = []
         for plan in plans:
             heard = json.loads(self.files(root, plan).record.read_text())["heard"]
             rows.append((plan.name, plan.name, "0", "0", "+".join(heard), plan.split, plan.group))
         header = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")
-        write_table(root / avsbench_avss.META_FILE, [header, *rows])
+        write_table(root / names.AVSS_TABLE, [header, *rows])
 
 
 LAYOUTS: dict[str, Layout] = {
-    "mixed": Layout(folder=avsbench.LAYOUT_FOLDER, scenes=draw_scene),
-    "s4": S4Layout(folder=avsbench_s4.LAYOUT_FOLDER, scenes=draw_scene),
-    "ms3": Layout(folder=avsbench.LAYOUT_FOLDER, scenes=draw_multi_scene),
-    "avss": AVSSLayout(folder=avsbench_avss.LAYOUT_FOLDER, scenes=draw_scene),
-    "offscreen": Layout(folder=avsbench.LAYOUT_FOLDER, scenes=draw_offscreen_scene),
+    "mixed": Layout(folder=names.MS3_FOLDER, scenes=draw_scene),
+    "s4": S4Layout(folder=names.S4_FOLDER, scenes=draw_scene),
+    "ms3": Layout(folder=names.MS3_FOLDER, scenes=draw_multi_scene),
+    "avss": AVSSLayout(folder=names.AVSS_FOLDER, scenes=draw_scene),
+    "offscreen": Layout(folder=names.MS3_FOLDER, scenes=draw_offscreen_scene),
 }
 """The subsets; "mixed" is the demo's."""
 
@@ -189,17 +189,3 @@ def write_clip(files: Files, clip: Clip, scene: Scene) -> None:
         Image.fromarray(palette(256)[mask]).save(path, compress_level=1)
     write_wav(files.wav, np.round(clip.waveform * 32768).astype(np.int16))
     write_atomically(files.record, json.dumps(scene.record()))
-
-
-def write_table(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """A csv that appears when it is whole."""
-    with (part := path.with_suffix(".part")).open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-    part.replace(path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A text file that appears when it is whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

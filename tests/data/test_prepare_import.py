@@ -1,0 +1,168 @@
+"""Raw videos become clips whose seconds fit together as the endpoint has them; bad ones are refused by name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from sdavs_platform.serve_config import ServeConfig
+from sdavs_serve.media import decode_video
+
+from sdavs_model.data.validate import open_splits, validate
+
+SIZE = (50, 38)  # width, height
+
+
+def write_video(
+    path: Path, seconds: float, *, rate: Fraction | int = 25, codec: str = "mpeg4", sound: str | None = "aac"
+) -> None:
+    """Second i is grey of level 40 i + 20 and sounds at 300 (i + 1) Hz, 48 kHz stereo."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=rate)
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        audio = container.add_stream(sound, rate=48_000, layout="stereo") if sound else None
+        for index in range(round(seconds * rate)):
+            level = 20 + 40 * int(index / rate)
+            picture = np.full((SIZE[1], SIZE[0], 3), level, np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        if audio is None:
+            return
+        time_s = np.arange(round(seconds * 48_000)) / 48_000
+        tone = 0.4 * np.sin(2 * np.pi * 300 * (np.floor(time_s) + 1) * time_s)
+        samples = np.repeat(np.int16(tone * 32767), 2)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+        frame.sample_rate, frame.pts = 48_000, 0
+        resampler = av.AudioResampler(audio.format, "stereo", 48_000, frame_size=audio.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(audio.encode(part))
+        container.mux(audio.encode(None))
+
+
+def write_masks(folder: Path, count: int, size: tuple[int, int] = SIZE) -> None:
+    """Mask i has i + 1 bright columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        mask = np.zeros((size[1], size[0]), np.uint8)
+        mask[:, : index + 1] = 255
+        Image.fromarray(mask).save(folder / f"second_{index}.png")
+
+
+def run_import(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    job = [sys.executable, "jobs/prepare_data.py", "import", f"--videos={root / 'videos'}"]
+    job += [f"--masks={root / 'masks'}", f"--out={root / 'out'}", "--num-frames=2", "--workers=1", *flags]
+    return subprocess.run(job, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four videos of odd rates, containers and lengths, imported by the command."""
+    root = tmp_path_factory.mktemp("import")
+    (root / "videos").mkdir()
+    for name, seconds, options in (
+        ("a.mp4", 4, {"rate": Fraction(30000, 1001)}),
+        ("b.mkv", 5, {"rate": 7, "sound": "pcm_s16le"}),
+        ("c.webm", 2, {"rate": Fraction(25, 2), "codec": "libvpx", "sound": "libopus"}),
+        ("d.mov", 2.3, {"rate": 24, "sound": "pcm_s16le"}),
+    ):
+        write_video(root / "videos" / name, seconds, **options)
+        write_masks(root / "masks" / name[0], int(seconds))
+    (root / "splits.csv").write_text("video_id,split\na,train\nb,train\nc,val\nd,test\n")
+    ran = run_import(root, f"--table={root / 'splits.csv'}")
+    assert ran.returncode == 0, ran.stderr
+    assert "6 clips; 4 videos imported, 0 unchanged, 1 s left out" in ran.stdout
+    return root
+
+
+def test_picture_sound_and_mask_of_a_clip_belong_to_the_same_second(imported):
+    splits = open_splits(imported / "out", num_frames=2)
+    assert {split: len(clips) for split, clips in splits.items()} == {"train": 4, "val": 1, "test": 1}
+    assert validate(imported / "out", num_frames=2).defects == ()
+    seen = 0
+    for clips in splits.values():
+        for index in range(len(clips)):
+            clip = clips.clip(index)
+            first = 2 * int(clip.name[-3:])
+            for place in range(2):
+                second = first + place
+                assert abs(int(clip.frames[place].mean()) - (20 + 40 * second)) < 6
+                assert int(clip.masks[place].sum()) == (second + 1) * SIZE[1]
+                middle = clip.waveform[place * 16000 + 2000 : (place + 1) * 16000 - 2000]
+                peak = np.argmax(np.abs(np.fft.rfft(middle * np.hanning(len(middle))))) * 16000 / len(middle)
+                assert abs(peak - 300 * (second + 1)) < 5
+                seen += 1
+    assert seen == 12
+
+
+def test_imported_seconds_are_those_that_the_endpoint_takes_from_an_upload(imported):
+    clips = open_splits(imported / "out", num_frames=2)["train"]
+    data = (imported / "videos" / "a.mp4").read_bytes()
+    samples = list(decode_video(data, fps=1, limits=ServeConfig()))
+    for index, clip in enumerate(clips.clip(i) for i in range(2)):
+        for place in range(2):
+            sample = samples[2 * index + place]
+            np.testing.assert_array_equal(clip.frames[place], sample.picture)
+            second = clip.waveform[place * 16000 : (place + 1) * 16000]
+            np.testing.assert_allclose(second, sample.second, atol=1 / 32768)
+
+
+def test_running_again_imports_only_what_changed(imported):
+    again = run_import(imported, f"--table={imported / 'splits.csv'}")
+    assert "6 clips; 0 videos imported, 4 unchanged" in again.stdout
+    write_masks(imported / "masks" / "c", 2)
+    mask = imported / "masks" / "c" / "second_1.png"
+    Image.new("1", SIZE, 1).save(mask)
+    changed = run_import(imported, f"--table={imported / 'splits.csv'}")
+    assert "6 clips; 1 videos imported, 3 unchanged" in changed.stdout
+
+
+def test_bad_videos_and_masks_are_refused_with_the_file_and_leave_no_data_set(tmp_path):
+    (tmp_path / "videos").mkdir()
+    video, masks = tmp_path / "videos" / "x.mkv", tmp_path / "masks" / "x"
+
+    def refused(words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            import_here(tmp_path)
+        assert not (tmp_path / "out" / "Multi-sources" / "ms3_meta_data.csv").exists()
+
+    write_masks(masks, 2)
+    write_video(video, 2, sound=None)
+    refused(r"x\.mkv: .*no sound")
+    write_video(video, 2, sound="pcm_s16le")
+    content = video.read_bytes()
+    video.write_bytes(content[: len(content) // 4])
+    refused(r"x\.mkv: ")
+    video.write_bytes(b"\x1aE\xdf\xa3 but nothing else")
+    refused(r"x\.mkv: ")
+    write_video(video, 3, sound="pcm_s16le")
+    refused(r"masks/x: 2 masks for the 3 seconds of x\.mkv")
+    write_masks(masks, 3, size=(20, 20))
+    refused(re.escape("second_0.png: 20x20, but its video is 50x38"))
+    write_masks(masks, 3)
+    greys = np.arange(50 * 38, dtype=np.uint16).astype(np.uint8).reshape(38, 50)
+    Image.fromarray(greys).save(masks / "second_1.png")
+    refused(r"second_1\.png: unknown values, 256 greys")
+    write_masks(masks, 3)
+    assert import_here(tmp_path)["clips"] == 1
+
+
+def import_here(root: Path) -> dict[str, int]:
+    """The command's own call, in this process."""
+    sys.path.insert(0, "jobs")
+    try:
+        from _prepare_import import decode
+    finally:
+        sys.path.remove("jobs")
+    from sdavs_model.data.import_video import Import, import_videos
+
+    job = Import(
+        videos=root / "videos", masks=root / "masks", decode=decode, splits={"x": "train"}, num_frames=2
+    )
+    return import_videos(root / "out", job)

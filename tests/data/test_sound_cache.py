@@ -1,0 +1,76 @@
+"""Sound is decoded once, and what is kept is what would be decoded again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from layouts import write_sound
+
+from sdavs_model import PreprocessConfig
+from sdavs_model.data.audio import read_audio
+from sdavs_model.data.avsbench import AVSBenchMS3
+from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.data.sound_cache import SoundCache
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "width"), [(8000, 1, 1), (44100, 2, 3), (48000, 2, 2), (48000, 1, 4)]
+)
+def test_sound_of_any_depth_rate_and_channels_is_kept_as_it_was_decoded(tmp_path, rate, channels, width):
+    path = tmp_path / "sound.wav"
+    write_sound(path, 1, rate=rate, channels=channels, width=width)
+    sounds = SoundCache(tmp_path / "cache")
+    first = sounds.waveform(path)
+    assert first.shape == (16000,)
+    np.testing.assert_array_equal(first, read_audio(path))
+    (kept,) = (tmp_path / "cache").rglob("*.npy")
+    before = kept.stat().st_mtime_ns
+    np.testing.assert_array_equal(SoundCache(tmp_path / "cache").waveform(path), first)
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_items_with_and_without_the_cache_are_equal_and_the_second_epoch_reads_no_sound(
+    realav, preprocessor, tmp_path
+):
+    shutil.copytree(realav, tmp_path / "data")
+    options = {"root": tmp_path / "data", "split": "val", "preprocessor": preprocessor}
+    plain = AVSBenchMS3(**options)
+    cached = AVSBenchMS3(**options, sounds=SoundCache(tmp_path / "cache"))
+    before = [plain[index] for index in range(2)]
+    for _ in range(2):
+        for index in range(2):
+            item = cached[index]
+            assert all(
+                torch.equal(item[key], before[index][key]) for key in ("frames", "log_mel", "masks", "valid")
+            )
+        for video in cached.videos:  # decoding would fail from here on; size and time are as they were
+            stat = video.wav.stat()
+            video.wav.write_bytes(bytes(stat.st_size))
+            os.utime(video.wav, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_other_sound_and_other_settings_get_another_log_mel(realav, preprocessor, tmp_path):
+    shutil.copytree(realav, tmp_path / "data")
+    sounds = SoundCache(tmp_path / "cache")
+    options = {"root": tmp_path / "data", "split": "val", "sounds": sounds}
+    clips = AVSBenchMS3(**options, preprocessor=preprocessor)
+    first = clips[0]["log_mel"]
+    official = Preprocessor(PreprocessConfig(image_size=32, audio_window="official"))
+    assert not torch.equal(AVSBenchMS3(**options, preprocessor=official)[0]["log_mel"], first)
+    shutil.copy(clips.videos[1].wav, clips.videos[0].wav)
+    assert torch.equal(clips[0]["log_mel"], AVSBenchMS3(**options, preprocessor=preprocessor)[1]["log_mel"])
+
+
+def test_a_damaged_entry_is_made_anew(tmp_path):
+    path = tmp_path / "sound.wav"
+    write_sound(path, 1, rate=48000)
+    sounds = SoundCache(tmp_path / "cache")
+    first = sounds.waveform(path)
+    (kept,) = (tmp_path / "cache").rglob("*.npy")
+    kept.write_bytes(kept.read_bytes()[:100])
+    np.testing.assert_array_equal(sounds.waveform(path), first)
+    np.testing.assert_array_equal(np.load(kept), first)
