@@ -9,6 +9,7 @@ licences and digests; OUT/contact_sheet.jpg; and the assets in OUT/assets. docs/
 """
 
 import argparse
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def run(flags: argparse.Namespace) -> None:
                 config,
                 assets_folder=assets,
                 num_workers=flags.workers,
-                progress=lambda done, total, subset=subset: show(f"composing {subset}", done, total),
+                progress=functools.partial(show, f"composing {subset}"),
             )
         show("describing", 0, 1)
         # Only now: they need torch, which composing does without.

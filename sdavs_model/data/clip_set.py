@@ -154,6 +154,14 @@ class ClipSet(Dataset):
             name=video.name, frames=frames, waveform=waveform, masks=masks, valid=video.valid[seconds]
         )
 
+    def pictures(self, index: int) -> Clip:
+        """The clip with silence in place of its sound, which is not read."""
+        video = self.videos[index]
+        frames = read_frames(video.frames)
+        masks = self.read_masks(video, slice(None), frames)
+        silence = np.zeros(len(frames) * SAMPLE_RATE, np.float32)
+        return Clip(name=video.name, frames=frames, waveform=silence, masks=masks, valid=video.valid)
+
     def waveform(self, index: int) -> np.ndarray:
         """[len(frames) * 16000] float32: the clip's sound, mono, cut to whole seconds."""
         video = self.videos[index]
@@ -207,7 +215,7 @@ class ClipSet(Dataset):
         """The clip, varied if that was asked for, and the log-mel of its sound."""
         video = self.videos[index]
         if self.augment is None and self.sounds is not None:
-            return self._silent(index), self._kept_log_mel(index, self.sounds)
+            return self.pictures(index), self._kept_log_mel(index, self.sounds)
         if self.augment is None:
             clip = self.clip(index)
         else:
@@ -227,21 +235,13 @@ class ClipSet(Dataset):
             )
         if self.augment is not None and (self.augment.needs_waveform or self.augment.window):
             raise ValueError(f"{video.log_mel}: sound augmentation needs the sound itself as {video.wav}")
-        clip = self._silent(index)
+        clip = self.pictures(index)
         if self.augment is not None:
             assert clip.masks is not None
             size = self.preprocessor.config.image_size
             frames, masks = augmentation.augment_pictures(clip.frames, clip.masks, self.augment, size, rng)
             clip = replace(clip, frames=frames, masks=masks)
         return clip, read_log_mel(video.log_mel, clip.num_frames)
-
-    def _silent(self, index: int) -> Clip:
-        """The clip's pictures, and silence in place of a sound that is not asked for."""
-        video = self.videos[index]
-        frames = read_frames(video.frames)
-        masks = self.read_masks(video, slice(None), frames)
-        silence = np.zeros(len(frames) * SAMPLE_RATE, np.float32)
-        return Clip(name=video.name, frames=frames, waveform=silence, masks=masks, valid=video.valid)
 
     def _kept_log_mel(self, index: int, sounds: SoundCache) -> torch.Tensor:
         """The clip's log-mel; its sound is decoded the first time alone."""

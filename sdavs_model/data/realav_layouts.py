@@ -22,6 +22,10 @@ from sdavs_model.data.palette import palette
 from sdavs_model.data.scenes import draw_multi_scene, draw_offscreen_scene, draw_single_scene
 
 TRAIN = "train"
+
+Scenes = Callable[[Draw, Pool, int], Scene]
+"""Draws who is seen and heard in a clip of so many seconds."""
+
 AVSS_PARTS = ("v2", "v1s", "v2", "v1m")
 """Every second clip is of ten frames, as more than half of AVSBench-semantic are."""
 
@@ -35,7 +39,7 @@ class Plan:
     group: str
     """The folder that its files share with others: a category (S4), a part (AVSS), "" (MS3)."""
     num_frames: int
-    scenes: Callable[[Draw, Pool, int], Scene]
+    scenes: Scenes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Layout:
         scenes: what its clips are like.
     """
 
-    def __init__(self, *, folder: str, scenes: Callable[[Draw, Pool, int], Scene]) -> None:
+    def __init__(self, *, folder: str, scenes: Scenes) -> None:
         self.folder = folder
         self.scenes = scenes
 
@@ -128,12 +132,13 @@ class AVSSLayout(Layout):
     def plan(self, split: str, index: int, num_frames: int, categories: Sequence[str]) -> Plan:
         part = AVSS_PARTS[index % len(AVSS_PARTS)]
         single = functools.partial(draw_single_scene, category=categories[index // 4 % len(categories)])
+        scenes: dict[str, Scenes] = {"v1s": single, "v1m": draw_multi_scene, "v2": draw_scene}
         return Plan(
             split=split,
             name=f"{split}_{index:05d}",
             group=part,
             num_frames=names.AVSS_NUM_FRAMES[part],
-            scenes={"v1s": single, "v1m": draw_multi_scene, "v2": draw_scene}[part],
+            scenes=scenes[part],
         )
 
     def files(self, root: Path, plan: Plan) -> Files:

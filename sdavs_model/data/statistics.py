@@ -50,7 +50,7 @@ def statistics(clips: ClipSet, *, num_workers: int = 1) -> dict[str, Any]:
 
 
 def _count(clips: ClipSet, index: int) -> ClipNumbers:
-    clip = clips.clip(index)
+    clip = clips.pictures(index)
     assert clip.masks is not None
     assert clip.valid is not None
     sounding = ((clip.masks > 0) & (clip.masks != IGNORED)).mean(axis=(1, 2))[clip.valid]

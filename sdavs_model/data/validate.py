@@ -38,23 +38,19 @@ class Report:
     """One sentence each; it begins with the file."""
 
 
-def open_splits(
-    root: Path, kind: str = "auto", *, num_frames: int | None = None, official_audio: bool = False
-) -> dict[str, ClipSet]:
+def open_splits(root: Path, kind: str = "auto", *, num_frames: int | None = None) -> dict[str, ClipSet]:
     """All splits of a data set, unchanged clips.
 
     Args:
         root: its folder.
         kind: as in `open_dataset`.
         num_frames: seconds of a clip; None for the benchmark's own number.
-        official_audio: VGGish examples of 0.96 s, which AVSBench's own log-mel files hold.
 
     Raises:
         ValueError: as `open_dataset`.
     """
     known = known_kind(kind, root)
-    window = "official" if official_audio else "second"
-    preprocessor = Preprocessor(PreprocessConfig(audio_window=window))
+    preprocessor = Preprocessor(PreprocessConfig())
     length = num_frames or NUM_FRAMES.get(known, 5)
     return {
         split: open_dataset(known, root, split, preprocessor, num_frames=length)
