@@ -1,6 +1,7 @@
 """From AVSBench-semantic's layout to a registered model of many classes and its evaluation, on a real Ray cluster."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,15 @@ def test_a_model_with_another_number_of_classes_than_the_data_set_is_refused(mak
         train(make_semantic("misfit", num_classes=1))
 
 
-def test_a_model_is_not_scored_on_a_data_set_of_other_classes(trained, make_semantic, data):
+def test_a_model_is_not_scored_on_a_data_set_of_other_classes(
+    trained, make_semantic, avss, classes, tmp_path
+):
+    shutil.copytree(avss, tmp_path, dirs_exist_ok=True)
+    others = ["background", "zebra", *classes[2:]]
+    names = tmp_path / "AVSBench_semantic" / "label2idx.json"
+    names.write_text(json.dumps({name: index for index, name in enumerate(others)}))
     uri = make_semantic("semantic").tracking.uri
-    with pytest.raises(ValueError, match=r"avsbench-ms3 has the classes background, sounding object"):
-        evaluate_registered(f"models:/sdavs-semantic/{trained.model_version}", root=str(data), uri=uri)
+    with pytest.raises(
+        ValueError, match=r"avsbench-avss has the classes background, zebra, .* the model answers"
+    ):
+        evaluate_registered(f"models:/sdavs-semantic/{trained.model_version}", root=str(tmp_path), uri=uri)
