@@ -2,6 +2,7 @@
 
     python jobs/benchmark.py model                    parameters, MACs and speed beside the paper's Table X
     python jobs/benchmark.py data                     clips a second of the loader beside a training step
+    python jobs/benchmark.py serve                    the endpoint at rising load beside the bare model
     python jobs/benchmark.py sweep                    what a sweep's driver costs per trial
     python jobs/benchmark.py model --help             its flags; every subcommand has its own
 
@@ -12,6 +13,7 @@ import sys
 
 import _benchmark_data
 import _benchmark_model
+import _benchmark_serve
 import _benchmark_sweep
 import _sources
 from _subcommands import parser_of
@@ -21,6 +23,7 @@ _sources.use_this_checkout()
 SUBCOMMANDS = {
     "data": _benchmark_data,
     "model": _benchmark_model,
+    "serve": _benchmark_serve,
     "sweep": _benchmark_sweep,
 }
 

@@ -1,10 +1,12 @@
-"""Deploy the endpoint on a Ray cluster, or move it to the version that its model address now means.
+"""Deploy the endpoint on a Ray cluster. Once is enough: from then on it follows the alias by itself.
 
     python jobs/deploy.py
-    python jobs/deploy.py --model models:/sdavs/3 --port 8001
+    python jobs/deploy.py --port 8001 --serve.max_seconds 600 --serve.rollout.shadow_share 0.5
+    python jobs/deploy.py --model models:/sdavs/3                 this version, whatever the alias says
 
-Needs a running Ray (`make demo`, or `ray start --head`) and a registered model. The endpoint keeps running when
-this command ends. Then: curl -F video=@clip.mp4 http://127.0.0.1:8000/v1/segment
+Needs a running Ray (`make demo`, or `ray start --head`) and a registered model. Waits until the version serves, or
+says at which gate it was refused (docs/rollout.md). The endpoint keeps running when this command ends. Then:
+curl -F video=@clip.mp4 http://127.0.0.1:8000/v1/segment
 """
 
 import argparse
@@ -21,35 +23,52 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_argument_group("what")
-    what.add_argument(
-        "--model", default="models:/sdavs@champion", help="registered model (default: %(default)s)"
-    )
+    what.add_argument("--model", help="registered model (default: models:/sdavs@champion)")
     what.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
+    what.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML file; its `serve` section is used. Any key of it is a flag, too: --serve.KEY VALUE "
+        "(python jobs/train.py --help explains them all)",
+    )
     where = parser.add_argument_group("where")
-    where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    where.add_argument("--port", type=int, default=8000, help="TCP port (default: %(default)s)")
+    where.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    where.add_argument("--port", type=int, help="TCP port (default: 8000)")
     where.add_argument(
         "--dashboard",
         default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
         help="Ray's dashboard (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
-    flags = parser.parse_args()
-    from sdavs_platform.config import ServeConfig
+    flags, loose = parser.parse_known_args()
+    from sdavs_platform.cli import load_config, overrides_of
     from sdavs_platform.local.token import send_token_if_any
 
     send_token_if_any()
     from sdavs_serve.app import deploy, wait_ready  # imports Ray, which reads the token's mode once
 
-    config = ServeConfig(
-        model_uri=flags.model, host=flags.host, port=flags.port, tracking_uri=flags.tracking_uri
-    )
+    short = {
+        "model_uri": flags.model,
+        "tracking_uri": flags.tracking_uri,
+        "host": flags.host,
+        "port": flags.port,
+    }
+    named = {f"serve.{key}": value for key, value in short.items() if value is not None}
     try:
+        config = load_config(flags.config, named | overrides_of({}, loose)).serve
         address = deploy(config, dashboard=flags.dashboard)
-        print(f"deploying {flags.model}", flush=True)
-        wait_ready(address, config, dashboard=flags.dashboard)
+        print(f"deploying {config.model_uri}", flush=True)
+        wait_ready(
+            address,
+            config,
+            dashboard=flags.dashboard,
+            say=lambda line: print(line, flush=True),
+            api_key=os.environ.get("SDAVS_API_KEY"),
+        )
     except (ValueError, RuntimeError, TimeoutError, ConnectionError) as error:
         sys.exit(f"deploy.py: {error}")
-    print(f"{address} serves {flags.model}; its pages: {address}/docs")
+    print(f"{address} serves {config.model_uri}; its pages: {address}/docs")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ mask, and with --blind a model that was trained on silence. The figures also go 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import _sources
 
@@ -46,10 +47,12 @@ def main() -> None:
         "--train-split", default="train", help="split behind the constant mask (default: train)"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--masks", metavar="FOLDER", help="also write the masks, in the pictures' own size")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--no-log", action="store_true", help="leave the MLflow run as it is")
     parser.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
     flags = parser.parse_args()
+    from sdavs_platform.predictions import write_masks
     from sdavs_platform.report import evaluate_registered, log_report, report_table
 
     try:
@@ -67,6 +70,16 @@ def main() -> None:
         )
         if not flags.no_log:
             log_report(report, uri=flags.tracking_uri)
+        if flags.masks:
+            write_masks(
+                flags.model,
+                root=report["data"],
+                kind=report["kind"],
+                splits=list(report["splits"]),
+                folder=Path(flags.masks),
+                device=flags.device,
+                uri=flags.tracking_uri,
+            )
     except ValueError as error:
         sys.exit(f"evaluate.py: {error}")
     print(json.dumps(report, indent=2) if flags.json else report_table(report))

@@ -4,9 +4,11 @@
     python jobs/segment.py clip.mp4 --endpoint http://127.0.0.1:8001 --out masks
 
 Writes, for each second, mask-0.png (0 and 255) and overlay-0.png; overlay.mp4 with the sound; answer.json.
+Where the endpoint requires an API key, SDAVS_API_KEY holds it: flags are seen by every user of a machine.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def main() -> None:
         help="folder to write to (default: %(default)s)",
     )
     parser.add_argument("--fps", type=float, help="masks for each second (default: the endpoint's)")
+    parser.add_argument("--model-version", type=int, help="insist on this version (default: the served one)")
     flags = parser.parse_args()
     if not flags.video.is_file():
         sys.exit(f"segment.py: there is no file {flags.video}")
@@ -38,7 +41,8 @@ def main() -> None:
 
     flags.out.mkdir(parents=True, exist_ok=True)
     try:
-        with Client(flags.endpoint) as client:
+        key = os.environ.get("SDAVS_API_KEY")
+        with Client(flags.endpoint, api_key=key, version=flags.model_version) as client:
             answer = client.segment(flags.video, fps=flags.fps)
             for frame in answer.frames:
                 save_mask(frame, flags.out / f"mask-{frame.index}.png")

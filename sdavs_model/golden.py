@@ -48,9 +48,7 @@ def record_golden(model: SDAVS, preprocessor: Preprocessor, clips: Sequence[Clip
     clips = clips or [standard_clip(model.config.num_frames)]
     pictures = torch.stack([torch.from_numpy(preprocessor.squash(clip.frames)) for clip in clips])
     log_mel = torch.stack([preprocessor.log_mel(clip.waveform, clip.num_frames) for clip in clips])
-    return Golden(
-        pictures=pictures, log_mel=log_mel, logits=_answers(model, preprocessor, pictures, log_mel)
-    )
+    return Golden(pictures=pictures, log_mel=log_mel, logits=_answers(model, preprocessor, pictures, log_mel))
 
 
 def golden_difference(model: SDAVS, preprocessor: Preprocessor, golden: Golden) -> float:

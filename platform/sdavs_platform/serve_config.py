@@ -79,6 +79,16 @@ class ServeConfig(Section):
     tracking_uri: str | None = None
     """MLflow to load the model from. Unset: as tracking.uri."""
 
+    require_keys: bool | None = None
+    """Whether requests need an API key. Unset: unless `host` is a loopback address."""
+
+    keys_file: str | None = None
+    """File with the keys' digests, written by jobs/keys.py; on every node that has an ingress. Unset:
+    keys.json in the state folder."""
+
+    webhook_secret_file: str | None = None
+    """File with the secret of the MLflow webhook that may call /v1/rollout/nudge without a key. Unset: none may."""
+
     max_upload_mb: Annotated[float, Field(gt=0)] = 64.0
     """Largest accepted request body, in megabytes."""
 
@@ -90,6 +100,12 @@ class ServeConfig(Section):
 
     max_pixels: Annotated[int, Field(ge=1)] = 3840 * 2160
     """Largest accepted picture, in pixels (width times height)."""
+
+    decoder_memory_mb: Annotated[float, Field(gt=0)] = 1024.0
+    """Memory, in megabytes, that the process that decodes one upload may take; more gets 413."""
+
+    decoder_cpu_s: Annotated[float, Field(gt=0)] = 60.0
+    """Processor time, in seconds, that it may take; more gets 413."""
 
     max_requests: Annotated[int, Field(ge=1)] = 8
     """Requests in work at once in one ingress; one more gets 429 with Retry-After."""

@@ -19,6 +19,7 @@ from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import resolve
 
 from sdavs_serve.ingress import Ingress
+from sdavs_serve.keys import KeyFile, keys_required
 from sdavs_serve.predictor import Predictor
 from sdavs_serve.rollout.controller import RolloutController
 from sdavs_serve.rollout.state import SLOTS, RolloutState
@@ -77,11 +78,18 @@ def deploy(config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265") -> 
         The endpoint's address, for `wait_ready`.
 
     Raises:
-        ValueError: the model is not registered.
+        ValueError: the model is not registered; or keys are required and there are none.
     """
     resolve(config.model_uri, uri=config.tracking_uri)
-    # Replicas have neither this process's environment nor its folder, so the address travels resolved.
-    config = config.model_copy(update={"tracking_uri": tracking_uri(config.tracking_uri)})
+    keys = KeyFile.of(config)
+    if keys_required(config) and not keys.entries():
+        raise ValueError(
+            f"host: {config.host} can be reached by others and {keys.path} holds no API key; "
+            "make one with `python jobs/keys.py add --scope admin`"
+        )
+    # Replicas have neither this process's environment nor its folder, so addresses travel resolved.
+    resolved = {"tracking_uri": tracking_uri(config.tracking_uri), "keys_file": str(keys.path.resolve())}
+    config = config.model_copy(update=resolved)
     application = {
         "name": APPLICATION,
         "route_prefix": "/",
@@ -103,11 +111,13 @@ def wait_ready(
     dashboard: str = "http://127.0.0.1:8265",
     timeout_s: float = 900.0,
     say: Callable[[str], None] = lambda line: None,
+    api_key: str | None = None,
 ) -> None:
     """Wait until the endpoint serves the version that `model_uri` means.
 
     Args:
         say: told each line of the rollout's history.
+        api_key: for admins, where the endpoint requires keys.
 
     Raises:
         RuntimeError: Serve gave up, or the version was refused; the message says why.
@@ -123,7 +133,7 @@ def wait_ready(
         status = application.get("status", status)
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise RuntimeError(f"the endpoint did not start: {_reason(application)}")
-        state = _rollout(address) if status == "RUNNING" else None
+        state = _rollout(address, api_key) if status == "RUNNING" else None
         if state:
             for event in (event for event in state.history if event.at > told):
                 say(f"version {event.version}: {event.what}")
@@ -138,8 +148,11 @@ def wait_ready(
     raise TimeoutError(f"the endpoint is not ready after {timeout_s:g} s; Serve says {status}")
 
 
-def _rollout(address: str) -> RolloutState | None:
-    answer = httpx.get(f"{address}/v1/rollout", timeout=10)
+def _rollout(address: str, api_key: str | None) -> RolloutState | None:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    answer = httpx.get(f"{address}/v1/rollout", headers=headers, timeout=10)
+    if answer.status_code in (401, 403):
+        raise RuntimeError("the endpoint runs; to follow its rollout set SDAVS_API_KEY to a key for admins")
     return RolloutState.model_validate_json(answer.content) if answer.is_success else None
 
 

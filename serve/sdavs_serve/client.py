@@ -9,6 +9,7 @@ import httpx
 from PIL import Image
 
 from sdavs_serve.encode import decode_rle
+from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import FrameMask, ModelStatus, Problem, SegmentAnswer
 
 
@@ -23,13 +24,24 @@ class EndpointError(Exception):
 class Client:
     """Talks to one endpoint; use it with `with`."""
 
-    def __init__(self, address: str = "http://127.0.0.1:8000", *, timeout_s: float = 180.0) -> None:
+    def __init__(
+        self,
+        address: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        version: int | None = None,
+        timeout_s: float = 180.0,
+    ) -> None:
         """
         Args:
             address: the endpoint, as `sdavs_serve.app.deploy` returns it.
+            api_key: where the endpoint requires one; `jobs/keys.py` makes them.
+            version: insist on this version of the model; the endpoint refuses if it is not loaded.
             timeout_s: longest wait for an answer.
         """
-        self._http = httpx.Client(base_url=address, timeout=timeout_s)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=address, timeout=timeout_s, headers=headers)
+        self._pin = {} if version is None else {"X-Model-Version": str(version)}
 
     def __enter__(self) -> Client:
         return self
@@ -42,6 +54,10 @@ class Client:
     def model(self) -> ModelStatus:
         """Which model serves. Raises EndpointError if none does."""
         return ModelStatus.model_validate_json(_body(self._http.get("/v1/model")))
+
+    def rollout(self) -> RolloutState:
+        """Where the change to another version stands; needs a key for admins where keys are required."""
+        return RolloutState.model_validate_json(_body(self._http.get("/v1/rollout")))
 
     def segment(
         self, video: str | Path, *, fps: float | None = None, threshold: float = 0.5
@@ -83,7 +99,7 @@ class Client:
         fields = fields | {"threshold": str(threshold)} | ({} if fps is None else {"fps": str(fps)})
         with open(video, "rb") as file:
             answer = self._http.post(
-                "/v1/segment", files={"video": file}, data=fields, headers={"Accept": accept}
+                "/v1/segment", files={"video": file}, data=fields, headers={"Accept": accept} | self._pin
             )
         return _body(answer)
 

@@ -1,24 +1,40 @@
 """Masks -> what a client asked for: JSON with run lengths, one png, a zip of pngs, or an overlay video.
 
-Every writer takes frames one after the other and keeps only their encoded form.
+Every writer takes frames one after the other and puts their encoded form into a file on disk, so memory does not
+grow with the number of frames, and nothing is sent before it is known that all of it can be.
 """
 
 from __future__ import annotations
 
 import io
+import shutil
+import tempfile
 import zipfile
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
 from sdavs_serve.errors import RequestError
-from sdavs_serve.schema import FrameMask, Rle, SegmentAnswer
+from sdavs_serve.schema import AnswerHead, ClassMask, FrameMask, Rle, Timings
 
-OVERLAY_COLOUR = np.array([255, 48, 64], np.float32)
 OVERLAY_OPACITY = 0.45
+
+COLOURS = np.array(
+    [
+        (0, 0, 0),
+        (255, 48, 64),
+        (48, 160, 255),
+        (255, 200, 40),
+        (80, 220, 120),
+        (200, 90, 255),
+        (255, 140, 60),
+    ],
+    np.uint8,
+)
+"""Of the classes: background, then the one of binary models; more classes than colours begin again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +46,29 @@ class AnsweredFrame:
     picture: np.ndarray
     """[H, W, 3] uint8."""
     mask: np.ndarray
-    """[H, W] uint8, 0 or 1."""
-    score: float
+    """[H, W] uint8, class of each pixel; 0 is background, binary models know 1."""
+    scores: dict[int, float]
+    """Mean probability inside the mask of each class that is there."""
 
-    def to_schema(self) -> FrameMask:
-        """The frame as JSON."""
+    def to_schema(self, classes: list[str]) -> FrameMask:
+        """The frame as JSON; `classes` are the model's, background first."""
+        inside = (self.mask > 0).astype(np.uint8)
+        masks = [self._class_mask(value, classes[value]) for value in self.scores]
+        area = sum(mask.area for mask in masks)
         return FrameMask(
             index=self.index,
             time_s=self.time_s,
             size=self.mask.shape,
-            rle=encode_rle(self.mask),
-            score=self.score,
-            area=float(self.mask.mean()),
+            rle=encode_rle(inside),
+            score=sum(mask.score * mask.area for mask in masks) / area if area else 0.0,
+            area=float(inside.mean()),
+            classes=masks if len(classes) > 2 else None,
         )
+
+    def _class_mask(self, value: int, name: str) -> ClassMask:
+        mask = (self.mask == value).astype(np.uint8)
+        score, area = self.scores[value], float(mask.mean())
+        return ClassMask(index=value, name=name, rle=encode_rle(mask), score=score, area=area)
 
 
 class Writer(Protocol):
@@ -53,8 +79,8 @@ class Writer(Protocol):
     def add(self, frame: AnsweredFrame) -> None:
         """Take the next frame."""
 
-    def finish(self, answer: SegmentAnswer) -> bytes:
-        """The body of the HTTP answer."""
+    def finish(self, timings: Timings) -> IO[bytes]:
+        """The body of the HTTP answer, rewound."""
 
 
 class JsonWriter:
@@ -62,16 +88,25 @@ class JsonWriter:
 
     media_type = "application/json"
 
-    def add(self, frame: AnsweredFrame) -> None:
-        """Nothing to keep: the answer collects every frame's run lengths anyway."""
+    def __init__(self, head: AnswerHead, classes: list[str]) -> None:
+        self._classes = classes
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been sent
+        self._file.write(head.model_dump_json()[:-1].encode() + b',"frames":[')
+        self._separator = b""
 
-    def finish(self, answer: SegmentAnswer) -> bytes:
+    def add(self, frame: AnsweredFrame) -> None:
+        """Append the frame."""
+        self._file.write(self._separator + frame.to_schema(self._classes).model_dump_json().encode())
+        self._separator = b","
+
+    def finish(self, timings: Timings) -> IO[bytes]:
         """The answer as JSON."""
-        return answer.model_dump_json().encode()
+        self._file.write(b'],"timings_ms":' + timings.model_dump_json().encode() + b"}")
+        return _rewound(self._file)
 
 
 class PngWriter:
-    """`image/png`: one frame's mask (0 and 255), or its overlay.
+    """`image/png`: one frame's mask (0 and 255, or a palette of classes), or its overlay.
 
     Raises:
         RequestError: 422 at the end, if there is no such frame.
@@ -82,19 +117,21 @@ class PngWriter:
     def __init__(self, *, index: int, overlay: bool) -> None:
         self._index = index
         self._overlay = overlay
+        self._num_frames = 0
         self._body: bytes | None = None
 
     def add(self, frame: AnsweredFrame) -> None:
         """Keep the one frame."""
+        self._num_frames += 1
         if frame.index == self._index:
-            self._body = encode_png(_picture_of(frame, overlay=self._overlay))
+            self._body = _png_of(frame, overlay=self._overlay)
 
-    def finish(self, answer: SegmentAnswer) -> bytes:
+    def finish(self, timings: Timings) -> IO[bytes]:
         """The picture."""
         if self._body is None:
-            detail = f"there is no frame {self._index}; the clip has {len(answer.frames)}, counted from 0"
+            detail = f"there is no frame {self._index}; the clip has {self._num_frames}, counted from 0"
             raise RequestError(status=422, kind="invalid", detail=detail, field="frame")
-        return self._body
+        return io.BytesIO(self._body)
 
 
 class ZipWriter:
@@ -102,20 +139,25 @@ class ZipWriter:
 
     media_type = "application/zip"
 
-    def __init__(self, *, overlay: bool) -> None:
+    def __init__(self, head: AnswerHead, classes: list[str], *, overlay: bool) -> None:
         self._overlay = overlay
-        self._file = io.BytesIO()
+        self._json = JsonWriter(head, classes)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been sent
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)  # png is compressed already
 
     def add(self, frame: AnsweredFrame) -> None:
         """Append the frame's png."""
-        self._zip.writestr(f"{frame.index:05d}.png", encode_png(_picture_of(frame, overlay=self._overlay)))
+        self._json.add(frame)
+        self._zip.writestr(f"{frame.index:05d}.png", _png_of(frame, overlay=self._overlay))
 
-    def finish(self, answer: SegmentAnswer) -> bytes:
+    def finish(self, timings: Timings) -> IO[bytes]:
         """The archive."""
-        self._zip.writestr("segmentation.json", answer.model_dump_json(), zipfile.ZIP_DEFLATED)
+        about = zipfile.ZipInfo("segmentation.json")
+        about.compress_type = zipfile.ZIP_DEFLATED
+        with self._json.finish(timings) as source, self._zip.open(about, "w") as target:
+            shutil.copyfileobj(source, target)
         self._zip.close()
-        return self._file.getvalue()
+        return _rewound(self._file)
 
 
 def encode_rle(mask: np.ndarray) -> Rle:
@@ -137,17 +179,36 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """[H, W, 3] uint8 with the masked pixels tinted and the mask's outline drawn in full colour."""
-    inside = mask.astype(bool)
-    padded = np.pad(inside, 1, mode="edge")
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    outline = inside & ~core
+    """[H, W, 3] uint8 with the masked pixels tinted and the masks' outlines drawn in full colour.
+
+    Args:
+        picture: [H, W, 3] uint8.
+        mask: [H, W] uint8, class of each pixel.
+    """
+    inside = mask > 0
+    colours = COLOURS[1 + (mask.astype(int) - 1) % (len(COLOURS) - 1)]
+    padded = np.pad(mask, 1, mode="edge")
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    outline = inside & np.any([neighbour != mask for neighbour in neighbours], axis=0)
     drawn = picture.copy()
-    tinted = picture[inside] * (1 - OVERLAY_OPACITY) + OVERLAY_COLOUR * OVERLAY_OPACITY
+    tinted = picture[inside] * (1 - OVERLAY_OPACITY) + colours[inside] * OVERLAY_OPACITY
     drawn[inside] = tinted.round().astype(np.uint8)
-    drawn[outline] = OVERLAY_COLOUR.astype(np.uint8)
+    drawn[outline] = colours[outline]
     return drawn
 
 
-def _picture_of(frame: AnsweredFrame, *, overlay: bool) -> np.ndarray:
-    return draw_overlay(frame.picture, frame.mask) if overlay else frame.mask * np.uint8(255)
+def _png_of(frame: AnsweredFrame, *, overlay: bool) -> bytes:
+    if overlay:
+        return encode_png(draw_overlay(frame.picture, frame.mask))
+    if frame.mask.max(initial=0) <= 1 and set(frame.scores) <= {1}:
+        return encode_png(frame.mask * np.uint8(255))
+    picture = Image.fromarray(frame.mask, mode="P")
+    picture.putpalette(COLOURS.tobytes())
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _rewound(file: IO[bytes]) -> IO[bytes]:
+    file.seek(0)
+    return file

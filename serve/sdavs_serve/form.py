@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO
 
+import numpy as np
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
+from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.encode import JsonWriter, PngWriter, Writer, ZipWriter
 from sdavs_serve.errors import RequestError
 from sdavs_serve.overlay_video import OverlayVideoWriter
-from sdavs_serve.segmenter import Upload
+from sdavs_serve.schema import AnswerHead
+from sdavs_serve.upload import Kind, Upload
 
 MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4")
 """Forms of the answer, the default first."""
@@ -29,19 +36,20 @@ class SegmentForm(BaseModel):
     frames: list[UploadFile] = []
     """Pictures, png or jpg, all of one size."""
     audio: UploadFile | None = None
-    """The sound that belongs to `frames`: wav, flac, ogg or mp3."""
+    """A sound: wav, flac, ogg, mp3 or a video's. It belongs to `frames`; sent with `video`, the model hears it in
+    place of the video's own sound, and silence where it is shorter."""
     fps: float | None = Field(default=None, gt=0, le=60, examples=[1.0])
     """Frames sampled from a second of video, or sent for a second of sound. Default: the endpoint's, 1 unless
     configured otherwise, which is what the model was trained on."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Probability above which a pixel belongs to the mask."""
+    """Probability above which a pixel belongs to the mask. Semantic models answer the most probable class instead."""
     frame: int = Field(default=0, ge=0)
     """Which frame `image/png` shows, from 0."""
     overlay: bool = False
     """Pictures (`image/png`, `application/zip`) show the mask over the frame instead of the bare mask."""
 
     async def read(self, *, default_fps: float) -> Upload:
-        """The files' content.
+        """The files' content, on disk.
 
         Raises:
             RequestError: 422, not exactly one of the two ways to send a clip.
@@ -49,28 +57,47 @@ class SegmentForm(BaseModel):
         if (self.video is None) == (not self.frames):
             detail = "send either video, or frames and audio"
             raise RequestError(status=422, kind="invalid", detail=detail, field="video")
-        if bool(self.frames) != (self.audio is not None):
-            detail = (
-                "frames need audio: SDAVS finds what sounds" if self.frames else "audio belongs to frames"
-            )
+        if self.frames and self.audio is None:
+            detail = "frames need audio: SDAVS finds what sounds"
             raise RequestError(status=422, kind="no_sound", detail=detail, field="audio")
-        return Upload(
-            video=await self.video.read() if self.video else None,
-            pictures=[await picture.read() for picture in self.frames],
-            audio=await self.audio.read() if self.audio else None,
-            fps=self.fps or default_fps,
-            threshold=self.threshold,
-        )
+        fps = self.fps or default_fps
+        if self.video and not self.audio:
+            whole = (0, self.video.size or 0)
+            return Upload(
+                file=self.video.file, kind="video", parts=[whole], fps=fps, threshold=self.threshold
+            )
+        assert self.audio
+        pictures = [self.video] if self.video else self.frames
+        file, parts = await asyncio.to_thread(_joined, [*pictures, self.audio])
+        kind: Kind = "video" if self.video else "pictures"
+        return Upload(file=file, kind=kind, parts=parts, fps=fps, threshold=self.threshold)
 
-    def new_writer(self, media_type: str, upload: Upload) -> Callable[[], Writer]:
+    def new_writer(
+        self, media_type: str, upload: Upload, sandbox: Sandbox
+    ) -> Callable[[AnswerHead, list[str]], Writer]:
         """A maker of writers for the form of answer that was negotiated."""
-        writers: dict[str, Callable[[], Writer]] = {
+
+        def sound(until: float) -> Iterator[np.ndarray]:
+            return sandbox.sound(upload, until=until).sound()
+
+        writers: dict[str, Callable[[AnswerHead, list[str]], Writer]] = {
             "application/json": JsonWriter,
-            "image/png": lambda: PngWriter(index=self.frame, overlay=self.overlay),
-            "application/zip": lambda: ZipWriter(overlay=self.overlay),
-            "video/mp4": lambda: OverlayVideoWriter(fps=upload.fps, sound=upload.sound),
+            "image/png": lambda head, classes: PngWriter(index=self.frame, overlay=self.overlay),
+            "application/zip": lambda head, classes: ZipWriter(head, classes, overlay=self.overlay),
+            "video/mp4": lambda head, classes: OverlayVideoWriter(fps=upload.fps, sound=sound),
         }
         return writers[media_type]
+
+
+def _joined(files: list[UploadFile]) -> tuple[IO[bytes], list[tuple[int, int]]]:
+    """Many files in one, because a decoder is given one descriptor; with the place of each."""
+    joined, parts = tempfile.TemporaryFile(), []  # noqa: SIM115 - closed with the request
+    for file in files:
+        start = joined.tell()
+        shutil.copyfileobj(file.file, joined)
+        parts.append((start, joined.tell() - start))
+    joined.flush()
+    return joined, parts
 
 
 def negotiate(accept: str) -> str:

@@ -10,9 +10,11 @@ from sdavs_serve.problems import problem_response
 
 MEGABYTE = 1_000_000
 
+SEGMENT = "/v1/segment"
+
 
 class Gate:
-    """ASGI middleware around the whole app; only requests with a body pass through its checks.
+    """ASGI middleware around the whole app; only uploads pass through its checks.
 
     Probes are not counted, so that a busy endpoint still answers them.
     """
@@ -25,7 +27,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer 413 or 429."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != SEGMENT:
             await self._app(scope, receive, send)
             return
         if self._num_requests >= self._max_requests:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 from fastapi import FastAPI, Form, Header, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from sdavs_platform.config import ServeConfig
 
 import sdavs_serve
 from sdavs_serve.asker import Asker
+from sdavs_serve.auth import Authentication, check_webhook
+from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.form import MEDIA_TYPES, SegmentForm, negotiate
 from sdavs_serve.gate import Gate
+from sdavs_serve.keys import KeyFile, keys_required
+from sdavs_serve.metrics import Measured, Metrics
 from sdavs_serve.mirror import Observer
 from sdavs_serve.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.problems import handle_problems
@@ -24,8 +31,13 @@ from sdavs_serve.router import Route, Router
 from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
 from sdavs_serve.segmenter import Segmenter
 
+MAX_WEBHOOK_BYTES = 64_000
+
 ERRORS = {
+    401: "no key, or an unknown one",
+    403: "a key for something else",
     406: "none of the accepted forms of answer is offered",
+    409: "the version asked for by X-Model-Version is not loaded",
     413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
     415: "not a file of a kind that can be read",
     422: "damaged, without sound, or a field out of range; `field` names the field",
@@ -53,7 +65,8 @@ class Ingress:
         self._router = Router()
         observer = Observer(slots=slots, controller=controller)
         asker = Asker(slots=slots, router=self._router, observer=observer)
-        self._segmenter = Segmenter(config=config, router=self._router, asker=asker)
+        self._sandbox = Sandbox(config)
+        self._segmenter = Segmenter(config=config, router=self._router, asker=asker, sandbox=self._sandbox)
 
     def check_health(self) -> None:
         """Called by Serve, which replaces this copy if it raises."""
@@ -64,20 +77,30 @@ class Ingress:
         return create_app(
             config=self._config,
             segmenter=self._segmenter,
+            sandbox=self._sandbox,
             router=self._router,
+            metrics=Metrics(),
             nudge=self._controller.nudge.remote,
         )
 
 
 def create_app(
-    *, config: ServeConfig, segmenter: Segmenter, router: Router, nudge: Callable[[], Awaitable[None]]
+    *,
+    config: ServeConfig,
+    segmenter: Segmenter,
+    sandbox: Sandbox,
+    router: Router,
+    metrics: Metrics,
+    nudge: Callable[[], Awaitable[None]],
 ) -> FastAPI:
     """The FastAPI app around a segmenter and a rollout.
 
     Args:
         config: the endpoint's config.
         segmenter: answers uploads.
+        sandbox: decodes them.
         router: knows the rollout's document.
+        metrics: counts what happens.
         nudge: asks the controller to look at the alias now.
     """
     app = FastAPI(
@@ -86,7 +109,12 @@ def create_app(
         description=sdavs_serve.__doc__ or "",
         version="1",
     )
+    secret = Path(config.webhook_secret_file) if config.webhook_secret_file else None
+    # From the inside out: what is added last sees a request first.
     app.add_middleware(Gate, max_requests=config.max_requests, max_upload_mb=config.max_upload_mb)
+    if keys_required(config):
+        app.add_middleware(Authentication, keys=KeyFile.of(config), webhook_secret=secret)
+    app.add_middleware(Measured, metrics=metrics)
     handle_problems(app)
 
     @app.post("/v1/segment", response_class=JSONResponse, responses=_segment_responses())
@@ -105,10 +133,16 @@ def create_app(
             raise RequestError(status=415, kind="unsupported", detail="send the clip as multipart/form-data")
         media_type = negotiate(accept)
         upload = await form.read(default_fps=config.fps)
-        body, writer, answer = await segmenter.segment(
-            upload, form.new_writer(media_type, upload), pinned=x_model_version
-        )
-        return Response(body, media_type=writer.media_type, headers={"X-Model-Version": answer.model.version})
+        new_writer = form.new_writer(media_type, upload, sandbox)
+        done = await segmenter.segment(upload, new_writer, pinned=x_model_version)
+        metrics.frames.labels(str(done.version)).inc(done.num_frames)
+        for part in ("decode", "model", "encode"):
+            metrics.part_seconds.labels(part).inc(getattr(done.timings, part) / 1000)
+        headers = {
+            "X-Model-Version": str(done.version),
+            "Content-Length": str(done.body.seek(0, io.SEEK_END)),
+        }
+        return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
 
     @app.get("/v1/model", responses={503: _problem("no model serves")})
     async def model(response: Response) -> ModelStatus:
@@ -123,10 +157,18 @@ def create_app(
         return router.state
 
     @app.post("/v1/rollout/nudge", status_code=202)
-    async def nudge_rollout() -> Health:
+    async def nudge_rollout(request: Request) -> Health:
         """Look now where the alias points; it is looked at every few seconds anyway. MLflow's webhook may call this."""
+        if secret and "x-mlflow-signature" in request.headers:
+            check_webhook(request.headers, await _small_body(request), secret_file=secret)
         await nudge()
         return Health(status="ok")
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """Requests, times, frames and the rollout, for Prometheus."""
+        text = await asyncio.to_thread(metrics.text, router.state)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -144,6 +186,23 @@ def create_app(
         return Health(status="ok")
 
     return app
+
+
+def _pieces(body: IO[bytes]) -> Iterator[bytes]:
+    with body:
+        body.seek(0)
+        while piece := body.read(1 << 20):
+            yield piece
+
+
+async def _small_body(request: Request) -> bytes:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_WEBHOOK_BYTES:
+            detail = f"a webhook of more than {MAX_WEBHOOK_BYTES} bytes"
+            raise RequestError(status=413, kind="too_large", detail=detail)
+    return body
 
 
 def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStatus:

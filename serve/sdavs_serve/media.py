@@ -14,16 +14,16 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import av
 import numpy as np
-from sdavs_platform.config import ServeConfig
 
 from sdavs_model.data.clip import Clip
 from sdavs_serve.errors import MediaError
 from sdavs_serve.pictures import PictureTrack, decode_picture
-from sdavs_serve.sound import SoundTrack
+from sdavs_serve.sound import SoundTrack, gapless
 
 # Content decides, never the name or the declared type. FFmpeg is told the format instead of guessing it:
 # its guesses include play lists, which open further files and addresses.
@@ -40,6 +40,25 @@ SOUND_MAGIC = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b
 
 TRUNCATION_SLACK_S = 1.0
 """How much earlier than announced a video may end; muxers round, and the last frame's length is often unknown."""
+
+
+OVERLAY_RATE = 48_000
+"""Samples a second of an overlay's sound, which is stereo."""
+
+
+class Limits(Protocol):
+    """The keys of `ServeConfig` that decoding minds."""
+
+    @property
+    def max_seconds(self) -> float: ...
+    @property
+    def max_frames(self) -> int: ...
+    @property
+    def max_pixels(self) -> int: ...
+
+
+Content = bytes | memoryview
+"""A whole file; memory that is mapped from disk as well as memory that is filled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +110,7 @@ def _window(samples: list[Sample], *, first: int, fresh: int) -> Window:
     return Window(clip=clip, first=first, samples=samples[-fresh:])
 
 
-def decode_video(data: bytes, *, fps: float, limits: ServeConfig, field: str = "video") -> Iterator[Sample]:
+def decode_video(data: Content, *, fps: float, limits: Limits, field: str = "video") -> Iterator[Sample]:
     """Samples a video with sound: mp4, mov, webm or mkv.
 
     Two readers walk the same bytes, one for pictures and one for sound, so that a file that stores them far
@@ -130,7 +149,7 @@ def decode_video(data: bytes, *, fps: float, limits: ServeConfig, field: str = "
 
 
 def decode_pictures(
-    pictures: Sequence[bytes], sound: bytes, *, fps: float, limits: ServeConfig
+    pictures: Sequence[Content], sound: Content, *, fps: float, limits: Limits
 ) -> Iterator[Sample]:
     """Samples that come as one png or jpg each, in order, with a sound file (wav, flac, ogg, mp3 or a video's).
 
@@ -140,11 +159,7 @@ def decode_pictures(
     if len(pictures) > limits.max_frames:
         raise _too_many_frames(limits, "frames")
     _check_end(len(pictures) / fps, fps, limits, "frames")
-    kind = sound_format(sound)
-    if kind is None:
-        raise MediaError("unsupported", "not a wav, flac, ogg or mp3 file", field="audio")
-    with _reading("audio"), open_media(sound, kind) as container:
-        track = SoundTrack(container, start=(container.start_time or 0) / av.time_base, field="audio")
+    with _sound_file(sound) as track:
         size = None
         for index, data in enumerate(pictures):
             picture = decode_picture(data, max_pixels=limits.max_pixels, field=f"frames[{index}]")
@@ -153,23 +168,92 @@ def decode_pictures(
             size = picture.shape
             time_s = (index + 0.5) / fps
             yield Sample(time_s=time_s, picture=picture, second=track.second_around(time_s))
+
+
+def heard_with(samples: Iterable[Sample], sound: Content) -> Iterator[Sample]:
+    """The same moments with the sound of another file, and silence after its end.
+
+    Raises:
+        MediaError: the file is of another kind, damaged or empty.
+    """
+    with _sound_file(sound) as track:
+        for sample in samples:
+            yield replace(sample, second=track.second_around(sample.time_s))
+
+
+@contextmanager
+def _sound_file(data: Content) -> Iterator[SoundTrack]:
+    kind = sound_format(data)
+    if kind is None:
+        raise MediaError("unsupported", "not a wav, flac, ogg or mp3 file", field="audio")
+    with _reading("audio"), open_media(data, kind) as container:
+        track = SoundTrack(container, start=(container.start_time or 0) / av.time_base, field="audio")
+        yield track
         if not track.num_decoded:
             raise MediaError("no_sound", "the file holds no sound", field="audio")
 
 
-def video_format(data: bytes) -> str | None:
+def decode_stereo(data: Content, *, until: float) -> Iterator[np.ndarray]:
+    """The sound of an upload for its overlay: blocks [2, N] float32 at `OVERLAY_RATE`, from 0 s on without gaps.
+
+    Raises:
+        MediaError: damaged.
+    """
+    kind = sound_format(data)
+    assert kind is not None, "decoding has already read this sound"
+    with _reading("audio"), open_media(data, kind) as source:
+        start = (source.start_time or 0) / av.time_base
+        left = round(until * OVERLAY_RATE)
+        for block, _ in gapless(source, start=start, rate=OVERLAY_RATE, layout="stereo", field="audio"):
+            yield block[:, :left]
+            left -= block.shape[1]
+            if left <= 0:
+                return
+
+
+def video_format(data: Content) -> str | None:
     """FFmpeg's name of the container, by its first bytes; None if it is none of ours."""
-    return "matroska" if data.startswith(EBML_MAGIC) else VIDEO_MAGIC.get(data[4:8])
+    head = bytes(data[:8])
+    return "matroska" if head.startswith(EBML_MAGIC) else VIDEO_MAGIC.get(head[4:])
 
 
-def sound_format(data: bytes) -> str | None:
+def sound_format(data: Content) -> str | None:
     """FFmpeg's name of a sound file, or of a video that holds sound; None if it is none of ours."""
-    return next((kind for magic, kind in SOUND_MAGIC.items() if data.startswith(magic)), video_format(data))
+    head = bytes(data[:8])
+    return next((kind for magic, kind in SOUND_MAGIC.items() if head.startswith(magic)), video_format(data))
 
 
-def open_media(data: bytes, kind: str) -> av.container.InputContainer:
-    """Opens an upload as the container that its first bytes say; seekable, in memory."""
-    return av.open(io.BytesIO(data), mode="r", format=kind)
+def open_media(data: Content, kind: str) -> av.container.InputContainer:
+    """Opens an upload as the container that its first bytes say; seekable, without a copy."""
+    return av.open(_View(data), mode="r", format=kind)
+
+
+class _View(io.RawIOBase):
+    """A file over memory that stays where it is; `io.BytesIO` would copy a mapped upload into memory."""
+
+    def __init__(self, data: Content) -> None:
+        self._data = memoryview(data)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size is None or size < 0 else self._position + size
+        part = bytes(self._data[self._position : end])
+        self._position += len(part)
+        return part
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
 
 @contextmanager
@@ -177,16 +261,18 @@ def _reading(field: str) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise MemoryError(str(error)) from error
         raise MediaError("corrupt", f"cannot be decoded ({error.strerror})", field=field) from error
 
 
-def _check_end(end: float, fps: float, limits: ServeConfig, field: str) -> None:
+def _check_end(end: float, fps: float, limits: Limits, field: str) -> None:
     # Measured at the last sample, so that a file of 60.02 s passes a limit of 60: sound is padded to full packets.
     if end - 0.5 / fps > limits.max_seconds:
         detail = f"{math.ceil(end)} s long or longer; allowed: {limits.max_seconds:g} s"
         raise MediaError("too_large", detail, field=field, limit="max_seconds")
 
 
-def _too_many_frames(limits: ServeConfig, field: str) -> MediaError:
+def _too_many_frames(limits: Limits, field: str) -> MediaError:
     detail = f"more than {limits.max_frames} frames; send a shorter clip or a lower fps"
     return MediaError("too_large", detail, field=field, limit="max_frames")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
+import tempfile
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import IO
 
 import av
 import numpy as np
 
 from sdavs_serve.encode import AnsweredFrame, draw_overlay
-from sdavs_serve.media import open_media, sound_format
-from sdavs_serve.schema import SegmentAnswer
+from sdavs_serve.media import OVERLAY_RATE
+from sdavs_serve.schema import Timings
 
 MIN_RATE = 10
 """Pictures a second in the file. Sampled frames are repeated up to it: players seek badly in slower video."""
-
-SOUND_RATE = 48_000
 
 
 class OverlayVideoWriter:
@@ -27,22 +27,22 @@ class OverlayVideoWriter:
 
     media_type = "video/mp4"
 
-    def __init__(self, *, fps: float, sound: bytes) -> None:
+    def __init__(self, *, fps: float, sound: Callable[[float], Iterator[np.ndarray]]) -> None:
         """
         Args:
             fps: sampled frames a second.
-            sound: the uploaded file that holds the sound.
+            sound: the upload's sound up to a moment in seconds, as blocks [2, N] float32 at `OVERLAY_RATE`.
         """
         self._sound = sound
         self._repeats = max(1, math.ceil(MIN_RATE / fps))
         self._rate = (Fraction(fps) * self._repeats).limit_denominator(1001)
-        self._file = io.BytesIO()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been sent
         self._container = av.open(self._file, "w", format="mp4")
         self._video = self._container.add_stream(
             "libx264", rate=self._rate, options={"preset": "veryfast", "crf": "20"}
         )
         self._video.pix_fmt = "yuv420p"
-        self._audio = self._container.add_stream("aac", rate=SOUND_RATE, layout="stereo")
+        self._audio = self._container.add_stream("aac", rate=OVERLAY_RATE, layout="stereo")
         self._num_pictures = 0
 
     def add(self, frame: AnsweredFrame) -> None:
@@ -59,24 +59,19 @@ class OverlayVideoWriter:
             self._container.mux(self._video.encode(picture))
             self._num_pictures += 1
 
-    def finish(self, answer: SegmentAnswer) -> bytes:
+    def finish(self, timings: Timings) -> IO[bytes]:
         """The file."""
         self._container.mux(self._video.encode(None))
         self._add_sound(until=float(self._num_pictures / self._rate))
         self._container.close()
-        return self._file.getvalue()
+        self._file.seek(0)
+        return self._file
 
     def _add_sound(self, *, until: float) -> None:
-        """Re-encode the upload's sound, at its own channels' best stereo, up to the last picture's end."""
-        resampler = av.AudioResampler(format="fltp", layout="stereo", rate=SOUND_RATE)
-        kind = sound_format(self._sound)
-        assert kind is not None, "decoding has already read this sound"
-        with open_media(self._sound, kind) as source:
-            for frame in source.decode(audio=0):
-                if frame.time is not None and frame.time >= until:
-                    break
-                for part in resampler.resample(frame):
-                    self._container.mux(self._audio.encode(part))
-            for part in resampler.resample(None):
-                self._container.mux(self._audio.encode(part))
+        num_samples = 0
+        for block in self._sound(until):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = OVERLAY_RATE, num_samples
+            num_samples += block.shape[1]
+            self._container.mux(self._audio.encode(frame))
         self._container.mux(self._audio.encode(None))

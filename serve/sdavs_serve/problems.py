@@ -32,6 +32,8 @@ def problem_response(error: RequestError, scope: Scope) -> Response:
         request_id=Headers(scope=scope).get(REQUEST_ID_HEADER),
     )
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return Response(
         problem.model_dump_json(exclude_none=True), error.status, headers=headers, media_type=MEDIA_TYPE
     )

@@ -39,6 +39,21 @@ class ModelInfo(Answer):
     """Digest of its weights, checked before loading."""
 
 
+class ClassMask(Answer):
+    """One class in one frame; only semantic models answer these."""
+
+    index: int
+    """Value of the class, from 1."""
+    name: str
+    """Its name."""
+    rle: Rle
+    """The mask."""
+    score: float
+    """Mean probability inside the mask."""
+    area: float
+    """Share of the frame that the mask covers, 0 to 1."""
+
+
 class FrameMask(Answer):
     """What sounds in one frame."""
 
@@ -54,6 +69,8 @@ class FrameMask(Answer):
     """Mean probability inside the mask; 0 where the mask is empty."""
     area: float
     """Share of the frame that the mask covers, 0 to 1."""
+    classes: list[ClassMask] | None = None
+    """Each class in the frame; null from a binary model. `rle` is all of them together."""
 
 
 class Timings(Answer):
@@ -69,14 +86,20 @@ class Timings(Answer):
     """From the complete upload to the answer."""
 
 
-class SegmentAnswer(Answer):
-    """The answer of POST /v1/segment: as many masks as frames sampled, in order of time."""
+class AnswerHead(Answer):
+    """What is known of an answer before its first frame."""
 
     model: ModelInfo
     fps: float
     """Frames sampled a second; frame i stands for the time from i / fps to (i + 1) / fps."""
-    threshold: float
-    """Probability above which a pixel belongs to the mask."""
+    threshold: float | None
+    """Probability above which a pixel belongs to the mask; null from a semantic model, which answers the most
+    probable class."""
+
+
+class SegmentAnswer(AnswerHead):
+    """The answer of POST /v1/segment: as many masks as frames sampled, in order of time."""
+
     frames: list[FrameMask]
     timings_ms: Timings
 

@@ -18,7 +18,7 @@ MIN_RATE = 4_000
 """Below it, resampling to 16 kHz would let a small file unfold into a huge one. Our choice: half of the
 telephone's 8 kHz, the lowest rate that real recordings have."""
 
-MAX_GAP = SAMPLE_RATE // 20
+MAX_GAP_S = 0.05
 """Time stamps of containers jitter; only gaps above 50 ms are real and become silence."""
 
 
@@ -85,20 +85,50 @@ class SoundTrack:
     def _decode(self, container: av.container.InputContainer, start: float) -> Iterator[np.ndarray]:
         """Blocks of [N] float32 that follow each other without gaps from 0 s on."""
         # The layout is kept: FFmpeg's own mix-down of stereo is 3 dB louder than the mean that training uses.
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
-        end = 0
-        for frame in container.decode(audio=0):
-            if frame.time is not None:
-                due = round((frame.time - start) * SAMPLE_RATE)
-                if due - end > MAX_GAP:
-                    yield from _silence(due - end)
-                    end = due
-            for block in _resample(resampler, frame, self._field):
-                end += len(block)
-                self.num_decoded += len(block)
-                yield block
-        if self.num_decoded:
-            yield from _resample(resampler, None, self._field)
+        for block, heard in gapless(container, start=start, rate=SAMPLE_RATE, layout=None, field=self._field):
+            if heard:
+                self.num_decoded += block.shape[1]
+            yield block.mean(axis=0, dtype=np.float32)
+
+
+def gapless(
+    container: av.container.InputContainer, *, start: float, rate: int, layout: str | None, field: str
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Blocks [C, N] float32 that follow each other without gaps from 0 s on, and whether each was in the file.
+
+    Args:
+        container: decoded from its current position.
+        start: the container's time that counts as 0 s.
+        rate: samples a second.
+        layout: "stereo" mixes as a player does; None keeps the channels.
+        field: form field that the file came in, for messages.
+
+    Raises:
+        MediaError: the sound changes its format midway.
+    """
+    resampler = av.AudioResampler(format="fltp", rate=rate, layout=layout)
+    end, num_channels = 0, 2 if layout == "stereo" else 1
+    for frame in container.decode(audio=0):
+        if frame.time is not None:
+            due = round((frame.time - start) * rate)
+            if due - end > rate * MAX_GAP_S:
+                for silence in _silence(due - end, piece=rate):
+                    yield np.repeat(silence, num_channels, axis=0), False
+                end = due
+        for block in _resample(resampler, frame, field):
+            end, num_channels = end + block.shape[1], block.shape[0]
+            yield block, True
+    if end:
+        for block in _resample(resampler, None, field):
+            yield block, True
+
+
+def _silence(num_samples: int, *, piece: int) -> Iterator[np.ndarray]:
+    # In pieces: a forged time stamp may claim years of it.
+    while num_samples > 0:
+        size = min(num_samples, piece)
+        yield np.zeros((1, size), np.float32)
+        num_samples -= size
 
 
 def _resample(resampler: av.AudioResampler, frame: av.AudioFrame | None, field: str) -> Iterator[np.ndarray]:
@@ -107,12 +137,4 @@ def _resample(resampler: av.AudioResampler, frame: av.AudioFrame | None, field: 
     except ValueError as error:
         raise MediaError("corrupt", f"the sound changes its format midway ({error})", field=field) from error
     for part in parts:
-        yield part.to_ndarray().mean(axis=0, dtype=np.float32)
-
-
-def _silence(num_samples: int) -> Iterator[np.ndarray]:
-    # In pieces: a forged time stamp may claim years of it.
-    while num_samples > 0:
-        piece = min(num_samples, SAMPLE_RATE)
-        yield np.zeros(piece, np.float32)
-        num_samples -= piece
+        yield part.to_ndarray()

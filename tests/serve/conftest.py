@@ -1,21 +1,22 @@
-"""Real uploads for the serving tests: videos with sound, written here with PyAV."""
+"""Real uploads for the serving tests, written here with PyAV, and the one endpoint that they all ask."""
 
 import io
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from stack import Stack, running_stack
 
 RATE = 16_000
 
 
 def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """[H, W, 3]: a bright square that moves, on a grey that tells which frame it is."""
-    drawn = np.full((height, width, 3), 20 + 25 * index, np.uint8)
-    left = 4 + 6 * index
+    """[H, W, 3]: a bright square that moves, on a grey that tells which of nine frames it is."""
+    drawn = np.full((height, width, 3), 20 + 25 * (index % 9), np.uint8)
+    left = 4 + 6 * (index % 7)
     drawn[10:26, left : left + 16] = (250, 200, 40)
     return drawn
 
@@ -87,3 +88,9 @@ def make_wav() -> Callable[..., bytes]:
 @pytest.fixture(scope="session")
 def make_png() -> Callable[..., bytes]:
     return write_png
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    with running_stack() as made:
+        yield made

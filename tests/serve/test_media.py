@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 from sdavs_platform.config import ServeConfig
-from sdavs_serve.encode import OVERLAY_COLOUR, AnsweredFrame, decode_rle, draw_overlay, encode_rle
+from sdavs_serve.encode import COLOURS, AnsweredFrame, decode_rle, draw_overlay, encode_rle
 from sdavs_serve.errors import MediaError, RequestError
 from sdavs_serve.form import negotiate
-from sdavs_serve.media import decode_pictures, decode_video, windows
+from sdavs_serve.media import decode_pictures, decode_stereo, decode_video, windows
 from sdavs_serve.overlay_video import OverlayVideoWriter
+from sdavs_serve.schema import Timings
 
 LIMITS = ServeConfig()
+TIMINGS = Timings(decode=0, model=0, encode=0, total=0)
 RATE = 16_000
 
 
@@ -91,20 +93,36 @@ def test_a_mask_survives_its_run_lengths():
     assert np.array_equal(decode_rle(encode_rle(mask)), mask)
 
 
+def test_a_semantic_frame_names_each_class_and_all_of_them_together():
+    mask = np.zeros((4, 8), np.uint8)
+    mask[:, 2:4], mask[:2, 6:] = 1, 2
+    frame = AnsweredFrame(
+        index=0, time_s=0.5, picture=np.zeros((4, 8, 3), np.uint8), mask=mask, scores={1: 0.75, 2: 0.5}
+    )
+    answer = frame.to_schema(["background", "dog", "cat"])
+    assert [(one.index, one.name, one.area) for one in answer.classes] == [
+        (1, "dog", 0.25),
+        (2, "cat", 0.125),
+    ]
+    assert np.array_equal(decode_rle(answer.classes[1].rle), mask == 2)
+    assert np.array_equal(decode_rle(answer.rle), mask > 0)
+    assert answer.score == pytest.approx((0.75 * 8 + 0.5 * 4) / 12)
+
+
 def test_the_overlay_changes_masked_pixels_only():
     picture = np.full((8, 8, 3), 100, np.uint8)
     mask = np.zeros((8, 8), np.uint8)
     mask[2:6, 2:6] = 1
     drawn = draw_overlay(picture, mask)
     assert np.array_equal(drawn[mask == 0], picture[mask == 0])
-    assert np.array_equal(drawn[2, 2], OVERLAY_COLOUR.astype(np.uint8)), "the outline is opaque"
+    assert np.array_equal(drawn[2, 2], COLOURS[1]), "the outline is opaque"
     assert (drawn[3, 3] != 100).any()
     assert (drawn[3, 3] != drawn[2, 2]).any()
 
 
 def test_the_overlay_video_keeps_frames_and_sound_in_step(make_video, chirp):
     video = make_video(3, kind="webm")
-    writer = OverlayVideoWriter(fps=1, sound=video)
+    writer = OverlayVideoWriter(fps=1, sound=lambda until: decode_stereo(video, until=until))
     for index, sample in enumerate(decode_video(video, fps=1, limits=LIMITS)):
         odd = sample.picture[:47, :63]
         writer.add(
@@ -113,10 +131,10 @@ def test_the_overlay_video_keeps_frames_and_sound_in_step(make_video, chirp):
                 time_s=sample.time_s,
                 picture=odd,
                 mask=np.zeros((47, 63), np.uint8),
-                score=0.0,
+                scores={},
             )
         )
-    answered = list(decode_video(writer.finish(None), fps=1, limits=LIMITS))
+    answered = list(decode_video(writer.finish(TIMINGS).read(), fps=1, limits=LIMITS))
     assert [round((int(sample.picture[0, 0, 0]) - 20) / 25) for sample in answered] == [0, 1, 2]
     for index, sample in enumerate(answered):
         assert np.corrcoef(sample.second[800:-800], chirp[index * RATE :][800 : RATE - 800])[0, 1] > 0.99

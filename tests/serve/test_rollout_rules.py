@@ -73,7 +73,9 @@ class World:
         return self.state.served.version if self.state.served else None
 
     def tags(self, version: int) -> dict[str, str]:
-        return {k: v for write in self.state.outbox if write.version == version for k, v in write.tags.items()}
+        return {
+            k: v for write in self.state.outbox if write.version == version for k, v in write.tags.items()
+        }
 
 
 @pytest.fixture

@@ -47,9 +47,10 @@ def export_checkpoint(
 
 
 def golden_clips(config: RunConfig) -> list[Clip]:
-    """Two validation clips for the artifact; none where a data set has log-mel files instead of sound."""
+    """Two validation clips of one length for the artifact; none where files hold log-mels instead of sound."""
     clips = open_split(config, config.data.val_split)
-    return [clips.clip(index) for index in {0, len(clips) // 2} if clips.videos[index].wav.is_file()]
+    picked = [clips.clip(index) for index in {0, len(clips) // 2} if clips.videos[index].wav.is_file()]
+    return [clip for clip in picked if clip.num_frames == picked[0].num_frames]
 
 
 def finish_training(

@@ -21,7 +21,7 @@ from sdavs_serve.rollout import effects, store
 from sdavs_serve.rollout.gates import Observation, Stage
 from sdavs_serve.rollout.machine import Seen, advance
 from sdavs_serve.rollout.probe import probe_both
-from sdavs_serve.rollout.state import Failure, Release, RolloutState, SlotName, Target
+from sdavs_serve.rollout.state import Failure, Release, RolloutState, SlotName, TagWrite, Target
 
 logger = logging.getLogger("ray.serve")
 
@@ -48,7 +48,10 @@ class RolloutController:
         self._outcome: Any = None
         self._trouble: str | None = None
         self._work: tuple[tuple[int, str], asyncio.Task] | None = None
+        self._looking: asyncio.Task | None = None
         self._look_at = 0.0
+        self._tagging: asyncio.Task | None = None
+        self._tagged: TagWrite | None = None
         self._quiet_since = time.monotonic()
         self._nudged = asyncio.Event()
         self._loop = asyncio.get_running_loop().create_task(self._run())
@@ -74,12 +77,12 @@ class RolloutController:
 
     async def _run(self) -> None:
         while True:
+            self._nudged.clear()
             try:
                 await self._tick()
             except Exception:
                 # MLflow or Ray's head may be away for a while. The next tick begins from what is true then.
                 logger.exception("the rollout did not get on; trying again")
-            self._nudged.clear()
             try:
                 await asyncio.wait_for(self._nudged.wait(), TICK_S)
             except TimeoutError:
@@ -94,10 +97,7 @@ class RolloutController:
             state = RolloutState(revision=state.revision, source=source, alias=alias, stage=state.stage)
         if self._stage.number != state.stage:
             self._stage = Stage(number=state.stage)
-        await self._look_up()
-        if state.refused and state.active is None and self._target:
-            name = self._target[0].name
-            self._fallback = await asyncio.to_thread(effects.last_served, name, self._config)
+        self._start_talk(state)
         self._start_work(state)
         target, tagged = self._target or (None, False)
         seen = Seen(
@@ -111,11 +111,10 @@ class RolloutController:
             measured=self._stage.measured(),
             trouble=self._trouble,
         )
-        following = advance(state, seen, self._config.rollout)
+        told = tuple(write for write in state.outbox if write != self._tagged)
+        following = advance(state.model_copy(update={"outbox": told}), seen, self._config.rollout)
         if following != state:
             await self._change(state, following)
-        else:
-            await self._send_tags(state)
 
     async def _change(self, state: RolloutState, following: RolloutState) -> None:
         if await asyncio.to_thread(store.write_state, following) is None:
@@ -128,24 +127,41 @@ class RolloutController:
             self._quiet_since = time.monotonic()
             self._nudged.set()  # the next phase need not wait for the next tick
 
-    async def _look_up(self) -> None:
-        if time.monotonic() < self._look_at:
-            return
-        self._look_at = time.monotonic() + self._config.rollout.poll_s
+    def _start_talk(self, state: RolloutState) -> None:
+        """Ask and tell MLflow in the background: while it is slow or away, gates go on being judged."""
+        loop = asyncio.get_running_loop()
+        if (self._looking is None or self._looking.done()) and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + self._config.rollout.poll_s
+            self._looking = loop.create_task(
+                self._look_up(orphaned=state.active is None and bool(state.refused))
+            )
+        waiting = [write for write in state.outbox if write != self._tagged]
+        if waiting and (self._tagging is None or self._tagging.done()):
+            self._tagging = loop.create_task(self._tag(waiting[0]))
+
+    async def _look_up(self, *, orphaned: bool) -> None:
         try:
             self._target = await asyncio.to_thread(effects.look_up, self._config)
+            if orphaned:
+                name = self._target[0].name
+                self._fallback = await asyncio.to_thread(effects.last_served, name, self._config)
         except Exception as error:
             # Without MLflow nothing new begins; what serves goes on, and so does a rollout under way.
             self._target = None
             logger.warning("the alias cannot be looked up: %s", error)
+        self._nudged.set()
 
-    async def _send_tags(self, state: RolloutState) -> None:
-        """Empty the outbox in order; what MLflow does not take stays for the next tick."""
-        if not state.outbox:
+    async def _tag(self, write: TagWrite) -> None:
+        """Write the oldest tags of the outbox; what MLflow does not take stays for a later tick."""
+        try:
+            await asyncio.to_thread(effects.write_tags, write, self._config)
+        except Exception as error:
+            logger.warning("tags of version %d cannot be written: %s", write.version, error)
+            await asyncio.sleep(self._config.rollout.poll_s)
             return
-        await asyncio.to_thread(effects.write_tags, state.outbox[0], self._config)
+        self._tagged = write
         self._look_at = 0.0  # the tags are part of what is looked up
-        await self._change(state, state.model_copy(update={"outbox": state.outbox[1:]}))
+        self._nudged.set()
 
     def _start_work(self, state: RolloutState) -> None:
         """See to it that the phase's work is done once, in the background, and dropped when the phase is over."""

@@ -1,0 +1,55 @@
+"""API keys of the endpoint: make one, list them, take one back.
+
+    python jobs/keys.py add --scope segment --note "phone app"
+    python jobs/keys.py list
+    python jobs/keys.py remove 1f2e3d4c
+
+A key is printed once; the file keeps its SHA-256 alone. A running endpoint takes changes up by itself. Keys are
+required unless the endpoint listens on a loopback address: curl -H "Authorization: Bearer sdavs_..." ...
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import _sources
+
+_sources.use_this_checkout()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--file", type=Path, help="key file (default: keys.json in the state folder)")
+    actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions", dest="action")
+    add = actions.add_parser("add", help="make a key and print it")
+    add.add_argument(
+        "--scope",
+        choices=("segment", "admin"),
+        default="segment",
+        help="segment: send clips. admin: that, the rollout and the metrics (default: %(default)s)",
+    )
+    add.add_argument("--note", default="", help="whose it is")
+    actions.add_parser("list", help="show all keys, without themselves")
+    remove = actions.add_parser("remove", help="take a key back")
+    remove.add_argument("id", help="its number, as list shows it")
+    flags = parser.parse_args()
+    from sdavs_platform.config import ServeConfig
+    from sdavs_serve.keys import KeyFile
+
+    keys = KeyFile(flags.file) if flags.file else KeyFile.of(ServeConfig())
+    try:
+        if flags.action == "add":
+            print(keys.add(flags.scope, note=flags.note))
+        elif flags.action == "remove":
+            keys.remove(flags.id)
+        else:
+            for key in keys.entries():
+                print(f"{key.id}  {key.scope:<8} {key.note}")
+    except ValueError as error:
+        sys.exit(f"keys.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

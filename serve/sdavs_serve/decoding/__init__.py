@@ -1,0 +1,1 @@
+"""Strangers' files are decoded in processes that have limits, no secrets, no further files, and may die."""

@@ -1,0 +1,97 @@
+"""What a decoder does: one job over one file, its results into the connection. Runs confined; see `server.py`."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sdavs_serve.decoding import wire
+from sdavs_serve.errors import MediaError
+from sdavs_serve.media import decode_pictures, decode_stereo, decode_video, heard_with
+from sdavs_serve.pictures import decode_picture
+
+__all__ = ["Job", "MediaLimits", "decode_picture", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaLimits:
+    """The keys of `ServeConfig` that decoding needs; the decoder has no use for the rest, nor for pydantic."""
+
+    max_seconds: float
+    max_frames: int
+    max_pixels: int
+    timeout_s: float
+    decoder_memory_mb: float
+    decoder_cpu_s: float
+
+    @classmethod
+    def of(cls, config: Any) -> MediaLimits:
+        """The limits of a `ServeConfig`."""
+        return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to decode."""
+
+    what: Literal["video", "pictures", "sound"]
+    """sound: that of a video or of the sound file behind the pictures, for an overlay."""
+    parts: list[tuple[int, int]]
+    """Offset and length in the file: of the video or of each picture and, last, of the sound; a video needs none."""
+    fps: float
+    limits: MediaLimits
+    until: float = 0.0
+    """Seconds of sound wanted."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Job:
+        """What `to_json` made."""
+        return cls(**{**body, "limits": MediaLimits(**body["limits"])})
+
+
+def run(connection: socket.socket, file: int, *, confine: Callable[[Job, int], None]) -> None:
+    """Read the job, give up all rights, decode, and send what comes of it."""
+    job = Job.from_json(wire.receive(connection, max_array=0).body)
+    size = os.fstat(file).st_size
+    # Mapped, not read: the kernel pages it in as it is needed, and memory does not grow with the file.
+    content = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+    confine(job, size)
+    try:
+        for message in _messages(job, [content[start : start + length] for start, length in job.parts]):
+            wire.send(connection, message)
+        wire.send(connection, wire.Message(what="end"))
+    except (MediaError, MemoryError) as error:
+        refusal = error if isinstance(error, MediaError) else _too_much(job)
+        body = {name: getattr(refusal, name) for name in ("kind", "detail", "field", "limit")}
+        wire.send(connection, wire.Message(what="error", body=body))
+
+
+def _too_much(job: Job) -> MediaError:
+    detail = f"takes more than {job.limits.decoder_memory_mb:g} MB of memory to decode"
+    field = "video" if job.what == "video" else "frames"
+    return MediaError("too_large", detail, field=field, limit="decoder_memory_mb")
+
+
+def _messages(job: Job, parts: list[memoryview]) -> Iterator[wire.Message]:
+    if job.what == "sound":
+        for block in decode_stereo(parts[-1], until=job.until):
+            yield wire.Message(what="sound", arrays=(block,))
+        return
+    if job.what == "video":
+        samples = decode_video(parts[0], fps=job.fps, limits=job.limits)
+        if len(parts) > 1:
+            samples = heard_with(samples, parts[1])
+    else:
+        samples = decode_pictures(parts[:-1], parts[-1], fps=job.fps, limits=job.limits)
+    for sample in samples:
+        yield wire.Message(
+            what="sample", body={"time_s": sample.time_s}, arrays=(sample.picture, sample.second)
+        )

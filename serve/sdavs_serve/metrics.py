@@ -1,0 +1,145 @@
+"""What Prometheus scrapes at /metrics: this endpoint's requests and models, of all ingress replicas together.
+
+Every replica leaves its numbers in Ray's key-value store; whichever is asked adds them up. Ray's own metrics
+(queues, replicas, GPUs) are at Ray's own address and are not repeated.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from ray import serve
+from ray.experimental import internal_kv
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sdavs_serve.rollout.state import SLOTS, RolloutState
+from sdavs_serve.rollout.store import NAMESPACE
+
+SNAPSHOTS = "metrics/"
+PUBLISH_S = 2.0
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+PATHS = {
+    "/v1/segment",
+    "/v1/model",
+    "/v1/rollout",
+    "/v1/rollout/nudge",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/",
+}
+
+
+class Metrics:
+    """Counters of one ingress replica."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "sdavs_requests", "Requests answered, by path and status", ["path", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "sdavs_request_seconds", "Time of a request", ["path"], buckets=SECONDS, registry=registry
+        )
+        self.open = Gauge("sdavs_requests_open", "Requests in work", registry=registry)
+        self.frames = Counter(
+            "sdavs_frames", "Frames answered, by model version", ["version"], registry=registry
+        )
+        self.part_seconds = Counter(
+            "sdavs_segment_seconds",
+            "Time spent on /v1/segment, by part of the work",
+            ["part"],
+            registry=registry,
+        )
+        self._replica = serve.get_replica_context().replica_id.unique_id
+        threading.Thread(target=self._publish, name="metrics", daemon=True).start()
+
+    def text(self, state: RolloutState) -> bytes:
+        """All replicas' numbers and the rollout's, in Prometheus' text format."""
+        self._put()
+        merged: dict[str, Metric] = {}
+        for name in internal_kv._internal_kv_list(SNAPSHOTS, namespace=NAMESPACE):
+            content = internal_kv._internal_kv_get(name, namespace=NAMESPACE) or b""
+            replica = name.decode().removeprefix(SNAPSHOTS)
+            for family in text_string_to_metric_families(content.decode()):
+                whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    whole.add_sample(sample.name, sample.labels | {"replica": replica}, sample.value)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Merged(list(merged.values())))  # type: ignore[arg-type]
+        return generate_latest(registry) + generate_latest(_of_rollout(state))
+
+    def _put(self) -> None:
+        text = generate_latest(self._registry)
+        internal_kv._internal_kv_put(SNAPSHOTS + self._replica, text, namespace=NAMESPACE)
+
+    def _publish(self) -> None:
+        while True:
+            self._put()
+            time.sleep(PUBLISH_S)
+
+
+class Measured:
+    """ASGI middleware that counts requests."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and note how it went."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Only known paths: a stranger could make up any number of others.
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        status = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = time.perf_counter()
+        self._metrics.open.inc()
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            self._metrics.open.dec()
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
+
+
+class _Merged:
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def _of_rollout(state: RolloutState) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    weight = Gauge(
+        "sdavs_version_weight", "Share of requests that a version answers", ["version"], registry=registry
+    )
+    for slot in SLOTS:
+        release = state.slots[slot]
+        if release and slot == state.active:
+            weight.labels(str(release.version)).set(1 - state.weight * state.ready)
+        elif release:
+            weight.labels(str(release.version)).set(state.weight * state.ready)
+    phase = Gauge(
+        "sdavs_rollout_phase", "1 for the phase that the rollout is in", ["phase"], registry=registry
+    )
+    phase.labels(state.phase).set(1)
+    Gauge("sdavs_rollouts", "Rollouts begun", registry=registry).set(state.rollout)
+    Gauge("sdavs_version_refused", "1 while the alias points to a refused version", registry=registry).set(
+        state.refused is not None
+    )
+    return registry

@@ -1,0 +1,175 @@
+"""One Ray with Serve, one MLflow server and one endpoint for all tests of serving, in processes of their own."""
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from sdavs_platform.config import ServeConfig
+from sdavs_platform.local import stack as local
+from sdavs_platform.serve_config import RolloutConfig
+from sdavs_platform.tracking.client import experiment_id, mlflow_client
+from sdavs_platform.tracking.registry import promote, register_artifact
+from sdavs_serve.app import deploy, wait_ready
+from sdavs_serve.encode import decode_rle
+from sdavs_serve.rollout.state import RolloutState
+from sdavs_serve.schema import Rle
+
+from sdavs_model import SDAVSConfig, build_model, save_artifact
+
+SMALL = SDAVSConfig(
+    backbone="pvt_v2_b0", image_size=64, num_frames=2, width=32, num_heads=4, vggish_width=0.125
+)
+
+QUICK = RolloutConfig(
+    poll_s=0.3,
+    shadow_share=1.0,
+    canary_weights=(0.5,),
+    step_seconds=0.2,
+    step_samples=6,
+    probe_after_s=0.3,
+    # A busy machine of two cores makes small models jump; the slow model of the tests is slower than this.
+    max_latency_ratio=4.0,
+    latency_slack_ms=400.0,
+    max_disagreement=0.3,
+    load_timeout_s=60.0,
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def mask_of(frame: dict) -> np.ndarray:
+    return decode_rle(Rle(**frame["rle"]))
+
+
+class Stack:
+    """What the tests need to know about the endpoint, its registry and its processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.client = mlflow_client("sqlite://")
+        self.uri = self.dashboard = self.address = ""
+        self.config = ServeConfig()
+
+    def start(self) -> None:
+        """Ray and MLflow, as `make demo` starts them, and the endpoint with a first model."""
+        ports = local.Ports(ray=free_port(), dashboard=free_port(), mlflow=free_port())
+        up = local.up(ports=ports, say=print, home=self.folder)
+        self.uri, self.dashboard = up.mlflow.uri, up.ray.dashboard
+        self.client = mlflow_client(self.uri)
+        self.config = ServeConfig(
+            tracking_uri=self.uri,
+            port=free_port(),
+            max_seconds=5,
+            max_frames=20,
+            max_upload_mb=1,
+            max_requests=4,
+            max_batch_frames=8,
+            rollout=QUICK,
+        )
+        promote("sdavs", self.register(seed=1), uri=self.uri)
+        self.address = deploy(self.config, dashboard=self.dashboard)
+        wait_ready(self.address, self.config, dashboard=self.dashboard, say=print)
+
+    def register(
+        self, seed: int, *, spoil: Callable[[Path], None] = lambda folder: None, **changes: object
+    ) -> int:
+        """A model of random weights as the next version of `sdavs`; the same seed agrees with itself.
+
+        Args:
+            spoil: changes the artifact's folder before it is registered.
+        """
+        torch.manual_seed(seed)
+        config = SDAVSConfig.from_dict(SMALL.to_dict() | changes)
+        artifact = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"artifact-{seed}-"))
+        classes = ["background", "sounding"] if config.num_classes == 1 else ["background", "a", "b"]
+        lineage = {"data_digest": f"digest-{seed}"}
+        save_artifact(
+            artifact, model=build_model(config).eval(), classes=classes, metrics={}, lineage=lineage
+        )
+        spoil(artifact)
+        run = self.client.create_run(experiment_id(self.client, "test")).info.run_id
+        return register_artifact(artifact, name="sdavs", config=config, run_id=run, tags={}, uri=self.uri)
+
+    def promote(self, version: int) -> None:
+        """What a click in the MLflow UI does."""
+        self.client.set_registered_model_alias("sdavs", "champion", str(version))
+
+    def state(self) -> RolloutState:
+        answer = httpx.get(f"{self.address}/v1/rollout", timeout=30)
+        return RolloutState.model_validate_json(answer.content)
+
+    def serving(self) -> int | None:
+        served = self.state().served
+        return served.version if served else None
+
+    def until(self, what: Callable[[RolloutState], bool], *, seconds: float = 90.0) -> RolloutState:
+        """The first document that `what` holds for."""
+        deadline = time.monotonic() + seconds
+        while not what(state := self.state()):
+            assert time.monotonic() < deadline, f"not in {seconds} s: {state.model_dump_json(indent=1)}"
+            time.sleep(0.1)
+        return state
+
+    def tags(self, version: int) -> dict[str, str]:
+        return self.client.get_model_version("sdavs", str(version)).tags
+
+    def post(
+        self,
+        data: dict | None = None,
+        accept: str = "application/json",
+        headers: dict | None = None,
+        **files: object,
+    ) -> httpx.Response:
+        return httpx.post(
+            f"{self.address}/v1/segment",
+            files=files,
+            data=data or {},
+            headers={"Accept": accept} | (headers or {}),
+            timeout=90,
+        )
+
+    def processes(self, deployment: str) -> list[int]:
+        """Process numbers of a deployment's replicas."""
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+        application = ServeSubmissionClient(self.dashboard).get_serve_details()["applications"]["sdavs"]
+        replicas = application["deployments"][deployment]["replicas"]
+        return [replica["pid"] for replica in replicas if replica["pid"]]
+
+    def kill(self, deployment: str) -> None:
+        """The kind of end that nobody can prepare for."""
+        for number in self.processes(deployment):
+            os.kill(number, signal.SIGKILL)
+
+
+@contextmanager
+def running_stack() -> Iterator[Stack]:
+    # Not pytest's folder: Ray's sockets need a short path.
+    folder = Path(tempfile.mkdtemp(prefix="rs-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDAVS_HOME", str(folder))
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            patch.delenv(name, raising=False)
+        made = Stack(folder)
+        try:
+            made.start()
+            yield made
+        finally:
+            local.down(say=print, home=folder)
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,120 @@
+"""Strangers' files: decoded in processes with limits, which may die without taking anything along."""
+
+import os
+import resource
+import tempfile
+
+import numpy as np
+import psutil
+import pytest
+from sdavs_platform.config import ServeConfig
+from sdavs_serve.decoding.fuzz import fuzz
+from sdavs_serve.decoding.sandbox import Sandbox
+from sdavs_serve.encode import AnsweredFrame, JsonWriter
+from sdavs_serve.errors import MediaError
+from sdavs_serve.media import decode_video, windows
+from sdavs_serve.schema import AnswerHead, ModelInfo, SegmentAnswer, Timings
+from sdavs_serve.upload import Upload
+
+LIMITS = ServeConfig(max_seconds=4000, max_frames=4000)
+
+
+def upload_of(content: bytes, fps: float = 1.0) -> Upload:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the upload
+    file.write(content)
+    file.flush()
+    return Upload(file=file, kind="video", parts=[(0, len(content))], fps=fps, threshold=0.5)
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    made = Sandbox(LIMITS)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_a_decoder_process_gives_the_same_samples_as_decoding_here(sandbox, make_video, kind):
+    video = make_video(3, kind=kind)
+    there = list(sandbox.samples(upload_of(video)).samples())
+    here = list(decode_video(video, fps=1, limits=LIMITS))
+    assert len(there) == len(here) == 3
+    for left, right in zip(there, here, strict=True):
+        assert left.time_s == right.time_s
+        assert np.array_equal(left.picture, right.picture)
+        assert np.array_equal(left.second, right.second)
+
+
+def test_a_decoder_that_needs_too_much_memory_or_time_is_stopped_and_the_next_upload_is_fine(make_video):
+    video = make_video(20, fps=5)
+    for limit, value in (("decoder_memory_mb", 0.5), ("max_pixels", 1000)):
+        small = Sandbox(LIMITS.model_copy(update={limit: value}))
+        with pytest.raises(MediaError) as refused:
+            list(small.samples(upload_of(video)).samples())
+        assert (refused.value.status, refused.value.limit) == (413, limit)
+        small.close()
+
+
+def test_killed_decoders_are_started_again(sandbox, make_video):
+    video = make_video(2)
+    assert len(list(sandbox.samples(upload_of(video)).samples())) == 2
+    decoding = sandbox.samples(upload_of(make_video(30))).samples()
+    next(decoding)
+    server = psutil.Process(sandbox._server.pid)
+    for process in [*server.children(recursive=True), server]:
+        process.kill()
+    with pytest.raises(MediaError, match="the decoder died"):
+        list(decoding)
+    assert len(list(sandbox.samples(upload_of(video)).samples())) == 2
+
+
+def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
+    decoding = sandbox.samples(upload_of(make_video(30)))
+    next(decoding.samples())
+    server = psutil.Process(sandbox._server.pid)
+    working = server.children(recursive=True)
+    assert working
+    decoding.close()
+    _, alive = psutil.wait_procs(working, timeout=20)
+    assert not alive
+
+
+def test_decoders_know_no_secret_of_ours_and_can_open_nothing(sandbox, make_video, monkeypatch):
+    decoding = sandbox.samples(upload_of(make_video(30)))
+    next(decoding.samples())
+    server = psutil.Process(sandbox._server.pid)
+    assert set(server.environ()) <= {"PATH", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "LC_CTYPE"}
+    decoder = server.children(recursive=True)[-1]
+    assert resource.prlimit(decoder.pid, resource.RLIMIT_NOFILE) == (0, 0)
+    assert resource.prlimit(decoder.pid, resource.RLIMIT_FSIZE) == (0, 0)
+    decoding.close()
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
+    """Ten minutes pass through in windows; their sound alone would take 38 MB."""
+    long = upload_of(make_video(600, kind="matroska"))
+    grown = []
+    for upload in (upload_of(make_video(60, kind="matroska")), long):
+        info = dict.fromkeys(("name", "version", "run_id", "data_digest", "sha256"), "x") | {"alias": None}
+        head = AnswerHead(model=ModelInfo(**info), fps=1, threshold=0.5)
+        writer = JsonWriter(head, ["background", "sounding"])
+        for window in windows(sandbox.samples(upload).samples(), num_frames=5):
+            for sample in window.samples:
+                mask = (sample.picture[..., 0] > 128).astype(np.uint8)
+                frame = AnsweredFrame(
+                    index=0, time_s=sample.time_s, picture=sample.picture, mask=mask, scores={1: 0.9}
+                )
+                writer.add(frame)
+        grown.append(psutil.Process(os.getpid()).memory_info().rss)
+        body = writer.finish(Timings(decode=0, model=0, encode=0, total=0))
+    assert len(SegmentAnswer.model_validate_json(body.read()).frames) == 600
+    assert grown[1] - grown[0] < 10e6
+
+
+def test_damaged_files_never_crash_hang_or_leak():
+    """The short form of `python -m sdavs_serve.decoding.fuzz --files 5000`."""
+    outcome = fuzz(num_files=300, seed=0, budget_s=5)
+    assert outcome.leaked_descriptors == 0
+    assert not [answer for answer in outcome.answers if "died" in answer], outcome
+    assert outcome.answers["200"] > 0, "damage that always destroys a file reaches no decoder"
+    assert outcome.answers["422 corrupt"] > 0

@@ -1,0 +1,113 @@
+"""API keys: kept as digests, for one thing each, and asked for wherever others can connect."""
+
+import asyncio
+import stat
+import time
+
+import httpx
+import pytest
+from mlflow.webhooks.delivery import _generate_hmac_signature
+from sdavs_platform.config import ServeConfig
+from sdavs_serve.app import deploy
+from sdavs_serve.auth import Authentication, check_webhook
+from sdavs_serve.errors import RequestError
+from sdavs_serve.keys import KeyFile, keys_required
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+
+@pytest.fixture
+def keys(tmp_path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
+
+
+def ask(keys: KeyFile, path: str, token: str | None = None, **headers: str) -> int:
+    """The status of a request to an app that answers everything, behind the endpoint's authentication."""
+
+    async def anything(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("yes")
+
+    async def send() -> int:
+        app = Starlette(routes=[Route("/{path:path}", anything, methods=["GET", "POST"])])
+        guarded = Authentication(app, keys=keys, webhook_secret=keys.path)
+        transport = httpx.ASGITransport(app=guarded)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            bearer = {"Authorization": f"Bearer {token}"} if token else {}
+            return (await client.post(path, headers=bearer | headers)).status_code
+
+    return asyncio.run(send())
+
+
+def test_a_key_is_kept_as_its_digest_and_readable_by_its_owner_alone(keys):
+    token = keys.add("segment", note="phone")
+    assert token not in keys.path.read_text()
+    assert stat.S_IMODE(keys.path.stat().st_mode) == 0o600
+    assert [(key.scope, key.note) for key in keys.entries()] == [("segment", "phone")]
+
+
+def test_keys_open_what_their_scope_says(keys):
+    segment, admin = keys.add("segment"), keys.add("admin")
+    paths = ("/v1/segment", "/v1/model", "/v1/rollout", "/v1/rollout/nudge", "/metrics", "/v1/whatever")
+    assert [ask(keys, path, segment) for path in paths] == [200, 200, 403, 403, 403, 403]
+    assert {ask(keys, path, admin) for path in paths} == {200}
+    assert {ask(keys, path) for path in paths} == {401}
+    assert {ask(keys, path, "sdavs_wrong") for path in paths} == {401}
+    assert {ask(keys, path) for path in ("/", "/healthz", "/readyz", "/docs")} == {200}
+
+
+def test_a_removed_key_stops_working_at_once(keys):
+    token = keys.add("segment")
+    assert ask(keys, "/v1/segment", token) == 200
+    keys.remove(keys.entries()[0].id)
+    assert ask(keys, "/v1/segment", token) == 401
+    with pytest.raises(ValueError, match="no key 1234"):
+        keys.remove("1234")
+
+
+def test_a_damaged_key_file_lets_nobody_in_and_is_not_quoted(keys):
+    keys.path.write_text("sdavs_secret")
+    with pytest.raises(ValueError, match="not a key file") as refused:
+        ask(keys, "/v1/segment", "sdavs_secret")
+    assert "sdavs_secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "required"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True), ("10.0.0.5", True)]
+)
+def test_keys_are_required_wherever_others_can_connect(host, required):
+    assert keys_required(ServeConfig(host=host)) is required
+    assert keys_required(ServeConfig(host=host, require_keys=True))
+
+
+def test_an_endpoint_for_others_is_not_deployed_without_keys(stack, tmp_path):
+    config = stack.config.model_copy(update={"host": "0.0.0.0", "keys_file": str(tmp_path / "none.json")})
+    with pytest.raises(ValueError, match=r"holds no API key; make one with `python jobs/keys.py add"):
+        deploy(config, dashboard=stack.dashboard)
+
+
+def test_a_webhook_is_believed_if_mlflow_signed_it_lately(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+
+    def headers(body: str, at: float, key: str = "s3cret") -> Headers:
+        stamp = str(int(at))
+        signature = _generate_hmac_signature(key, "delivery", stamp, body)
+        return Headers(
+            {
+                "X-MLflow-Signature": signature,
+                "X-MLflow-Timestamp": stamp,
+                "X-MLflow-Delivery-Id": "delivery",
+            }
+        )
+
+    check_webhook(headers("{}", time.time()), b"{}", secret_file=secret)
+    for wrong in (
+        (headers("{}", time.time()), b"{1}"),
+        (headers("{}", time.time() - 3600), b"{}"),
+        (headers("{}", time.time(), key="other"), b"{}"),
+    ):
+        with pytest.raises(RequestError, match="wrong or old"):
+            check_webhook(*wrong, secret_file=secret)
