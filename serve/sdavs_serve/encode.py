@@ -10,6 +10,7 @@ import io
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -114,9 +115,9 @@ class PngWriter:
 
     media_type = "image/png"
 
-    def __init__(self, *, index: int, overlay: bool) -> None:
+    def __init__(self, classes: list[str], *, index: int, overlay: bool) -> None:
         self._index = index
-        self._overlay = overlay
+        self._draw = _drawing(classes, overlay=overlay)
         self._num_frames = 0
         self._body: bytes | None = None
 
@@ -124,7 +125,7 @@ class PngWriter:
         """Keep the one frame."""
         self._num_frames += 1
         if frame.index == self._index:
-            self._body = _png_of(frame, overlay=self._overlay)
+            self._body = encode_png(self._draw(frame))
 
     def finish(self, timings: Timings) -> IO[bytes]:
         """The picture."""
@@ -140,7 +141,7 @@ class ZipWriter:
     media_type = "application/zip"
 
     def __init__(self, head: AnswerHead, classes: list[str], *, overlay: bool) -> None:
-        self._overlay = overlay
+        self._draw = _drawing(classes, overlay=overlay)
         self._json = JsonWriter(head, classes)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been sent
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)  # png is compressed already
@@ -148,7 +149,7 @@ class ZipWriter:
     def add(self, frame: AnsweredFrame) -> None:
         """Append the frame's png."""
         self._json.add(frame)
-        self._zip.writestr(f"{frame.index:05d}.png", _png_of(frame, overlay=self._overlay))
+        self._zip.writestr(f"{frame.index:05d}.png", encode_png(self._draw(frame)))
 
     def finish(self, timings: Timings) -> IO[bytes]:
         """The archive."""
@@ -171,10 +172,10 @@ def decode_rle(rle: Rle) -> np.ndarray:
     return coco.decode({"size": list(rle.size), "counts": rle.counts.encode("ascii")})
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """[H, W] or [H, W, 3] uint8 -> a png file."""
+def encode_png(picture: Image.Image) -> bytes:
+    """A png file."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
+    picture.save(file, "PNG")
     return file.getvalue()
 
 
@@ -197,16 +198,19 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def _png_of(frame: AnsweredFrame, *, overlay: bool) -> bytes:
+def _drawing(classes: list[str], *, overlay: bool) -> Callable[[AnsweredFrame], Image.Image]:
+    """How a model of these classes is shown: an overlay; 0 and 255; or the classes' numbers with a palette."""
     if overlay:
-        return encode_png(draw_overlay(frame.picture, frame.mask))
-    if frame.mask.max(initial=0) <= 1 and set(frame.scores) <= {1}:
-        return encode_png(frame.mask * np.uint8(255))
-    picture = Image.fromarray(frame.mask, mode="P")
+        return lambda frame: Image.fromarray(draw_overlay(frame.picture, frame.mask))
+    if len(classes) == 2:
+        return lambda frame: Image.fromarray(frame.mask * np.uint8(255))
+    return _with_palette
+
+
+def _with_palette(frame: AnsweredFrame) -> Image.Image:
+    picture = Image.fromarray(frame.mask)
     picture.putpalette(COLOURS.tobytes())
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    return picture
 
 
 def _rewound(file: IO[bytes]) -> IO[bytes]:

@@ -82,7 +82,7 @@ class SegmentForm(BaseModel):
 
         writers: dict[str, Callable[[AnswerHead, list[str]], Writer]] = {
             "application/json": JsonWriter,
-            "image/png": lambda head, classes: PngWriter(index=self.frame, overlay=self.overlay),
+            "image/png": lambda head, classes: PngWriter(classes, index=self.frame, overlay=self.overlay),
             "application/zip": lambda head, classes: ZipWriter(head, classes, overlay=self.overlay),
             "video/mp4": lambda head, classes: OverlayVideoWriter(fps=upload.fps, sound=sound),
         }

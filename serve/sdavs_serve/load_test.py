@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -121,7 +122,7 @@ def _endpoint(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     say(f"starting the endpoint, {batching}")
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "ERROR"})
         serve.run(build(config.model_dump(mode="json")), name=APPLICATION, route_prefix="/")

@@ -71,7 +71,7 @@ class PictureTrack:
         return float(1 / self._stream.average_rate) if self._stream.average_rate else 0.0
 
 
-def decode_picture(data: bytes, *, max_pixels: int, field: str) -> np.ndarray:
+def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> np.ndarray:
     """A png or jpg -> [H, W, 3] uint8 RGB, upright as its EXIF note says.
 
     Raises:

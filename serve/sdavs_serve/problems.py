@@ -55,6 +55,14 @@ def handle_problems(app: FastAPI) -> None:
         )
         return problem_response(ours, request.scope)
 
+    @app.exception_handler(Exception)
+    async def of_the_unforeseen(request: Request, error: Exception) -> Response:
+        # What went wrong goes to the log, where Starlette sends it, and not to a stranger.
+        ours = RequestError(
+            status=500, kind="internal", detail="an error of the endpoint; it has been logged"
+        )
+        return problem_response(ours, request.scope)
+
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
         ours = RequestError(status=error.status_code, kind="http", detail=str(error.detail))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import IO, Literal
 
-
 Kind = Literal["video", "pictures"]
 
 

@@ -95,7 +95,7 @@ def resolve(model_uri: str, *, uri: str | None = None) -> RegisteredVersion:
         else:
             found = client.get_model_version(name, _latest(client, name) if number == "latest" else number)
     except MlflowException as error:
-        raise ValueError(f"{model_uri}: not in the registry at {address}: {error.message}") from None
+        raise ValueError(f"{model_uri}: not in the registry at {_shown(address)}: {error.message}") from None
     for tag in ("sha256", "manifest_sha256"):
         if tag not in found.tags:
             raise ValueError(
@@ -156,7 +156,9 @@ def check_signature(folder: Path, config: SDAVSConfig) -> None:
     except MlflowException as error:
         raise ValueError(f"{folder / 'MLmodel'}: {error.message}") from None
     if shown != (expected := signature(config)):
-        raise ValueError(f"{folder / 'MLmodel'}: the signature is {shown}; a model of this config has {expected}")
+        raise ValueError(
+            f"{folder / 'MLmodel'}: the signature is {shown}; a model of this config has {expected}"
+        )
 
 
 def set_tags(name: str, version: int, tags: dict[str, str], *, uri: str | None = None) -> None:
@@ -203,6 +205,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _shown(address: str) -> str:
+    """An address without the password that it may hold."""
+    return re.sub(r"(?<=//)[^/@]*@", "", address)
+
+
 def _create_registered_model(client: MlflowClient, name: str) -> None:
     try:
         client.create_registered_model(name, description="SDAVS audio-visual segmentation")
@@ -223,7 +230,7 @@ def _best(client: MlflowClient, name: str) -> str:
 def _versions(client: MlflowClient, name: str) -> dict[int, dict[str, str]]:
     versions = {int(v.version): dict(v.tags) for v in client.search_model_versions(f"name = '{name}'")}
     if not versions:
-        raise ValueError(f"{name}: no registered model of that name at {client.tracking_uri}")
+        raise ValueError(f"{name}: no registered model of that name at {_shown(client.tracking_uri)}")
     return versions
 
 

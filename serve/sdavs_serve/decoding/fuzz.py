@@ -18,6 +18,7 @@ import wave
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -108,9 +109,9 @@ def small_video(kind: str) -> bytes:
     rng, file = np.random.default_rng(1), io.BytesIO()
     rate = 48_000 if sound_codec == "libopus" else 16_000
     with av.open(file, "w", format=kind) as container:
-        video = container.add_stream(codec, rate=5)
+        video: Any = container.add_stream(codec, rate=5)
         video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
-        audio = container.add_stream(sound_codec, rate=rate, layout="mono")
+        audio: Any = container.add_stream(sound_codec, rate=rate, layout="mono")
         for _ in range(10):
             picture = rng.integers(0, 255, (48, 64, 3), np.uint8)
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

@@ -38,7 +38,7 @@ def send(connection: socket.socket, message: Message) -> None:
     header = json.dumps({"what": message.what, "body": message.body, "arrays": kinds}).encode()
     connection.sendall(LENGTH.pack(len(header)) + header)
     for array in arrays:
-        connection.sendall(memoryview(array).cast("B"))
+        connection.sendall(array.data.cast("B"))
 
 
 def receive(connection: socket.socket, *, max_array: int) -> Message:
