@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from sdavs_model.agreement import Agreement
 from sdavs_model.config import Ablation
 
-# Keys and values are taken with a stride "to reduce redundancy" (text at equation 5).
-KEY_STRIDE = 2
 # Bottleneck of CAR's two matrices W_1 and W_2 (equation 6).
 CAR_REDUCTION = 4
 
@@ -25,12 +23,16 @@ class DAMF(nn.Module):
     Args:
         width: channels C.
         num_heads: heads of both attentions.
-        stride: spatial stride of STC; it keeps the token grid of the largest level affordable.
+        stride: spatial stride of STC; it keeps the token grids of the larger levels affordable.
+        key_stride: spatial stride of keys and values against their grid.
         ablation: `direction`, `stc`, `car` and `rm` are read here.
     """
 
-    def __init__(self, *, width: int, num_heads: int, stride: int, ablation: Ablation) -> None:
+    def __init__(
+        self, *, width: int, num_heads: int, stride: int, key_stride: int, ablation: Ablation
+    ) -> None:
         super().__init__()
+        attention = {"width": width, "num_heads": num_heads, "key_stride": key_stride}
         self.rm = ablation.rm
         self.place = AudioPlacement(width=width, num_heads=num_heads)
         self.stc_audio = self.stc_video = None
@@ -40,9 +42,9 @@ class DAMF(nn.Module):
             self.stc_video = STC(width=width, stride=stride, car=ablation.car)
         self.audio_asks = self.video_asks = None
         if ablation.direction in ("both", "av"):
-            self.audio_asks = CrossModalAttention(width=width, num_heads=num_heads)
+            self.audio_asks = CrossModalAttention(**attention)
         if ablation.direction in ("both", "va"):
-            self.video_asks = CrossModalAttention(width=width, num_heads=num_heads)
+            self.video_asks = CrossModalAttention(**attention)
 
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse one level.
@@ -149,18 +151,19 @@ class CrossModalAttention(nn.Module):
     and the crossing lines of figure 2 would then multiply sound by sound and picture by picture.
 
     Attention stays within a second, where frame and sound belong together (III-A); STC carries the rest of the
-    time axis. k_q = 1; k_kv = 3 with stride 2, depthwise, followed by the linear maps (our choice: the paper's
-    kernel sizes are lost, these keep to its Table X).
+    time axis. k_q = 1; k_kv = 3, depthwise and with a stride "to reduce redundancy", followed by the linear maps
+    (our choice: the paper's kernel sizes are lost, these keep to its Table X).
     """
 
-    def __init__(self, *, width: int, num_heads: int) -> None:
+    def __init__(self, *, width: int, num_heads: int, key_stride: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.norm_query = nn.LayerNorm(width)
         self.norm_source = nn.LayerNorm(width)
-        self.reduce = nn.Conv2d(width, width, 3, stride=KEY_STRIDE, padding=1, groups=width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.reduce = nn.Conv2d(width, width, 3, stride=key_stride, padding=1, groups=width)
+        # No biases: those of the normalisation and of `reduce` pass through these and do the same.
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 
     def forward(self, *, query: Tensor, source: Tensor) -> Tensor:
@@ -168,7 +171,7 @@ class CrossModalAttention(nn.Module):
         B, T, C, H, W = query.shape
         tokens = self.norm_query(query.permute(0, 1, 3, 4, 2).reshape(B * T, H * W, C))
         normed = self.norm_source(source.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        context = self.reduce(normed).permute(0, 2, 3, 1).flatten(1, 2)  # [BT, HW / 4, C]
+        context = self.reduce(normed).permute(0, 2, 3, 1).flatten(1, 2)  # [BT, HW / key_stride^2, C]
         q = self._split(self.query(tokens))
         k, v = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v)  # [BT, heads, HW, C / heads]

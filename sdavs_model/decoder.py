@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # Residual blocks of the levels of stride 4, 8, 16 and 32. Deep maps are small, so depth is cheap there; the
-# largest level gets one separable block. Our choice: the paper gives no block, these meet its Table X.
+# largest level gets one depthwise block. Our choice: the paper gives no block, these meet its Table X.
 NUM_BLOCKS = (1, 1, 2, 4)
 
 
@@ -20,8 +20,8 @@ class Fuse(nn.Module):
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
-        self.video = nn.Conv2d(width, width, 1)
-        self.audio = nn.Conv2d(width, width, 1, bias=False)
+        self.video = Pointwise(width, width)
+        self.audio = Pointwise(width, width, bias=False)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         """video: F'_{a->v} [N, C, h, w], audio: F'_{v->a} [N, C, H, W] -> [N, C, H, W].
@@ -29,7 +29,10 @@ class Fuse(nn.Module):
         Two 1x1 convolutions summed are one over both streams joined. The first runs on the coarser grid of its
         stream: a 1x1 convolution and a bilinear resize commute.
         """
-        return self.audio(audio) + _upsample(self.video(video), audio)
+        coarse = self.video(video)
+        if coarse.shape[-2:] == audio.shape[-2:]:
+            return self.audio(audio) + coarse
+        return _upsample(coarse, audio).add_(self.audio(audio))
 
 
 class Decoder(nn.Module):
@@ -47,20 +50,27 @@ class Decoder(nn.Module):
             for level, num_blocks in enumerate(NUM_BLOCKS)
         )
         self.norm = GroupNorm(width)
-        self.mlp = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU())
-        self.fc = nn.Conv2d(width, num_classes, 1)
+        self.mlp = nn.Sequential(Pointwise(width, width // 2), nn.GELU())
+        self.fc = Pointwise(width // 2, num_classes)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """levels: four fused maps [N, C, H / 2^i, W / 2^i], largest first -> mask logits [N, K, H, W]."""
         decoded = rail = self.stages[3](levels[3])
         for level in (2, 1):
-            direct = levels[level] + _upsample(decoded, levels[level])
-            decoded = self.stages[level](direct)
+            decoded = self.stages[level](_upsample(decoded, levels[level]).add_(levels[level]))
             # The rail collects the earlier stages on its way up, so only one resize is of full size.
-            rail = decoded + _upsample(rail, decoded)
-        last = self.stages[0](levels[0] + _upsample(decoded, levels[0]))
-        last = last + _upsample(rail, last)
-        return self.fc(self.mlp(self.norm(last)))
+            rail = _upsample(rail, decoded).add_(decoded)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or levels[0].is_cuda:
+            return self._largest(levels[0], decoded, rail)
+        # Frame by frame on a CPU: a map of the largest level then stays in the cache, and its memory is used
+        # again, where all frames at once spend a good part of the time on fresh pages.
+        frames = zip(levels[0].split(1), decoded.split(1), rail.split(1), strict=True)
+        return torch.cat([self._largest(*frame) for frame in frames])
+
+    def _largest(self, level: Tensor, decoded: Tensor, rail: Tensor) -> Tensor:
+        """The last stage with its skip connection (equation 8), then the mask (equation 9)."""
+        last = self.stages[0](_upsample(decoded, level).add_(level))
+        return self.fc(self.mlp(self.norm(_upsample(rail, last).add_(last))))
 
 
 class ResidualBlock(nn.Module):
@@ -81,20 +91,33 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-class SeparableBlock(nn.Module):
-    """A depthwise 3x3 and a pointwise convolution with the identity, for the largest map."""
+class DepthwiseBlock(nn.Module):
+    """Normalisation, a depthwise 3x3 convolution and the identity, for the largest map.
+
+    The pointwise half of a separable convolution is the decoder's MLP, which follows.
+    """
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            GroupNorm(width),
-            nn.Conv2d(width, width, 3, padding=1, groups=width),
-            nn.GELU(),
-            nn.Conv2d(width, width, 1),
-        )
+        self.body = nn.Sequential(GroupNorm(width), nn.Conv2d(width, width, 3, padding=1, groups=width))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution, computed as the matrix product that it is.
+
+    torch's own takes a slow way on one CPU thread. Channels-last maps, as everything between the backbone and
+    the masks, need no copy for it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W] -> [N, C', H, W]."""
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -121,10 +144,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 def _block(level: int, width: int) -> nn.Module:
-    return SeparableBlock(width=width) if level == 0 else ResidualBlock(width=width)
+    return DepthwiseBlock(width=width) if level == 0 else ResidualBlock(width=width)
 
 
 def _upsample(x: Tensor, like: Tensor) -> Tensor:
-    if x.shape[-2:] == like.shape[-2:]:
-        return x
+    """x at the size of `like`, always in memory of its own: callers add to it in place."""
+    assert x.shape[-2:] != like.shape[-2:]
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

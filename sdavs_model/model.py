@@ -10,14 +10,17 @@ from torch.nn import functional as F
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.damf import DAMF
-from sdavs_model.decoder import Decoder, Fuse, GroupNorm
+from sdavs_model.decoder import Decoder, Fuse, GroupNorm, Pointwise
 from sdavs_model.encoders.audio_attention import AudioAttention
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.visual import VisualEncoder
 from sdavs_model.snrp import SNRP, SNRPOutput
 
-# Spatial stride of STC by level: the token grid of the largest level is halved, the others are small enough.
-STC_STRIDES = (2, 1, 1, 1)
+# Spatial stride of STC by level: the token grids of the two largest levels are halved, the others are small.
+STC_STRIDES = (2, 2, 1, 1)
+# Spatial stride of keys and values by level (equation 5's "reduce redundancy"): on 24 x 24 positions and fewer of
+# the two smallest levels there is none to reduce.
+KEY_STRIDES = (2, 2, 1, 1)
 
 
 def build_model(config: SDAVSConfig) -> SDAVS:
@@ -43,8 +46,10 @@ class SDAVS(nn.Module):
         self.audio_encoder = VGGish(width=config.vggish_width, weights=config.vggish_weights)
         self.audio_attention = AudioAttention(width=config.width, num_heads=config.num_heads)
         self.levels = nn.ModuleList(
-            Level(in_channels=channels, stride=stride, config=config)
-            for channels, stride in zip(self.visual_encoder.channels, STC_STRIDES, strict=True)
+            Level(in_channels=channels, stride=stride, key_stride=key_stride, config=config)
+            for channels, stride, key_stride in zip(
+                self.visual_encoder.channels, STC_STRIDES, KEY_STRIDES, strict=True
+            )
         )
         self.decoder = Decoder(width=config.width, num_classes=config.num_classes)
 
@@ -95,17 +100,20 @@ class Level(nn.Module):
     Args:
         in_channels: channels of the backbone's stage.
         stride: STC's spatial stride.
+        key_stride: stride of the attentions' keys and values on that grid.
         config: widths, heads and ablation.
     """
 
-    def __init__(self, *, in_channels: int, stride: int, config: SDAVSConfig) -> None:
+    def __init__(self, *, in_channels: int, stride: int, key_stride: int, config: SDAVSConfig) -> None:
         super().__init__()
         ablation, sizes = config.ablation, {"width": config.width, "num_heads": config.num_heads}
-        self.lateral = nn.Sequential(GroupNorm(in_channels), nn.Conv2d(in_channels, config.width, 1))
+        self.lateral = nn.Sequential(GroupNorm(in_channels), Pointwise(in_channels, config.width))
         self.adapt_audio = nn.Sequential(nn.Linear(config.width, config.width), nn.LayerNorm(config.width))
         self.snrp = SNRP(ablation=ablation, **sizes) if ablation.snrp != "none" else None
         self.snrp_after_fusion = ablation.snrp == "after"
-        self.damf = DAMF(stride=stride, ablation=ablation, **sizes) if ablation.damf else None
+        self.damf = None
+        if ablation.damf:
+            self.damf = DAMF(stride=stride, key_stride=key_stride, ablation=ablation, **sizes)
         self.fuse = Fuse(width=config.width)
 
     def forward(self, visual: Tensor, audio: Tensor) -> LevelOutput:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdavs_model.encoders.batch_norm import SharedBatchNorm
 from sdavs_model.encoders.vggish import EMBEDDING
 
 
@@ -24,9 +25,9 @@ class AudioAttention(nn.Module):
     def __init__(self, *, width: int, num_heads: int, num_layers: int = 2) -> None:
         super().__init__()
         # VGGish ends in a ReLU, so all its embeddings point much the same way, and what tells sounds apart is a
-        # small part of them. Centred and scaled over the batch it is all there is. Without this, an encoder
+        # small part of them. Centred and scaled over the whole batch it is all there is. Without this, an encoder
         # that is trained from scratch stops telling sounds apart before the picture side asks for it.
-        self.centre = nn.BatchNorm1d(EMBEDDING)
+        self.centre = SharedBatchNorm(EMBEDDING)
         self.project = nn.Linear(EMBEDDING, width)
         self.layers = nn.ModuleList([_Layer(width=width, num_heads=num_heads) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(width)
