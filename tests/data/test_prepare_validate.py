@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import write_s4
+from layouts import write_avis, write_s4, write_vpo
 from PIL import Image
 
 from sdavs_model.data.realav import RealAVConfig, prepare
@@ -88,6 +88,22 @@ def test_unknown_colours_and_classes_in_masks_are_listed(avss, tmp_path):
     defects = validate(tmp_path).defects
     assert has(defects, "labels_rgb/4.png", "1024 pixels of no class's colour, such as (1, 2, 3)")
     assert has(defects, "labels_semantic/5.png", "values up to 200")
+
+
+def test_vpo_and_avis_are_validated_file_by_file_as_well(tmp_path):
+    write_vpo(tmp_path)
+    write_avis(tmp_path)
+    assert validate(tmp_path, "vpo-ms").defects == validate(tmp_path, "avis").defects == ()
+    wav = next((tmp_path / "test" / "WAVAudios").iterdir())
+    wav.write_bytes(wav.read_bytes()[:99])
+    frame = next((tmp_path / "train" / "JPEGImages").rglob("*.jpg"))
+    frame.unlink()
+    mask = next((tmp_path / "VPO" / "VPO-SS" / "mask").rglob("*.png"))
+    Image.new("L", (24, 16), 200).save(mask)
+    defects = (*validate(tmp_path, "avis").defects, *validate(tmp_path, "vpo-ss").defects)
+    assert has(defects, wav.name, "corrupt wav")
+    assert has(defects, frame.name, "missing")
+    assert has(defects, mask.name, "unknown values [200]")
 
 
 def test_the_command_exits_with_1_for_defects_and_speaks_json(broken):
