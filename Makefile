@@ -2,6 +2,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 SOURCES := sdavs_model platform serve jobs tests infra
+LOCK := .tools/uv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header \
+  --no-annotate -p 3.11 -q
 
 # No usage reports from Ray and MLflow; Ray must not hide the GPUs from processes that lease none.
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -54,6 +56,6 @@ clean: stop ## Stop, then remove data, results, models, logs and caches (keeps t
 distclean: clean ## Also remove the environment
 	rm -rf .venv .tools sdavs.egg-info
 
-lock: bootstrap ## Resolve pyproject.toml into requirements.lock anew
-	.tools/uv/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url \
-	  --no-header --no-annotate -p 3.11 -q -o requirements.lock
+lock: bootstrap ## Resolve pyproject.toml into requirements.lock anew, and what of it the image needs
+	$(LOCK) --extra server --extra dev -o requirements.lock
+	$(LOCK) --extra server -c requirements.lock -o infra/docker/requirements.lock
