@@ -140,6 +140,9 @@ class ServeConfig(Section):
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs of one copy, 0 for none; fractions share a card. Two versions are held at once: 0.5 fits both on one."""
 
+    cpu_fallback: bool = True
+    """With num_gpus on a cluster that has no GPU: serve on CPUs, and say so; else wait for a GPU."""
+
     rollout: RolloutConfig = RolloutConfig()
     """How a new version takes over."""
 

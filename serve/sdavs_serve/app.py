@@ -8,10 +8,12 @@ declarative API: the same config again changes nothing and restarts nobody.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 import httpx
+import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from sdavs_platform.config import ServeConfig
@@ -23,6 +25,8 @@ from sdavs_serve.keys import KeyFile, keys_required
 from sdavs_serve.predictor import Predictor
 from sdavs_serve.rollout.controller import RolloutController
 from sdavs_serve.rollout.state import SLOTS, RolloutState
+
+logger = logging.getLogger("ray.serve")
 
 APPLICATION = "sdavs"
 INGRESS, CONTROLLER, MODEL = "ingress", "rollout", "model-{slot}"
@@ -37,7 +41,7 @@ def build(args: dict) -> serve.Application:
     Raises:
         ValueError: a key or value is wrong.
     """
-    config = ServeConfig.model_validate(args)
+    config = _for_this_cluster(ServeConfig.model_validate(args))
     slots = {
         slot: serve.deployment(
             name=MODEL.format(slot=slot),
@@ -154,6 +158,16 @@ def _rollout(address: str, api_key: str | None) -> RolloutState | None:
     if answer.status_code in (401, 403):
         raise RuntimeError("the endpoint runs; to follow its rollout set SDAVS_API_KEY to a key for admins")
     return RolloutState.model_validate_json(answer.content) if answer.is_success else None
+
+
+def _for_this_cluster(config: ServeConfig) -> ServeConfig:
+    """The config without GPUs where the cluster has none and `cpu_fallback` allows it."""
+    if not (config.num_gpus and config.cpu_fallback and ray.is_initialized()):
+        return config
+    if ray.cluster_resources().get("GPU", 0):
+        return config
+    logger.warning("num_gpus: %g, but this cluster has no GPU; serving on CPUs", config.num_gpus)
+    return config.model_copy(update={"num_gpus": 0.0})
 
 
 def _replicas(config: ServeConfig) -> dict:

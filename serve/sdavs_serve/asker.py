@@ -23,6 +23,9 @@ LOOK_UP_S = 0.5
 MAX_LOST = 5
 """How many copies may die over one window before the client hears of it."""
 
+PAUSE_S = 0.5
+"""Before the second attempt; doubled before each further one."""
+
 
 class Gone(Exception):
     """The version of this request cannot answer any more; the request begins again with another one."""
@@ -51,7 +54,7 @@ class Asker:
             Gone: the version is not loaded any more, or a candidate failed.
             NoModel: the queue is full, or copies of the version that serves die again and again.
         """
-        for _ in range(MAX_LOST):
+        for attempt in range(MAX_LOST):
             started = time.perf_counter()
             try:
                 answered = await self._call(route, clip, threshold)
@@ -59,6 +62,7 @@ class Asker:
                 self._observer.lost(route.slot)
                 if route.who == "candidate":
                     raise Gone(f"a copy of candidate {route.release.version} died") from None
+                await asyncio.sleep(PAUSE_S * 2**attempt)  # until Serve has noticed, too
                 continue
             except BackPressureError as error:
                 if route.who == "candidate":

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from sdavs_serve.decoding.fuzz import mux_sound
 from stack import Stack, running_stack
 
 RATE = 16_000
@@ -47,13 +48,7 @@ def write_video(seconds: int = 3, *, kind: str = "mp4", fps: int = 1, with_sound
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if with_sound:
-            samples = np.int16(chirp(seconds, rate) * 32767)[None]
-            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-            frame.sample_rate, frame.pts = rate, 0
-            resampler = av.AudioResampler(audio.format, "mono", rate, frame_size=audio.frame_size)
-            for part in [*resampler.resample(frame), *resampler.resample(None)]:
-                container.mux(audio.encode(part))
-            container.mux(audio.encode(None))
+            mux_sound(container, audio, np.int16(chirp(seconds, rate) * 32767))
     return file.getvalue()
 
 

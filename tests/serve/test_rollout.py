@@ -143,3 +143,15 @@ def test_controller_and_replicas_may_be_killed_in_any_phase(stack, make_video):
     state = stack.state()
     assert (state.refused, state.served.version) == (None, better)
     assert any("a copy was lost" in event.what for event in state.history)
+
+
+def test_mlflows_webhook_nudges_the_controller(stack):
+    def nudges() -> float:
+        return stack.metric("sdavs_requests_total", path="/v1/rollout/nudge", status="202")
+
+    before = nudges()
+    stack.promote(stack.serving())
+    deadline = time.monotonic() + 30
+    while nudges() == before:
+        assert time.monotonic() < deadline, "MLflow has not called"
+        time.sleep(0.5)

@@ -116,14 +116,18 @@ def small_video(kind: str) -> bytes:
             picture = rng.integers(0, 255, (48, 64, 3), np.uint8)
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode(None))
-        noise = rng.integers(-8000, 8000, (1, 2 * rate)).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
-        frame.sample_rate, frame.pts = rate, 0
-        resampler = av.AudioResampler(audio.format, "mono", rate, frame_size=audio.frame_size)
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(audio.encode(part))
-        container.mux(audio.encode(None))
+        mux_sound(container, audio, rng.integers(-8000, 8000, 2 * rate).astype(np.int16))
     return file.getvalue()
+
+
+def mux_sound(container: av.container.OutputContainer, audio: Any, samples: np.ndarray) -> None:
+    """Encode [N] int16 mono at the stream's rate, whatever format and frame size its codec wants."""
+    frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+    frame.sample_rate, frame.pts = audio.rate, 0
+    resampler = av.AudioResampler(audio.format, "mono", audio.rate, frame_size=audio.frame_size)
+    for part in [*resampler.resample(frame), *resampler.resample(None)]:
+        container.mux(audio.encode(part))
+    container.mux(audio.encode(None))
 
 
 Damage = Callable[[np.random.Generator, bytes], bytes]
