@@ -49,7 +49,7 @@ class RolloutController:
         self._trouble: str | None = None
         self._work: tuple[tuple[int, str], asyncio.Task] | None = None
         self._looking: asyncio.Task | None = None
-        self._look_at = 0.0
+        self._look_at = self._looked_at = self._tagged_at = 0.0
         self._tagging: asyncio.Task | None = None
         self._tagged: TagWrite | None = None
         self._quiet_since = time.monotonic()
@@ -100,6 +100,8 @@ class RolloutController:
         self._start_talk(state)
         self._start_work(state)
         target, tagged = self._target or (None, False)
+        # What was looked up before our last tags were written knows nothing of them.
+        tagged = tagged or self._looked_at < self._tagged_at
         seen = Seen(
             now=time.time(),
             target=target,
@@ -140,8 +142,10 @@ class RolloutController:
             self._tagging = loop.create_task(self._tag(waiting[0]))
 
     async def _look_up(self, *, orphaned: bool) -> None:
+        started = time.monotonic()
         try:
             self._target = await asyncio.to_thread(effects.look_up, self._config)
+            self._looked_at = started
             if orphaned:
                 name = self._target[0].name
                 self._fallback = await asyncio.to_thread(effects.last_served, name, self._config)
@@ -159,7 +163,7 @@ class RolloutController:
             logger.warning("tags of version %d cannot be written: %s", write.version, error)
             await asyncio.sleep(self._config.rollout.poll_s)
             return
-        self._tagged = write
+        self._tagged, self._tagged_at = write, time.monotonic()
         self._look_at = 0.0  # the tags are part of what is looked up
         self._nudged.set()
 
