@@ -24,6 +24,7 @@ from sdavs_serve.gate import Gate
 from sdavs_serve.keys import KeyFile, keys_required
 from sdavs_serve.metrics import Measured, Metrics
 from sdavs_serve.mirror import Observer
+from sdavs_serve.page.routes import add_page
 from sdavs_serve.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.problems import handle_problems
 from sdavs_serve.rollout.state import RolloutState, SlotName
@@ -116,6 +117,7 @@ def create_app(
         app.add_middleware(Authentication, keys=KeyFile.of(config), webhook_secret=secret)
     app.add_middleware(Measured, metrics=metrics)
     handle_problems(app)
+    add_page(app, config)
 
     @app.post("/v1/segment", response_class=JSONResponse, responses=_segment_responses())
     async def segment(

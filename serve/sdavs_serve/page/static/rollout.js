@@ -1,0 +1,144 @@
+// The rollout as it happens, for whoever may see it: polled, drawn anew only where it has changed.
+
+import { getJson, Problem } from "./api.js";
+import { $, el, percent } from "./dom.js";
+
+const PHASES = {
+  verify: "Verify",
+  load: "Load",
+  golden: "Golden clips",
+  shadow: "Shadow",
+  canary: "Canary",
+  idle: "Serve",
+};
+const POLL_MS = { idle: 4000, moving: 1000 };
+
+let shown = "";
+let timer = 0;
+
+/** Begin, or begin again after the key has changed. */
+export function follow() {
+  clearTimeout(timer);
+  shown = "";
+  poll();
+}
+
+async function poll() {
+  let pause = POLL_MS.idle;
+  if (!document.hidden) {
+    try {
+      const state = await getJson("v1/rollout");
+      draw(state);
+      if (state.phase !== "idle") pause = POLL_MS.moving;
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (error.status === 401 || error.status === 403) {
+        $("rollout").hidden = true;
+        return; // until the key changes
+      }
+      tell(`No answer (${error.detail || error.title}); asking again.`);
+      shown = "";
+    }
+  }
+  timer = setTimeout(poll, pause);
+}
+
+function draw(state) {
+  $("rollout").hidden = false;
+  const text = JSON.stringify(state);
+  if (text === shown) return;
+  shown = text;
+  tell(sentence(state));
+  const { refused } = state;
+  $("rollout-refused").hidden = !refused;
+  if (refused) $("rollout-refused").textContent = `Version ${refused.version} was refused at ${refused.gate}: ${refused.reason}`;
+  drawPhases(state);
+  drawWeights(state);
+  drawMeasured(state);
+  drawGates(state.gates);
+  $("rollout-history").replaceChildren(
+    ...[...state.history].reverse().map(({ at, version, what }) =>
+      el("li", {}, clock(at), el("span", {}, version === null ? what : `Version ${version}: ${what}`)),
+    ),
+  );
+}
+
+// A live region: the same text is not set twice, or it would be read again at every poll.
+function tell(text) {
+  if ($("rollout-state").textContent !== text) $("rollout-state").textContent = text;
+}
+
+function sentence({ phase, active, slots, candidate, alias, step }) {
+  const served = active && slots[active];
+  if (phase === "idle") return served ? `Version ${served.version} serves${alias ? `, following @${alias}` : ""}.` : "No version serves yet.";
+  const doing = phase === "canary" ? `canary, step ${step + 1}` : PHASES[phase].toLowerCase();
+  return `Version ${candidate.version} is tried: ${doing}.${served ? ` Version ${served.version} serves.` : ""}`;
+}
+
+function drawPhases({ phase, gates, refused, active }) {
+  const names = Object.keys(PHASES);
+  const now = names.indexOf(phase);
+  const failed = phase === "idle" && (refused || gates.some((gate) => !gate.passed));
+  $("rollout-phases").replaceChildren(
+    ...names.map((name, index) => {
+      const done = phase === "idle" ? !failed && gates.length > 0 && active : index < now;
+      const current = index === now && !(phase === "idle" && !active);
+      const item = el("li", { class: current ? "current" : done ? "done" : "todo" }, PHASES[name]);
+      if (current) item.setAttribute("aria-current", "step");
+      return item;
+    }),
+  );
+}
+
+function drawWeights({ active, slots, candidate, ready, weight, mirror }) {
+  const served = active && slots[active];
+  const other = active && slots[active === "a" ? "b" : "a"];
+  const share = ready ? weight : 0;
+  const rows = [];
+  if (served) rows.push(weightRow(`Version ${served.version}`, 1 - share, "answers"));
+  if (other && candidate) rows.push(weightRow(`Version ${other.version}`, share, mirror && ready ? `answers, ${percent(mirror)} mirrored` : "being made ready"));
+  else if (other) rows.push(weightRow(`Version ${other.version}`, 0, "kept warm, to go back at once"));
+  $("rollout-weights").replaceChildren(...rows);
+}
+
+function weightRow(name, share, what) {
+  const bar = el("progress", { max: "1", value: String(share), "aria-label": `${name} ${what}` });
+  return el("div", { class: "weight" }, el("span", {}, name), el("b", {}, percent(share)), bar, el("span", { class: "fine" }, what));
+}
+
+function drawMeasured({ measured, slots, active, candidate, phase }) {
+  const { active: old, candidate: fresh, compared, disagreement } = measured;
+  const served = active && slots[active];
+  const between = phase === "idle" || !candidate;
+  if (between) {
+    $("rollout-measured").replaceChildren(el("caption", {}, "Nothing is being compared."));
+    return;
+  }
+  const ms = (value) => (value === null ? "–" : `${value.toFixed(0)} ms`);
+  const row = (name, ...cells) => el("tr", {}, el("th", { scope: "row" }, name), ...cells.map((cell) => el("td", {}, String(cell))));
+  $("rollout-measured").replaceChildren(
+    el("tr", {}, el("td"), el("th", { scope: "col" }, served ? `v${served.version}` : "–"), el("th", { scope: "col" }, `v${candidate.version}`)),
+    row("Windows", old.requests, fresh.requests),
+    row("Errors", old.errors, fresh.errors),
+    row("p50", ms(old.p50_ms), ms(fresh.p50_ms)),
+    row("p95", ms(old.p95_ms), ms(fresh.p95_ms)),
+    row("Disagreement", "", disagreement === null ? "–" : `${disagreement.toFixed(3)} of ${compared}`),
+  );
+}
+
+function drawGates(gates) {
+  const items = gates.map(({ gate, passed, detail, at }) =>
+    el(
+      "li",
+      { class: passed ? "passed" : "failed" },
+      clock(at),
+      el("span", {}, el("b", {}, `${gate} ${passed ? "passed" : "failed"}`), detail ? `: ${detail}` : ""),
+    ),
+  );
+  $("rollout-gates").replaceChildren(...(items.length ? items : [el("li", {}, "No gate has been reached.")]));
+}
+
+function clock(at) {
+  const moment = new Date(at * 1000);
+  return el("time", { datetime: moment.toISOString(), title: moment.toLocaleString() }, moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }));
+}
