@@ -20,6 +20,7 @@ from sdavs_platform.config import ServeConfig
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import resolve
 
+from sdavs_serve.declaration import APPLICATION, declaration
 from sdavs_serve.ingress import Ingress
 from sdavs_serve.keys import KeyFile, keys_required
 from sdavs_serve.predictor import Predictor
@@ -28,7 +29,6 @@ from sdavs_serve.rollout.state import SLOTS, RolloutState
 
 logger = logging.getLogger("ray.serve")
 
-APPLICATION = "sdavs"
 INGRESS, CONTROLLER, MODEL = "ingress", "rollout", "model-{slot}"
 
 
@@ -94,16 +94,7 @@ def deploy(config: ServeConfig, *, dashboard: str = "http://127.0.0.1:8265") -> 
     # Replicas have neither this process's environment nor its folder, so addresses travel resolved.
     resolved = {"tracking_uri": tracking_uri(config.tracking_uri), "keys_file": str(keys.path.resolve())}
     config = config.model_copy(update=resolved)
-    application = {
-        "name": APPLICATION,
-        "route_prefix": "/",
-        "import_path": "sdavs_serve.app:build",
-        "args": config.model_dump(mode="json"),
-    }
-    http_options = {"host": config.host, "port": config.port}
-    ServeSubmissionClient(dashboard).deploy_applications(
-        {"proxy_location": "EveryNode", "http_options": http_options, "applications": [application]}
-    )
+    ServeSubmissionClient(dashboard).deploy_applications(declaration(config))
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     return f"http://{host}:{config.port}"
 

@@ -1,0 +1,92 @@
+"""Users, permissions and the webhook of an MLflow server with basic auth. May be run again at any time.
+
+    MLFLOW_TRACKING_URI=http://mlflow:5000 MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=... \\
+      TRAIN_PASSWORD=... SERVE_PASSWORD=... WEBHOOK_SECRET=... WEBHOOK_URL=... python configure.py
+
+Makes the registered model as admin, so that no job owns it, and two users that may edit it and nothing of each
+other's: `train` registers versions, `serve` notes on a version how its rollout went. A password that differs from
+the environment's is changed: this is how passwords are rotated.
+"""
+
+import os
+import time
+
+import requests
+from mlflow import MlflowClient
+from mlflow.entities.webhook import WebhookStatus
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.server import get_app_client
+
+MODEL = "sdavs"
+USERS = {"train": "TRAIN_PASSWORD", "serve": "SERVE_PASSWORD"}
+WEBHOOK = "sdavs-endpoint"
+EVENTS = ["model_version_alias.created", "model_version_alias.deleted"]
+
+
+def main() -> None:
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    wait_for(uri)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    try:
+        client.create_registered_model(MODEL)
+        print(f"made the registered model {MODEL}")
+    except RestException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    auth = get_app_client("basic-auth", tracking_uri=uri)
+    for user, variable in USERS.items():
+        set_user(auth, uri, user, os.environ[variable])
+    set_webhook(client, url=os.environ["WEBHOOK_URL"], secret=os.environ["WEBHOOK_SECRET"])
+
+
+def wait_for(uri: str, *, seconds: float = 300.0) -> None:
+    """Return when the server answers its probe.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if requests.get(f"{uri}/health", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(2)
+    raise TimeoutError(f"{uri} did not answer within {seconds:g} s")
+
+
+def set_user(auth, uri: str, user: str, password: str) -> None:
+    """A user with this password who may edit the model."""
+    try:
+        auth.get_user(user)
+    except MlflowException:
+        auth.create_user(user, password)
+        print(f"made the user {user}")
+    else:
+        known = requests.get(
+            f"{uri}/api/2.0/mlflow/registered-models/get",
+            params={"name": MODEL},
+            auth=(user, password),
+            timeout=30,
+        )
+        if known.status_code == 401:
+            auth.update_user_password(user, password)
+            print(f"changed the password of {user}")
+    auth.grant_user_permission(user, "registered_model", MODEL, "EDIT")
+
+
+def set_webhook(client: MlflowClient, *, url: str, secret: str) -> None:
+    """The webhook that tells the endpoint that an alias has moved; it would notice by itself a little later."""
+    for webhook in client.list_webhooks():
+        if webhook.name == WEBHOOK:
+            client.update_webhook(
+                webhook.webhook_id, url=url, events=EVENTS, secret=secret, status=WebhookStatus.ACTIVE
+            )
+            return
+    client.create_webhook(WEBHOOK, url=url, events=EVENTS, secret=secret)
+    print(f"made the webhook to {url}")
+
+
+if __name__ == "__main__":
+    main()
