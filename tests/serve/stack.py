@@ -42,7 +42,7 @@ QUICK = RolloutConfig(
     probe_after_s=0.3,
     # A busy machine of two cores makes small models jump; the slow model of the tests is slower than this.
     max_latency_ratio=4.0,
-    latency_slack_ms=400.0,
+    latency_slack_ms=200.0,
     max_disagreement=0.3,
     load_timeout_s=60.0,
 )

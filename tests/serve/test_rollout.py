@@ -99,7 +99,7 @@ def _with_a_wrong_signature(stack) -> int:
         (_with_a_wrong_signature, "signature", "MLmodel"),
         (lambda stack: stack.register(seed=1, spoil=spoil_golden), "golden", "golden_tolerance"),
         (lambda stack: stack.register(seed=3), "shadow", "max_disagreement"),
-        (lambda stack: stack.register(seed=1, image_size=320), "shadow", "max_latency_ratio"),
+        (lambda stack: stack.register(seed=1, image_size=512), "shadow", "max_latency_ratio"),
     ],
     ids=["corrupt", "wrong signature", "other golden answers", "disagreeing", "too slow"],
 )
