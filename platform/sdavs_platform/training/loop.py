@@ -17,9 +17,11 @@ from sdavs_model.engine import evaluate, move, training_loss
 from sdavs_model.metrics import Metrics
 from sdavs_platform.config import RunConfig
 from sdavs_platform.training.batches import Batches
-from sdavs_platform.training.checkpoint import LoopState, Probe, load_checkpoint, save_checkpoint
-from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype, keeping_hyperparameters
+from sdavs_platform.training.callbacks import UNSCORED
+from sdavs_platform.training.checkpoint import LoopState, Probe, save_checkpoint
+from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
 from sdavs_platform.training.progress import Progress, means
+from sdavs_platform.training.resume import resume
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -39,7 +41,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         worker.train_epoch(state)
         if worker.validates_after(state):
             worker.validate(state)
-            worker.report(state)
+        elif worker.saves_at(state):
+            worker.save(state)
     worker.progress.flush()
 
 
@@ -58,7 +61,7 @@ class Worker:
         seed_everything(config.seed, self.rank)
 
         self.batches = Batches(config, rank=self.rank, world_size=self.world_size)
-        self.total_steps = len(self.batches.sampler) * config.training.epochs
+        self.total_steps = self.batches.sampler.num_batches * config.training.epochs
         self.engine = build_engine(
             config, build_model(config.model), total_steps=self.total_steps, world_size=self.world_size
         )
@@ -66,21 +69,17 @@ class Worker:
         self.model = CastInputs(self.engine, compute_dtype(config))
         self.fixed = self.batches.fixed_batch()
         self.settings = settings
+        self.uploading = Path(tempfile.gettempdir()) / "sdavs-no-checkpoint-yet"
+
+    def say(self, line: str) -> None:
+        """One line in the job's log, from the first worker."""
+        if self.rank == 0:
+            print(line, flush=True)
 
     def resume(self) -> LoopState:
-        """Continue from the newest checkpoint of this name, else from another training's, if there is one."""
-        state = LoopState()
-        if checkpoint := ray.train.get_checkpoint():
-            with checkpoint.as_directory() as folder:
-                state = load_checkpoint(
-                    Path(folder), engine=self.engine, rank=self.rank, world_size=self.world_size
-                )
-        elif start_from := self.settings["start_from"]:
-            other = ray.train.Checkpoint(start_from)
-            with other.as_directory() as folder, keeping_hyperparameters(self.engine):
-                state = load_checkpoint(
-                    Path(folder), engine=self.engine, rank=self.rank, world_size=self.world_size
-                )
+        """Continue from the newest whole checkpoint of this name, else from another training's, if there is one."""
+        found = resume(self.engine, start_from=self.settings["start_from"], say=self.say)
+        state, self.losses = found or (LoopState(), [])
         self.elapsed_before_s = state.elapsed_s
         self.progress = Progress(
             self.config,
@@ -90,8 +89,8 @@ class Worker:
             state=state,
             total_steps=self.total_steps,
         )
-        where = f"resuming after epoch {state.epoch}" if state.epoch else "starting"
-        self.progress.say(
+        where = f"resuming after step {state.step}" if state.step else "starting"
+        self.say(
             f"{self.config.name}: {where} | {len(self.batches.clips)} clips, {len(self.batches.val_clips)} to "
             f"validate | {self.world_size} workers, ZeRO-{self.config.deepspeed.zero_stage}, "
             f"{sum(p.numel() for p in self.engine.module.parameters()) / 1e6:.1f} M weights"
@@ -105,17 +104,17 @@ class Worker:
         return state.stopped is not None or state.epoch >= self.config.training.epochs
 
     def train_epoch(self, state: LoopState) -> None:
-        """One pass over the training split, or less if time runs out."""
+        """What is left of the epoch, or less if time runs out."""
         self.model.train()
-        parts: list[dict[str, torch.Tensor]] = []
-        for batch in self.batches.epoch(state.epoch):
-            parts.append(self.train_step(batch, state))
+        for batch in self.batches.epoch(state.epoch, first_batch=state.batch):
+            self.losses.append(self.train_step(batch, state))
             if state.step % self.config.training.log_every == 0:
-                self.log_step(parts, state)
-                parts = []
+                self.log_step(state)
                 if state.stopped:
-                    break
-        state.epoch += 1
+                    return
+            if self.saves_at(state) and state.batch < self.batches.sampler.num_batches:
+                self.save(state)
+        state.epoch, state.batch = state.epoch + 1, 0
 
     def train_step(self, batch: dict[str, Any], state: LoopState) -> dict[str, torch.Tensor]:
         """Forward, backward, update; DeepSpeed reduces, clips and steps the schedule."""
@@ -123,14 +122,16 @@ class Worker:
             losses = training_loss(self.model, move(batch, self.device))
         except FloatingPointError as error:
             raise FloatingPointError(f"step {state.step + 1}: {error}") from None
+        losses = {name: value * self.batches.weight for name, value in losses.items()}
         self.engine.backward(losses["loss"])
         self.engine.step()
-        state.step += 1
-        return losses
+        state.step, state.batch = state.step + 1, state.batch + 1
+        return {name: value.detach() for name, value in losses.items()}
 
-    def log_step(self, parts: list[dict[str, torch.Tensor]], state: LoopState) -> None:
+    def log_step(self, state: LoopState) -> None:
         """Means since the last line; here the workers also agree on whether time is up."""
-        losses = means(parts)
+        losses = means(self.losses)
+        self.losses = []
         state.elapsed_s = self._elapsed_s()
         if self._any(self._out_of_time()):
             state.stopped = f"time budget of {self.config.training.max_minutes:g} minutes used"
@@ -142,8 +143,20 @@ class Worker:
         """Every `val_every` epochs and at the end."""
         return state.epoch % self.config.training.val_every == 0 or self.is_done(state)
 
+    def saves_at(self, state: LoopState) -> bool:
+        """Every `checkpoint_every` steps."""
+        every = self.config.training.checkpoint_every
+        return every is not None and state.step % every == 0
+
+    def save(self, state: LoopState) -> None:
+        """A checkpoint between validations."""
+        self.model.eval()
+        probe = self.look_at_fixed_clips()
+        self.model.train()
+        self.report(state, {"miou": UNSCORED}, probe)
+
     def validate(self, state: LoopState) -> None:
-        """Score the validation split, shared over the workers; keep count of gains for early stopping."""
+        """Score the validation split, shared over the workers; keep count of gains for early stopping; save."""
         self.average_buffers()
         share = self.batches.validation()
         metrics = evaluate(self.model, share, device=self.device, metrics=self.batches.metrics())
@@ -154,15 +167,15 @@ class Worker:
         improved = scores["miou"] > state.best_miou
         state.validations_without_gain = 0 if improved else state.validations_without_gain + 1
         if improved:
-            state.best_miou, state.best_epoch = scores["miou"], state.epoch
+            state.best_miou, state.best_epoch = scores["miou"], state.epochs_begun
         patience = self.config.training.patience
         if patience is not None and state.validations_without_gain >= patience:
             state.stopped = f"no gain in {patience} validations"
-        self.scores = scores
-        self.probe = self.look_at_fixed_clips()
+        probe = self.look_at_fixed_clips()
         self.progress.validation(
-            state, scores=scores, improved=improved, masks=self.fixed["masks"], probe=self.probe
+            state, scores=scores, improved=improved, masks=self.fixed["masks"], probe=probe
         )
+        self.report(state, scores, probe)
 
     @torch.no_grad()
     def look_at_fixed_clips(self) -> Probe:
@@ -171,20 +184,28 @@ class Worker:
         logits = self.model(batch["frames"], batch["log_mel"])
         return Probe(frames=self.fixed["frames"], log_mel=self.fixed["log_mel"], logits=logits)
 
-    def report(self, state: LoopState) -> None:
-        """Hand scores and this worker's shards to Ray Train, which merges all workers' folders."""
+    def report(self, state: LoopState, scores: dict[str, float], probe: Probe) -> None:
+        """Hand scores and this worker's shards to Ray Train, which uploads and merges all workers' folders.
+
+        Training goes on meanwhile. A checkpoint counts from the moment when all workers' parts have arrived.
+        """
         state.elapsed_s = self._elapsed_s()
-        with tempfile.TemporaryDirectory(prefix="sdavs-checkpoint-") as folder:
-            save_checkpoint(Path(folder), engine=self.engine, state=state, probe=self.probe, rank=self.rank)
-            dist.barrier()
-            metrics = {f"val_{name}": value for name, value in self.scores.items()}
-            ray.train.report(
-                metrics | {"epoch": state.epoch, "step": state.step, "stopped": state.stopped},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-            )
+        while self.uploading.exists():  # one at a time, or slow storage would fill the disk here
+            time.sleep(0.1)
+        self.uploading = Path(tempfile.mkdtemp(prefix="sdavs-checkpoint-"))
+        save_checkpoint(
+            self.uploading, engine=self.engine, state=state, losses=self.losses, probe=probe, rank=self.rank
+        )
+        dist.barrier()
+        metrics = {f"val_{name}": value for name, value in scores.items()}
+        ray.train.report(
+            metrics | {"epoch": state.epochs_begun, "step": state.step, "stopped": state.stopped},
+            checkpoint=ray.train.Checkpoint.from_directory(self.uploading),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        )
 
     def average_buffers(self) -> None:
-        """Running statistics differ between workers; validate, and save, their mean."""
+        """Batch norms inside a backbone (ResNets) see one worker's share; validate, and save, the mean of all."""
         for buffer in self.engine.module.buffers():
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
