@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from sdavs_platform.config import ServeConfig
 from sdavs_serve.encode import COLOURS, AnsweredFrame, decode_rle, draw_overlay, encode_rle
 from sdavs_serve.errors import MediaError, RequestError
 from sdavs_serve.form import negotiate
+from sdavs_serve.inference import masks_with_scores
 from sdavs_serve.media import decode_pictures, decode_stereo, decode_video, windows
 from sdavs_serve.overlay_video import OverlayVideoWriter
 from sdavs_serve.schema import Timings
@@ -107,6 +109,15 @@ def test_a_semantic_frame_names_each_class_and_all_of_them_together():
     assert np.array_equal(decode_rle(answer.classes[1].rle), mask == 2)
     assert np.array_equal(decode_rle(answer.rle), mask > 0)
     assert answer.score == pytest.approx((0.75 * 8 + 0.5 * 4) / 12)
+
+
+def test_pixels_of_a_semantic_model_get_their_most_probable_class():
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    masks, scores = masks_with_scores(logits, size=(8, 8), threshold=0.9)
+    assert np.array_equal(masks, logits.argmax(1))
+    confidence = logits.softmax(1).max(1).values.numpy()
+    assert scores[0][2] == pytest.approx(confidence[0][masks[0] == 2].mean(), rel=1e-5)
+    assert set(scores[0]) == {1, 2}
 
 
 def test_the_overlay_changes_masked_pixels_only():
