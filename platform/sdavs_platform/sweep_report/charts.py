@@ -23,7 +23,7 @@ STATE_COLOURS = {
     "running": COLOURS[2],
     "interrupted": COLOURS[4],
 }
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+DASHES = ("solid", "dash")
 MAX_AXES = 10
 
 
@@ -43,10 +43,10 @@ def learning_curves(summary: Summary) -> go.Figure:
     figure = _figure(height=420)
     if summary.study is not None:
         for index, variant in enumerate(summary.study.variants):
-            for trial in (t for t in summary.trials if t.variant == variant):
-                seed = summary.sweep.seeds.index(trial.values["seed"]) if "seed" in trial.values else 0
-                line = {"color": COLOURS[index % len(COLOURS)], "dash": DASHES[seed % len(DASHES)]}
-                _curve(figure, [trial], f"{variant}, seed {trial.values.get('seed')}", line)
+            group = [t for t in summary.trials if t.variant == variant and t.reports]
+            if group:
+                line = {"color": COLOURS[index % len(COLOURS)], "dash": DASHES[index // len(COLOURS)]}
+                _curve(figure, group, variant, line)
     else:
         for state, colour in STATE_COLOURS.items():
             group = [t for t in summary.trials if t.state == state and t is not summary.best and t.reports]
@@ -79,7 +79,7 @@ def parallel_coordinates(summary: Summary) -> go.Figure | None:
     }
     figure = _figure(height=420)
     figure.add_trace(go.Parcoords(line=line, dimensions=axes, labelangle=-12, labelside="top"))
-    figure.update_layout(margin={"l": 70, "r": 30, "t": 90, "b": 30})
+    figure.update_layout(margin={"l": 80, "r": 30, "t": 90, "b": 30})
     return figure
 
 
@@ -183,7 +183,7 @@ def differences(table: Table) -> go.Figure | None:
     ends += [value for row in rows for value in row.paper_difference.values()] + [0.0]
     margin = 0.06 * (max(ends) - min(ends))
     figure.update_xaxes(
-        title="difference in J from the full model, points",
+        title="Δ J from the full model, points",
         range=[min(ends) - margin, max(ends) + margin],
         zeroline=False,
     )
@@ -220,7 +220,7 @@ def _curve(figure: go.Figure, trials: list[TrialRecord], name: str, line: dict[s
             text=texts,
             name=name,
             line=line,
-            mode="lines+markers" if len(trials) == 1 else "lines",
+            mode="lines+markers" if len(trials) <= 5 else "lines",
             marker={"size": 5},
             hovertemplate="%{text}<br>epoch %{x}: J %{y:.3f}<extra></extra>",
         )

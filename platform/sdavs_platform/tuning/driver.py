@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -22,12 +21,17 @@ share of one would keep the last worker of a full node from its place."""
 
 # Tune's own records (one per trial and result, and a state that holds all trials) would grow with the sweep;
 # ours are on the storage.
-_TUNE_SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "100000"}
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",
+    # Its newer tables are printed at every verbosity.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 
 
 def run_trials(
     plan: Plan,
-    trainable: Callable[[dict[str, Any]], None],
+    trainable: Any,
     *,
     sweep: SweepConfig,
     store: SweepStore,
@@ -38,7 +42,7 @@ def run_trials(
     """Run the plan to its end, or until Ctrl-C or SIGTERM; running trials are then stopped in order.
 
     Args:
-        trainable: Tune's function; reports what `sdavs_platform.tuning.trial.run_trial` reports.
+        trainable: Tune's function or class; reports what `sdavs_platform.tuning.trial.Trial` reports.
         epochs: of a trial that nobody stops.
         max_concurrent: trials that find their places at the same time.
 

@@ -1,6 +1,8 @@
 """Hears from Tune what happens to the trials; keeps it on the storage, in MLflow and on the screen."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -89,7 +91,7 @@ class Watch(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """See `ray.tune.Callback`."""
         record = self._running[str(trial)]
-        reason = reason_of(trial.get_error())
+        reason = reason_of(Path(trial.error_file).read_text())
         record.state, record.error = "failed", reason
         self._end_run(record, lambda run: run.fail(reason))
         self._ended(record)
@@ -129,10 +131,11 @@ class Watch(Callback):
         end(run)
 
 
-def reason_of(error: BaseException | None) -> str:
-    """The one line that says why a trial failed, out of Tune's nested traceback."""
-    lines = [line.strip() for line in str(error or "no reason given").splitlines() if line.strip()]
-    line = lines[-1]
-    for name in ("ValueError: ", "RuntimeError: "):
-        line = line.removeprefix(name)
-    return line
+def reason_of(log: str) -> str:
+    """The one line that says why a trial failed, out of Tune's file of its failures (the last one counts)."""
+    failure = re.split(r"^Failure # .*$", log, flags=re.MULTILINE)[-1]
+    lines = [line.strip() for line in failure.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    # Ray tells of a dead process in sentences, the most important first.
+    line = named[-1] if named else lines[0]
+    return re.sub(r"^(ValueError|RuntimeError): ", "", line)
