@@ -45,7 +45,7 @@ class RolloutConfig(Section):
     """Share of a step's answers by the new version that may be errors."""
 
     max_latency_ratio: Annotated[float, Field(gt=1)] = 1.5
-    """95th percentile of the new version's time a window over the old one's."""
+    """95th percentile of the new version's time a window over the old one's; the median among few answers."""
 
     latency_slack_ms: Annotated[float, Field(ge=0)] = 50.0
     """Milliseconds by which the new version may always be slower: small models' times are mostly noise."""

@@ -203,8 +203,21 @@ def test_observations_of_an_earlier_step_do_not_count():
 def test_a_step_waits_for_enough_answers_and_refuses_a_slow_version():
     few = GOOD.model_copy(update={"candidate": Side(requests=3, p95_ms=500)})
     assert judge(few, elapsed=11, comparing=True, limits=LIMITS).decision == "wait"
-    slow = GOOD.model_copy(update={"candidate": Side(requests=30, p95_ms=500)})
+    slow = GOOD.model_copy(update={"candidate": Side(requests=30, p50_ms=400, p95_ms=500)})
     verdict = judge(slow, elapsed=11, comparing=True, limits=LIMITS)
     assert (verdict.decision, "max_latency_ratio" in verdict.detail) == ("refuse", True)
+    one_slow = Measured(
+        active=Side(requests=30, p50_ms=90, p95_ms=100),
+        candidate=Side(requests=30, p50_ms=90, p95_ms=900),
+        compared=30,
+    )
+    assert judge(one_slow, elapsed=11, comparing=True, limits=LIMITS).decision == "pass"
+    tail = one_slow.model_copy(
+        update={
+            side: getattr(one_slow, side).model_copy(update={"requests": 90})
+            for side in ("active", "candidate")
+        }
+    )
+    assert judge(tail, elapsed=11, comparing=True, limits=LIMITS).decision == "refuse"
     assert judge(GOOD, elapsed=3, comparing=True, limits=LIMITS).decision == "wait"
     assert judge(few, elapsed=5000, comparing=True, limits=LIMITS).decision == "refuse"

@@ -15,6 +15,11 @@ MAX_KEPT = 2000
 """Times and comparisons kept of one step; a long step is judged by its last ones."""
 
 
+TAIL_SAMPLES = 60
+"""Answers of either version from which on the 95th percentile is judged; among fewer it is a matter of chance (the
+slowest one or two), and the median is judged instead."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """One window of a request, as the ingress saw it."""
@@ -128,13 +133,16 @@ def disagreement(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def _too_slow(active: Side, candidate: Side, limits: RolloutConfig) -> str | None:
-    if active.p95_ms is None or candidate.p95_ms is None:
+    few = min(active.requests, candidate.requests) < TAIL_SAMPLES
+    name, served, tried = (
+        ("median", active.p50_ms, candidate.p50_ms) if few else ("p95", active.p95_ms, candidate.p95_ms)
+    )
+    if served is None or tried is None:
         return None
-    allowed = active.p95_ms * limits.max_latency_ratio + limits.latency_slack_ms
-    if candidate.p95_ms <= allowed:
+    if tried <= served * limits.max_latency_ratio + limits.latency_slack_ms:
         return None
     return (
-        f"95 % of its windows take up to {candidate.p95_ms:.0f} ms, the served version's {active.p95_ms:.0f} ms "
+        f"{name} of its windows' times {tried:.0f} ms, of the served version's {served:.0f} ms "
         f"(max_latency_ratio {limits.max_latency_ratio:g})"
     )
 
