@@ -9,7 +9,14 @@ from __future__ import annotations
 import threading
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
@@ -38,6 +45,7 @@ class Metrics:
     """Counters of one ingress replica."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "sdavs_requests", "Requests answered, by path and status", ["path", "status"], registry=registry
