@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ablation-demo test check format tree stop clean distclean lock bootstrap
+.PHONY: help demo ablation-demo test check format tree infra infra-check stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,13 @@ format: bootstrap ## Apply the formatter and the linter's fixes
 
 tree: bootstrap ## Rewrite README's file tree from the files' own first lines
 	@$(RUN) infra/local/tree.py
+
+infra: bootstrap ## Rewrite what is generated under infra/: Serve configs, alert rules for Kubernetes, dashboards
+	@$(RUN) infra/monitoring/dashboards.py
+	@$(RUN) infra/kuberay/generate.py
+
+infra-check: bootstrap ## Check infra/ with kubectl, terraform, promtool and linters, without a cluster (STRICT=1: all of it)
+	@$(RUN) infra/check/check.py $(if $(STRICT),--strict)
 
 stop: ## Stop the Ray, MLflow and endpoint that `make demo` started, and nothing else
 	@if [ -x $(RUN) ]; then $(RUN) jobs/demo.py --stop; else echo "nothing was ever started"; fi

@@ -1,0 +1,19 @@
+# Terraform and provider versions; the state's place is the caller's choice (a backend block in an override file).
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "~> 5.100"
+    }
+  }
+}
+
+provider "aws" {
+  region = var.region
+
+  default_tags {
+    tags = merge({ project = var.name, managed-by = "terraform" }, var.tags)
+  }
+}
