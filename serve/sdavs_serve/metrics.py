@@ -24,7 +24,7 @@ from ray.experimental import internal_kv
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdavs_serve.rollout.state import SLOTS, RolloutState
-from sdavs_serve.rollout.store import NAMESPACE
+from sdavs_serve.rollout.store import FORGET_S, NAMESPACE
 
 SNAPSHOTS = "metrics/"
 PUBLISH_S = 2.0
@@ -71,9 +71,13 @@ class Metrics:
         self._put()
         merged: dict[str, Metric] = {}
         for name in internal_kv._internal_kv_list(SNAPSHOTS, namespace=NAMESPACE):
-            content = internal_kv._internal_kv_get(name, namespace=NAMESPACE) or b""
+            content = internal_kv._internal_kv_get(name, namespace=NAMESPACE) or b"0\n"
+            written, _, text = content.decode().partition("\n")
+            if time.time() - float(written) > FORGET_S:
+                internal_kv._internal_kv_del(name, namespace=NAMESPACE)
+                continue
             replica = name.decode().removeprefix(SNAPSHOTS)
-            for family in text_string_to_metric_families(content.decode()):
+            for family in text_string_to_metric_families(text):
                 whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
                     whole.add_sample(sample.name, sample.labels | {"replica": replica}, sample.value)
@@ -82,8 +86,8 @@ class Metrics:
         return generate_latest(registry) + generate_latest(_of_rollout(state))
 
     def _put(self) -> None:
-        text = generate_latest(self._registry)
-        internal_kv._internal_kv_put(SNAPSHOTS + self._replica, text, namespace=NAMESPACE)
+        content = f"{time.time()}\n".encode() + generate_latest(self._registry)
+        internal_kv._internal_kv_put(SNAPSHOTS + self._replica, content, namespace=NAMESPACE)
 
     def _publish(self) -> None:
         while True:

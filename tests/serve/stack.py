@@ -30,7 +30,7 @@ from sdavs_model.data.preprocess import Preprocessor
 from sdavs_model.golden import record_golden
 
 SMALL = SDAVSConfig(
-    backbone="pvt_v2_b0", image_size=64, num_frames=2, width=32, num_heads=4, vggish_width=0.125
+    backbone="pvt_v2_b0", image_size=64, num_frames=5, width=32, num_heads=4, vggish_width=0.125
 )
 
 QUICK = RolloutConfig(
@@ -100,7 +100,7 @@ class Stack:
         torch.manual_seed(seed)
         config = SDAVSConfig.from_dict(SMALL.to_dict() | changes)
         artifact = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"artifact-{seed}-"))
-        classes = ["background", "sounding"] if config.num_classes == 1 else ["background", "a", "b"]
+        classes = ["background", "sounding object"] if config.num_classes == 1 else ["background", "a", "b"]
         lineage = {"data_digest": f"digest-{seed}"}
         model = build_model(config).eval()
         drawn = record_golden(model, Preprocessor(config.preprocess))

@@ -36,6 +36,10 @@ SILENT_S = 10.0
 """A copy that has not been heard of for so long is gone. Copies speak every `WATCH_S`, when they get to run."""
 
 
+FORGET_S = 600.0
+"""After so long a silent copy's last words are removed."""
+
+
 class CopyReport(BaseModel):
     """What one replica of a slot says of itself."""
 
@@ -88,6 +92,7 @@ class ReportReader:
         self._clock = clock
         self._beats: dict[str, int] = {}
         self._heard: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
 
     def read(self, state: RolloutState) -> dict[SlotName, SlotReport]:
         """What the copies of each slot say together of what the document wants of them."""
@@ -118,6 +123,8 @@ class ReportReader:
                 self._beats[key], self._heard[key] = report.beat, now
             if now - self._heard.get(key, -SILENT_S) < SILENT_S:
                 live.append(report)
+            elif now - max(self._seen.setdefault(key, now), self._heard.get(key, 0.0)) > FORGET_S:
+                internal_kv._internal_kv_del(name, namespace=NAMESPACE)
         return live
 
 
