@@ -91,20 +91,20 @@ def worker_environment(config: RunConfig) -> dict[str, str]:
 
 
 def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = print) -> None:
-    """Make sure that all workers fit, now.
+    """Make sure that all workers, or the fewest to train with, fit now.
 
     Raises:
         ValueError: the cluster is too small, or stays too busy for `wait_seconds`; says what is missing.
     """
-    wanted = f"{config.num_workers} workers of {_describe(config)}"
-    if num_places(config) < config.num_workers:
+    wanted = f"{config.min_workers} workers of {_describe(config)}"
+    if num_places(config) < config.min_workers:
         has = ray.cluster_resources()
         raise ValueError(
             f"cluster.num_workers: {wanted} do not fit into this Ray cluster "
             f"({has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs on {len(_alive_nodes())} nodes)"
         )
     deadline = time.monotonic() + config.wait_seconds
-    while _num_free(config) < config.num_workers:
+    while _num_free(config) < config.min_workers:
         if time.monotonic() > deadline:
             free = ray.available_resources()
             raise ValueError(

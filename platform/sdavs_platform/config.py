@@ -4,9 +4,9 @@ One key's way: a YAML file or a flag -> validated here -> the MLflow run, the ar
 Nobody reads a raw dict after this module. `sdavs_platform.cli` reads files and flags into the tree.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.augment import Augment
@@ -115,6 +115,10 @@ class TrainingConfig(Section):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Checkpoints kept by validation J, besides the newest."""
 
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints inside an epoch: the most that a lost worker can cost. Unset: each validation
+    writes one, and nothing else does."""
+
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between progress lines and metric points."""
 
@@ -132,6 +136,24 @@ class DeepSpeedConfig(Section):
     bucket_size: Annotated[int, Field(ge=1)] = 20_000_000
     """Numbers exchanged in one collective; DeepSpeed's default of 5e8 would need 2 GB a worker."""
 
+    offload_optimizer: bool = False
+    """Keep optimizer states, and compute updates, in main memory instead of the GPU's; for stages 1 to 3."""
+
+    @model_validator(mode="after")
+    def _has_states_to_offload(self) -> "DeepSpeedConfig":
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer: true needs deepspeed.zero_stage 1, 2 or 3")
+        return self
+
+
+def _number_or_range(value: Any) -> int | tuple[int, int]:
+    """One message for all mistakes, where a union of types would give one for each type."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    whole = all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in parts)
+    if not whole or len(parts) not in (1, 2) or list(parts) != sorted(parts):
+        raise ValueError("allowed: a whole number from 1, or [least, most]")
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
 
 class ClusterConfig(Section):
     """What the run leases from Ray."""
@@ -140,8 +162,17 @@ class ClusterConfig(Section):
     """Ray cluster; "local" starts a private one. Unset: the one this job runs in or that runs on this machine,
     else a private one."""
 
-    num_workers: Annotated[int, Field(ge=1)] = 2
-    """Training processes; the global batch is shared evenly among them."""
+    num_workers: Annotated[int | tuple[int, int], BeforeValidator(_number_or_range)] = 2
+    """Training processes that share each batch: a number, or [least, most] for a training that goes on with
+    fewer when some are lost and with more when there is room again."""
+
+    resize_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """With [least, most] workers: seconds between looks for room for more, which then start from the newest
+    checkpoint."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Lost workers, over the whole command, after which all start again from the newest checkpoint. Bad files and
+    a loss that is not finite end the training at once: they would come again."""
 
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPU cores, and compute threads, of each worker."""
@@ -151,6 +182,16 @@ class ClusterConfig(Section):
 
     wait_seconds: Annotated[float, Field(ge=0)] = 60.0
     """How long to wait, in seconds, for workers' places that other jobs hold; then the run fails."""
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers to train with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers to train with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 class TrackingConfig(Section):
@@ -216,7 +257,13 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":
         batch, workers = self.training.batch_size, self.cluster.num_workers
-        if batch % workers:
+        if batch < self.cluster.max_workers:
+            raise ValueError(
+                f"training.batch_size: {batch} clips are too few for {self.cluster.max_workers} workers; "
+                f"allowed: whole numbers from the most workers of cluster.num_workers"
+            )
+        # Where the number changes, shares that differ by a clip are the price; for a fixed one they are a mistake.
+        if isinstance(workers, int) and batch % workers:
             raise ValueError(
                 f"training.batch_size: {batch} clips cannot be shared evenly by {workers} workers; "
                 f"allowed: multiples of cluster.num_workers"

@@ -13,7 +13,7 @@ from sdavs_platform.report import evaluate_registered, report_table
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.batches import open_split
-from sdavs_platform.training.checkpoint import verify_complete
+from sdavs_platform.training.manifest import verify_complete
 from sdavs_platform.training.run import train
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
@@ -47,7 +47,7 @@ def test_a_stopped_training_resumes_under_its_name_in_the_same_mlflow_run(
     assert len(runs_named(make_config("resumed"))) == 1
     client = mlflow_client(make_config("resumed").tracking.uri)
     steps = [point.step for point in client.get_metric_history(second.run_id, "train/loss")]
-    assert steps == [1, 2, 3]  # one step before the stop, the two of the second epoch after it
+    assert steps == [1, 2, 3, 4]  # one step before the stop, the other of its epoch and two more after it
     assert all(math.isfinite(scores["miou"]) for scores in second.metrics.values())
 
 

@@ -36,6 +36,7 @@ RESUMABLE = (
     "training.max_minutes",
     "training.patience",
     "training.keep_checkpoints",
+    "training.checkpoint_every",
     "training.log_every",
 )
 
@@ -84,6 +85,18 @@ class TrainingRun:
         run = cls(uri=uri, run_id=created.info.run_id)
         run._log_config(config, params)
         return run
+
+    @classmethod
+    def find(cls, name: str, *, storage: str, uri: str) -> "TrainingRun | None":
+        """The newest run of a training by its name, in any experiment."""
+        client = mlflow_client(uri)
+        found = client.search_runs(
+            [experiment.experiment_id for experiment in client.search_experiments()],
+            f"tags.`{NAME_TAG}` = '{name}' and tags.`{STORAGE_TAG}` = '{storage}'",
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+        return cls(uri=uri, run_id=found[0].info.run_id) if found else None
 
     def set_data_digest(self, digest: str, *, has_checkpoints: bool) -> None:
         """Record which data this training sees.

@@ -49,26 +49,35 @@ class GlobalBatchSampler(Sampler[list[int]]):
     """This worker's part of every global batch of one epoch.
 
     The order of clips depends on seed and epoch alone: any number of workers forms the same global batches.
-    The last clips, too few for a batch, are left out; the next epoch leaves out others.
+    The last clips, too few for a batch, are left out; the next epoch leaves out others. Shares differ by one clip
+    where the workers do not divide the batch.
+
+    Attributes:
+        first_batch: where to go on inside the epoch; 0 is its beginning.
     """
 
     def __init__(self, *, num_clips: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
-        assert batch_size % world_size == 0
+        assert world_size <= batch_size
         self.num_clips = num_clips
         self.batch_size = batch_size
-        self.rank = rank
-        self.share = batch_size // world_size
         self.seed = seed
         self.epoch = 0
+        self.first_batch = 0
+        self.part = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in a whole epoch, which are its steps."""
+        return self.num_clips // self.batch_size
 
     def __len__(self) -> int:
-        return self.num_clips // self.batch_size
+        return self.num_batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_clips).tolist()
-        for step in range(len(self)):
-            start = step * self.batch_size + self.rank * self.share
-            yield order[start : start + self.share]
+        for batch in range(self.first_batch, self.num_batches):
+            start = batch * self.batch_size
+            yield order[start + self.part.start : start + self.part.stop]
 
 
 class Batches:
@@ -91,14 +100,20 @@ class Batches:
         }
         self._audio = config.data.audio
         self._silence = silence(config.model)
-        self._val_batch = self.sampler.share
+        self._val_batch = -(-config.training.batch_size // world_size)
         self._rank, self._world_size = rank, world_size
         self.train_loader = DataLoader(self._heard(self.clips), batch_sampler=self.sampler, **self._options)
 
-    def epoch(self, epoch: int) -> DataLoader[dict[str, Any]]:
+    @property
+    def weight(self) -> float:
+        """What this worker's mean counts in the mean of all workers: 1 where all have equal shares."""
+        return len(self.sampler.part) * self._world_size / self.sampler.batch_size
+
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> DataLoader[dict[str, Any]]:
         """The training batches of one epoch: clips, order and augmentation follow from its number."""
         self.clips.set_epoch(epoch)
         self.sampler.epoch = epoch
+        self.sampler.first_batch = first_batch
         return self.train_loader
 
     def validation(self) -> DataLoader[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Sharded checkpoints: written by every worker, complete or refused, consolidated to one set of weights.
 
-manifest-rank0.json  each worker's files and their sizes
+manifest-rank0.json  each worker's files, their sizes and digests
 loop.json            where the training loop stands
-rng-rank0.pt         each worker's random numbers
+worker-rank0.pt      what each worker has of its own: random numbers, running statistics, losses not yet told
 probe.safetensors    a fixed batch and the live engine's answer to it, to verify the consolidation
 shards/              DeepSpeed's own files
 """
@@ -10,18 +10,25 @@ shards/              DeepSpeed's own files
 import contextlib
 import io
 import json
+import random
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model
 from sdavs_platform.training.engine import CastInputs
+from sdavs_platform.training.manifest import verify_complete, write_manifest
+from sdavs_platform.training.reshape import reshape_shards
 
 TAG = "shards"
 BF16_LEEWAY = 50
+
+Losses = list[dict[str, torch.Tensor]]
 
 
 @dataclass
@@ -30,6 +37,8 @@ class LoopState:
 
     epoch: int = 0
     """Epochs done."""
+    batch: int = 0
+    """Batches done of the epoch after them."""
     step: int = 0
     """Optimizer steps done."""
     best_miou: float = -1.0
@@ -43,6 +52,11 @@ class LoopState:
     stopped: str | None = None
     """Why training ended before its last epoch."""
 
+    @property
+    def epochs_begun(self) -> int:
+        """The number of the epoch that is running or was the last to run, counted from 1."""
+        return self.epoch + (self.batch > 0)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -53,56 +67,56 @@ class Probe:
     logits: torch.Tensor
 
 
-def save_checkpoint(folder: Path, *, engine: Any, state: LoopState, probe: Probe, rank: int) -> None:
-    """Write this worker's part into `folder`; all workers call it together, each with its own folder."""
+def save_checkpoint(
+    folder: Path, *, engine: Any, state: LoopState, losses: Losses, probe: Probe, rank: int
+) -> None:
+    """Write this worker's part into `folder`; all workers call it together, each with its own folder.
+
+    Args:
+        losses: of the steps since the last metric point.
+    """
     engine.save_checkpoint(str(folder), tag=TAG)
     (folder / "zero_to_fp32.py").unlink(missing_ok=True)
-    torch.save(_random_states(), folder / f"rng-rank{rank}.pt")
+    own = {"random": _random_states(), "buffers": _running_statistics(engine), "losses": losses}
+    torch.save(own, _own_file(folder, rank))
     if rank == 0:
         (folder / "loop.json").write_text(json.dumps(asdict(state), indent=2))
         save_file({k: v.cpu().contiguous() for k, v in asdict(probe).items()}, folder / "probe.safetensors")
-    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    manifest = {"world_size": torch.distributed.get_world_size(), "files": sizes}
-    (folder / f"manifest-rank{rank}.json").write_text(json.dumps(manifest, indent=2))
+    write_manifest(folder, rank=rank, world_size=torch.distributed.get_world_size())
 
 
-def load_checkpoint(folder: Path, *, engine: Any, rank: int, world_size: int) -> LoopState:
-    """Bring the engine, the schedule and this worker's random numbers back.
+def load_checkpoint(
+    folder: Path, *, engine: Any, rank: int, saved_world_size: int
+) -> tuple[LoopState, Losses]:
+    """Bring the engine, the schedule and all that is this worker's own back; the folder must be complete.
 
-    Raises:
-        ValueError: the checkpoint is incomplete (names the file) or of another number of workers.
+    With as many workers as have written it everything is as it was, to the last bit. With another number the shards
+    are cut anew, running statistics become the mean of all workers', and random numbers begin a new sequence.
+
+    Returns:
+        Where the loop stands, and the losses of the steps since the last metric point.
     """
-    saved_world_size = verify_complete(folder)
-    if saved_world_size != world_size:
-        raise ValueError(
-            f"{folder}: written by {saved_world_size} workers; set cluster.num_workers to that to resume"
-        )
-    engine.load_checkpoint(str(folder), tag=TAG)
-    _set_random_states(torch.load(folder / f"rng-rank{rank}.pt", weights_only=True))
-    return LoopState(**json.loads((folder / "loop.json").read_text()))
-
-
-def verify_complete(folder: Path) -> int:
-    """Compare the files with the manifests of all workers; returns their number.
-
-    Raises:
-        ValueError: a manifest or file is missing or has another size; names it.
-    """
-    first = folder / "manifest-rank0.json"
-    if not first.is_file():
-        raise ValueError(f"{first}: missing; the checkpoint is incomplete")
-    world_size = json.loads(first.read_text())["world_size"]
-    for rank in range(world_size):
-        manifest = folder / f"manifest-rank{rank}.json"
-        if not manifest.is_file():
-            raise ValueError(f"{manifest}: missing; the checkpoint is incomplete")
-        for name, size in json.loads(manifest.read_text())["files"].items():
-            file = folder / name
-            found = file.stat().st_size if file.is_file() else None
-            if found != size:
-                is_now = "missing" if found is None else f"{found} bytes"
-                raise ValueError(f"{file}: {is_now}, but {size} bytes were written; incomplete checkpoint")
-    return world_size
+    world_size = torch.distributed.get_world_size()
+    state = LoopState(**json.loads((folder / "loop.json").read_text()))
+    if saved_world_size == world_size:
+        engine.load_checkpoint(str(folder), tag=TAG)
+        own = torch.load(_own_file(folder, rank), weights_only=True)
+        _set_running_statistics(engine, own["buffers"])
+        _set_random_states(own["random"])
+        return state, own["losses"]
+    with tempfile.TemporaryDirectory(prefix="sdavs-reshaped-") as scratch:
+        (Path(scratch) / TAG).mkdir()
+        reshape_shards(folder / TAG, Path(scratch) / TAG, rank=rank, world_size=world_size)
+        engine.load_checkpoint(scratch, tag=TAG)
+    every = [torch.load(_own_file(folder, r), weights_only=True) for r in range(saved_world_size)]
+    means = {name: sum(o["buffers"][name] for o in every) / len(every) for name in every[0]["buffers"]}
+    _set_running_statistics(engine, means)
+    # The mean over the former workers, on each of the present ones, is the same mean.
+    losses = [
+        {name: torch.stack([part[name] for part in step]).mean(0) for name in step[0]}
+        for step in zip(*(o["losses"] for o in every), strict=True)
+    ]
+    return state, losses
 
 
 def consolidate(
@@ -149,14 +163,39 @@ def _full_state(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
         return get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
 
 
-def _random_states() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
+def _own_file(folder: Path, rank: int) -> Path:
+    return folder / f"worker-rank{rank}.pt"
+
+
+def _running_statistics(engine: Any) -> dict[str, torch.Tensor]:
+    """Floating-point buffers: normalisations that see only their worker's clips differ between workers."""
+    return {
+        name: buffer.cpu() for name, buffer in engine.module.named_buffers() if buffer.is_floating_point()
+    }
+
+
+def _set_running_statistics(engine: Any, saved: dict[str, torch.Tensor]) -> None:
+    buffers = dict(engine.module.named_buffers())
+    for name, value in saved.items():
+        buffers[name].copy_(value)
+
+
+def _random_states() -> dict[str, Any]:
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    states = {
+        "python": random.getstate(),
+        "numpy": (torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss),
+        "cpu": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
-def _set_random_states(states: dict[str, torch.Tensor]) -> None:
+def _set_random_states(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    keys, *rest = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -32,6 +32,10 @@ def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world
         config=deepspeed_config(config, world_size=world_size),
         dist_init_required=False,
     )
+    # DeepSpeed leaves buffers in fp32, and batch normalisation refuses bf16 weights beside fp32 statistics.
+    for buffer in engine.module.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.to(compute_dtype(config))
     return engine
 
 
@@ -74,9 +78,12 @@ def lr_factor(step: int, *, total_steps: int, config: OptimizerConfig) -> float:
 
 def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own config, derived from the run's; nobody edits it by hand."""
+    largest_share = -(-config.training.batch_size // world_size)
+    offload = {"offload_optimizer": {"device": "cpu"}} if config.deepspeed.offload_optimizer else {}
     return {
-        "train_batch_size": config.training.batch_size,
-        "train_micro_batch_size_per_gpu": config.training.batch_size // world_size,
+        # Books only: DeepSpeed asks for equal shares, and Batches.weight accounts for unequal ones.
+        "train_batch_size": largest_share * world_size,
+        "train_micro_batch_size_per_gpu": largest_share,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.grad_clip,
         "bf16": {"enabled": compute_dtype(config) == torch.bfloat16},
@@ -84,7 +91,10 @@ def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
             "stage": config.deepspeed.zero_stage,
             "reduce_bucket_size": config.deepspeed.bucket_size,
             "allgather_bucket_size": config.deepspeed.bucket_size,
+            **offload,
         },
+        # torch's AdamW computes offloaded updates, too; DeepSpeed's own would be compiled at first use.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
 

@@ -2,6 +2,8 @@
 
 import ray.train
 
+from sdavs_platform.training.callbacks import VAIN
+
 
 def root_cause(error: ray.train.TrainingFailedError) -> str:
     """The message of the worker that failed first.
@@ -9,12 +11,15 @@ def root_cause(error: ray.train.TrainingFailedError) -> str:
     When one worker fails, the others lose their connection to it and fail too, so errors that name a file or
     a step (ValueError, FloatingPointError) are believed before any other.
     """
+    if isinstance(error, ray.train.ControllerError):
+        # Ours: see `GiveUp`.
+        return _last_line(str(error.controller_failure))
     causes = [
         getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()
     ]
     if not causes:
         return _last_line(str(error))
-    ours = [cause for cause in causes if isinstance(cause, (ValueError, FloatingPointError))]
+    ours = [cause for cause in causes if isinstance(cause, VAIN)]
     cause = (ours or causes)[0]
     message = _last_line(str(cause))
     return message if ours else f"{type(cause).__name__}: {message}"

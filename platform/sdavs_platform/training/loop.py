@@ -69,7 +69,7 @@ class Worker:
         self.model = CastInputs(self.engine, compute_dtype(config))
         self.fixed = self.batches.fixed_batch()
         self.settings = settings
-        self.uploading = Path(tempfile.gettempdir()) / "sdavs-no-checkpoint-yet"
+        self.uploading: Path | None = None
 
     def say(self, line: str) -> None:
         """One line in the job's log, from the first worker."""
@@ -153,6 +153,7 @@ class Worker:
         self.model.eval()
         probe = self.look_at_fixed_clips()
         self.model.train()
+        self.progress.flush()
         self.report(state, {"miou": UNSCORED}, probe)
 
     def validate(self, state: LoopState) -> None:
@@ -190,7 +191,8 @@ class Worker:
         Training goes on meanwhile. A checkpoint counts from the moment when all workers' parts have arrived.
         """
         state.elapsed_s = self._elapsed_s()
-        while self.uploading.exists():  # one at a time, or slow storage would fill the disk here
+        # One at a time, or slow storage would fill the disk here.
+        while self.uploading and self.uploading.exists():
             time.sleep(0.1)
         self.uploading = Path(tempfile.mkdtemp(prefix="sdavs-checkpoint-"))
         save_checkpoint(

@@ -9,6 +9,7 @@ from sdavs_platform.config import RunConfig
 from sdavs_platform.tracking.pictures import learning_curve, prediction_panel
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.checkpoint import LoopState, Probe
+from sdavs_platform.training.metrics import TrainingMetrics
 
 
 class Progress:
@@ -19,8 +20,14 @@ class Progress:
     ) -> None:
         self.config = config
         self.run = TrainingRun(uri=uri, run_id=run_id) if speaks else None
+        self._metrics = TrainingMetrics(config.name) if speaks else None
         self.total_steps = total_steps
         self._points: list[tuple[int, dict[str, float]]] = []
+        # Steps after the checkpoint may have been told before the training was interrupted.
+        self._told = {
+            kind: max((step for step, _ in self.run.history(key)), default=0) if self.run else 0
+            for kind, key in (("train", "train/loss"), ("val", "val/miou"))
+        }
         self._last = (state.step, time.monotonic())
 
     def say(self, line: str) -> None:
@@ -30,12 +37,19 @@ class Progress:
 
     def step(self, state: LoopState, *, losses: dict[str, float], lr: float, grad_norm: float) -> None:
         """Every `training.log_every` steps: losses are means over those steps and over the workers."""
-        if not self.run:
+        if not self.run or not self._metrics:
             return
         speed = self._clips_per_second(state.step)
+        self._metrics.step(
+            step=state.step,
+            total_steps=self.total_steps,
+            seconds=self.config.training.batch_size / max(speed, 1e-9),
+            loss=losses["loss"],
+        )
         values = {f"train/{name}": value for name, value in losses.items()}
         values |= {"train/lr": lr, "train/grad_norm": grad_norm, "train/clips_per_s": speed}
-        self._points.append((state.step, values))
+        if state.step > self._told["train"]:
+            self._points.append((state.step, values))
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.say(
             f"epoch {state.epoch + 1}/{self.config.training.epochs} step {state.step}/{self.total_steps} | "
@@ -46,14 +60,17 @@ class Progress:
         self, state: LoopState, *, scores: dict[str, float], improved: bool, masks: torch.Tensor, probe: Probe
     ) -> None:
         """After each validation: scores, the learning curve so far, and the fixed clips' predictions."""
-        if not self.run:
+        if not self.run or not self._metrics:
             return
+        self._metrics.validation(scores["miou"])
         scores = {f"val/{name}": value for name, value in scores.items()}
-        self._points.append((state.step, scores | {"epoch": float(state.epoch)}))
+        if state.step > self._told["val"]:
+            self._points.append((state.step, scores | {"epoch": float(state.epochs_begun)}))
         self.flush()
         best = "best so far" if improved else f"best {state.best_miou:.3f} in epoch {state.best_epoch}"
         self.say(
-            f"epoch {state.epoch} validated | J {scores['val/miou']:.3f} F {scores['val/fscore']:.3f} ({best})"
+            f"epoch {state.epochs_begun} validated | "
+            f"J {scores['val/miou']:.3f} F {scores['val/fscore']:.3f} ({best})"
         )
         self.run.log_image(
             prediction_panel(probe.frames, masks, probe.logits, self.config.model.preprocess),

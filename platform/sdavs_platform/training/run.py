@@ -1,7 +1,7 @@
 """The driver of a training: check everything, lease workers, train, finish, tell."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from sdavs_platform.storage import has_checkpoints
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.batches import open_split
+from sdavs_platform.training.callbacks import GiveUp, ValidationsOnly
 from sdavs_platform.training.failure import root_cause
 from sdavs_platform.training.finish import finish_training
 
@@ -45,13 +46,15 @@ def train(
     callbacks: Sequence[ray.train.UserCallback] = (),
     start_from: str | None = None,
     finishes: bool = True,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train, or go on training, the run named `config.name`.
 
     Args:
         tags: join the MLflow run's own.
-        callbacks: called in Ray Train's controller after every report of the workers.
+        callbacks: called in Ray Train's controller after every validation that the workers report.
         start_from: checkpoint of another training to go on from, for a name that has none yet.
+        is_stopped: asked after an error: whether the caller ended the training, who then ends its MLflow run, too.
         finishes: export, score and register the best checkpoint; without it the result holds validation only.
 
     Raises:
@@ -76,10 +79,14 @@ def train(
         run.fail("stopped by the user", status="KILLED")
         raise
     except ray.train.TrainingFailedError as error:
+        if is_stopped():
+            raise
         cause = root_cause(error)
         run.fail(cause)
         raise RuntimeError(cause) from error
     except BaseException as error:
+        if is_stopped():
+            raise
         run.fail(str(error) or type(error).__name__)
         raise
     run.finish()
@@ -111,7 +118,8 @@ def _finish(
     config: RunConfig, run: TrainingRun, trained: ray.train.Result, *, digest: str, finishes: bool
 ) -> TrainResult:
     assert trained.best_checkpoints is not None
-    checkpoint, reported = max(trained.best_checkpoints, key=lambda best: best[1]["val_miou"])
+    # Of equals the one reported last: it may stand in for one that was found damaged.
+    checkpoint, reported = max(reversed(trained.best_checkpoints), key=lambda best: best[1]["val_miou"])
     if (done := run.finished_result()) and done["checkpoint"] == checkpoint.path:
         print(f"{config.name}: nothing left to train; version {done['version']} is registered", flush=True)
         return TrainResult(
@@ -170,7 +178,12 @@ def _fit(
     from sdavs_platform.training.loop import train_worker
 
     cluster = config.cluster
-    called: Any = list(callbacks)  # Ray's types name Tune's callbacks here, which it refuses
+    # Any: Ray's types name Tune's callbacks, which it refuses, and know nothing of elastic training.
+    called: Any = [GiveUp(), *map(ValidationsOnly, callbacks)]
+    scaling: Any = {
+        "num_workers": cluster.num_workers,
+        "elastic_resize_monitor_interval_s": cluster.resize_seconds,
+    }
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -180,7 +193,7 @@ def _fit(
             "start_from": start_from,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.num_workers,
+            **scaling,
             use_gpu=cluster.use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
@@ -191,6 +204,7 @@ def _fit(
                 num_to_keep=config.training.keep_checkpoints,
                 checkpoint_score_attribute="val_miou",
             ),
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             callbacks=called,
         ),
     )

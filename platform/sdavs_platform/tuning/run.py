@@ -22,7 +22,7 @@ from sdavs_platform.tuning.space import normalized
 from sdavs_platform.tuning.store import ENDED, SweepStore
 from sdavs_platform.tuning.study import Study, parse_study
 from sdavs_platform.tuning.sweep import SweepConfig
-from sdavs_platform.tuning.trial import TrialSettings, run_trial
+from sdavs_platform.tuning.trial import Trial, TrialSettings
 from sdavs_platform.tuning.watch import Watch
 
 # What may change when a sweep is continued; anything else would make another sweep of it.
@@ -102,7 +102,7 @@ def run_sweep(
                 with table:
                     run_trials(
                         plan,
-                        tune.with_parameters(run_trial, settings=settings),
+                        tune.with_parameters(Trial, settings=settings),
                         sweep=sweep,
                         store=store,
                         watch=watch,
@@ -179,18 +179,16 @@ def _settings(
     return TrialSettings(
         sweep=sweep.name,
         config=shared,
-        objectives=sweep.objectives,
         # A search never sees the test splits, or the best trial would be the one that fits them best.
         conditions=study.conditions if study else (),
         tags=child_tags(sweep, parent),
-        exchanges=sweep.scheduler == "pbt",
         run_names={r.id: r.run_name for r in records if r.state not in ENDED and r.run_name},
     )
 
 
 def _num_concurrent(sweep: SweepConfig, config: RunConfig) -> int:
     """Trials whose workers all find places at once, so that none holds half of what another waits for."""
-    groups = num_places(config.cluster) // config.cluster.num_workers
+    groups = num_places(config.cluster) // config.cluster.max_workers
     if not groups:
         require_resources(config.cluster)
     return min(groups, sweep.max_concurrent or groups)

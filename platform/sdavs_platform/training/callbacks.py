@@ -1,0 +1,34 @@
+"""What Ray Train's controller is asked to do differently: give up where a retry is vain, tell of validations only."""
+
+from typing import Any
+
+import ray.train
+
+UNSCORED = -1.0
+"""Stands for J in the report of a checkpoint between validations, below every true one: kept while it is the newest."""
+
+VAIN = (ValueError, FloatingPointError)
+"""Errors that come again when the training is repeated: bad files, a loss that is not finite."""
+
+
+class GiveUp(ray.train.UserCallback):
+    """Ends the training at once on an error that would come again. Ray Train repeats after any error."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """See `ray.train.UserCallback`; what is raised here is not retried."""
+        for error in worker_exceptions.values():
+            cause = getattr(error, "_base_exc", error)
+            if isinstance(cause, VAIN):
+                raise cause
+
+
+class ValidationsOnly(ray.train.UserCallback):
+    """Passes on the reports of validations, and keeps those of other checkpoints back."""
+
+    def __init__(self, callback: ray.train.UserCallback) -> None:
+        self._callback = callback
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """See `ray.train.UserCallback`."""
+        if metrics[0]["val_miou"] != UNSCORED:
+            self._callback.after_report(run_context, metrics, checkpoint)

@@ -1,0 +1,70 @@
+"""Any checkpoint of a training, which may still run or have been killed, as an artifact folder."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import yaml
+
+from sdavs_platform.cli import validated
+from sdavs_platform.config import RunConfig
+from sdavs_platform.storage import CHECKPOINT_LIST, Storage
+from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.training.finish import export_checkpoint
+
+
+def export_from_storage(
+    name: str, *, storage: str, uri: str, out: Path, checkpoint: str = "best"
+) -> dict[str, Any]:
+    """Consolidate one checkpoint of the training `name` and compare its answer with the live engine's.
+
+    Args:
+        storage: address that the training keeps its checkpoints at.
+        uri: MLflow, which knows the training's config.
+        out: gets the artifact.
+        checkpoint: "best" by validation J, "newest", or a checkpoint's own name.
+
+    Returns:
+        What the training reported with the checkpoint: step, epoch, scores.
+
+    Raises:
+        ValueError: no such training or checkpoint, or the checkpoint is incomplete; names it.
+    """
+    place = Storage(storage, field="--storage")
+    if not place.exists(f"{name}/{CHECKPOINT_LIST}"):
+        raise ValueError(f"--name: no training {name!r} has left checkpoints at {storage}")
+    with place.open(f"{name}/{CHECKPOINT_LIST}") as file:
+        chosen = _chosen(json.loads(file.read()), checkpoint)
+    config, run_id = _recorded(name, storage=storage, uri=uri)
+    address = f"{storage.rstrip('/')}/{name}/{chosen['checkpoint_dir_name']}"
+    lineage = {"run_id": run_id, "name": name, "checkpoint": address} | {
+        key: chosen["metrics"][key] for key in ("epoch", "step")
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    export_checkpoint(ray.train.Checkpoint(address), out, config=config, lineage=lineage)
+    return chosen["metrics"]
+
+
+def _chosen(known: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    results = known["checkpoint_results"]  # by ascending J
+    if checkpoint == "best":
+        return results[-1]
+    if checkpoint == "newest":
+        return known["latest_checkpoint_result"]
+    for result in results:
+        if result["checkpoint_dir_name"] == checkpoint:
+            return result
+    names = ", ".join(result["checkpoint_dir_name"] for result in results)
+    raise ValueError(f"--checkpoint: there is no {checkpoint!r}; allowed: best, newest, {names}")
+
+
+def _recorded(name: str, *, storage: str, uri: str) -> tuple[RunConfig, str]:
+    """The training's config as its MLflow run keeps it, and the run's id."""
+    run = TrainingRun.find(name, storage=storage, uri=uri)
+    if run is None:
+        raise ValueError(f"--tracking-uri: {uri} knows no run of {name!r} with checkpoints at {storage}")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(run.client.download_artifacts(run.run_id, "config.yaml", folder))
+        return validated(yaml.safe_load(file.read_text())), run.run_id

@@ -1,0 +1,107 @@
+"""ZeRO shards of one number of workers as those of another, which DeepSpeed itself refuses to load.
+
+Weights and moments lie in the shards as flat vectors, one per parameter group, cut into as many parts as there were
+workers. Here the parts are put together and cut anew, and DeepSpeed's ordinary loader reads the result. Our choice
+over DeepSpeed's universal checkpoints: those are a conversion of the whole checkpoint by a tool of its own, into a
+file per parameter and moment, before every start; this is one pass over memory-mapped shards, in each worker, only
+when the number has changed, and checkpoints keep one format.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Shapes = Mapping[str, Sequence[int]]
+"""Of a group's parameters, by name, in the order in which they lie in the flat vector."""
+
+# ZeRO-1 and 2 cut where every part is a whole number of 4 bytes of a 2-byte format.
+ALIGNMENT = 2
+
+
+def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> None:
+    """Write one worker's shards of a training that now has `world_size` workers.
+
+    Args:
+        folder: DeepSpeed's files, of any number of workers.
+        out: empty folder; gets the files that the worker `rank` loads, and no other's.
+    """
+    model_files = sorted(folder.glob("*model_states.pt"), key=_rank_in)
+    model = _load(model_files[0])
+    old_world_size = model["dp_world_size"]
+    torch.save(model | {"dp_world_size": world_size}, out / _named(model_files[0], rank))
+    optimizer_files = sorted(folder.glob("*optim_states.pt"), key=_rank_in)
+    if not optimizer_files:  # ZeRO-0: everything is whole, and in the model's file
+        return
+    assert len(optimizer_files) == old_world_size
+    shards = [_load(path)["optimizer_state_dict"] for path in optimizer_files]
+    recut = _recut_weights if int(shards[0]["zero_stage"]) == 3 else _recut_flat
+    groups: list[Shapes] = model["param_shapes"]
+
+    def recut_all(parts_of: Callable[[dict[str, Any], int], Tensor]) -> list[Tensor]:
+        return [
+            recut([parts_of(shard, index) for shard in shards], shapes, rank=rank, world_size=world_size)
+            for index, shapes in enumerate(groups)
+        ]
+
+    weights, optimizer = _keys(shards[0])
+    new = dict(shards[0])
+    assert len(new[weights]) == len(groups)
+    new[weights] = recut_all(lambda shard, index: shard[weights][index])
+    states = {index: dict(state) for index, state in new[optimizer]["state"].items()}
+    moments = [name for name, value in states.get(0, {}).items() if torch.is_tensor(value) and value.dim()]
+    for name in moments:
+        cut = recut_all(lambda shard, index, name=name: shard[optimizer]["state"][index][name])  # type: ignore[misc]
+        for index, part in enumerate(cut):
+            states[index][name] = part
+    new[optimizer] = new[optimizer] | {"state": states}
+    file = _load(optimizer_files[0]) | {"optimizer_state_dict": new}
+    torch.save(file, out / _named(optimizer_files[0], rank))
+
+
+def _recut_flat(parts: list[Tensor], shapes: Shapes, *, rank: int, world_size: int) -> Tensor:
+    """ZeRO-1 and 2 cut the whole vector into equal parts; only the end is padded."""
+    whole = torch.cat(parts)[: sum(map(prod, shapes.values()))]
+    size = -(-len(whole) // (ALIGNMENT * world_size)) * ALIGNMENT
+    return _cut(whole, size, rank)
+
+
+def _recut_weights(parts: list[Tensor], shapes: Shapes, *, rank: int, world_size: int) -> Tensor:
+    """ZeRO-3 cuts every parameter into equal parts; the end of each is padded."""
+    offset, cut = 0, []
+    for shape in shapes.values():
+        length = prod(shape)
+        size = -(-length // len(parts))
+        whole = torch.cat([part[offset : offset + size] for part in parts])[:length]
+        cut.append(_cut(whole, -(-length // world_size), rank))
+        offset += size
+    return torch.cat(cut)
+
+
+def _cut(whole: Tensor, size: int, rank: int) -> Tensor:
+    part = whole[rank * size : (rank + 1) * size]
+    return torch.cat([part, part.new_zeros(size - len(part))])
+
+
+def _keys(shard: dict[str, Any]) -> tuple[str, str]:
+    """Where a shard keeps its fp32 weights and its optimizer."""
+    if int(shard["zero_stage"]) == 3:
+        return "fp32_flat_groups", "optimizer_state_dict"
+    return "single_partition_of_fp32_groups", "base_optimizer_state"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    # DeepSpeed's files hold objects of its own classes. They are this training's, compared with their digests.
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+
+
+def _rank_in(path: Path) -> int:
+    """zero_pp_rank_7_mp_rank_00_optim_states.pt -> 7; mp_rank_00_model_states.pt -> 0."""
+    return int(path.name.partition("pp_rank_")[2].partition("_")[0] or 0)
+
+
+def _named(path: Path, rank: int) -> str:
+    return path.name.replace("pp_rank_0_", f"pp_rank_{rank}_")

@@ -1,0 +1,117 @@
+"""Every ZeRO stage, saved and resumed by as many workers and by another number."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sdavs_platform.training.checkpoint import consolidate
+from sdavs_platform.training.reshape import reshape_shards
+from worker_group import run_group
+
+pytestmark = pytest.mark.timeout(300)
+
+STAGES = (0, 1, 2, 3)
+# fp32 sums of other lengths, in another order, through AdamW's normalised updates.
+TOLERANCE = 2e-3
+
+
+@pytest.fixture(scope="module")
+def tiny(make_config: Any) -> Any:
+    """A config of the smallest model without batch normalisation in its backbone, on 8 clips in batches of 4."""
+
+    def make(name: str, **deepspeed: Any) -> dict[str, Any]:
+        precision = deepspeed.pop("precision", "fp32")
+        model = {"backbone": "pvt_v2_b0", "image_size": 32, "width": 16, "num_heads": 2}
+        config = make_config(
+            name,
+            model=model,
+            deepspeed=deepspeed,
+            training={"batch_size": 4, "precision": precision},
+            cluster={"num_workers": [1, 2]},
+        )
+        return config.model_dump(mode="json")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def losses(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Losses by stage and life: 6 undisturbed steps of two workers, and the same in parts.
+
+    resumed: the last 4 steps by two new workers; elastic: steps 3 to 4 by one worker, 5 to 6 by two again.
+    """
+    folder = tmp_path_factory.mktemp("elastic")
+    kinds = {f"zero{stage}": tiny("elastic", zero_stage=stage) for stage in STAGES}
+    kinds["bf16"] = tiny("elastic", zero_stage=2, precision="bf16")
+    kinds["offload"] = tiny("elastic", zero_stage=2, offload_optimizer=True)
+
+    def lives(part: str, steps: tuple[int, int], load: str | None, save: str | None) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": f"{kind}-{part}",
+                "config": config,
+                "steps": steps,
+                "load": load and str(folder / kind / load),
+                "save": save and str(folder / kind / save),
+            }
+            for kind, config in kinds.items()
+        ]
+
+    for kind in kinds:
+        for name in ("2", "4"):
+            (folder / kind / name).mkdir(parents=True)
+    told = run_group(2, lives("first", (0, 2), None, "2") + lives("whole", (0, 6), None, None), folder)
+    told |= run_group(1, lives("alone", (2, 4), "2", "4"), folder)
+    told |= run_group(2, lives("resumed", (2, 6), "2", None) + lives("again", (4, 6), "4", None), folder)
+    return told | {"folder": folder, "configs": kinds}
+
+
+@pytest.mark.parametrize("kind", [*(f"zero{stage}" for stage in STAGES), "bf16", "offload"])
+def test_every_stage_resumes_to_the_last_bit_with_as_many_workers(losses, kind):
+    assert losses[f"{kind}-first"] == losses[f"{kind}-whole"][:2]
+    assert losses[f"{kind}-resumed"] == losses[f"{kind}-whole"][2:]
+
+
+@pytest.mark.parametrize("kind", [f"zero{stage}" for stage in STAGES])
+def test_two_workers_then_one_then_two_follow_the_undisturbed_loss_curve(losses, kind):
+    whole = losses[f"{kind}-whole"]
+    elastic = losses[f"{kind}-first"] + losses[f"{kind}-alone"] + losses[f"{kind}-again"]
+    assert elastic == pytest.approx(whole, rel=TOLERANCE)
+    assert whole[-1] < whole[0]
+
+
+@pytest.mark.parametrize("kind", ["zero0", "zero1", "zero2", "zero3"])
+def test_the_checkpoint_of_every_stage_becomes_one_set_of_weights(losses, kind):
+    from sdavs_platform.config import RunConfig
+
+    config = RunConfig.model_validate(losses["configs"][kind])
+    _, difference = consolidate(
+        losses["folder"] / kind / "2",
+        config=config.model,
+        zero_stage=config.deepspeed.zero_stage,
+        dtype=torch.float32,
+        tolerance=1e-4,
+    )
+    assert difference < 1e-4
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_shards_cut_for_three_workers_and_back_are_the_same_shards(losses, stage, tmp_path):
+    before = losses["folder"] / f"zero{stage}" / "2" / "shards"
+    three, back = tmp_path / "three", tmp_path / "back"
+    for folder, source, world_size in ((three, before, 3), (back, three, 2)):
+        folder.mkdir()
+        for rank in range(world_size):
+            reshape_shards(source, folder, rank=rank, world_size=world_size)
+    for name in (path.name for path in sorted(before.glob("*optim_states.pt"))):
+        assert _tensors(before / name) == pytest.approx(_tensors(back / name), abs=0)
+
+
+def _tensors(path: Path) -> list[float]:
+    """Sums of what matters in a shard: its weights and moments."""
+    shard = torch.load(path, weights_only=False)["optimizer_state_dict"]
+    weights = shard.get("fp32_flat_groups") or shard["single_partition_of_fp32_groups"]
+    states = (shard.get("optimizer_state_dict") or shard["base_optimizer_state"])["state"]
+    moments = [value for state in states.values() for value in state.values()]
+    return [float(tensor.double().square().sum()) for tensor in [*weights, *moments]]

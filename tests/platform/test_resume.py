@@ -1,0 +1,141 @@
+"""A worker killed in the middle of an epoch, and a checkpoint damaged afterwards: the training ends all the same."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from sdavs_platform.storage import CHECKPOINT_LIST
+from sdavs_platform.tracking.client import mlflow_client
+from sdavs_platform.training.checkpoint import consolidate
+from sdavs_platform.training.export import export_from_storage
+from sdavs_platform.training.manifest import verify_complete
+from sdavs_platform.training.run import TrainResult, train
+
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(400)]
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def config(make_config: Any) -> Any:
+    """24 steps with a checkpoint after every third and a validation at the end; batch statistics in the backbone."""
+
+    def make(name: str) -> Any:
+        return make_config(
+            name,
+            model={"backbone": "resnet10t", "image_size": 32, "width": 16, "num_heads": 2},
+            training={
+                "epochs": 6,
+                "val_every": 6,
+                "batch_size": 2,
+                "log_every": 2,
+                "checkpoint_every": 3,
+            },
+            data={"test_splits": []},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Any, cluster: None) -> TrainResult:
+    return train(config("undisturbed"), finishes=False)
+
+
+@pytest.fixture(scope="module")
+def killed(config: Any, cluster: None) -> TrainResult:
+    """The same training; one of its workers is killed as soon as there is a checkpoint."""
+    kill = threading.Thread(target=kill_a_worker, args=(checkpoint_list(config("killed")),))
+    kill.start()
+    result = train(config("killed"), finishes=False)
+    kill.join(timeout=1)
+    assert not kill.is_alive(), "the training was over before a worker could be killed"
+    return result
+
+
+def checkpoint_list(config: Any) -> Path:
+    return Path(config.storage.uri) / config.name / CHECKPOINT_LIST
+
+
+def kill_a_worker(checkpoints: Path) -> None:
+    while not checkpoints.is_file():
+        time.sleep(0.02)
+    workers = [
+        process
+        for process in psutil.process_iter(["name", "environ"])
+        if "RayTrainWorker" in process.info["name"]
+        and (process.info["environ"] or {}).get("SDAVS_HOME") == os.environ["SDAVS_HOME"]
+    ]
+    workers[-1].send_signal(signal.SIGKILL)
+
+
+def weights(result: TrainResult, config: Any) -> dict[str, torch.Tensor]:
+    model, _ = consolidate(
+        Path(result.checkpoint), config=config.model, zero_stage=2, dtype=torch.float32, tolerance=1e-3
+    )
+    return model.state_dict()
+
+
+def points(result: TrainResult, config: Any, key: str) -> list[tuple[int, float]]:
+    history = mlflow_client(config.tracking.uri).get_metric_history(result.run_id, key)
+    return [(point.step, point.value) for point in history]
+
+
+def test_after_a_worker_was_killed_the_training_ends_with_the_undisturbed_weights_to_the_last_bit(
+    undisturbed, killed, config
+):
+    truth, found = weights(undisturbed, config("undisturbed")), weights(killed, config("killed"))
+    assert truth.keys() == found.keys()
+    assert all(truth[name].equal(found[name]) for name in truth)
+    assert killed.metrics == undisturbed.metrics
+
+
+@pytest.mark.parametrize("key", ["train/loss", "train/lr", "train/grad_norm", "val/miou"])
+def test_the_killed_training_has_the_undisturbed_curves_without_a_point_twice(
+    undisturbed, killed, config, key
+):
+    curve = points(killed, config("killed"), key)
+    assert curve == points(undisturbed, config("undisturbed"), key)
+    assert len({step for step, _ in curve}) == len(curve)
+    assert curve[-1][0] == STEPS
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(killed, config):
+    known = json.loads(checkpoint_list(config("killed")).read_text())
+    newest = (
+        checkpoint_list(config("killed")).parent / known["latest_checkpoint_result"]["checkpoint_dir_name"]
+    )
+    assert verify_complete(newest) == 2
+    shard = next(newest.glob("shards/*rank_1*optim_states.pt"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{shard.name}: not the bytes that were written"):
+        verify_complete(newest)
+    again = train(config("killed"), finishes=False)
+    assert again.checkpoint != str(newest)
+    assert again.metrics == killed.metrics
+
+
+def test_any_checkpoint_becomes_an_artifact_on_demand(undisturbed, config, tmp_path):
+    from sdavs_model import load_artifact
+
+    settings = config("undisturbed")
+    known = json.loads(checkpoint_list(settings).read_text())["checkpoint_results"]
+    between = next(one["checkpoint_dir_name"] for one in known if one["metrics"]["val_miou"] < 0)
+    told = export_from_storage(
+        settings.name,
+        storage=settings.storage.uri,
+        uri=settings.tracking.uri,
+        checkpoint=between,
+        out=tmp_path,
+    )
+    assert told["step"] < STEPS
+    assert load_artifact(tmp_path).lineage["checkpoint"].endswith(between)

@@ -1,0 +1,83 @@
+"""Groups of real processes, joined by gloo and DeepSpeed, that train a few steps of a tiny model without Ray."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from sdavs_platform.config import RunConfig
+
+ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "DS_SKIP_CUDA_CHECK": "1"}
+
+
+def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dict[str, list[float]]:
+    """Let `world_size` processes live some lives, one after another; returns the losses of each by its name.
+
+    Args:
+        lives: each with "name", "config" (plain values), "steps" (from, to), and "load" and "save", folders or None.
+    """
+    os.environ.update(ENVIRONMENT)
+    rendezvous = folder / f"rendezvous-{lives[0]['name']}"
+    mp.spawn(_worker, args=(world_size, lives, str(rendezvous)), nprocs=world_size)
+    return json.loads(rendezvous.with_suffix(".json").read_text())
+
+
+def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous: str) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_SIZE=str(world_size)
+    )
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    losses = {life["name"]: _live(life, rank=rank, world_size=world_size) for life in lives}
+    if rank == 0:
+        Path(f"{rendezvous}.json").write_text(json.dumps(losses))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _live(life: dict[str, Any], *, rank: int, world_size: int) -> list[float]:
+    from sdavs_platform.training.batches import Batches
+    from sdavs_platform.training.checkpoint import LoopState, Probe, load_checkpoint, save_checkpoint
+    from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+    from sdavs_platform.training.loop import seed_everything
+    from sdavs_platform.training.manifest import verify_complete
+    from sdavs_platform.training.progress import means
+
+    from sdavs_model import build_model
+    from sdavs_model.engine import training_loss
+
+    config = RunConfig.model_validate(life["config"])
+    seed_everything(config.seed, rank)
+    batches = Batches(config, rank=rank, world_size=world_size)
+    engine = build_engine(config, build_model(config.model), total_steps=6, world_size=world_size)
+    model = CastInputs(engine, compute_dtype(config))
+    state = LoopState()
+    if life["load"]:
+        folder = Path(life["load"])
+        state, _ = load_checkpoint(folder, engine=engine, rank=rank, saved_world_size=verify_complete(folder))
+    first, last = life["steps"]
+    assert state.step == first
+    told = []
+    while state.step < last:
+        state.epoch, state.batch = divmod(state.step, batches.sampler.num_batches)
+        for batch in batches.epoch(state.epoch, first_batch=state.batch):
+            loss = training_loss(model, batch)["loss"] * batches.weight
+            engine.backward(loss)
+            engine.step()
+            told.append(means([{"loss": loss}])["loss"])
+            state.step += 1
+            if state.step == last:
+                break
+    if life["save"]:
+        model.eval()
+        fixed = batches.fixed_batch()
+        with torch.no_grad():
+            logits = model(fixed["frames"], fixed["log_mel"])
+        probe = Probe(frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits)
+        save_checkpoint(Path(life["save"]), engine=engine, state=state, losses=[], probe=probe, rank=rank)
+        dist.barrier()
+    engine.destroy()
+    return told
