@@ -1,0 +1,119 @@
+"""What `kubectl apply -k` would send: complete, closed, and serving with the laptop's own config."""
+
+import copy
+import re
+import shutil
+
+import generate
+import make_secrets
+import manifests
+import pytest
+import yaml
+from sdavs_platform.cli import load_config
+from sdavs_platform.config import ServeConfig
+from sdavs_serve.declaration import declaration
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("kubectl"), reason="kubectl builds the overlays; it is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, list[dict]]:
+    return {overlay: manifests.build(overlay) for overlay in manifests.OVERLAYS}
+
+
+def find(resources: list[dict], kind: str, name: str = "sdavs") -> dict:
+    return next(r for r in resources if r["kind"] == kind and r["metadata"]["name"] == name)
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_everything_that_a_pod_names_is_made_by_the_overlay_or_by_make_secrets(built, overlay: str):
+    secrets = make_secrets.make()
+    assert manifests.missing_references(built[overlay], secrets) == []
+    spec = find(built[overlay], "Deployment", "mlflow")["spec"]["template"]["spec"]
+    spec = copy.deepcopy(spec)
+    spec["containers"][0]["env"].append(
+        {"name": "X", "valueFrom": {"secretKeyRef": {"name": "mlflow-admin", "key": "passwort"}}}
+    )
+    broken = {"kind": "Deployment", "metadata": {"name": "m"}, "spec": {"template": {"spec": spec}}}
+    assert any("has no key passwort" in line for line in manifests.missing_references([broken], secrets))
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_operators_know_every_field_and_a_misspelt_one_is_found(built, overlay: str):
+    assert manifests.unknown_fields(built[overlay] + manifests.load_jobs()) == []
+    cluster = copy.deepcopy(find(built[overlay], "RayCluster"))
+    cluster["spec"]["authOptions"] = {"mod": "token"}
+    cluster["spec"]["workerGroupSpecs"][0]["minReplicas"] = "none"
+    problems = manifests.unknown_fields([cluster])
+    assert len(problems) == 2
+    assert "'mod' was unexpected" in "".join(problems)
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_no_container_runs_as_root_or_may_gain_rights(built, overlay: str):
+    templates = dict(manifests.pod_templates(built[overlay]))
+    assert len(templates) >= 9
+    for where, template in templates.items():
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True, where
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        for container in spec["containers"] + spec.get("initContainers", []):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False, where
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, where
+            assert {"requests", "limits"} <= set(container["resources"]), where
+            assert re.fullmatch(r"[\w.-]+/[\w./-]+:[\w.-]+", container["image"]), where
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_ray_lets_in_who_has_the_token_and_survives_its_head(built, overlay: str):
+    clusters = [
+        find(built[overlay], "RayCluster")["spec"],
+        find(built[overlay], "RayService")["spec"]["rayClusterConfig"],
+    ]
+    for cluster in clusters:
+        assert cluster["authOptions"] == {"mode": "token"}
+        assert cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]["secretKeyRef"]
+        assert cluster["autoscalerOptions"]["version"] == "v2"
+        assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_the_endpoint_is_told_the_same_on_kubernetes_as_on_a_laptop(built, overlay: str):
+    config = load_config([generate.ROOT / "jobs/configs/serve" / generate.OVERLAYS[overlay]]).serve
+    told = yaml.safe_load(find(built[overlay], "RayService")["spec"]["serveConfigV2"])
+    assert told == yaml.safe_load(yaml.safe_dump(declaration(config)))
+    assert ServeConfig.model_validate(told["applications"][0]["args"]) == config
+    # Reachable by others, so never without keys.
+    assert config.host == "0.0.0.0"
+    assert config.require_keys
+    assert told["http_options"] == {"host": "0.0.0.0", "port": 8000}
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_the_endpoints_workers_hold_both_versions_of_a_rollout_at_once(built, overlay: str):
+    spec = find(built[overlay], "RayService")["spec"]
+    config = ServeConfig.model_validate(yaml.safe_load(spec["serveConfigV2"])["applications"][0]["args"])
+    (group,) = spec["rayClusterConfig"]["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    copies = 2 * config.max_replicas
+    assert group["maxReplicas"] * float(limits["cpu"]) >= copies * config.num_cpus
+    assert group["maxReplicas"] * float(limits.get("nvidia.com/gpu", 0)) >= copies * config.num_gpus
+
+
+def test_nothing_generated_differs_from_its_source():
+    stale = [path for path, wanted in generate.generated().items() if path.read_text() != wanted]
+    assert not stale, "run `make infra`"
+
+
+def test_each_call_of_make_secrets_makes_other_secrets_and_valid_api_keys(tmp_path):
+    from sdavs_serve.keys import KeyFile
+
+    first, second = make_secrets.make(), make_secrets.make()
+    values = [value for made in (first, second) for name, data in made.items() for key, value in data.items()]
+    assert len(set(values)) == len(values) - 2  # the two user names
+    (tmp_path / "keys.json").write_text(first["endpoint-keys"]["keys.json"])
+    keys = KeyFile(tmp_path / "keys.json")
+    assert keys.scope_of(first["endpoint-metrics"]["token"]) == "admin"
+    assert keys.scope_of(second["endpoint-metrics"]["token"]) is None
