@@ -38,6 +38,7 @@ def run_trials(
     watch: Watch,
     epochs: int,
     max_concurrent: int,
+    reuses_processes: bool = False,
 ) -> None:
     """Run the plan to its end, or until Ctrl-C or SIGTERM; running trials are then stopped in order.
 
@@ -45,6 +46,8 @@ def run_trials(
         trainable: Tune's function or class; reports what `sdavs_platform.tuning.trial.Trial` reports.
         epochs: of a trial that nobody stops.
         max_concurrent: trials that find their places at the same time.
+        reuses_processes: run one trial after another in the same process. Not for trainings: the process of a
+            stopped trial holds one that is still running, and must end.
 
     Raises:
         ValueError: more trials have to run side by side than fit.
@@ -60,8 +63,7 @@ def run_trials(
         "scheduler": _scheduler(sweep, epochs),
         "trial_name_creator": _name_of,
         "trial_dirname_creator": _name_of,
-        # A stopped trial's process must end: it holds a training that is still running.
-        "reuse_actors": False,
+        "reuse_actors": reuses_processes,
     }
     param_space = None
     if sweep.scheduler == "pbt":

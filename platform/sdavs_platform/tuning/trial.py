@@ -1,15 +1,14 @@
-"""One trial: a function that Tune calls in a process of its own, and that drives a whole Ray Train training.
+"""One trial: a process of its own that drives a whole Ray Train training and tells Tune of every validation.
 
 The process leases no CPU: it waits for its training's workers. They get their places together or not at all, and
 the sweep starts only as many trials as the cluster holds groups of workers.
 """
 
+import contextlib
 import hashlib
 import json
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,52 +33,81 @@ class TrialSettings:
     sweep: str
     config: RunConfig
     """The sweep's config; `storage.uri` is the folder of the trials' trainings."""
-    objectives: tuple[str, ...]
     conditions: tuple[str, ...]
     """What the models hear in the test; () leaves the test splits alone."""
     tags: dict[str, str]
     """Of every trial's MLflow run."""
-    exchanges: bool
-    """Trials may go on from each other's checkpoints (population based training)."""
     run_names: dict[str, str]
     """Trial -> the training it goes on with, where it had changed course before it was interrupted."""
 
 
-def run_trial(values: dict[str, Any], *, settings: TrialSettings) -> None:
-    """Train one configuration and tell Tune of every validation.
+class Trial(tune.Trainable):
+    """Trains one configuration. Each step is a validation; the last one comes with the test scores, "finished".
 
-    The last validation is told together with the test scores, when everything is done: "finished" is true there.
-
-    Args:
-        values: dotted key -> value; and "trial", which names the trial only until it copies another's values.
-
-    Raises:
-        ValueError, RuntimeError: the training failed, or reports no such objective; one line.
+    Tune's config of a trial is dotted key -> value; and "trial", its name until it copies another's values.
     """
-    trial = tune.get_context().get_trial_name()
-    values = {key: value for key, value in values.items() if key != "trial"}
-    name = settings.run_names.get(trial, f"{settings.sweep}-{trial}")
-    donor = _donated(name) if settings.exchanges else None
-    if donor:
-        changed = json.dumps([donor, values], sort_keys=True).encode()
-        name = f"{settings.sweep}-{trial}-{hashlib.sha256(changed).hexdigest()[:6]}"
-    config = with_values(settings.config, values | {"name": name})
-    cost = on_a_worker(measure_cost, config)
-    training = _Training(config, start_from=donor, tags=settings.tags | {"sdavs.trial": trial})
-    for report in training.reports():
-        missing = [key for key in settings.objectives if key not in report | cost]
-        if missing:
-            raise ValueError(
-                f"objectives: {missing[0]!r} is never reported; reported: {', '.join(report | cost)}"
-            )
-        _tell(report | cost | {"finished": False}, values, config, settings)
-    result = training.result
-    checkpoint = checkpoint_uri(config, result.checkpoint)
-    scores = {}
-    if settings.conditions:
-        scores = on_a_worker(score_clips, config, checkpoint=checkpoint, conditions=settings.conditions)
-    ended = {"finished": True, "scores": scores, "best_checkpoint": checkpoint}
-    _tell(training.last | cost | ended | {"data_digest": result.data_digest}, values, config, settings)
+
+    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+        """See `ray.tune.Trainable`; `tune.with_parameters` adds `settings`, the sweep's TrialSettings."""
+        self._settings: TrialSettings = shared["settings"]
+        self._values = {key: value for key, value in config.items() if key != "trial"}
+        settings = self._settings
+        self._name = settings.run_names.get(self.trial_name, f"{settings.sweep}-{self.trial_name}")
+        self._donor: str | None = None
+        self._training: Training | None = None
+
+    def step(self) -> dict[str, Any]:
+        """See `ray.tune.Trainable`.
+
+        Raises:
+            ValueError, RuntimeError: the training failed; one line.
+        """
+        if self._training is None:
+            self._config = with_values(self._settings.config, self._values | {"name": self._name})
+            self._cost = on_a_worker(measure_cost, self._config)
+            tags = self._settings.tags | {"sdavs.trial": self.trial_name}
+            self._training = Training(self._config, start_from=self._donor, tags=tags)
+        report = self._training.next_report()
+        end: dict[str, Any] = {"finished": report is None}
+        if report is None:
+            report, end = self._training.last, end | self._finish()
+        self._checkpoint = checkpoint_uri(self._config, report["checkpoint"])
+        own = {"values": self._values, "run_name": self._name}
+        return report | self._cost | own | end
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """For another trial to go on from: only the address, the checkpoint itself lies on the storage."""
+        pointer = {"run_name": self._name, "checkpoint": self._checkpoint}
+        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from another trial's checkpoint, under a name of its own; from this trial's own it does anyway."""
+        pointer = json.loads((Path(checkpoint) / POINTER).read_text())
+        if pointer["run_name"] != self._name:
+            self._donor = pointer["checkpoint"]
+            changed = json.dumps([self._donor, self._values], sort_keys=True).encode()
+            suffix = hashlib.sha256(changed).hexdigest()[:6]
+            self._name = f"{self._settings.sweep}-{self.trial_name}-{suffix}"
+
+    def cleanup(self) -> None:
+        """Give the workers back; Tune calls this when the trial ends, also when it is stopped early."""
+        if self._training is not None:
+            self._training.stop()
+
+    def _finish(self) -> dict[str, Any]:
+        assert self._training is not None
+        result = self._training.result
+        checkpoint = checkpoint_uri(self._config, result.checkpoint)
+        conditions = self._settings.conditions
+        scores = {}
+        if conditions:
+            scores = on_a_worker(score_clips, self._config, checkpoint=checkpoint, conditions=conditions)
+        return {
+            "done": True,
+            "scores": scores,
+            "best_checkpoint": checkpoint,
+            "data_digest": result.data_digest,
+        }
 
 
 def checkpoint_uri(config: RunConfig, path: str) -> str:
@@ -88,63 +116,80 @@ def checkpoint_uri(config: RunConfig, path: str) -> str:
 
 
 class ForwardReports(ray.train.UserCallback):
-    """Sends the first worker's reports from Ray Train's controller to the trial."""
+    """Sends the first worker's reports from Ray Train's controller to the trial, with a handle of the controller."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """See `ray.train.UserCallback`."""
-        run_id = run_context.train_loop_config["run_id"]
-        self._queue.put(metrics[0] | {"run_id": run_id, "checkpoint": checkpoint.path})
+        report = metrics[0] | {
+            "run_id": run_context.train_loop_config["run_id"],
+            "checkpoint": checkpoint.path,
+        }
+        self._queue.put((report, ray.get_runtime_context().current_actor))
 
 
-class _Training:
+class Training:
     """A training in a thread: `train` returns only at the end, and Tune wants to hear of every validation."""
 
     def __init__(self, config: RunConfig, *, start_from: str | None, tags: dict[str, str]) -> None:
         self._config, self._start_from, self._tags = config, start_from, tags
         self._queue = Queue(actor_options={"num_cpus": 0})
+        self._controller: Any = None
         self._result: TrainResult | None = None
         self._error: BaseException | None = None
+        self._is_stopped = False
         self._started = time.monotonic()
         self.last: dict[str, Any] = {}
+        """The latest report."""
+        self._thread = threading.Thread(target=self._train, daemon=True)
+        self._thread.start()
 
-    def reports(self) -> Iterator[dict[str, Any]]:
-        """All reports but the last of the training, which stays in `last`.
+    def next_report(self) -> dict[str, Any] | None:
+        """The next report; None after the last, which stays in `last`.
 
         Raises:
             ValueError, RuntimeError: the training failed.
         """
-        # A daemon: when Tune stops the trial the process ends, and with it what Ray Train leased.
-        thread = threading.Thread(target=self._train, daemon=True)
-        thread.start()
-        while thread.is_alive() or not self._queue.empty():
+        while self._thread.is_alive() or not self._queue.empty():
             try:
-                report = self._queue.get(timeout=1)
+                report, self._controller = self._queue.get(timeout=1)
             except Empty:
                 continue
             self.last = report | {"seconds": time.monotonic() - self._started}
             if report["epoch"] < self._config.training.epochs and not report["stopped"]:
-                yield self.last
-        self._queue.shutdown()
+                return self.last
         if self._error is not None:
             raise self._error
+        if not self.last:
+            self.last = self._nothing_left()
+        return None
 
     @property
     def result(self) -> TrainResult:
-        """After `reports`."""
+        """After the last report."""
         assert self._result is not None
-        if not self.last:
-            # Resumed after its last epoch: nothing was reported, the result is all there is.
-            val = self._result.metrics[self._config.data.val_split]
-            self.last = {
-                "epoch": self._config.training.epochs,
-                "seconds": time.monotonic() - self._started,
-                "run_id": self._result.run_id,
-                "checkpoint": self._result.checkpoint,
-            } | {f"val_{key}": value for key, value in val.items()}
         return self._result
+
+    def stop(self) -> None:
+        """End the training if it still runs, and give its workers and their places back."""
+        if self._thread.is_alive() and self._controller is not None:
+            self._is_stopped = True
+            # The controller ends itself when it has given everything back.
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                ray.get(self._controller.abort.remote())
+        self._queue.shutdown(force=True)
+
+    def _nothing_left(self) -> dict[str, Any]:
+        """What stands for a report where a training is continued that had ended already."""
+        scores = self.result.metrics[self._config.data.val_split]
+        return {
+            "epoch": self._config.training.epochs,
+            "seconds": time.monotonic() - self._started,
+            "run_id": self.result.run_id,
+            "checkpoint": self.result.checkpoint,
+        } | {f"val_{name}": value for name, value in scores.items()}
 
     def _train(self) -> None:
         try:
@@ -154,28 +199,7 @@ class _Training:
                 callbacks=[ForwardReports(self._queue)],
                 start_from=self._start_from,
                 finishes=False,
+                is_stopped=lambda: self._is_stopped,
             )
         except BaseException as error:
             self._error = error
-
-
-def _tell(report: dict[str, Any], values: dict[str, Any], config: RunConfig, settings: TrialSettings) -> None:
-    report = report | {"values": values, "run_name": config.name}
-    checkpoint = checkpoint_uri(config, report.pop("checkpoint"))
-    if not settings.exchanges:
-        tune.report(report)
-        return
-    # What Tune hands from trial to trial is only the address; the checkpoint itself lies on the storage.
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / POINTER).write_text(json.dumps({"run_name": config.name, "checkpoint": checkpoint}))
-        tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
-
-
-def _donated(name: str) -> str | None:
-    """The checkpoint that Tune gave this trial, if another training made it."""
-    given = tune.get_checkpoint()
-    if given is None:
-        return None
-    with given.as_directory() as folder:
-        pointer = json.loads((Path(folder) / POINTER).read_text())
-    return None if pointer["run_name"] == name else pointer["checkpoint"]
