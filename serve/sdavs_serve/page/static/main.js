@@ -47,7 +47,7 @@ function open(video, name, sample = null) {
   return attempt(async () => {
     const { max_upload_mb: limit } = setup.limits;
     if (video.size > limit * 1e6) {
-      const detail = `${name} has ${(video.size / 1e6).toFixed(1)} MB; allowed: ${limit} MB`;
+      const detail = `The file has ${(video.size / 1e6).toFixed(1)} MB; allowed: ${limit} MB`;
       throw new Problem({ title: "Content Too Large", detail, limit: "max_upload_mb" });
     }
     const opened = { name, video, sample, entries: new Map(), playable: true };
@@ -56,7 +56,7 @@ function open(video, name, sample = null) {
     player.seek(0);
     $("main").focus({ preventScroll: true });
     window.scrollTo({ top: 0 });
-  });
+  }, name);
 }
 
 /** Let the model hear something else, or be asked for more or fewer masks. The controls follow what is shown. */
@@ -74,7 +74,7 @@ async function soundFor(listening) {
   const name = $("swap").value;
   if (name === "file") return { id: `file ${swapFile.name} ${swapFile.size}`, listening, label: swapFile.name, blob: swapFile, name };
   const { title } = setup.samples.find((sample) => sample.name === name);
-  return { id: name, listening, label: `“${title}”`, blob: await fetchSample(name), name };
+  return { id: name, listening, label: title, blob: await fetchSample(name), name };
 }
 
 // Showing
@@ -139,8 +139,8 @@ function showMoment(time) {
   $("clock").textContent = time.toFixed(1);
   if ($("frame-facts").dataset.shown === `${index} ${entry.sound.id} ${entry.fps} ${clip.name}`) return;
   $("frame-facts").dataset.shown = `${index} ${entry.sound.id} ${entry.fps} ${clip.name}`;
-  const score = frame.area ? frame.score.toFixed(2) : "nothing marked";
-  $("time").setAttribute("aria-valuetext", `${frame.time_s} s, frame ${index + 1} of ${answer.frames.length}, score ${score}`);
+  const score = frame.area ? frame.score.toFixed(2) : "none";
+  $("time").setAttribute("aria-valuetext", `${frame.time_s} s, frame ${index + 1} of ${answer.frames.length}, ${frame.area ? `score ${score}` : "nothing marked"}`);
   const classes = (frame.classes ?? []).map((found) => [
     el("span", { class: `swatch colour-${(found.index - 1) % 6}` }, found.name),
     `${found.score.toFixed(2)}, ${percent(found.area)}`,
@@ -279,7 +279,7 @@ async function start() {
   }
   $("fps").value = String(setup.fps);
   showSamples($("samples"), setup.samples, (sample) =>
-    attempt(async () => open(await fetchSample(sample.name), sample.title, sample.name)),
+    attempt(async () => open(await fetchSample(sample.name), sample.title, sample.name), sample.title),
   );
 }
 

@@ -30,27 +30,27 @@ export async function ask(request, what) {
   }
 }
 
-/** Do something that may be refused. What was there stays there; the visitor may try again. */
-export async function attempt(work) {
+/** Do something that may be refused. What was there stays there; the visitor may try again. `about` names the file. */
+export async function attempt(work, about = "") {
   hideProblem();
   try {
     return await work();
   } catch (error) {
     if (error instanceof Cancelled) say("Cancelled.");
-    else if (error instanceof Problem) showProblem(error, () => attempt(work));
+    else if (error instanceof Problem) showProblem(error, about, () => attempt(work, about));
     else throw error;
   }
 }
 
-function showProblem(problem, retry) {
+function showProblem(problem, about, retry) {
   const needsKey = problem.status === 401 || problem.status === 403;
   const more = [
     problem.limit && `Limit: ${problem.limit}.`,
     problem.retryAfter && `Possible again in ${problem.retryAfter} s.`,
     problem.requestId && `Request ${problem.requestId}.`,
   ];
-  $("problem-title").textContent = `${problem.title}.`;
-  $("problem-detail").textContent = problem.detail;
+  $("problem-title").textContent = about ? `${about}: ${problem.title}.` : `${problem.title}.`;
+  $("problem-detail").textContent = `${problem.detail[0]?.toUpperCase() ?? ""}${problem.detail.slice(1)}`;
   $("problem-more").textContent = more.filter(Boolean).join(" ");
   $("problem-retry").textContent = needsKey ? (key.get() ? "Enter another key" : "Enter an API key") : "Try again";
   $("problem-retry").onclick = needsKey ? () => askForKey(retry) : retry;

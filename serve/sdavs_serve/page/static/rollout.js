@@ -95,15 +95,15 @@ function drawWeights({ active, slots, candidate, ready, weight, mirror }) {
   const other = active && slots[active === "a" ? "b" : "a"];
   const share = ready ? weight : 0;
   const rows = [];
-  if (served) rows.push(weightRow(`Version ${served.version}`, 1 - share, "answers"));
-  if (other && candidate) rows.push(weightRow(`Version ${other.version}`, share, mirror && ready ? `answers, ${percent(mirror)} mirrored` : "being made ready"));
-  else if (other) rows.push(weightRow(`Version ${other.version}`, 0, "kept warm, to go back at once"));
+  if (served) rows.push(weightRow(`Version ${served.version}`, 1 - share, "answers", "active"));
+  if (other && candidate) rows.push(weightRow(`Version ${other.version}`, share, mirror && ready ? `answers, ${percent(mirror)} mirrored` : "being made ready", "candidate"));
+  else if (other) rows.push(weightRow(`Version ${other.version}`, 0, "kept warm, to go back at once", "warm"));
   $("rollout-weights").replaceChildren(...rows);
 }
 
-function weightRow(name, share, what) {
+function weightRow(name, share, what, kind) {
   const bar = el("progress", { max: "1", value: String(share), "aria-label": `${name} ${what}` });
-  return el("div", { class: "weight" }, el("span", {}, name), el("b", {}, percent(share)), bar, el("span", { class: "fine" }, what));
+  return el("div", { class: `weight ${kind}` }, el("span", {}, name), el("b", {}, percent(share)), bar, el("span", { class: "fine" }, what));
 }
 
 function drawMeasured({ measured, slots, active, candidate, phase }) {
