@@ -19,7 +19,7 @@ from sdavs_model.data.bundle import Pool
 from sdavs_model.data.clip import Clip
 from sdavs_model.data.draw import Draw
 
-COMPOSER_VERSION = 3
+COMPOSER_VERSION = 4
 """Goes up with every change that alters a clip, so that prepared data are made anew."""
 
 
@@ -118,12 +118,12 @@ def compose_clip(
 
 def draw_scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
     """Chooses the categories (each at most once, or the truth would be a guess) and when they sound."""
-    num_sounding = draw.weighted((2, 58, 34, 6))
-    num_silent = draw.weighted((12, 46, 42)) if num_sounding < 3 else draw.below(2)
+    num_sounding = draw.weighted((2, 62, 31, 5))
+    num_silent = draw.weighted((12, 60, 28)) if num_sounding < 3 else draw.below(2)
     if num_sounding == 0:
         num_silent = max(num_silent, 1)
     # A picture without a sounding object has something off screen to hear: silence is no hint.
-    num_hidden = 1 if num_sounding == 0 else int(draw.percent(15))
+    num_hidden = 1 if num_sounding == 0 else int(draw.percent(12))
     chosen = draw.sample(pool.categories, min(num_sounding + num_silent, 4))
     runs = draw_runs(draw, num_sounding, num_seconds)
     sources = [

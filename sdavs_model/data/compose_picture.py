@@ -110,7 +110,7 @@ def _draw_layout(draw: Draw, shapes: list[tuple[int, int]], size: int, num_frame
 
 def _draw_path(draw: Draw, shape: tuple[int, int], num_objects: int, size: int, num_frames: int) -> list[Box]:
     """One object's box in every frame, straight from a first place and size to a last."""
-    longest = draw.between(36, 84 if num_objects < 3 else 64) * size // 100
+    longest = draw.between(44, 88 if num_objects < 3 else 70) * size // 100
     last_longest = min(longest * draw.between(80, 125) // 100, size * 9 // 10)
     # Centres in thousandths of the room in which most of the object stays in the picture.
     points = [[draw.below(1001), draw.below(1001)]]
