@@ -3,7 +3,7 @@
 .venv/bin/python infra/check/check.py            (`make infra-check`)
 .venv/bin/python infra/check/check.py --strict   a check whose tool is missing counts as failed
 
-Tools: kubectl, terraform, promtool (Debian: prometheus). Others are fetched by uv at the versions below. Terraform's
+Tools: kubectl, terraform, promtool (Debian: prometheus), a Postgres server (Debian: postgresql). Others are fetched by uv at the versions below. Terraform's
 AWS provider is downloaded, or taken from the mirror that TF_PLUGIN_DIR names.
 """
 
@@ -149,6 +149,16 @@ def prometheus() -> str:
     return "rules load and fire"
 
 
+def mlflow_on_postgres() -> str:
+    """The server with the manifest's arguments on a real database: users, artifacts, webhook, backup, restore."""
+    if not any(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        raise NotRun("no Postgres server is installed (Debian: postgresql)")
+    test = ROOT / "tests" / "infra" / "test_mlflow_on_postgres.py"
+    environment = os.environ | {"SDAVS_TEST_POSTGRES": "1"}
+    run(sys.executable, "-m", "pytest", "-q", test, env=environment)
+    return "users, artifacts, webhook, backup and restore work"
+
+
 def cluster_launcher() -> str:
     """Ray's own schema of its cluster launcher."""
     import ray
@@ -197,6 +207,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "Terraform": terraform,
     "Prometheus": prometheus,
     "cluster launcher": cluster_launcher,
+    "MLflow on Postgres": mlflow_on_postgres,
 }
 
 if __name__ == "__main__":
