@@ -3,8 +3,8 @@
 .venv/bin/python infra/check/check.py            (`make infra-check`)
 .venv/bin/python infra/check/check.py --strict   a check whose tool is missing counts as failed
 
-Tools: kubectl, terraform, promtool (Debian: prometheus), a Postgres server (Debian: postgresql). Others are fetched by uv at the versions below. Terraform's
-AWS provider is downloaded, or taken from the mirror that TF_PLUGIN_DIR names.
+Tools: kubectl, terraform, promtool (Debian: prometheus), a Postgres server (Debian: postgresql). Others are fetched by
+uv at the versions below. Terraform's AWS provider is downloaded, or taken from the mirror that TF_PLUGIN_DIR names.
 """
 
 import argparse
