@@ -159,11 +159,11 @@ def test_the_captured_graph_of_the_whole_model_gives_the_eager_answer(eager):
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile makes C++ on a CPU, and there is no g++"
 )
-def test_compiled_selectors_give_the_eager_answer(eager):
-    snrp = eager[0].levels[1].snrp
-    video, audio = torch.randn(2, 3, 32, 8, 8), torch.randn(2, 3, 32)
-    compiled = torch.compile(snrp, fullgraph=True)(video, audio)
-    torch.testing.assert_close(compiled.video, snrp(video, audio).video, rtol=1e-4, atol=1e-4)
+def test_a_selector_compiled_to_machine_code_gives_the_eager_answer(eager):
+    selector = eager[0].levels[1].snrp.channel
+    audio = torch.randn(2, 3, 32)
+    compiled = torch.compile(selector, fullgraph=True)(audio)
+    torch.testing.assert_close(compiled, selector(audio), rtol=1e-5, atol=1e-5)
 
 
 def test_four_clips_are_learnt_by_heart():
