@@ -27,7 +27,7 @@ STEPS = 24
 def config(make_config: Any) -> Any:
     """24 steps with a checkpoint after every third and a validation at the end; batch statistics in the backbone."""
 
-    def make(name: str) -> Any:
+    def make(name: str, num_workers: int = 2) -> Any:
         return make_config(
             name,
             model={"backbone": "resnet10t", "image_size": 32, "width": 16, "num_heads": 2},
@@ -39,6 +39,7 @@ def config(make_config: Any) -> Any:
                 "checkpoint_every": 3,
             },
             data={"test_splits": []},
+            cluster={"num_workers": num_workers},
         )
 
     return make
@@ -107,7 +108,7 @@ def test_the_killed_training_has_the_undisturbed_curves_without_a_point_twice(
     assert curve[-1][0] == STEPS
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(killed, config):
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_also_by_fewer_workers(killed, config):
     known = json.loads(checkpoint_list(config("killed")).read_text())
     newest = (
         checkpoint_list(config("killed")).parent / known["latest_checkpoint_result"]["checkpoint_dir_name"]
@@ -119,9 +120,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(killed, c
     shard.write_bytes(content)
     with pytest.raises(ValueError, match=f"{shard.name}: not the bytes that were written"):
         verify_complete(newest)
-    again = train(config("killed"), finishes=False)
+    again = train(config("killed", num_workers=1), finishes=False)
+    assert again.run_id == killed.run_id
     assert again.checkpoint != str(newest)
-    assert again.metrics == killed.metrics
+    assert verify_complete(Path(again.checkpoint)) == 1
 
 
 def test_any_checkpoint_becomes_an_artifact_on_demand(undisturbed, config, tmp_path):
