@@ -100,6 +100,7 @@ def test_every_frame_of_an_upload_is_drawn_with_exactly_the_endpoints_mask(opene
     assert 0 < np.mean(masks) < 1, "an empty or full mask would prove nothing"
     _give(opened, "clip.mp4", video)
     expect(opened.locator("#clip-name")).to_have_text("clip.mp4")
+    num_compared = {0: 0, 1: 0}
     for index, mask in enumerate(masks):
         _show(opened, index, len(masks))
         _set_opacity(opened, "Home")
@@ -114,6 +115,8 @@ def test_every_frame_of_an_upload_is_drawn_with_exactly_the_endpoints_mask(opene
         for value, wanted in ((1, np.broadcast_to(MARK, marked.shape)), (0, picture)):
             sure = np.kron(np.all([part == value for part in around], axis=0), np.ones((scale, scale), bool))
             assert np.abs(marked[sure].astype(int) - wanted[sure]).max(initial=0) <= 2
+            num_compared[value] += sure.sum()
+    assert all(num_compared.values())
 
 
 def _set_opacity(page: Page, key: str) -> None:

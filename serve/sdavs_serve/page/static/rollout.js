@@ -75,19 +75,24 @@ function sentence({ phase, active, slots, candidate, alias, step }) {
   return `Version ${candidate.version} is tried: ${doing}.${served ? ` Version ${served.version} serves.` : ""}`;
 }
 
-function drawPhases({ phase, gates, refused, active }) {
+function drawPhases({ phase, refused }) {
+  const over = phase === "idle";
+  // Between rollouts there is nothing to follow; after a refusal, how far it came.
+  $("rollout-phases").hidden = over && !refused;
   const names = Object.keys(PHASES);
-  const now = names.indexOf(phase);
-  const failed = phase === "idle" && (refused || gates.some((gate) => !gate.passed));
+  const now = names.indexOf(over && refused ? phaseOf(refused.gate) : phase);
   $("rollout-phases").replaceChildren(
     ...names.map((name, index) => {
-      const done = phase === "idle" ? !failed && gates.length > 0 && active : index < now;
-      const current = index === now && !(phase === "idle" && !active);
-      const item = el("li", { class: current ? "current" : done ? "done" : "todo" }, PHASES[name]);
-      if (current) item.setAttribute("aria-current", "step");
-      return item;
+      if (index !== now) return el("li", { class: index < now ? "done" : "todo" }, PHASES[name]);
+      if (over) return el("li", { class: "failed" }, `${PHASES[name]}: refused`);
+      return el("li", { class: "current", "aria-current": "step" }, PHASES[name]);
     }),
   );
+}
+
+// Gates are named after their phase ("canary 25%"); two belong to the verification.
+function phaseOf(gate) {
+  return { digest: "verify", signature: "verify" }[gate] ?? gate.split(" ")[0];
 }
 
 function drawWeights({ active, slots, candidate, ready, weight, mirror }) {
