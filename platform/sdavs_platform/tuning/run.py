@@ -190,7 +190,9 @@ def _num_concurrent(sweep: SweepConfig, config: RunConfig) -> int:
     """Trials whose workers all find places at once, so that none holds half of what another waits for."""
     groups = num_places(config.cluster) // config.cluster.max_workers
     if not groups:
+        # An elastic group may do with fewer workers; alone, so that two do not share out what both want.
         require_resources(config.cluster)
+        groups = 1
     return min(groups, sweep.max_concurrent or groups)
 
 
