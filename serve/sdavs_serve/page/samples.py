@@ -51,13 +51,13 @@ SAMPLES: dict[str, Sample] = {
         title="One of two",
         about="The sheep bleats. The cow is silent.",
         sources=(_seen("cow", "-----"), _seen("sheep", "xxxxx")),
-        seed=(7, 1, 0),
+        seed=(7, 1, 4),
     ),
     "both": Sample(
         title="Two at once",
         about="A chicken from the start, a person from the second second.",
         sources=(_seen("chicken", "xxxx-"), _seen("person", "-xxxx")),
-        seed=(7, 3, 0),
+        seed=(7, 3, 3),
     ),
     "off-screen": Sample(
         title="Heard, not seen",
