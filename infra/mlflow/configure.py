@@ -8,35 +8,44 @@ other's: `train` registers versions, `serve` notes on a version how its rollout 
 the environment's is changed: this is how passwords are rotated.
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 
 import requests
 from mlflow import MlflowClient
-from mlflow.entities.webhook import WebhookStatus
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.entities.webhook import WebhookEvent, WebhookEventStr, WebhookStatus
+from mlflow.exceptions import MlflowException
 from mlflow.server import get_app_client
 
 MODEL = "sdavs"
 USERS = {"train": "TRAIN_PASSWORD", "serve": "SERVE_PASSWORD"}
 WEBHOOK = "sdavs-endpoint"
-EVENTS = ["model_version_alias.created", "model_version_alias.deleted"]
+EVENTS: list[WebhookEventStr | WebhookEvent] = ["model_version_alias.created", "model_version_alias.deleted"]
 
 
 def main() -> None:
     uri = os.environ["MLFLOW_TRACKING_URI"]
     wait_for(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    try:
+    with unless_there():
         client.create_registered_model(MODEL)
         print(f"made the registered model {MODEL}")
-    except RestException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     auth = get_app_client("basic-auth", tracking_uri=uri)
     for user, variable in USERS.items():
         set_user(auth, uri, user, os.environ[variable])
     set_webhook(client, url=os.environ["WEBHOOK_URL"], secret=os.environ["WEBHOOK_SECRET"])
+
+
+@contextlib.contextmanager
+def unless_there() -> Iterator[None]:
+    """What it does may have been done before."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def wait_for(uri: str, *, seconds: float = 300.0) -> None:
@@ -73,7 +82,8 @@ def set_user(auth, uri: str, user: str, password: str) -> None:
         if known.status_code == 401:
             auth.update_user_password(user, password)
             print(f"changed the password of {user}")
-    auth.grant_user_permission(user, "registered_model", MODEL, "EDIT")
+    with unless_there():
+        auth.grant_user_permission(user, "registered_model", MODEL, "EDIT")
 
 
 def set_webhook(client: MlflowClient, *, url: str, secret: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from sdavs_platform.config import ClusterConfig, RunConfig
 
@@ -97,23 +98,28 @@ def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = pri
         ValueError: the cluster is too small, or stays too busy for `wait_seconds`; says what is missing.
     """
     wanted = f"{config.min_workers} workers of {_describe(config)}"
-    if num_places(config) < config.min_workers:
+    if not config.autoscales and num_places(config) < config.min_workers:
         has = ray.cluster_resources()
         raise ValueError(
             f"cluster.num_workers: {wanted} do not fit into this Ray cluster "
             f"({has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs on {len(_alive_nodes())} nodes)"
         )
+    # Reserved for a moment: so it is sure that they fit, and an autoscaler is told what to bring.
+    bundle = {"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {})
+    places = placement_group([bundle] * config.min_workers)
     deadline = time.monotonic() + config.wait_seconds
-    while _num_free(config) < config.min_workers:
-        if time.monotonic() > deadline:
-            free = ray.available_resources()
-            raise ValueError(
-                f"cluster.num_workers: {wanted} do not fit beside what already runs; only "
-                f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs were free "
-                f"for {config.wait_seconds:g} s"
-            )
-        say(f"waiting for {wanted} to become free")
-        time.sleep(5)
+    try:
+        while not places.wait(5):
+            if time.monotonic() > deadline:
+                free = ray.available_resources()
+                raise ValueError(
+                    f"cluster.num_workers: {wanted} do not fit beside what already runs; only "
+                    f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs were free "
+                    f"for {config.wait_seconds:g} s"
+                )
+            say(f"waiting for {wanted} to become free")
+    finally:
+        remove_placement_group(places)
 
 
 def _describe(config: ClusterConfig) -> str:
@@ -126,13 +132,8 @@ def _alive_nodes() -> list[dict]:
 
 
 def num_places(config: ClusterConfig) -> int:
-    """Workers that fit into the whole cluster, were nothing else running."""
+    """Workers that fit into the whole cluster as it is, were nothing else running."""
     return sum(_places_on(config, node["Resources"]) for node in _alive_nodes())
-
-
-def _num_free(config: ClusterConfig) -> int:
-    free = ray._private.state.available_resources_per_node()
-    return sum(_places_on(config, resources) for resources in free.values())
 
 
 def _places_on(config: ClusterConfig, resources: dict[str, float]) -> int:

@@ -183,6 +183,10 @@ class ClusterConfig(Section):
     wait_seconds: Annotated[float, Field(ge=0)] = 60.0
     """How long to wait, in seconds, for workers' places that other jobs hold; then the run fails."""
 
+    autoscales: bool = False
+    """The cluster brings nodes when they are asked for, so places that are not there yet are waited for as well;
+    wait_seconds must allow for the time that a node takes."""
+
     @property
     def min_workers(self) -> int:
         """The fewest workers to train with."""

@@ -188,6 +188,8 @@ def _settings(
 
 def _num_concurrent(sweep: SweepConfig, config: RunConfig) -> int:
     """Trials whose workers all find places at once, so that none holds half of what another waits for."""
+    if config.cluster.autoscales:
+        return sweep.max_concurrent or 1
     groups = num_places(config.cluster) // config.cluster.max_workers
     if not groups:
         # An elastic group may do with fewer workers; alone, so that two do not share out what both want.
