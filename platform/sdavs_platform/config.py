@@ -151,7 +151,7 @@ def _number_or_range(value: Any) -> int | tuple[int, int]:
     parts = value if isinstance(value, list | tuple) else [value]
     whole = all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in parts)
     if not whole or len(parts) not in (1, 2) or list(parts) != sorted(parts):
-        raise ValueError("allowed: a whole number from 1, or [least, most]")
+        raise ValueError(f"{value} is not allowed; allowed: a whole number from 1, or [least, most]")
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 

@@ -38,6 +38,9 @@ def test_a_misspelt_key_is_refused_with_the_nearest_name(key, nearest):
         ("model.backbone", "resnet_from_hell", "pvt_v2_b0"),
         ("model.ablation.rm", "divide", "multiply"),
         ("training.batch_size", 3, "allowed: multiples of cluster.num_workers"),
+        ("cluster.num_workers", [2, 1], "[least, most]"),
+        ("cluster.num_workers", 0, "a whole number from 1"),
+        ("deepspeed.offload_optimizer", "sometimes", "true | false"),
         ("serve.max_replicas", 0, "allowed: whole number from 1"),
     ],
 )
