@@ -197,12 +197,20 @@ def test_on_a_phone_everything_works_by_keyboard_and_nothing_hangs_over(on_phone
     assert on_phone.evaluate(UNNAMED) == []
 
 
-def test_the_model_and_the_rollout_are_shown(opened, stack):
-    state = stack.state()
-    expect(opened.locator("#model-name")).to_have_text(f"sdavs {state.served.version} @champion")
-    expect(opened.locator("#rollout-state")).to_contain_text(f"Version {state.served.version} serves")
+def test_a_rollout_is_watched_as_it_happens(opened, stack):
+    served = stack.state().served.version
+    expect(opened.locator("#model-name")).to_have_text(f"sdavs {served} @champion")
+    expect(opened.locator("#rollout-state")).to_have_text(f"Version {served} serves, following @champion.")
+    expect(opened.locator("#rollout-phases")).to_be_hidden()
+    version = stack.register(seed=1)
+    stack.promote(version)
+    expect(opened.locator("#rollout-state")).to_contain_text(f"Version {version} is tried")
+    expect(opened.locator("#rollout-phases [aria-current=step]")).to_be_visible()
+    done = f"Version {version} serves, following @champion."
+    expect(opened.locator("#rollout-state")).to_have_text(done, timeout=90_000)
     expect(opened.locator("#rollout-gates")).to_contain_text("golden passed")
-    expect(opened.locator("#rollout-history li")).to_have_count(len(state.history))
+    expect(opened.locator("#rollout-weights")).to_contain_text(f"Version {version}100 %")
+    expect(opened.locator("#rollout-history li")).to_have_count(len(stack.state().history))
 
 
 def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser, tmp_path):

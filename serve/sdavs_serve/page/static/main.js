@@ -4,7 +4,7 @@ import { getJson, Problem } from "./api.js";
 import { $, el, percent, say, setFacts } from "./dom.js";
 import { wireKeys } from "./keys.js";
 import { ask, attempt, wireNotices } from "./notice.js";
-import { Player } from "./player.js";
+import { canPlay, Player } from "./player.js";
 import { follow } from "./rollout.js";
 import { fetchSample, showSamples } from "./samples.js";
 import { silence } from "./sound.js";
@@ -21,6 +21,7 @@ let setup = { samples: [], limits: {}, fps: 1 };
 let clip = null; // {name, video, sample, entries: Map, playable}
 let entry = null; // {answer, sound, fps, overlay}, what is shown
 let swapFile = null;
+let turn = 0;
 
 const player = new Player($("canvas"), {
   onTime: showMoment,
@@ -61,11 +62,12 @@ function open(video, name, sample = null) {
 
 /** Let the model hear something else, or be asked for more or fewer masks. The controls follow what is shown. */
 async function askAgain(choose) {
+  const mine = ++turn;
   await attempt(async () => {
     const { sound, fps } = await choose();
     await show(clip, await answerFor(clip, sound, fps));
   });
-  showControls();
+  if (mine === turn) showControls(); // else a later choice is still on its way
 }
 
 async function soundFor(listening) {
@@ -105,11 +107,8 @@ async function show(shownClip, shownEntry) {
 }
 
 async function loadVideo(shownClip, shownEntry) {
-  try {
-    if (shownClip.playable) return await player.load(shownClip.video);
-  } catch {
-    shownClip.playable = false;
-  }
+  shownClip.playable &&= await canPlay(shownClip.video);
+  if (shownClip.playable) return player.load(shownClip.video);
   // The endpoint reads more kinds of video than browsers play. Its own overlay video can be played anywhere.
   const { sound, fps } = shownEntry;
   const request = { video: shownClip.video, sound: sound.blob, fps, accept: "video/mp4" };

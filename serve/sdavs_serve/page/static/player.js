@@ -5,6 +5,24 @@ import { Overlays } from "./overlay.js";
 // Small videos are drawn larger than they are, so that outlines stay thin.
 const DRAWN_WIDTH = 960;
 
+/** Whether this browser can play a video; tried aside, so that what is open stays open. */
+export async function canPlay(blob) {
+  const video = document.createElement("video");
+  video.preload = "auto";
+  video.muted = true;
+  const tried = new Promise((resolve) => {
+    video.onloadeddata = () => resolve(video.videoWidth > 0);
+    video.onerror = () => resolve(false);
+  });
+  video.src = URL.createObjectURL(blob);
+  try {
+    return await tried;
+  } finally {
+    URL.revokeObjectURL(video.src);
+    video.removeAttribute("src");
+  }
+}
+
 export class Player {
   #canvas;
   #context;
@@ -35,15 +53,13 @@ export class Player {
     this.#video.addEventListener("ended", () => this.#stopped());
   }
 
-  /** Load a clip. Rejects if this browser cannot play it. */
-  load(blob) {
+  /** Load a clip that `canPlay`. */
+  async load(blob) {
     this.pause();
     this.#replaceUrl("video", blob);
-    return new Promise((resolve, reject) => {
-      this.#video.onloadeddata = () => (this.#video.videoWidth ? resolve() : reject(new Error("no picture")));
-      this.#video.onerror = () => reject(new Error(this.#video.error?.message ?? "cannot be played"));
-      this.#video.src = this.#urls.video;
-    });
+    const ready = new Promise((resolve) => this.#video.addEventListener("loadeddata", resolve, { once: true }));
+    this.#video.src = this.#urls.video;
+    await ready;
   }
 
   /**

@@ -11,7 +11,7 @@ const PHASES = {
   canary: "Canary",
   idle: "Serve",
 };
-const POLL_MS = { idle: 4000, moving: 1000 };
+const POLL_MS = { idle: 2000, moving: 1000 };
 
 let shown = "";
 let timer = 0;
