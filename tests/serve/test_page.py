@@ -208,6 +208,7 @@ def test_a_rollout_is_watched_as_it_happens(opened, stack):
     expect(opened.locator("#rollout-phases [aria-current=step]")).to_be_visible()
     done = f"Version {version} serves, following @champion."
     expect(opened.locator("#rollout-state")).to_have_text(done, timeout=90_000)
+    expect(opened.locator("#model-name")).to_have_text(f"sdavs {version} @champion")
     expect(opened.locator("#rollout-gates")).to_contain_text("golden passed")
     expect(opened.locator("#rollout-weights")).to_contain_text(f"Version {version}100 %")
     expect(opened.locator("#rollout-history li")).to_have_count(len(stack.state().history))

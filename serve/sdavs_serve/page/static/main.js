@@ -266,7 +266,8 @@ async function start() {
   wirePlayer();
   const greet = () => {
     attempt(showModel);
-    follow();
+    // A failure here is no reason to hide another message: the next answer names its version anyway.
+    follow(() => showModel().catch((problem) => say(problem.message)));
   };
   wireKeys(greet);
   greet();

@@ -14,12 +14,16 @@ const PHASES = {
 const POLL_MS = { idle: 2000, moving: 1000 };
 
 let shown = "";
+let servedVersion = null;
 let timer = 0;
+let tellServed = () => {};
 
-/** Begin, or begin again after the key has changed. */
-export function follow() {
+/** Begin, or begin again after the key has changed; `onServed` is called whenever another version serves. */
+export function follow(onServed) {
   clearTimeout(timer);
   shown = "";
+  servedVersion = null;
+  tellServed = onServed;
   poll();
 }
 
@@ -48,6 +52,9 @@ function draw(state) {
   const text = JSON.stringify(state);
   if (text === shown) return;
   shown = text;
+  const version = state.active && state.slots[state.active].version;
+  if (servedVersion !== null && version !== servedVersion) tellServed();
+  servedVersion = version;
   tell(sentence(state));
   const { refused } = state;
   $("rollout-refused").hidden = !refused;
