@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,8 @@ def undisturbed(config: Any, cluster: None) -> TrainResult:
 
 @pytest.fixture(scope="module")
 def killed(config: Any, cluster: None) -> TrainResult:
-    """The same training; one of its workers is killed as soon as there is a checkpoint."""
-    kill = threading.Thread(target=kill_a_worker, args=(checkpoint_list(config("killed")),))
+    """The same training; one of its workers is killed while its second checkpoint, or a later one, arrives."""
+    kill = threading.Thread(target=kill_a_worker, args=(checkpoint_list(config("killed")),), daemon=True)
     kill.start()
     result = train(config("killed"), finishes=False)
     kill.join(timeout=1)
@@ -65,6 +67,11 @@ def checkpoint_list(config: Any) -> Path:
     return Path(config.storage.uri) / config.name / CHECKPOINT_LIST
 
 
+def newest_checkpoint(config: Any) -> Path:
+    known = json.loads(checkpoint_list(config).read_text())
+    return checkpoint_list(config).parent / known["latest_checkpoint_result"]["checkpoint_dir_name"]
+
+
 def kill_a_worker(checkpoints: Path) -> None:
     while not checkpoints.is_file():
         time.sleep(0.02)
@@ -74,6 +81,9 @@ def kill_a_worker(checkpoints: Path) -> None:
         if "RayTrainWorker" in process.info["name"]
         and (process.info["environ"] or {}).get("SDAVS_HOME") == os.environ["SDAVS_HOME"]
     ]
+    listed = checkpoints.read_text()
+    while all(folder.name in listed for folder in checkpoints.parent.glob("checkpoint_*/")):
+        time.sleep(0.002)
     workers[-1].send_signal(signal.SIGKILL)
 
 
@@ -109,10 +119,7 @@ def test_the_killed_training_has_the_undisturbed_curves_without_a_point_twice(
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_also_by_fewer_workers(killed, config):
-    known = json.loads(checkpoint_list(config("killed")).read_text())
-    newest = (
-        checkpoint_list(config("killed")).parent / known["latest_checkpoint_result"]["checkpoint_dir_name"]
-    )
+    newest = newest_checkpoint(config("killed"))
     assert verify_complete(newest) == 2
     shard = next(newest.glob("shards/*rank_1*optim_states.pt"))
     content = bytearray(shard.read_bytes())
@@ -122,8 +129,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_also_by_f
         verify_complete(newest)
     again = train(config("killed", num_workers=1), finishes=False)
     assert again.run_id == killed.run_id
-    assert again.checkpoint != str(newest)
-    assert verify_complete(Path(again.checkpoint)) == 1
+    assert newest_checkpoint(config("killed")) != newest
+    assert verify_complete(newest_checkpoint(config("killed"))) == 1
 
 
 def test_any_checkpoint_becomes_an_artifact_on_demand(undisturbed, config, tmp_path):
@@ -141,3 +148,29 @@ def test_any_checkpoint_becomes_an_artifact_on_demand(undisturbed, config, tmp_p
     )
     assert told["step"] < STEPS
     assert load_artifact(tmp_path).lineage["checkpoint"].endswith(between)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB, where the first checkpoint finds no room."""
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting a small disk needs root")
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_storage_without_room_ends_in_one_clear_failure(config, small_disk):
+    settings = config("no-room")
+    full = settings.model_copy(
+        update={
+            "storage": settings.storage.model_copy(update={"uri": str(small_disk)}),
+            "cluster": settings.cluster.model_copy(update={"max_failures": 0}),
+        }
+    )
+    with pytest.raises(RuntimeError, match="No space left on device"):
+        train(full, finishes=False)

@@ -40,7 +40,7 @@ def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous:
 
 def _live(life: dict[str, Any], *, rank: int, world_size: int) -> list[float]:
     from sdavs_platform.training.batches import Batches
-    from sdavs_platform.training.checkpoint import LoopState, Probe, load_checkpoint, save_checkpoint
+    from sdavs_platform.training.checkpoint import LoopState, Probe, Untold, load_checkpoint, save_checkpoint
     from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
     from sdavs_platform.training.loop import seed_everything
     from sdavs_platform.training.manifest import verify_complete
@@ -77,7 +77,9 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> list[float]:
         with torch.no_grad():
             logits = model(fixed["frames"], fixed["log_mel"])
         probe = Probe(frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits)
-        save_checkpoint(Path(life["save"]), engine=engine, state=state, losses=[], probe=probe, rank=rank)
+        save_checkpoint(
+            Path(life["save"]), engine=engine, state=state, untold=Untold(), probe=probe, rank=rank
+        )
         dist.barrier()
     engine.destroy()
     return told

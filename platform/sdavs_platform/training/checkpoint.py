@@ -2,7 +2,7 @@
 
 manifest-rank0.json  each worker's files, their sizes and digests
 loop.json            where the training loop stands
-worker-rank0.pt      what each worker has of its own: random numbers, running statistics, losses not yet told
+worker-rank0.pt      what each worker has of its own: random numbers, running statistics, what is not told yet
 probe.safetensors    a fixed batch and the live engine's answer to it, to verify the consolidation
 shards/              DeepSpeed's own files
 """
@@ -12,7 +12,7 @@ import io
 import json
 import random
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from sdavs_model import SDAVS, SDAVSConfig, build_model
 from sdavs_platform.training.engine import CastInputs
 from sdavs_platform.training.manifest import verify_complete, write_manifest
+from sdavs_platform.training.outbox import Point
 from sdavs_platform.training.reshape import reshape_shards
 
 TAG = "shards"
@@ -58,6 +59,16 @@ class LoopState:
         return self.epoch + (self.batch > 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Untold:
+    """What MLflow has not heard yet; differs between workers."""
+
+    losses: Losses = field(default_factory=list)
+    """Of the steps since the last metric point."""
+    points: list[Point] = field(default_factory=list)
+    """Metric points that have not arrived; the first worker's."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """A fixed batch and the live engine's answer."""
@@ -68,16 +79,12 @@ class Probe:
 
 
 def save_checkpoint(
-    folder: Path, *, engine: Any, state: LoopState, losses: Losses, probe: Probe, rank: int
+    folder: Path, *, engine: Any, state: LoopState, untold: Untold, probe: Probe, rank: int
 ) -> None:
-    """Write this worker's part into `folder`; all workers call it together, each with its own folder.
-
-    Args:
-        losses: of the steps since the last metric point.
-    """
+    """Write this worker's part into `folder`; all workers call it together, each with its own folder."""
     engine.save_checkpoint(str(folder), tag=TAG)
     (folder / "zero_to_fp32.py").unlink(missing_ok=True)
-    own = {"random": _random_states(), "buffers": _running_statistics(engine), "losses": losses}
+    own = {"random": _random_states(), "buffers": _running_statistics(engine), **vars(untold)}
     torch.save(own, _own_file(folder, rank))
     if rank == 0:
         (folder / "loop.json").write_text(json.dumps(asdict(state), indent=2))
@@ -87,14 +94,14 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, *, engine: Any, rank: int, saved_world_size: int
-) -> tuple[LoopState, Losses]:
+) -> tuple[LoopState, Untold]:
     """Bring the engine, the schedule and all that is this worker's own back; the folder must be complete.
 
     With as many workers as have written it everything is as it was, to the last bit. With another number the shards
     are cut anew, running statistics become the mean of all workers', and random numbers begin a new sequence.
 
     Returns:
-        Where the loop stands, and the losses of the steps since the last metric point.
+        Where the loop stands, and what is still to be told.
     """
     world_size = torch.distributed.get_world_size()
     state = LoopState(**json.loads((folder / "loop.json").read_text()))
@@ -103,7 +110,7 @@ def load_checkpoint(
         own = torch.load(_own_file(folder, rank), weights_only=True)
         _set_running_statistics(engine, own["buffers"])
         _set_random_states(own["random"])
-        return state, own["losses"]
+        return state, Untold(losses=own["losses"], points=own["points"])
     with tempfile.TemporaryDirectory(prefix="sdavs-reshaped-") as scratch:
         (Path(scratch) / TAG).mkdir()
         reshape_shards(folder / TAG, Path(scratch) / TAG, rank=rank, world_size=world_size)
@@ -116,7 +123,7 @@ def load_checkpoint(
         {name: torch.stack([part[name] for part in step]).mean(0) for name in step[0]}
         for step in zip(*(o["losses"] for o in every), strict=True)
     ]
-    return state, losses
+    return state, Untold(losses=losses, points=every[0]["points"])
 
 
 def consolidate(

@@ -18,7 +18,7 @@ from sdavs_model.metrics import Metrics
 from sdavs_platform.config import RunConfig
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.callbacks import UNSCORED
-from sdavs_platform.training.checkpoint import LoopState, Probe, save_checkpoint
+from sdavs_platform.training.checkpoint import LoopState, Probe, Untold, save_checkpoint
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
 from sdavs_platform.training.progress import Progress, means
 from sdavs_platform.training.resume import resume
@@ -43,7 +43,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             worker.validate(state)
         elif worker.saves_at(state):
             worker.save(state)
-    worker.progress.flush()
+    worker.progress.close()
 
 
 class Worker:
@@ -79,7 +79,8 @@ class Worker:
     def resume(self) -> LoopState:
         """Continue from the newest whole checkpoint of this name, else from another training's, if there is one."""
         found = resume(self.engine, start_from=self.settings["start_from"], say=self.say)
-        state, self.losses = found or (LoopState(), [])
+        state, untold = found or (LoopState(), Untold())
+        self.losses = untold.losses
         self.elapsed_before_s = state.elapsed_s
         self.progress = Progress(
             self.config,
@@ -87,6 +88,7 @@ class Worker:
             run_id=self.settings["run_id"],
             speaks=self.rank == 0,
             state=state,
+            untold=untold.points,
             total_steps=self.total_steps,
         )
         where = f"resuming after step {state.step}" if state.step else "starting"
@@ -153,7 +155,7 @@ class Worker:
         self.model.eval()
         probe = self.look_at_fixed_clips()
         self.model.train()
-        self.progress.flush()
+        self.progress.send()
         self.report(state, {"miou": UNSCORED}, probe)
 
     def validate(self, state: LoopState) -> None:
@@ -194,9 +196,10 @@ class Worker:
         # One at a time, or slow storage would fill the disk here.
         while self.uploading and self.uploading.exists():
             time.sleep(0.1)
+        untold = Untold(losses=self.losses, points=self.progress.untold())
         self.uploading = Path(tempfile.mkdtemp(prefix="sdavs-checkpoint-"))
         save_checkpoint(
-            self.uploading, engine=self.engine, state=state, losses=self.losses, probe=probe, rank=self.rank
+            self.uploading, engine=self.engine, state=state, untold=untold, probe=probe, rank=self.rank
         )
         dist.barrier()
         metrics = {f"val_{name}": value for name, value in scores.items()}

@@ -1,33 +1,45 @@
 """What a training tells: lines for a person, points for MLflow, pictures. Only the first worker speaks."""
 
+import functools
 import time
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from sdavs_platform.config import RunConfig
 from sdavs_platform.tracking.pictures import learning_curve, prediction_panel
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.checkpoint import LoopState, Probe
 from sdavs_platform.training.metrics import TrainingMetrics
+from sdavs_platform.training.outbox import Outbox, Point
 
 
 class Progress:
     """Silent on all workers but the first."""
 
     def __init__(
-        self, config: RunConfig, *, uri: str, run_id: str, speaks: bool, state: LoopState, total_steps: int
+        self,
+        config: RunConfig,
+        *,
+        uri: str,
+        run_id: str,
+        speaks: bool,
+        state: LoopState,
+        untold: list[Point],
+        total_steps: int,
     ) -> None:
         self.config = config
         self.run = TrainingRun(uri=uri, run_id=run_id) if speaks else None
         self._metrics = TrainingMetrics(config.name) if speaks else None
         self.total_steps = total_steps
-        self._points: list[tuple[int, dict[str, float]]] = []
-        # Steps after the checkpoint may have been told before the training was interrupted.
+        # Steps after the checkpoint, and points in it, may have been told before the training was interrupted.
         self._told = {
-            kind: max((step for step, _ in self.run.history(key)), default=0) if self.run else 0
-            for kind, key in (("train", "train/loss"), ("val", "val/miou"))
+            key: max((step for step, _ in self.run.history(key)), default=0) if self.run else 0
+            for key in ("train/loss", "val/miou")
         }
+        new = [point for point in untold if self._is_new(point)]
+        self._outbox = Outbox(self.run, points=new) if self.run else None
         self._last = (state.step, time.monotonic())
 
     def say(self, line: str) -> None:
@@ -37,7 +49,7 @@ class Progress:
 
     def step(self, state: LoopState, *, losses: dict[str, float], lr: float, grad_norm: float) -> None:
         """Every `training.log_every` steps: losses are means over those steps and over the workers."""
-        if not self.run or not self._metrics:
+        if not self.run or not self._metrics or not self._outbox:
             return
         speed = self._clips_per_second(state.step)
         self._metrics.step(
@@ -48,8 +60,8 @@ class Progress:
         )
         values = {f"train/{name}": value for name, value in losses.items()}
         values |= {"train/lr": lr, "train/grad_norm": grad_norm, "train/clips_per_s": speed}
-        if state.step > self._told["train"]:
-            self._points.append((state.step, values))
+        if self._is_new((state.step, values)):
+            self._outbox.put((state.step, values))
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.say(
             f"epoch {state.epoch + 1}/{self.config.training.epochs} step {state.step}/{self.total_steps} | "
@@ -60,30 +72,43 @@ class Progress:
         self, state: LoopState, *, scores: dict[str, float], improved: bool, masks: torch.Tensor, probe: Probe
     ) -> None:
         """After each validation: scores, the learning curve so far, and the fixed clips' predictions."""
-        if not self.run or not self._metrics:
+        if not self.run or not self._metrics or not self._outbox:
             return
         self._metrics.validation(scores["miou"])
         scores = {f"val/{name}": value for name, value in scores.items()}
-        if state.step > self._told["val"]:
-            self._points.append((state.step, scores | {"epoch": float(state.epochs_begun)}))
-        self.flush()
+        point = (state.step, scores | {"epoch": float(state.epochs_begun)})
+        if self._is_new(point):
+            self._outbox.put(point)
         best = "best so far" if improved else f"best {state.best_miou:.3f} in epoch {state.best_epoch}"
         self.say(
             f"epoch {state.epochs_begun} validated | "
             f"J {scores['val/miou']:.3f} F {scores['val/fscore']:.3f} ({best})"
         )
-        self.run.log_image(
-            prediction_panel(probe.frames, masks, probe.logits, self.config.model.preprocess),
-            "pictures/predictions.png",
-        )
-        self.run.log_figure(learning_curve(self.run), "pictures/learning_curve.png")
+        panel = prediction_panel(probe.frames, masks, probe.logits, self.config.model.preprocess)
+        self._outbox.send(functools.partial(_draw, self.run, panel))
         self._last = (state.step, time.monotonic())
 
-    def flush(self) -> None:
-        """Send the points gathered so far."""
-        if self.run and self._points:
-            self.run.log_points(self._points)
-            self._points = []
+    def send(self) -> None:
+        """Begin to deliver the points gathered so far; training goes on."""
+        if self._outbox:
+            self._outbox.send()
+
+    def untold(self) -> list[Point]:
+        """Points that have not arrived at MLflow."""
+        return self._outbox.waiting() if self._outbox else []
+
+    def close(self) -> None:
+        """Deliver everything, also if MLflow has to be waited for.
+
+        Raises:
+            RuntimeError: it stays away.
+        """
+        if self._outbox:
+            self._outbox.close()
+
+    def _is_new(self, point: Point) -> bool:
+        step, values = point
+        return all(step > told for key, told in self._told.items() if key in values)
 
     def _clips_per_second(self, step: int) -> float:
         before, since = self._last
@@ -96,6 +121,11 @@ class Progress:
         if self.config.training.max_minutes is not None:
             seconds = min(seconds, max(self.config.training.max_minutes * 60 - state.elapsed_s, 0))
         return f"ETA {int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def _draw(run: TrainingRun, panel: Image) -> None:
+    run.log_image(panel, "pictures/predictions.png")
+    run.log_figure(learning_curve(run), "pictures/learning_curve.png")
 
 
 def means(parts: list[dict[str, torch.Tensor]]) -> dict[str, Any]:

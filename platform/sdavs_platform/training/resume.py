@@ -7,14 +7,14 @@ from typing import Any
 import ray.train
 import torch.distributed as dist
 
-from sdavs_platform.training.checkpoint import LoopState, Losses, load_checkpoint
+from sdavs_platform.training.checkpoint import LoopState, Untold, load_checkpoint
 from sdavs_platform.training.engine import keeping_hyperparameters
 from sdavs_platform.training.manifest import verify_complete
 
 
 def resume(
     engine: Any, *, start_from: str | None, say: Callable[[str], None]
-) -> tuple[LoopState, Losses] | None:
+) -> tuple[LoopState, Untold] | None:
     """Load the newest whole checkpoint of this training, else another training's; all workers call it together.
 
     Args:

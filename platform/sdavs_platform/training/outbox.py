@@ -1,0 +1,105 @@
+"""Points and pictures on their way to MLflow: a server that is away delays them, and loses and reorders nothing."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import requests
+from mlflow.exceptions import MlflowException
+
+from sdavs_platform.tracking.runs import TrainingRun
+
+Point = tuple[int, dict[str, float]]
+"""Step, and values by metric."""
+
+# What MLflow says where a server, a proxy or a locked database does not answer.
+_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+
+
+class Outbox:
+    """Sends from a thread of its own, so that training never waits for MLflow.
+
+    Args:
+        points: to send first: those that a checkpoint kept because they were not told yet.
+        retry_seconds: between attempts while the server is away.
+    """
+
+    def __init__(self, run: TrainingRun, *, points: list[Point], retry_seconds: float = 5.0) -> None:
+        self._run = run
+        self._points = points
+        self._retry_seconds = retry_seconds
+        self._picture: Callable[[], None] | None = None
+        self._is_due = False
+        self._is_closing = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._deliver, name="outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, point: Point) -> None:
+        """Keep a point for the next `send`."""
+        with self._changed:
+            self._points.append(point)
+
+    def send(self, picture: Callable[[], None] | None = None) -> None:
+        """Begin to deliver all points, and then to call `picture`; a later one replaces it while it waits.
+
+        Raises:
+            MlflowException: MLflow refused what was sent before.
+        """
+        with self._changed:
+            if self._error:
+                raise self._error
+            self._picture = picture or self._picture
+            self._is_due = True
+            self._changed.notify()
+
+    def waiting(self) -> list[Point]:
+        """The points that have not arrived."""
+        with self._changed:
+            return list(self._points)
+
+    def close(self, *, patience_s: float = 600.0) -> None:
+        """Deliver everything.
+
+        Raises:
+            RuntimeError: MLflow stayed away for `patience_s`.
+            MlflowException: it refused something.
+        """
+        with self._changed:
+            self._is_due = self._is_closing = True
+            self._changed.notify()
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            raise RuntimeError(f"MLflow at {self._run.uri} did not answer for {patience_s:g} s")
+        if self._error:
+            raise self._error
+
+    def _deliver(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_due or self._is_closing)
+                if not self._is_due:
+                    return
+                points, picture = list(self._points), self._picture
+                self._is_due, self._picture = False, None
+            try:
+                if points:
+                    self._run.log_points(points)
+                    with self._changed:
+                        del self._points[: len(points)]
+                if picture:
+                    picture()
+            except Exception as error:
+                if not _is_away(error):
+                    self._error = error
+                    return
+                with self._changed:
+                    self._is_due, self._picture = True, self._picture or picture
+                time.sleep(self._retry_seconds)
+
+
+def _is_away(error: Exception) -> bool:
+    if isinstance(error, MlflowException):
+        return error.error_code in _AWAY
+    return isinstance(error, requests.ConnectionError | requests.Timeout | requests.HTTPError)

@@ -1,0 +1,86 @@
+"""Metrics of a training while its MLflow server goes away and comes back: all arrive, once and in order."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sdavs_platform.tracking.client import experiment_id, mlflow_client
+from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.training.outbox import Outbox
+
+PORT = 8031
+URI = f"http://127.0.0.1:{PORT}"
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Starts the one MLflow server of this test, again and again on the same database."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(PORT)),
+            *("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"),
+            *("--artifacts-destination", str(tmp_path / "artifacts")),
+        ]
+        with (tmp_path / "server.log").open("ab") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        while True:
+            try:
+                if httpx.get(f"{URI}/health").is_success:
+                    return started[-1]
+            except httpx.HTTPError:
+                time.sleep(0.2)
+
+    yield start
+    for server in started:
+        stop(server)
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is None:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def told(run: TrainingRun) -> list[int]:
+    return [point.step for point in run.client.get_metric_history(run.run_id, "train/loss")]
+
+
+def test_points_wait_for_an_mlflow_server_that_is_away_and_arrive_once_and_in_order(start):
+    server = start()
+    client = mlflow_client(URI)
+    run = TrainingRun(uri=URI, run_id=client.create_run(experiment_id(client, "outbox")).info.run_id)
+    drawn: list[str] = []
+    outbox = Outbox(run, points=[(1, {"train/loss": 1.0})], retry_seconds=0.2)
+    outbox.send()
+    while outbox.waiting():
+        time.sleep(0.05)
+    stop(server)
+    for step in (2, 3):
+        outbox.put((step, {"train/loss": 1.0 / step}))
+        outbox.send(lambda step=step: drawn.append(f"picture {step}"))
+    time.sleep(1)
+    assert [step for step, _ in outbox.waiting()] == [2, 3]
+    start()
+    outbox.put((4, {"train/loss": 0.25}))
+    outbox.close()
+    assert told(run) == [1, 2, 3, 4]
+    assert drawn[-1] == "picture 3"
+
+
+def test_what_mlflow_refuses_ends_the_training_instead_of_being_tried_for_ever(state):
+    uri = f"sqlite:///{state / 'outbox.db'}"
+    run = TrainingRun(uri=uri, run_id="no-such-run")
+    outbox = Outbox(run, points=[(1, {"train/loss": 1.0})])
+    with pytest.raises(Exception, match="no-such-run"):
+        outbox.close()
