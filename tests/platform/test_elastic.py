@@ -97,15 +97,16 @@ def test_the_checkpoint_of_every_stage_becomes_one_set_of_weights(losses, kind):
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_shards_cut_for_three_workers_and_back_are_the_same_shards(losses, stage, tmp_path):
-    before = losses["folder"] / f"zero{stage}" / "2" / "shards"
-    three, back = tmp_path / "three", tmp_path / "back"
-    for folder, source, world_size in ((three, before, 3), (back, three, 2)):
+def test_shards_of_two_workers_cut_for_three_and_then_for_one_lose_nothing(losses, stage, tmp_path):
+    two = losses["folder"] / f"zero{stage}" / "2" / "shards"
+    three, direct, by_way_of_three = (tmp_path / name for name in ("three", "direct", "by_way_of_three"))
+    for folder, source, world_size in ((three, two, 3), (direct, two, 1), (by_way_of_three, three, 1)):
         folder.mkdir()
         for rank in range(world_size):
             reshape_shards(source, folder, rank=rank, world_size=world_size)
-    for name in (path.name for path in sorted(before.glob("*optim_states.pt"))):
-        assert _tensors(before / name) == pytest.approx(_tensors(back / name), abs=0)
+    # One worker's shard has no padding, whose content DeepSpeed leaves to chance.
+    (name,) = (path.name for path in direct.glob("*optim_states.pt"))
+    assert _tensors(direct / name) == _tensors(by_way_of_three / name)
 
 
 def _tensors(path: Path) -> list[float]:
@@ -114,4 +115,4 @@ def _tensors(path: Path) -> list[float]:
     weights = shard.get("fp32_flat_groups") or shard["single_partition_of_fp32_groups"]
     states = (shard.get("optimizer_state_dict") or shard["base_optimizer_state"])["state"]
     moments = [value for state in states.values() for value in state.values()]
-    return [float(tensor.double().square().sum()) for tensor in [*weights, *moments]]
+    return [float(tensor.detach().double().square().sum()) for tensor in [*weights, *moments]]
