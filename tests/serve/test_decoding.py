@@ -58,7 +58,7 @@ def test_a_decoder_that_needs_too_much_memory_or_time_is_stopped_and_the_next_up
 def test_killed_decoders_are_started_again(sandbox, make_video):
     video = make_video(2)
     assert len(list(sandbox.samples(upload_of(video)).samples())) == 2
-    decoding = sandbox.samples(upload_of(make_video(30))).samples()
+    decoding = sandbox.samples(upload_of(make_video(300))).samples()
     next(decoding)
     server = psutil.Process(sandbox._server.pid)
     for process in [*server.children(recursive=True), server]:
@@ -69,7 +69,7 @@ def test_killed_decoders_are_started_again(sandbox, make_video):
 
 
 def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
-    decoding = sandbox.samples(upload_of(make_video(30)))
+    decoding = sandbox.samples(upload_of(make_video(300)))
     next(decoding.samples())
     server = psutil.Process(sandbox._server.pid)
     working = server.children(recursive=True)
@@ -80,7 +80,7 @@ def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
 
 
 def test_decoders_know_no_secret_of_ours_and_can_open_nothing(sandbox, make_video, monkeypatch):
-    decoding = sandbox.samples(upload_of(make_video(30)))
+    decoding = sandbox.samples(upload_of(make_video(300)))
     next(decoding.samples())
     server = psutil.Process(sandbox._server.pid)
     assert set(server.environ()) <= {"PATH", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "LC_CTYPE"}
