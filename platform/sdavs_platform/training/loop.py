@@ -91,6 +91,9 @@ class Worker:
             untold=untold.points,
             total_steps=self.total_steps,
         )
+        if state.stopped and state.stopped.startswith("time") and not self._any(self._out_of_time()):
+            # The budget was raised. All workers ask together, and only here: their clocks differ by an instant.
+            state.stopped = None
         where = f"resuming after step {state.step}" if state.step else "starting"
         self.say(
             f"{self.config.name}: {where} | {len(self.batches.clips)} clips, {len(self.batches.val_clips)} to "
@@ -101,8 +104,6 @@ class Worker:
 
     def is_done(self, state: LoopState) -> bool:
         """All epochs done, or stopped early."""
-        if state.stopped and state.stopped.startswith("time") and not self._out_of_time():
-            state.stopped = None  # a resume with a larger budget
         return state.stopped is not None or state.epoch >= self.config.training.epochs
 
     def train_epoch(self, state: LoopState) -> None:
