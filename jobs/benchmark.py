@@ -4,6 +4,7 @@
     python jobs/benchmark.py data                     clips a second of the loader beside a training step
     python jobs/benchmark.py serve                    the endpoint at rising load beside the bare model
     python jobs/benchmark.py sweep                    what a sweep's driver costs per trial
+    python jobs/benchmark.py scaling                  a step's cost by workers and ZeRO stage; predictions for GPUs
     python jobs/benchmark.py model --help             its flags; every subcommand has its own
 
 A subcommand is a module beside this file with a docstring, `add_flags(parser)` and `run(flags)`.
@@ -13,6 +14,7 @@ import sys
 
 import _benchmark_data
 import _benchmark_model
+import _benchmark_scaling
 import _benchmark_serve
 import _benchmark_sweep
 import _sources
@@ -23,6 +25,7 @@ _sources.use_this_checkout()
 SUBCOMMANDS = {
     "data": _benchmark_data,
     "model": _benchmark_model,
+    "scaling": _benchmark_scaling,
     "serve": _benchmark_serve,
     "sweep": _benchmark_sweep,
 }

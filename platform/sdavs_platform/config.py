@@ -119,12 +119,28 @@ class TrainingConfig(Section):
     """Steps between checkpoints inside an epoch: the most that a lost worker can cost. Unset: each validation
     writes one, and nothing else does."""
 
+    hang_seconds: Annotated[float, Field(gt=0)] | None = 600.0
+    """A step may take so many seconds. Then all workers write their stacks to the storage and to MLflow, and the
+    training counts as failed (cluster.max_failures). Choose more than the slowest checkpoint's upload takes. null: no
+    limit."""
+
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between progress lines and metric points."""
+
+    profile: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """[first, last] optimizer step, counted from 1, of which every worker writes a torch.profiler trace into the run's
+    folder `profile` in the storage and in MLflow. A few steps suffice; recording slows them."""
 
     consolidation_tolerance: Annotated[float, Field(gt=0)] = 1e-3
     """Largest difference of logits, relative to the largest logit, between the live engine and the
     consolidated weights in fp32; bf16 allows 50 times as much. Above it nothing is registered."""
+
+    @field_validator("profile")
+    @classmethod
+    def _profile_ascends(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("the first step comes after the last; allowed: [first, last]")
+        return value
 
 
 class DeepSpeedConfig(Section):
