@@ -48,9 +48,13 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]
 
 
 def write_s4(root: Path) -> Path:
-    """Single-source: one training video with one mask, one test video with five; returns s4_data."""
+    """Single-source: one training video with one mask, two test videos with five; returns s4_data."""
     data = root / "Single-source" / "s4_data"
-    rows = [("-5abc_x.y", 0, "dog_barking", "train"), ("Zq0_11", 1, "race_car", "test")]
+    rows = [
+        ("-5abc_x.y", 0, "dog_barking", "train"),
+        ("Zq0_11", 1, "race_car", "test"),
+        ("d_2", 3, "dog_barking", "test"),
+    ]
     for seed, (name, _, category, split) in enumerate(rows):
         inner = Path(split) / category
         for number in range(1, 6):
@@ -60,6 +64,20 @@ def write_s4(root: Path) -> Path:
         write_sound(data / "audio_wav" / inner / f"{name}.wav", 5)
     write_table(root / "Single-source" / "s4_meta_data.csv", ("name", "start", "category", "split"), rows)
     return data
+
+
+def write_ms3(root: Path) -> None:
+    """Multi-sources: one training and two test videos; masks in a palette, in black and white, and an empty one."""
+    data = root / "Multi-sources" / "ms3_data"
+    rows = [("_a1", "train"), ("b", "test"), ("c", "test")]
+    for seed, (name, split) in enumerate(rows):
+        for number in range(1, 6):
+            write_picture(data / "visual_frames" / name / f"{name}.mp4_{number}.png", 10 * seed + number)
+            write_mask(data / "gt_masks" / split / name / f"{name}_{number}.png", 0 if number == 2 else 255)
+        first = data / "gt_masks" / split / name / f"{name}_1.png"
+        Image.open(first).convert("P").save(first)
+        write_sound(data / "audio_wav" / split / f"{name}.wav", 5)
+    write_table(root / "Multi-sources" / "ms3_meta_data.csv", ("video_id", "split"), rows)
 
 
 def write_avss(root: Path) -> Path:

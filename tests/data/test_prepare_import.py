@@ -17,7 +17,7 @@ from sdavs_serve.media import decode_video
 
 from sdavs_model.data.validate import open_splits, validate
 
-SIZE = (50, 38)  # width, height
+SIZE = (51, 37)  # width, height
 
 
 def write_video(
@@ -63,14 +63,14 @@ def run_import(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four videos of odd rates, containers and lengths, imported by the command."""
+    """Four videos of odd sizes, rates, containers, sounds and lengths, imported by the command."""
     root = tmp_path_factory.mktemp("import")
     (root / "videos").mkdir()
     for name, seconds, options in (
         ("a.mp4", 4, {"rate": Fraction(30000, 1001)}),
-        ("b.mkv", 5, {"rate": 7, "sound": "pcm_s16le"}),
+        ("b.mkv", 5, {"rate": 7, "sound": "pcm_u8"}),
         ("c.webm", 2, {"rate": Fraction(25, 2), "codec": "libvpx", "sound": "libopus"}),
-        ("d.mov", 2.3, {"rate": 24, "sound": "pcm_s16le"}),
+        ("d.mov", 2.3, {"rate": 24, "sound": "pcm_s24le"}),
     ):
         write_video(root / "videos" / name, seconds, **options)
         write_masks(root / "masks" / name[0], int(seconds))
@@ -144,9 +144,9 @@ def test_bad_videos_and_masks_are_refused_with_the_file_and_leave_no_data_set(tm
     write_video(video, 3, sound="pcm_s16le")
     refused(r"masks/x: 2 masks for the 3 seconds of x\.mkv")
     write_masks(masks, 3, size=(20, 20))
-    refused(re.escape("second_0.png: 20x20, but its video is 50x38"))
+    refused(re.escape("second_0.png: 20x20, but its video is 51x37"))
     write_masks(masks, 3)
-    greys = np.arange(50 * 38, dtype=np.uint16).astype(np.uint8).reshape(38, 50)
+    greys = np.arange(51 * 37, dtype=np.uint16).astype(np.uint8).reshape(37, 51)
     Image.fromarray(greys).save(masks / "second_1.png")
     refused(r"second_1\.png: unknown values, 256 greys")
     write_masks(masks, 3)

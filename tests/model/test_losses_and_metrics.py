@@ -1,5 +1,6 @@
 """Losses against values worked out by hand, metrics against the published script's arithmetic."""
 
+import itertools
 import math
 
 import numpy as np
@@ -56,7 +57,8 @@ def test_semantic_overlap_is_asked_of_the_classes_in_the_frame():
 
 def reference_scores(logits: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """AVSBench's arithmetic for one video, threshold by threshold, in float32."""
-    p = 1 / (1 + np.exp(-logits.astype(np.float32)))
+    with np.errstate(over="ignore"):
+        p = 1 / (1 + np.exp(-logits.astype(np.float32)))
     iou, curves = [], []
     for frame, truth in zip(p, target, strict=True):
         predicted = frame > 0.5
@@ -75,19 +77,23 @@ def reference_scores(logits: np.ndarray, target: np.ndarray) -> tuple[float, flo
     return float(np.mean(iou)), float(np.mean(curves, axis=0).max()) if curves else 0.0
 
 
-def test_the_object_metrics_equal_the_published_arithmetic_quirks_included():
+def test_the_object_metrics_equal_the_published_arithmetic_video_by_video_quirks_included():
     generator = np.random.default_rng(0)
-    metrics, expected = ObjectMetrics(), []
-    for empty_frames in (0, 2, 5):
-        logits = generator.normal(size=(5, 12, 9)).astype(np.float32) * 3
-        target = (generator.random((5, 12, 9)) > 0.6).astype(np.int64)
-        target[:empty_frames] = 0
-        metrics.update(torch.from_numpy(logits), torch.from_numpy(target))
+    total, expected = ObjectMetrics(), []
+    # Unsure and very sure answers (a sigmoid of exactly 1), empty and full ones; masks from empty to full.
+    for spread, shift, share in itertools.product((0.3, 3, 60), (-90, -2, 0, 90), (0, 0.02, 0.5, 1)):
+        logits = (generator.normal(size=(5, 12, 9)) * spread + shift).astype(np.float32)
+        target = (generator.random((5, 12, 9)) < share).astype(np.int64)
+        target[: generator.integers(0, 6)] = 0
         expected.append(reference_scores(logits, target))
-    assert expected[2][1] == 0.0  # a video that is silent throughout lowers F
-    scores = metrics.compute()
-    assert scores["miou"] == pytest.approx(np.mean([e[0] for e in expected]), abs=1e-6)
-    assert scores["fscore"] == pytest.approx(np.mean([e[1] for e in expected]), abs=1e-6)
+        one = ObjectMetrics()
+        for metrics in (one, total):
+            metrics.update(torch.from_numpy(logits), torch.from_numpy(target))
+        assert tuple(one.compute().values()) == pytest.approx(expected[-1], abs=1e-6)
+        if not target.any():
+            assert expected[-1][1] == 0.0  # a video that is silent throughout lowers F
+    assert tuple(total.compute().values()) == pytest.approx(np.mean(expected, axis=0), abs=1e-6)
+    assert sum(score == 0 for _, score in expected) > 10
 
 
 def test_two_workers_merge_to_what_one_computes():

@@ -11,9 +11,12 @@ from sdavs_model.metrics import ObjectMetrics, SemanticMetrics, VPOMetrics
 CLASSES = 5
 
 
-def semantic_clips(count: int = 4) -> list[tuple[torch.Tensor, dict]]:
-    """Logits [10, 5, 8, 6] and items; odd clips have five frames and padding behind them, the class 3 never occurs."""
-    generator = torch.Generator().manual_seed(0)
+def semantic_clips(seed: int = 0, count: int = 4) -> list[tuple[torch.Tensor, dict]]:
+    """Logits [10, 5, 8, 6] and items; odd clips have five frames and padding behind them, the class 3 never occurs.
+
+    In the third clip nothing sounds; in the fourth nothing is found but background.
+    """
+    generator = torch.Generator().manual_seed(seed)
     clips = []
     for number in range(count):
         real = 5 if number % 2 else 10
@@ -21,6 +24,10 @@ def semantic_clips(count: int = 4) -> list[tuple[torch.Tensor, dict]]:
         masks = torch.randint(0, 3, (10, 8, 6), generator=generator) * present[:, None, None]
         logits = torch.randn(10, CLASSES, 8, 6, generator=generator)
         logits[:, 3] = -9
+        if number == 2:
+            masks[:] = 0
+        if number == 3:
+            logits[:, 0] = 9
         valid = present.clone()
         valid[2] = number != 1
         clips.append((logits, {"masks": masks, "valid": valid, "present": present}))
@@ -60,9 +67,10 @@ def semantic_oracle(clips: list[tuple[torch.Tensor, dict]], *, official: bool) -
     }
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mode", ["official", "corrected"])
-def test_semantic_metrics_equal_the_oracle_and_their_own_shards(mode):
-    clips = semantic_clips()
+def test_semantic_metrics_equal_the_oracle_and_their_own_shards(mode, seed):
+    clips = semantic_clips(seed)
     whole = SemanticMetrics(num_classes=CLASSES, mode=mode)
     shards = [SemanticMetrics(num_classes=CLASSES, mode=mode) for _ in range(3)]
     for number, (logits, clip) in enumerate(clips):
@@ -85,13 +93,18 @@ def test_one_stray_pixel_of_an_absent_class_costs_the_official_score_a_whole_cla
     assert metrics.compute()["miou"] == pytest.approx((0.99 + 0) / 2)
 
 
-def vpo_pictures() -> list[tuple[torch.Tensor, dict]]:
-    """Logits [3, 5, 8, 8] and masks at two other sizes, with ignored pixels; class 4 never occurs."""
-    generator = torch.Generator().manual_seed(1)
+def vpo_pictures(seed: int) -> list[tuple[torch.Tensor, dict]]:
+    """Logits [3, 5, 8, 8] and masks at two other sizes, with ignored pixels; class 4 never occurs.
+
+    The fourth picture shows background alone, the fifth is ignored as a whole.
+    """
+    generator = torch.Generator().manual_seed(seed)
     pictures = []
-    for height, width in ((8, 8), (11, 7), (5, 13)):
+    for number, (height, width) in enumerate(((8, 8), (11, 7), (5, 13), (9, 9), (8, 8))):
         mask = torch.randint(0, 4, (height, width), generator=generator)
         mask[0, :3] = 255
+        if number > 2:
+            mask[:] = (0, 255)[number - 3]
         logits = torch.randn(3, CLASSES, 8, 8, generator=generator)
         logits[:, 4] = -9
         pictures.append((logits, {"full_masks": mask.to(torch.uint8).expand(3, -1, -1)}))
@@ -118,9 +131,10 @@ def vpo_oracle(pictures: list[tuple[torch.Tensor, dict]], *, official: bool) -> 
     return {name: round(float(value), 4) if official else float(value) for name, value in scores.items()}
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mode", ["official", "corrected"])
-def test_vpo_metrics_equal_the_oracle_and_their_own_shards(mode):
-    pictures = vpo_pictures()
+def test_vpo_metrics_equal_the_oracle_and_their_own_shards(mode, seed):
+    pictures = vpo_pictures(seed)
     whole, left, right = (VPOMetrics(num_classes=CLASSES, mode=mode) for _ in range(3))
     for number, picture in enumerate(pictures):
         whole.add_clip(*picture)
