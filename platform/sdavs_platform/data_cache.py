@@ -126,7 +126,9 @@ def _fetch_one(storage: Storage, name: str, entry: dict[str, Any], folder: Path)
             copy.write(chunk)
     if digest.hexdigest() != entry["sha256"]:
         part.unlink()
-        raise ValueError(f"data.root: {storage.uri}/{name} is not what {MANIFEST} says; upload it again")
+        raise ValueError(
+            f"data.root: {storage.uri}/{name} is not what {MANIFEST} says; delete it there and upload again"
+        )
     part.replace(target)
 
 
