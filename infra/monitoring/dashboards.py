@@ -20,6 +20,10 @@ PROGRESS = f"ray_sdavs_train_step{{{RUN}}} / ray_sdavs_train_steps{{{RUN}}}"
 BLOCKED = "sum by (ray_train_run_name) (rate(ray_train_report_total_blocked_time_s[10m]))"
 TIMES = f"sum by (le) (rate(sdavs_request_seconds_bucket{{{SEGMENT}}}[5m]))"
 PARTS = ("decode", "model", "encode")
+STEP_PARTS = f'ray_sdavs_train_part_seconds{{{RUN}, part!="communication"}}'
+WAITING = (
+    f'ray_sdavs_train_part_seconds{{{RUN}, part="communication"}} / ray_sdavs_train_step_seconds{{{RUN}}}'
+)
 
 
 class Panel(NamedTuple):
@@ -50,7 +54,11 @@ DASHBOARDS = {
                 {"{{run}}": PROGRESS},
             ),
             Panel("Seconds a step", "s", {"{{run}}": f"ray_sdavs_train_step_seconds{{{RUN}}}"}),
+            Panel("Where a step's time goes", "s", {"{{run}} {{part}}": STEP_PARTS}),
+            Panel("Share of a step spent in collectives", "percentunit", {"{{run}}": WAITING}),
+            Panel("Clips a second", "none", {"{{run}}": f"ray_sdavs_train_clips_per_second{{{RUN}}}"}),
             Panel("Loss", "none", {"{{run}}": f"ray_sdavs_train_loss{{{RUN}}}"}),
+            Panel("Gradient norm", "none", {"{{run}}": f"ray_sdavs_train_grad_norm{{{RUN}}}"}),
             Panel("J of the latest validation", "none", {"{{run}}": f"ray_sdavs_train_val_miou{{{RUN}}}"}),
             Panel(
                 "Time spent writing checkpoints",
@@ -67,6 +75,11 @@ DASHBOARDS = {
             ),
             Panel("GPU", "percent", {"{{instance}} {{GpuIndex}}": "ray_node_gpus_utilization"}),
             Panel("GPU memory", "decmbytes", {"{{instance}} {{GpuIndex}}": "ray_node_gram_used"}),
+            Panel(
+                "Peak of tensors on the first GPU",
+                "decgbytes",
+                {"{{run}}": f"ray_sdavs_train_gpu_memory_gb{{{RUN}}}"},
+            ),
             Panel("CPU", "percent", {"{{instance}}": "ray_node_cpu_utilization"}),
             Panel("Memory", "bytes", {"{{instance}}": "ray_node_mem_used"}),
             Panel("Network received", "Bps", {"{{instance}}": "ray_node_network_receive_speed"}),

@@ -1,5 +1,6 @@
 """Trainings of seconds on a real Ray cluster: two workers, DeepSpeed ZeRO-2, MLflow on sqlite."""
 
+import gzip
 import json
 import math
 import subprocess
@@ -36,7 +37,8 @@ def interrupted_and_resumed(make_config, cluster):
     """A training that its time budget stops in the first epoch, and the same name started again."""
     budget = {"training": {"max_minutes": 1e-4, "epochs": 2, "batch_size": 4, "log_every": 1}}
     first = train(make_config("resumed", **budget))
-    return first, train(make_config("resumed"))
+    profiled = {"training": {"profile": [3, 4], "epochs": 2, "batch_size": 4, "log_every": 1}}
+    return first, train(make_config("resumed", **profiled))
 
 
 def test_a_stopped_training_resumes_under_its_name_in_the_same_mlflow_run(
@@ -49,6 +51,36 @@ def test_a_stopped_training_resumes_under_its_name_in_the_same_mlflow_run(
     steps = [point.step for point in client.get_metric_history(second.run_id, "train/loss")]
     assert steps == [1, 2, 3, 4]  # one step before the stop, the other of its epoch and two more after it
     assert all(math.isfinite(scores["miou"]) for scores in second.metrics.values())
+
+
+def test_every_point_tells_where_the_time_went(interrupted_and_resumed, make_config):
+    run_id = interrupted_and_resumed[1].run_id
+    client = mlflow_client(make_config("resumed").tracking.uri)
+
+    def history(key):
+        return {point.step: point.value for point in client.get_metric_history(run_id, key)}
+
+    parts = {name: history(f"time/{name}") for name in ("data", "forward", "backward", "optimizer")}
+    for step in (1, 2, 3, 4):
+        assert all(seconds[step] > 0 for seconds in parts.values())
+        assert 0 < history("time/communication")[step] < sum(seconds[step] for seconds in parts.values())
+    checkpoint = history("time/checkpoint")
+    assert checkpoint[3] > 0  # the first epoch's, written before it
+    assert checkpoint[4] == 0
+    assert set(history("train/loss_scale").values()) == {1}
+    assert set(history("time/step")) == set(history("train/clips_per_s")) == {1, 2, 3, 4}
+
+
+def test_the_profile_of_some_steps_lies_in_the_storage_and_in_mlflow(interrupted_and_resumed, make_config):
+    config = make_config("resumed")
+    traces = sorted(Path(config.storage.uri, "resumed/profile").iterdir())
+    assert [trace.name for trace in traces] == [f"steps-3-4-rank{rank}.json.gz" for rank in (0, 1)]
+    for trace in traces:
+        events = [event["name"] for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]]
+        assert events.count("step/forward") == events.count("step/backward") == 2
+        assert any("gloo" in name for name in events)
+    kept = mlflow_client(config.tracking.uri).list_artifacts(interrupted_and_resumed[1].run_id, "profile")
+    assert [Path(file.path).name for file in kept] == [trace.name for trace in traces]
 
 
 def test_the_run_keeps_config_pictures_and_lineage(interrupted_and_resumed, make_config):

@@ -38,6 +38,7 @@ RESUMABLE = (
     "training.keep_checkpoints",
     "training.checkpoint_every",
     "training.log_every",
+    "training.profile",
 )
 
 

@@ -20,8 +20,10 @@ from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.callbacks import UNSCORED
 from sdavs_platform.training.checkpoint import LoopState, Probe, Untold, save_checkpoint
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+from sdavs_platform.training.profiling import StepProfiler
 from sdavs_platform.training.progress import Progress, means
 from sdavs_platform.training.resume import resume
+from sdavs_platform.training.step_times import StepTimes, gpu_readings
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -62,6 +64,7 @@ class Worker:
 
         self.batches = Batches(config, rank=self.rank, world_size=self.world_size)
         self.total_steps = self.batches.sampler.num_batches * config.training.epochs
+        self.times = StepTimes(use_gpu=config.cluster.use_gpu)
         self.engine = build_engine(
             config, build_model(config.model), total_steps=self.total_steps, world_size=self.world_size
         )
@@ -70,6 +73,9 @@ class Worker:
         self.fixed = self.batches.fixed_batch()
         self.settings = settings
         self.uploading: Path | None = None
+        self.profiler = StepProfiler(
+            config, rank=self.rank, uri=settings["tracking_uri"], run_id=settings["run_id"]
+        )
 
     def say(self, line: str) -> None:
         """One line in the job's log, from the first worker."""
@@ -109,8 +115,10 @@ class Worker:
     def train_epoch(self, state: LoopState) -> None:
         """What is left of the epoch, or less if time runs out."""
         self.model.train()
-        for batch in self.batches.epoch(state.epoch, first_batch=state.batch):
-            self.losses.append(self.train_step(batch, state))
+        batches = self.batches.epoch(state.epoch, first_batch=state.batch)
+        for batch in self.times.loading(batches):
+            with self.profiler.around(state.step + 1):
+                self.losses.append(self.train_step(batch, state))
             if state.step % self.config.training.log_every == 0:
                 self.log_step(state)
                 if state.stopped:
@@ -122,12 +130,15 @@ class Worker:
     def train_step(self, batch: dict[str, Any], state: LoopState) -> dict[str, torch.Tensor]:
         """Forward, backward, update; DeepSpeed reduces, clips and steps the schedule."""
         try:
-            losses = training_loss(self.model, move(batch, self.device))
+            with self.times.part("forward"):
+                losses = training_loss(self.model, move(batch, self.device))
         except FloatingPointError as error:
             raise FloatingPointError(f"step {state.step + 1}: {error}") from None
         losses = {name: value * self.batches.weight for name, value in losses.items()}
-        self.engine.backward(losses["loss"])
-        self.engine.step()
+        with self.times.part("backward"):
+            self.engine.backward(losses["loss"])
+        with self.times.part("optimizer"):
+            self.engine.step()
         state.step, state.batch = state.step + 1, state.batch + 1
         return {name: value.detach() for name, value in losses.items()}
 
@@ -139,8 +150,16 @@ class Worker:
         if self._any(self._out_of_time()):
             state.stopped = f"time budget of {self.config.training.max_minutes:g} minutes used"
         norm = self.engine.get_global_grad_norm()
-        lr = max(self.engine.get_lr())
-        self.progress.step(state, losses=losses, lr=lr, grad_norm=float(norm) if norm is not None else 0.0)
+        readings = {
+            "train/lr": max(self.engine.get_lr()),
+            "train/grad_norm": float(norm) if norm is not None else 0.0,
+            # The plain AdamW of ZeRO-0 in fp32 has no scale at all.
+            "train/loss_scale": float(getattr(self.engine.optimizer, "loss_scale", 1.0)),
+        }
+        readings |= self.times.means()
+        if self.config.cluster.use_gpu:
+            readings |= gpu_readings()
+        self.progress.step(state, losses=losses, readings=readings)
 
     def validates_after(self, state: LoopState) -> bool:
         """Every `val_every` epochs and at the end."""
@@ -199,10 +218,11 @@ class Worker:
             time.sleep(0.1)
         untold = Untold(losses=self.losses, points=self.progress.untold())
         self.uploading = Path(tempfile.mkdtemp(prefix="sdavs-checkpoint-"))
-        save_checkpoint(
-            self.uploading, engine=self.engine, state=state, untold=untold, probe=probe, rank=self.rank
-        )
-        dist.barrier()
+        with self.times.checkpoint():
+            save_checkpoint(
+                self.uploading, engine=self.engine, state=state, untold=untold, probe=probe, rank=self.rank
+            )
+            dist.barrier()
         metrics = {f"val_{name}": value for name, value in scores.items()}
         ray.train.report(
             metrics | {"epoch": state.epochs_begun, "step": state.step, "stopped": state.stopped},

@@ -47,25 +47,24 @@ class Progress:
         if self.run:
             print(line, flush=True)
 
-    def step(self, state: LoopState, *, losses: dict[str, float], lr: float, grad_norm: float) -> None:
-        """Every `training.log_every` steps: losses are means over those steps and over the workers."""
+    def step(self, state: LoopState, *, losses: dict[str, float], readings: dict[str, float]) -> None:
+        """Every `training.log_every` steps: losses are means over those steps and over the workers.
+
+        Args:
+            readings: what else is known of them, by its name in MLflow; "train/lr" among it.
+        """
         if not self.run or not self._metrics or not self._outbox:
             return
         speed = self._clips_per_second(state.step)
-        self._metrics.step(
-            step=state.step,
-            total_steps=self.total_steps,
-            seconds=self.config.training.batch_size / max(speed, 1e-9),
-            loss=losses["loss"],
-        )
-        values = {f"train/{name}": value for name, value in losses.items()}
-        values |= {"train/lr": lr, "train/grad_norm": grad_norm, "train/clips_per_s": speed}
+        values = {f"train/{name}": value for name, value in losses.items()} | readings
+        values |= {"train/clips_per_s": speed, "time/step": self.config.training.batch_size / speed}
+        self._metrics.step(values, step=state.step, total_steps=self.total_steps)
         if self._is_new((state.step, values)):
             self._outbox.put((state.step, values))
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.say(
             f"epoch {state.epoch + 1}/{self.config.training.epochs} step {state.step}/{self.total_steps} | "
-            f"{parts} | lr {lr:.1e} | {speed:.1f} clips/s | {self._remaining(state, speed)}"
+            f"{parts} | lr {readings['train/lr']:.1e} | {speed:.1f} clips/s | {self._remaining(state, speed)}"
         )
 
     def validation(
@@ -114,10 +113,10 @@ class Progress:
         before, since = self._last
         now = time.monotonic()
         self._last = (step, now)
-        return (step - before) * self.config.training.batch_size / max(now - since, 1e-9)
+        return (step - before) * self.config.training.batch_size / (now - since)
 
     def _remaining(self, state: LoopState, speed: float) -> str:
-        seconds = (self.total_steps - state.step) * self.config.training.batch_size / max(speed, 1e-9)
+        seconds = (self.total_steps - state.step) * self.config.training.batch_size / speed
         if self.config.training.max_minutes is not None:
             seconds = min(seconds, max(self.config.training.max_minutes * 60 - state.elapsed_s, 0))
         return f"ETA {int(seconds // 60)}:{int(seconds % 60):02d}"
