@@ -44,6 +44,9 @@ def connect(config: RunConfig, *, prints_workers: bool = True) -> None:
         return
     # Train would send each line that a worker prints twice: once as output, once as a log record.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # Between Ray Train's looks at the workers. Its 2 seconds are most of what `ray job stop` waits before it kills,
+    # and a checkpoint counts from such a look on.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     environment = worker_environment(config)
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": prints_workers}
     try:

@@ -37,6 +37,7 @@ RESUMABLE = (
     "training.patience",
     "training.keep_checkpoints",
     "training.checkpoint_every",
+    "training.hang_seconds",
     "training.log_every",
     "training.profile",
 )

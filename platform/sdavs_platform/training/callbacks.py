@@ -4,6 +4,8 @@ from typing import Any
 
 import ray.train
 
+from sdavs_platform.training.notices import PreemptedError, StoppedError
+
 UNSCORED = -1.0
 """Stands for J in the report of a checkpoint between validations, below every true one: kept while it is the newest."""
 
@@ -12,14 +14,19 @@ VAIN = (ValueError, FloatingPointError)
 
 
 class GiveUp(ray.train.UserCallback):
-    """Ends the training at once on an error that would come again. Ray Train repeats after any error."""
+    """Ends the training at once on an error that would come again, or a stop. Ray Train repeats after any error."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """See `ray.train.UserCallback`; what is raised here is not retried."""
-        for error in worker_exceptions.values():
+        """See `ray.train.UserCallback`; what is raised here is not retried, except for a preemption."""
+        for rank, error in worker_exceptions.items():
             cause = getattr(error, "_base_exc", error)
-            if isinstance(cause, VAIN):
+            if isinstance(cause, PreemptedError):
+                # At once, where Ray Train would train on until the node's end, for nothing: all is saved.
+                # It is not counted as a failure.
+                raise ray.train.PreemptionError(ray.train.PreemptionInfo(None, {}))
+            if isinstance(cause, (*VAIN, StoppedError)):
                 raise cause
+            print(f"worker {rank} failed: {type(cause).__name__}: {cause}".splitlines()[0], flush=True)
 
 
 class ValidationsOnly(ray.train.UserCallback):

@@ -20,22 +20,25 @@ from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.callbacks import UNSCORED
 from sdavs_platform.training.checkpoint import LoopState, Probe, Untold, save_checkpoint
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+from sdavs_platform.training.notices import Notices
 from sdavs_platform.training.profiling import StepProfiler
 from sdavs_platform.training.progress import Progress, means
-from sdavs_platform.training.resume import resume
+from sdavs_platform.training.resume import await_checkpoint, resume
 from sdavs_platform.training.step_times import StepTimes, gpu_readings
+from sdavs_platform.training.watchdog import Watchdog
 
 
 def train_worker(settings: dict[str, Any]) -> None:
     """Train until the epochs, the time budget or the patience are used up.
 
     Args:
-        settings: `config` (RunConfig as plain values), `tracking_uri`, `run_id`, and `start_from` (None or
-            the checkpoint of another training).
+        settings: `config` (RunConfig as plain values), `tracking_uri`, `run_id`, `stop_key` (see `StopRequest`), and
+            `start_from` (None or the checkpoint of another training).
 
     Raises:
         ValueError: a file of the data set cannot be read; names it.
         FloatingPointError: the loss is not finite; names the step and the clips.
+        StoppedError, PreemptedError: this group should end; all is saved. See `notices`.
     """
     worker = Worker(settings)
     state = worker.resume()
@@ -45,6 +48,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             worker.validate(state)
         elif worker.saves_at(state):
             worker.save(state)
+    worker.watchdog.close()
     worker.progress.close()
 
 
@@ -73,6 +77,15 @@ class Worker:
         self.fixed = self.batches.fixed_batch()
         self.settings = settings
         self.uploading: Path | None = None
+        self.notices = Notices(stop_key=settings["stop_key"], rank=self.rank)
+        self.watchdog = Watchdog(
+            seconds=config.training.hang_seconds,
+            rank=self.rank,
+            world_size=self.world_size,
+            storage=f"{config.storage.uri}/{config.name}",
+            uri=settings["tracking_uri"],
+            run_id=settings["run_id"],
+        )
         self.profiler = StepProfiler(
             config, rank=self.rank, uri=settings["tracking_uri"], run_id=settings["run_id"]
         )
@@ -106,6 +119,7 @@ class Worker:
             f"validate | {self.world_size} workers, ZeRO-{self.config.deepspeed.zero_stage}, "
             f"{sum(p.numel() for p in self.engine.module.parameters()) / 1e6:.1f} M weights"
         )
+        self.watchdog.beat()
         return state
 
     def is_done(self, state: LoopState) -> bool:
@@ -123,12 +137,18 @@ class Worker:
                 self.log_step(state)
                 if state.stopped:
                     return
-            if self.saves_at(state) and state.batch < self.batches.sampler.num_batches:
+            notice = self.notices.agreed()
+            if notice or (self.saves_at(state) and state.batch < self.batches.sampler.num_batches):
                 self.save(state)
+            if notice:
+                await_checkpoint()
+                raise notice
         state.epoch, state.batch = state.epoch + 1, 0
 
     def train_step(self, batch: dict[str, Any], state: LoopState) -> dict[str, torch.Tensor]:
         """Forward, backward, update; DeepSpeed reduces, clips and steps the schedule."""
+        self.watchdog.beat()
+        self.notices.begin()
         try:
             with self.times.part("forward"):
                 losses = training_loss(self.model, move(batch, self.device))
@@ -182,7 +202,9 @@ class Worker:
         """Score the validation split, shared over the workers; keep count of gains for early stopping; save."""
         self.average_buffers()
         share = self.batches.validation()
-        metrics = evaluate(self.model, share, device=self.device, metrics=self.batches.metrics())
+        metrics = evaluate(
+            self.model, self.watchdog.beating(share), device=self.device, metrics=self.batches.metrics()
+        )
         if len(share) < self.batches.num_val_batches:
             # ZeRO-3 gathers weights in every forward pass: all workers must make equally many.
             self.look_at_fixed_clips()
@@ -215,6 +237,7 @@ class Worker:
         state.elapsed_s = self._elapsed_s()
         # One at a time, or slow storage would fill the disk here.
         while self.uploading and self.uploading.exists():
+            self.watchdog.beat()
             time.sleep(0.1)
         untold = Untold(losses=self.losses, points=self.progress.untold())
         self.uploading = Path(tempfile.mkdtemp(prefix="sdavs-checkpoint-"))

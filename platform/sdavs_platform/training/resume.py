@@ -49,6 +49,11 @@ def resume(
         return load_checkpoint(Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size)
 
 
+def await_checkpoint() -> None:
+    """Return when the checkpoint that all workers have reported last counts: its parts have arrived."""
+    ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
+
+
 def own_checkpoints() -> list[ray.train.Checkpoint]:
     """Those that Ray Train knows of, all uploaded by every worker, newest first."""
     reported = ray.train.get_all_reported_checkpoints()

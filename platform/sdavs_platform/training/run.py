@@ -1,6 +1,6 @@
 """The driver of a training: check everything, lease workers, train, finish, tell."""
 
-import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from sdavs_model import SDAVSConfig
+from sdavs_model.data.statistics import total_digest
 from sdavs_model.metrics.base import in_words
 from sdavs_platform.bundled import bundled_data
 from sdavs_platform.cluster import joined_cluster, require_resources
@@ -22,6 +23,9 @@ from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.callbacks import GiveUp, ValidationsOnly
 from sdavs_platform.training.failure import root_cause
 from sdavs_platform.training.finish import finish_training
+from sdavs_platform.training.notices import EXIT_CODE, StopRequest
+
+STOPPED = "stopped by the user"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ def train(
 ) -> TrainResult:
     """Train, or go on training, the run named `config.name`.
 
+    SIGTERM, which `ray job stop` sends, leaves a checkpoint of the step that runs and ends in SystemExit.
+
     Args:
         tags: join the MLflow run's own.
         callbacks: called in Ray Train's controller after every validation that the workers report.
@@ -76,7 +82,7 @@ def train(
             trained = _fit(config, run, callbacks=callbacks, start_from=start_from)
             result = _finish(config, run, trained, digest=digest, finishes=finishes)
     except (KeyboardInterrupt, SystemExit):
-        run.fail("stopped by the user", status="KILLED")
+        run.fail(STOPPED, status="KILLED")
         raise
     except ray.train.TrainingFailedError as error:
         if is_stopped():
@@ -184,6 +190,7 @@ def _fit(
         "num_workers": cluster.num_workers,
         "elastic_resize_monitor_interval_s": cluster.resize_seconds,
     }
+    stop = StopRequest(on_request=lambda: _say_stopped(config, run))
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -191,6 +198,7 @@ def _fit(
             "tracking_uri": run.uri,
             "run_id": run.run_id,
             "start_from": start_from,
+            "stop_key": stop.key,
         },
         scaling_config=ray.train.ScalingConfig(
             **scaling,
@@ -208,7 +216,15 @@ def _fit(
             callbacks=called,
         ),
     )
-    return trainer.fit()
+    with stop:
+        try:
+            trained = trainer.fit()
+        except ray.train.TrainingFailedError:
+            if not stop.is_made:
+                raise
+    if stop.is_made:
+        sys.exit(EXIT_CODE)
+    return trained
 
 
 def check_data(config: RunConfig) -> str:
@@ -217,7 +233,7 @@ def check_data(config: RunConfig) -> str:
     Raises:
         ValueError: a folder, split or file is missing or does not fit the model; names it.
     """
-    total = hashlib.sha256()
+    digests: dict[str, str] = {}
     for split in dict.fromkeys((config.data.train_split, config.data.val_split, *config.data.test_splits)):
         clips = open_split(config, split, training=split == config.data.train_split)
         if config.model.num_classes != clips.num_classes:
@@ -230,8 +246,8 @@ def check_data(config: RunConfig) -> str:
                 f"training.batch_size: {config.training.batch_size} clips, but split {split!r} has "
                 f"only {len(clips)}"
             )
-        total.update(f"{split} {clips.digest}\n".encode())
-    return total.hexdigest()
+        digests[split] = clips.digest
+    return total_digest(digests)
 
 
 def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
@@ -242,6 +258,12 @@ def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
         print(f"  model            models:/{config.tracking.registered_model}/{result.model_version}")
     print(f"  MLflow run       {result.run_id} at {uri}")
     print(f"  checkpoint       {result.checkpoint}", flush=True)
+
+
+def _say_stopped(config: RunConfig, run: TrainingRun) -> None:
+    # Before all is saved: a job that is stopped may be killed before that.
+    print(f"{config.name}: stopping after this step, with a checkpoint", flush=True)
+    run.fail(STOPPED, status="KILLED")
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,108 @@
+"""Word that all workers should save and leave: the job is stopped, or one of their nodes is taken away.
+
+The driver's SIGTERM (`ray job stop`) reaches the first worker through the cluster's key-value store, a node's drain
+(`ray drain-node`, sent by an autoscaler before it takes a spot machine away) reaches all through Ray Train, each at its
+own moment. So the workers join one small reduction beside every step, and leave after the same one.
+"""
+
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+from ray.experimental import internal_kv
+from ray.train.v2._internal.execution.context import get_train_context
+
+EXIT_CODE = 128 + signal.SIGTERM
+"""Of a job that was stopped, as shells have it."""
+
+STOP_PATIENCE_S = 60.0
+"""Our choice: workers that do not step, because they start or wait for room, are not waited for longer."""
+
+_NAMESPACE = b"sdavs"
+_LISTEN_S = 0.5
+
+
+class StoppedError(RuntimeError):
+    """The workers have saved, because the job is stopped."""
+
+
+class PreemptedError(RuntimeError):
+    """The workers have saved, because a node is taken away; they start again on what is left."""
+
+
+class StopRequest:
+    """Inside this context SIGTERM asks the workers to save and leave; a second one ends this process at once.
+
+    Without effect in any but the main thread, which alone receives signals.
+
+    Args:
+        on_request: called once, in a thread of its own: a job that is stopped may have three seconds to live.
+
+    Attributes:
+        key: what the workers listen to.
+        is_made: whether SIGTERM has come.
+    """
+
+    def __init__(self, *, on_request: Callable[[], None]) -> None:
+        self.key = f"stop-{secrets.token_hex(8)}"
+        self.is_made = False
+        self._on_request = on_request
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.is_made:
+            sys.exit(EXIT_CODE)
+        self.is_made = True
+        internal_kv._internal_kv_put(self.key, b"1", namespace=_NAMESPACE)
+        threading.Thread(target=self._on_request, daemon=True).start()
+        impatient = threading.Timer(STOP_PATIENCE_S, os.kill, args=(os.getpid(), signal.SIGTERM))
+        impatient.daemon = True
+        impatient.start()
+
+
+class Notices:
+    """A worker's ear for both; `begin` and `agreed` are called by all workers around each step."""
+
+    def __init__(self, *, stop_key: str, rank: int) -> None:
+        # On the CPU also where the workers' own group is NCCL's: asking must not wait for the GPU.
+        self._group = dist.new_group(backend="gloo")
+        self._is_stopping = False
+        self._preemption = get_train_context().preemption_context
+        if rank == 0:
+            threading.Thread(target=self._listen, args=(stop_key,), name="notices", daemon=True).start()
+
+    def begin(self) -> None:
+        """Tell the others what this worker has heard, while the step runs."""
+        heard = (self._is_stopping, self._preemption.preemption_info is not None)
+        self._heard = torch.tensor(heard, dtype=torch.int32)
+        self._asking = dist.all_reduce(self._heard, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def agreed(self) -> StoppedError | PreemptedError | None:
+        """What any worker had heard when this step began: the error to leave with, once all is saved."""
+        self._asking.wait()
+        stopping, preempted = self._heard.tolist()
+        if stopping:
+            return StoppedError("stopped after a checkpoint")
+        return PreemptedError("a node is taken away") if preempted else None
+
+    def _listen(self, key: str) -> None:
+        while not self._is_stopping:
+            time.sleep(_LISTEN_S)
+            self._is_stopping = internal_kv._internal_kv_get(key, namespace=_NAMESPACE) is not None
