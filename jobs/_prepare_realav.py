@@ -80,7 +80,6 @@ def run(flags: argparse.Namespace) -> None:
                 num_workers=flags.workers,
                 progress=functools.partial(show, f"composing {subset}"),
             )
-        show("describing", 0, 1)
         # Only now: they need torch, which composing does without.
         from sdavs_model.data.datasheet import write_datasheet
         from sdavs_model.data.validate import open_splits
@@ -90,8 +89,14 @@ def run(flags: argparse.Namespace) -> None:
             for subset in configs
         }
         command = shlex.join(["python", "jobs/prepare_data.py", *sys.argv[1:]])
-        sheet = write_datasheet(flags.out, splits, Assets(assets), command=command, num_workers=flags.workers)
-        show("describing", 1, 1)
+        sheet = write_datasheet(
+            flags.out,
+            splits,
+            Assets(assets),
+            command=command,
+            num_workers=flags.workers,
+            progress=functools.partial(show, "describing"),
+        )
     for subset, content in sheet["subsets"].items():
         clips = ", ".join(f"{split} {numbers['clips']}" for split, numbers in content["splits"].items())
         print(f"{flags.out / subset}: {content['kind']}, {clips}")

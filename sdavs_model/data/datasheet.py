@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def write_datasheet(
     *,
     command: str,
     num_workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Writes `DATASHEET.md`, `datasheet.json` and `contact_sheet.jpg` into `out`.
 
@@ -41,6 +42,7 @@ def write_datasheet(
         assets: what they are composed of.
         command: the one that made the data set.
         num_workers: threads that read.
+        progress: called with (clips read, clips in all) after every split.
 
     Returns:
         What `datasheet.json` holds.
@@ -50,15 +52,18 @@ def write_datasheet(
     """
     sheet: dict[str, Any] = {"command": command, "assets": _describe(assets), "subsets": {}}
     made_of: dict[str, set[str]] = {split: set() for split in APART}
+    done, total = 0, sum(len(clips) for splits in subsets.values() for clips in splits.values())
+    progress(done, total)
     for subset, splits in subsets.items():
-        digests = {split: clips.digest for split, clips in splits.items()}
+        described: dict[str, dict[str, Any]] = {}
+        for split, clips in splits.items():
+            described[split] = {**statistics(clips, num_workers=num_workers), "digest": clips.digest}
+            done += len(clips)
+            progress(done, total)
         sheet["subsets"][subset] = {
             "kind": next(iter(splits.values())).kind,
-            "digest": total_digest(digests),
-            "splits": {
-                split: {**statistics(clips, num_workers=num_workers), "digest": digests[split]}
-                for split, clips in splits.items()
-            },
+            "digest": total_digest({split: clips.digest for split, clips in splits.items()}),
+            "splits": described,
         }
         for split in APART:
             made_of[split] |= asset_digests(splits[split])
