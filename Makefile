@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ablation-demo test check format tree infra infra-check stop clean distclean lock bootstrap
+.PHONY: help demo ablation-demo test check format tree infra infra-check services stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -53,7 +53,10 @@ infra: bootstrap ## Rewrite what is generated under infra/: Serve configs, alert
 infra-check: bootstrap ## Check infra/ with kubectl, terraform, promtool and linters, without a cluster (STRICT=1: all of it)
 	@$(RUN) infra/check/check.py $(if $(STRICT),--strict)
 
-stop: ## Stop the Ray, MLflow and endpoint that `make demo` started, and nothing else
+services: bootstrap ## Start MLflow on Postgres with artifacts on an S3 server; prints what to export
+	@$(RUN) jobs/services.py
+
+stop: ## Stop what `make demo` and `make services` started, and nothing else
 	@if [ -x $(RUN) ]; then $(RUN) jobs/demo.py --stop; else echo "nothing was ever started"; fi
 
 clean: stop ## Stop, then remove data, results, models, logs and caches (keeps the environment)

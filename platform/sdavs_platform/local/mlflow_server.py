@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdavs_platform.local import processes
@@ -12,25 +13,44 @@ from sdavs_platform.local.state import MLflowState
 START_LIMIT_S = 180.0
 
 
-def start(*, home: Path, port: int, say: Callable[[str], None]) -> MLflowState:
-    """Start a server on `port` or the next free one; returns at once, see `wait`.
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """Where a server keeps runs and artifacts: words of `mlflow server`, and what they need in the environment."""
 
-    Database and artifacts lie where jobs without a server put them (`sdavs_platform.tracking.client`), and the
-    server does not proxy artifacts: so a run made through the server can be read without it and the other way.
+    words: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    on_postgres: bool = False
+
+
+def sqlite(home: Path) -> Stores:
+    """Database and artifacts where jobs without a server put them (`sdavs_platform.tracking.client`).
+
+    The server does not proxy artifacts: so a run made through it can be read without it and the other way.
     """
+    return Stores(
+        words=(
+            *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
+            *("--no-serve-artifacts", "--default-artifact-root", (home / "mlartifacts").as_uri()),
+        )
+    )
+
+
+def start(*, home: Path, port: int, say: Callable[[str], None], stores: Stores | None = None) -> MLflowState:
+    """Start a server on `port` or the next free one, on sqlite if not told otherwise; returns at once, see `wait`."""
+    stores = stores or sqlite(home)
     chosen = processes.next_free(port)
     if chosen != port:
         say(f"port {port} is taken by another process; MLflow goes to {chosen}")
     home.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(chosen)),
-        *("--workers", "1", "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
-        *("--no-serve-artifacts", "--default-artifact-root", (home / "mlartifacts").as_uri()),
+        *("--workers", "1", *stores.words),
     ]
     # MLflow's job runner serves features that are not used here, at the price of several processes.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    service = processes.start(command, cwd=home, environment=os.environ | quiet, log=_log(home))
-    return MLflowState(uri=f"http://127.0.0.1:{chosen}", service=service)
+    told = os.environ | quiet | dict(stores.environment)
+    service = processes.start(command, cwd=home, environment=told, log=_log(home))
+    return MLflowState(uri=f"http://127.0.0.1:{chosen}", service=service, on_postgres=stores.on_postgres)
 
 
 def wait(server: MLflowState, *, home: Path) -> None:

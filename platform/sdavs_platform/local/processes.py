@@ -53,8 +53,19 @@ class Service(BaseModel):
             return None
 
 
-def start(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> Service:
-    """Start a command that survives this process and its terminal; its output is appended to `log`."""
+def start(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    user: str | None = None,
+) -> Service:
+    """Start a command that survives this process and its terminal; its output is appended to `log`.
+
+    Args:
+        user: to run it as, where this process is root's; None for oneself.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     # Services import a lot; cached bytecode starts them several times as fast.
     inherited = {key: value for key, value in environment.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -67,6 +78,9 @@ def start(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], 
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
         )
     return Service(pid=process.pid, started=psutil.Process(process.pid).create_time())
 

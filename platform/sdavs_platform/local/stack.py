@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdavs_platform.local import endpoint, mlflow_server, ray_head, state
+from sdavs_platform.local import endpoint, mlflow_server, ray_head, services, state
 from sdavs_platform.local.state import MLflowState, RayState, StackState
 from sdavs_platform.local.token import send_token_if_any
 from sdavs_platform.paths import state_folder
@@ -77,6 +77,7 @@ def down(*, say: Say, home: Path | None = None) -> None:
     if known.mlflow and known.mlflow.service:
         say(f"stopping MLflow ({known.mlflow.uri})")
         known.mlflow.service.stop()
+    services.stop(known, home=home, say=say)
     if known == StackState():
         say("nothing to stop")
     state.write(home, StackState())

@@ -1,4 +1,4 @@
-"""What `make demo` started, in one file, so that the next run reuses it and `make stop` ends exactly that."""
+"""What `make demo` and `make services` started, in one file: reused by the next run, ended by `make stop`."""
 
 import fcntl
 import os
@@ -18,6 +18,17 @@ class MLflowState(BaseModel):
 
     uri: str
     service: Service | None
+    on_postgres: bool = False
+    """Started by `make services`; otherwise on sqlite."""
+
+
+class ServerState(BaseModel):
+    """A server on the loopback address that `make services` started."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int
+    service: Service
 
 
 class RayState(BaseModel):
@@ -38,6 +49,8 @@ class StackState(BaseModel):
     mlflow: MLflowState | None = None
     ray: RayState | None = None
     endpoint: str | None = None
+    postgres: ServerState | None = None
+    object_store: ServerState | None = None
 
 
 def read(home: Path) -> StackState:
@@ -54,7 +67,17 @@ def read(home: Path) -> StackState:
         mlflow = None
     if ray and ray.service and not ray.service.is_alive():
         ray = None
-    return StackState(mlflow=mlflow, ray=ray, endpoint=state.endpoint if ray else None)
+    return StackState(
+        mlflow=mlflow,
+        ray=ray,
+        endpoint=state.endpoint if ray else None,
+        postgres=_alive(state.postgres),
+        object_store=_alive(state.object_store),
+    )
+
+
+def _alive(server: ServerState | None) -> ServerState | None:
+    return server if server and server.service.is_alive() else None
 
 
 def write(home: Path, state: StackState) -> None:

@@ -1,0 +1,107 @@
+"""A server that speaks S3, SeaweedFS, with one pair of keys and its data in a folder."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdavs_platform.local import processes
+from sdavs_platform.local.processes import Service
+
+START_LIMIT_S = 60.0
+# Its parts talk to each other over ports of their own, each with a second one for gRPC.
+PARTS = ("master", "volume", "filer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """Where a server is, and who may use it."""
+
+    host: str
+    port: int
+    key: str
+    secret: str
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def start(self, folder: Path) -> Service:
+        """Start the server of `folder`; returns at once, see `wait`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = {
+            "name": "sdavs",
+            "credentials": [{"accessKey": self.key, "secretKey": self.secret}],
+            "actions": ["Admin"],
+        }
+        write_private(folder / "identities.json", json.dumps({"identities": [identity]}))
+        options: dict[str, Any] = {
+            "dir": folder,
+            "ip": self.host,
+            "ip.bind": self.host,
+            "s3": "true",
+            "s3.port": self.port,
+            "s3.config": folder / "identities.json",
+            "s3.autoCreateBucket": "false",
+            "s3.iam": "false",
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": 1024,
+            "volume.max": 0,  # as many as the disk holds
+        }
+        port = self.port
+        for name in ("s3.port.grpc", *(f"{part}.port{kind}" for part in PARTS for kind in ("", ".grpc"))):
+            port = options[name] = processes.next_free(port + 1)
+        command = [str(Path(sys.executable).with_name("weed")), "server"]
+        command += [f"-{name}={value}" for name, value in options.items()]
+        return processes.start(command, cwd=folder, environment=os.environ, log=folder / "log")
+
+    def wait(self, service: Service, *, folder: Path, buckets: Iterable[str]) -> None:
+        """Return when the server answers and has the buckets.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time; with the end of its log.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client, log = self.client(), folder / "log"
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            try:
+                there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+                for bucket in set(buckets) - there:
+                    client.create_bucket(Bucket=bucket)
+                return
+            except (BotoCoreError, ClientError) as error:
+                if not service.is_alive():
+                    raise RuntimeError(f"the S3 server ended:\n{processes.tail(log)}") from None
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the S3 server does not answer ({error}); see {log}") from None
+                time.sleep(0.1)
+
+    def client(self) -> Any:
+        """boto3's, with this server's keys."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 0}),
+        )
+
+
+def write_private(file: Path, content: str) -> None:
+    """Write a file that its owner alone may read."""
+    scratch = file.with_name(f"{file.name}.new")
+    scratch.touch(mode=0o600)
+    scratch.write_text(content)
+    os.replace(scratch, file)
