@@ -10,11 +10,16 @@ from pyarrow import fs
 # Ray Train's list of the checkpoints of a run; without it nothing can be resumed.
 CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
 
+REFUSALS = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID")
+"""How pyarrow names what S3 answers to wrong or missing keys."""
+
 
 class Storage:
     """Files below one address, read and written in the same way whether it is a folder or a bucket.
 
     Credentials, region and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE, an instance's role).
+    Where an endpoint is named, buckets are part of the path. Large files go in parts, several at once; what fails for
+    want of a connection, or with a server's error, is tried again for 6 s (pyarrow's way; Ray Train uses the same).
 
     Args:
         uri: s3://bucket/folder, another URI of pyarrow's, or a local path.
@@ -80,14 +85,42 @@ class Storage:
         except OSError as error:
             raise self._unreachable(error) from None
 
+    def require(self) -> None:
+        """Make sure that the bucket is there: reading from a missing one finds nothing, and says nothing.
+
+        Raises:
+            ValueError: it is not, refuses the keys, or does not answer.
+        """
+        if isinstance(self._system, fs.LocalFileSystem):
+            return
+        bucket = self._base.partition("/")[0]
+        try:
+            found = self._system.get_file_info(bucket).type
+        except OSError as error:
+            raise self._unreachable(error) from None
+        if found == fs.FileType.NotFound:
+            raise ValueError(f"{self._field}: {self.uri}: there is no bucket {bucket}; make it first")
+
     def _unreachable(self, error: Exception) -> ValueError:
+        if any(word in str(error) for word in REFUSALS):
+            return ValueError(
+                f"{self._field}: {self.uri} refuses access ({error}); keys come from where AWS's tools look for "
+                f"them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile, or the machine's role"
+            )
         return ValueError(f"{self._field}: {self.uri} cannot be reached: {error}")
+
+
+def checkpoint_address(storage: str, name: str, path: str) -> str:
+    """The address of a checkpoint of the training `name`, with the scheme that Ray Train leaves out of `path`."""
+    return f"{storage.rstrip('/')}/{name}/{path.rsplit('/', 1)[-1]}"
 
 
 def has_checkpoints(uri: str, name: str) -> bool:
     """Whether a training of this name has left checkpoints at `uri`.
 
     Raises:
-        ValueError: the storage cannot be reached.
+        ValueError: the storage cannot be reached, or has no such bucket.
     """
-    return Storage(uri, field="storage.uri").exists(f"{name}/{CHECKPOINT_LIST}")
+    storage = Storage(uri, field="storage.uri")
+    storage.require()
+    return storage.exists(f"{name}/{CHECKPOINT_LIST}")

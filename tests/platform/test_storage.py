@@ -11,36 +11,33 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from sdavs_platform.data_cache import MANIFEST, local_copy, upload
+from sdavs_platform.local import processes
+from sdavs_platform.local.object_store import ObjectStore
 from sdavs_platform.storage import CHECKPOINT_LIST, Storage, has_checkpoints
 
 URI = "s3://data/realav"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """An S3 server on a free port of this machine, its address and keys in the standard places."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An S3 server on free ports of this machine, its address and keys in the standard places."""
+    folder = tmp_path_factory.mktemp("s3")
+    store = ObjectStore(host="127.0.0.1", port=processes.next_free(19000), key="reader", secret="writer")
+    service = store.start(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", address)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        httpx.put(f"{address}/data")
-        yield address
-    server.stop()
+        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", store.key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", store.secret)
+        store.wait(service, folder=folder, buckets=("data", "results"))
+        yield store
+    service.stop()
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips; a request to the server takes about 10 ms."""
+    """Four clips."""
     from sdavs_model.data.realav import RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("clips")
@@ -50,7 +47,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bucket(server: str, clips: Path) -> str:
+def bucket(server: ObjectStore, clips: Path) -> str:
     """The small data set of these tests in the bucket."""
     sent = upload(clips, URI)
     assert sent["sent"] == sent["files"] > 20
@@ -151,10 +148,23 @@ def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_
 
 
 def test_checkpoints_are_found_in_a_bucket_and_in_a_folder(server, tmp_path):
-    for uri in ("s3://data/results", str(tmp_path)):
+    for uri in ("s3://results/found", str(tmp_path)):
         assert not has_checkpoints(uri, "run")
         Storage(uri, field="storage.uri").write(f"run/{CHECKPOINT_LIST}", b"{}")
         assert has_checkpoints(uri, "run")
+
+
+def test_a_missing_bucket_wrong_keys_and_a_server_that_is_away_are_told_apart(server, monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"storage.uri: s3://no-such-bucket/x: there is no bucket no-such-buck"
+    ):
+        has_checkpoints("s3://no-such-bucket/x", "run")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(ValueError, match=r"storage.uri: s3://results refuses access .* AWS_ACCESS_KEY_ID"):
+        has_checkpoints("s3://results", "run")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{processes.next_free(19900)}")
+    with pytest.raises(ValueError, match=r"storage.uri: s3://results cannot be reached: .*connect"):
+        has_checkpoints("s3://results", "run")
 
 
 def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(bucket, clips, make_config):

@@ -53,6 +53,7 @@ class ObjectStore:
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 1024,
             "volume.max": 0,  # as many as the disk holds
+            "volume.preStopSeconds": 0,
         }
         port = self.port
         for name in ("s3.port.grpc", *(f"{part}.port{kind}" for part in PARTS for kind in ("", ".grpc"))):

@@ -46,6 +46,12 @@ def export_checkpoint(
     return lineage
 
 
+def _address(checkpoint: ray.train.Checkpoint) -> str:
+    """With the scheme that Ray Train leaves out."""
+    kind = checkpoint.filesystem.type_name
+    return checkpoint.path if kind == "local" else f"{kind}://{checkpoint.path}"
+
+
 def golden_clips(config: RunConfig) -> list[Clip]:
     """Two validation clips of one length for the artifact; none where files hold log-mels instead of sound."""
     clips = open_split(config, config.data.val_split)
@@ -81,7 +87,7 @@ def finish_training(
         "git_commit": git_commit(),
         "seed": config.seed,
         "audio": config.data.audio,
-        "checkpoint": checkpoint.path,
+        "checkpoint": _address(checkpoint),
     } | (lineage_tags or {})
     with tempfile.TemporaryDirectory(prefix="sdavs-artifact-") as scratch:
         folder = Path(scratch)

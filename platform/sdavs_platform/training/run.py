@@ -16,7 +16,7 @@ from sdavs_platform.bundled import bundled_data
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config import RunConfig
 from sdavs_platform.paths import absolute, state_folder
-from sdavs_platform.storage import has_checkpoints
+from sdavs_platform.storage import checkpoint_address, has_checkpoints
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.batches import open_split
@@ -38,7 +38,7 @@ class TrainResult:
     metrics: dict[str, dict[str, float]]
     """The protocol's scores by split: J ("miou"), F ("fscore") and others, see `sdavs_model.metrics`."""
     checkpoint: str
-    """Path of the best sharded checkpoint."""
+    """Address of the best sharded checkpoint."""
     data_digest: str
     """Of all splits together."""
 
@@ -126,13 +126,15 @@ def _finish(
     assert trained.best_checkpoints is not None
     # Of equals the one reported last: it may stand in for one that was found damaged.
     checkpoint, reported = max(reversed(trained.best_checkpoints), key=lambda best: best[1]["val_miou"])
-    if (done := run.finished_result()) and done["checkpoint"] == checkpoint.path:
+    assert config.storage.uri is not None
+    address = checkpoint_address(config.storage.uri, config.name, checkpoint.path)
+    if (done := run.finished_result()) and done["checkpoint"] == address:
         print(f"{config.name}: nothing left to train; version {done['version']} is registered", flush=True)
         return TrainResult(
             run_id=run.run_id,
             model_version=done["version"],
             metrics=done["metrics"],
-            checkpoint=checkpoint.path,
+            checkpoint=address,
             data_digest=digest,
         )
     val_scores = {
@@ -143,7 +145,7 @@ def _finish(
             run_id=run.run_id,
             model_version=None,
             metrics={config.data.val_split: val_scores},
-            checkpoint=checkpoint.path,
+            checkpoint=address,
             data_digest=digest,
         )
     cluster = config.cluster
@@ -162,12 +164,12 @@ def _finish(
         )
     except ray.exceptions.RayTaskError as error:
         raise RuntimeError(f"after training: {error.cause}") from error
-    run.set_finished_result(checkpoint=checkpoint.path, version=version, metrics=scores)
+    run.set_finished_result(checkpoint=address, version=version, metrics=scores)
     return TrainResult(
         run_id=run.run_id,
         model_version=version,
         metrics=scores,
-        checkpoint=checkpoint.path,
+        checkpoint=address,
         data_digest=digest,
     )
 

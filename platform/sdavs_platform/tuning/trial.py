@@ -19,6 +19,7 @@ from ray import tune
 from ray.util.queue import Empty, Queue
 
 from sdavs_platform.config import RunConfig
+from sdavs_platform.storage import checkpoint_address
 from sdavs_platform.training.run import TrainResult, train
 from sdavs_platform.tuning.scoring import measure_cost, on_a_worker, score_clips
 from sdavs_platform.tuning.space import with_values
@@ -71,7 +72,9 @@ class Trial(tune.Trainable):
         end: dict[str, Any] = {"finished": report is None}
         if report is None:
             report, end = self._training.last, end | self._finish()
-        self._checkpoint = checkpoint_uri(self._config, report["checkpoint"])
+        storage = self._config.storage.uri
+        assert storage is not None
+        self._checkpoint = checkpoint_address(storage, self._config.name, report["checkpoint"])
         own = {"values": self._values, "run_name": self._name}
         return report | self._cost | own | end
 
@@ -97,7 +100,7 @@ class Trial(tune.Trainable):
     def _finish(self) -> dict[str, Any]:
         assert self._training is not None
         result = self._training.result
-        checkpoint = checkpoint_uri(self._config, result.checkpoint)
+        checkpoint = result.checkpoint
         conditions = self._settings.conditions
         scores = {}
         if conditions:
@@ -108,11 +111,6 @@ class Trial(tune.Trainable):
             "best_checkpoint": checkpoint,
             "data_digest": result.data_digest,
         }
-
-
-def checkpoint_uri(config: RunConfig, path: str) -> str:
-    """A checkpoint's address with its scheme, which Ray Train leaves out."""
-    return f"{config.storage.uri}/{config.name}/{Path(path).name}"
 
 
 class ForwardReports(ray.train.UserCallback):
