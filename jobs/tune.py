@@ -10,6 +10,7 @@ continues where it stopped, whatever stopped it, and repeats no finished trial. 
 """
 
 import argparse
+import os
 import sys
 import textwrap
 import webbrowser
@@ -40,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--num-trials", type=int, help="trials of a random or Optuna search (default: 20)")
     sweep.add_argument("--max-concurrent", type=int, help="trials at once (default: what the cluster holds)")
     sweep.add_argument("--retry-failed", action="store_true", help="give failed trials another chance")
-    sweep.add_argument("--open", action="store_true", help="show the report in a browser at the end")
+    sweep.add_argument(
+        "--open", action="store_true", help="show the report in a browser, if there is a screen"
+    )
     add_config_flags(flags, default_yaml=DEFAULT_CONFIG, without=["name"])
     return flags
 
@@ -72,7 +75,8 @@ def main() -> None:
     if result.candidate:
         print(f"  candidate  models:/{result.candidate['model']}/{result.candidate['version']}")
     print(f"  report     {result.report.as_uri()}")
-    if opens:
+    # Without a screen Python would take a text browser, which shows no charts and waits to be left.
+    if opens and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
         webbrowser.open(result.report.as_uri())
     if result.interrupted:
         sys.exit("tune.py: interrupted; what is done is kept, the same command continues")

@@ -8,7 +8,7 @@ from plotly.io import to_html
 
 from sdavs_platform.cli import yaml_text
 from sdavs_platform.sweep_report.ablation import Table
-from sdavs_platform.sweep_report.summary import Summary, pareto_front
+from sdavs_platform.sweep_report.summary import Summary
 from sdavs_platform.tuning.live import values_text
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import TrialRecord
@@ -105,8 +105,9 @@ def importance_bars(summary: Summary) -> go.Figure | None:
     return figure
 
 
-def pareto(summary: Summary, quality: str = "val_miou", cost: str = "latency_ms") -> go.Figure | None:
+def pareto(summary: Summary) -> go.Figure | None:
     """Quality against cost, and the trials that no other beats in both; None without results."""
+    quality, cost = summary.trade_off
     scored = [t for t in summary.trials if quality in t.best and cost in t.best]
     if not scored:
         return None
@@ -123,10 +124,10 @@ def pareto(summary: Summary, quality: str = "val_miou", cost: str = "latency_ms"
                 name=name,
                 marker={"size": 10, "color": STATE_COLOURS.get(name, COLOURS[index % len(COLOURS)])},
                 text=[_hover(t) for t in group],
-                hovertemplate="%{text}<br>%{x:.3g}, J %{y:.3f}<extra></extra>",
+                hovertemplate=f"%{{text}}<br>{cost} %{{x:.4g}}, {quality} %{{y:.3f}}<extra></extra>",
             )
         )
-    front = pareto_front(summary.trials, quality, cost)
+    front = summary.front
     figure.add_trace(
         go.Scatter(
             x=[t.best[cost] for t in front],
@@ -138,7 +139,7 @@ def pareto(summary: Summary, quality: str = "val_miou", cost: str = "latency_ms"
         )
     )
     figure.update_xaxes(title=METRICS[cost].label)
-    figure.update_yaxes(title="J, validation")
+    figure.update_yaxes(title=METRICS[quality].label.split(" on ")[0] + ", validation")
     return figure
 
 

@@ -15,6 +15,7 @@ from sdavs_platform.sweep_report.importance import MIN_TRIALS
 from sdavs_platform.sweep_report.summary import Summary
 from sdavs_platform.tuning.live import clock
 from sdavs_platform.tuning.store import ENDED
+from sdavs_platform.tuning.sweep import METRICS
 
 HERE = Path(__file__).parent
 
@@ -45,7 +46,9 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         ("best", "Best configuration"),
         ("curves", "Learning curves"),
         *([("parallel", "Values and results")] if drawn["parallel"] else []),
+        *([("importance", "What matters")] if drawn["importance"] else []),
         *([("cost", "Quality against cost")] if drawn["pareto"] else []),
+        ("searched", "What was searched"),
         ("trials", "Trials"),
         ("failures", "Failures"),
         ("again", "To do it again"),
@@ -65,6 +68,7 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         charts=drawn,
         sections=sections,
         min_trials=MIN_TRIALS,
+        metrics=METRICS,
         spread=spread,
         delta=_delta,
         clock=clock,

@@ -8,6 +8,7 @@ import yaml
 
 from sdavs_platform.cli import yaml_text
 from sdavs_platform.config import RunConfig
+from sdavs_platform.paths import absolute, state_folder
 from sdavs_platform.sweep_report.ablation import Table, ablation_tables
 from sdavs_platform.sweep_report.importance import importance
 from sdavs_platform.sweep_report.noise import NoiseTable, noise_tables
@@ -62,6 +63,18 @@ class Summary:
             return (value is None, 0.0 if value is None else sign * value, trial.number)
 
         return sorted(self.trials, key=place)
+
+    @property
+    def trade_off(self) -> tuple[str, str]:
+        """The quality and the cost that are set against each other: the sweep's own objectives where it has such."""
+        qualities = [name for name in self.sweep.objectives if METRICS[name].mode == "max"]
+        costs = [name for name in self.sweep.objectives if METRICS[name].mode == "min"]
+        return [*qualities, "val_miou"][0], [*costs, "latency_ms"][0]
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front of `trade_off`, from cheap to dear."""
+        return pareto_front(self.trials, *self.trade_off)
 
     @property
     def keys(self) -> list[str]:
@@ -127,7 +140,11 @@ class Summary:
     def commands(self) -> list[tuple[str, str]]:
         """What to type, with what for."""
         listed = [("this sweep, again or further", shlex.join(self.command))]
-        listed.append(("this report", f"python jobs/report.py --sweep {self.sweep.name}"))
+        report = f"python jobs/report.py --sweep {self.sweep.name}"
+        storage = self.config.storage.uri
+        if storage is not None and storage != absolute(state_folder() / "results"):
+            report += f" --storage-uri {shlex.quote(storage)}"
+        listed.append(("this report", report))
         if self.best is not None:
             flags = " ".join(f"--{key} {shlex.quote(yaml_text(v))}" for key, v in self.best.values.items())
             listed.append(

@@ -43,6 +43,12 @@ def markdown(summary: Summary) -> str:
             "",
         ]
         lines += ["```yaml", summary.best_values_yaml().rstrip(), "```", ""]
+    if summary.study is None and summary.front:
+        quality, cost = summary.trade_off
+        lines += [f"## Pareto front: {quality} against {cost}", ""]
+        lines += [f"| trial | {cost} | {quality} |", "|---|---:|---:|"]
+        lines += [f"| {t.id} | {t.best[cost]:.4g} | {t.best[quality]:.3f} |" for t in summary.front]
+        lines.append("")
     lines += ["## Trials", "", "| trial | state | J | F | time | values |", "|---|---|---:|---:|---:|---|"]
     for trial in summary.ranked:
         scores = [

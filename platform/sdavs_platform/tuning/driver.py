@@ -67,9 +67,10 @@ def run_trials(
     }
     param_space = None
     if sweep.scheduler == "pbt":
-        if not 2 <= num_trials <= max_concurrent:
+        # Of the whole population: a continued one may have a single member left.
+        if not 2 <= sweep.num_trials <= max_concurrent:
             raise ValueError(
-                f"num_trials: a population of {num_trials} trains side by side, and this cluster holds "
+                f"num_trials: a population of {sweep.num_trials} trains side by side, and this cluster holds "
                 f"{max_concurrent} trials at once; allowed: 2 to {max_concurrent}"
             )
         # Tune lets a population come from a fixed list only.
