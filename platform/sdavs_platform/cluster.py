@@ -14,6 +14,13 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from sdavs_platform.config import ClusterConfig, RunConfig
 
+STORAGE_VARIABLES = (
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+)
+"""Where storage is and where its keys lie. Keys themselves are not handed on: the dashboard shows what is, so each
+node has its own, in a file or by its role."""
+
 
 @contextlib.contextmanager
 def joined_cluster(config: RunConfig, *, prints_workers: bool = True) -> Iterator[None]:
@@ -47,6 +54,8 @@ def connect(config: RunConfig, *, prints_workers: bool = True) -> None:
     # Between Ray Train's looks at the workers. Its 2 seconds are most of what `ray job stop` waits before it kills,
     # and a checkpoint counts from such a look on.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # `ray job submit --runtime-env-json` may have set some of the same variables, such as SDAVS_HOME.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     environment = worker_environment(config)
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": prints_workers}
     try:
@@ -88,7 +97,7 @@ def worker_environment(config: RunConfig) -> dict[str, str]:
     }
     if not config.cluster.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
-    for name in ("PYTHONPATH", "SDAVS_HOME"):
+    for name in ("PYTHONPATH", "SDAVS_HOME", *STORAGE_VARIABLES):
         if name in os.environ:
             environment[name] = os.environ[name]
     return environment

@@ -132,6 +132,7 @@ def _environment(home: Path, mlflow_uri: str) -> dict[str, str]:
         # Ray would set CUDA_VISIBLE_DEVICES="" in processes that lease no GPU, and hide it from their children.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # time to save; Ray would kill a job that it stops after 3 seconds
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would starve the rest of a small machine
     }
 

@@ -106,8 +106,8 @@ class Watchdog:
         while len(self._stacks) < self._world_size:
             time.sleep(0.5)
             for name in storage.sizes():
-                with storage.open(name) as file:
-                    self._stacks[_rank_of(name)] = file.read().decode()
+                with storage.open(name) as stream:
+                    self._stacks[_rank_of(name)] = stream.read().decode()
         if self._rank == min(rank for rank, stack in self._stacks.items() if _frames(stack)):
             run = TrainingRun(uri=self._uri, run_id=self._run_id)
             for rank, stack in self._stacks.items():
