@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from sdavs_platform.training.step_times import StepTimes
 
 Report = dict[str, Any]
 STAGES = (0, 1, 2, 3)
-WARM_UP = 2
+WARM_UP = 1
 """Steps before anything counts: ZeRO-3 learns the order of layers in the first."""
 SWIN_IMAGE_SIZE = 96
 """Smallest that Swin's windows allow; what is exchanged depends on weights alone."""
@@ -76,29 +76,20 @@ def measure(
         say(f"{number} workers on {os.cpu_count()} cores, ZeRO {', '.join(map(str, STAGES))}")
         found = run_group(number, [_at(config, stage) for stage in STAGES], num_steps=num_steps)
         links[number] = found["link"]
-        rows += [
-            row | {"stage": stage, "workers": number}
-            for stage, row in zip(STAGES, found["rows"], strict=True)
-        ]
+        for stage, row in zip(STAGES, found["rows"], strict=True):
+            own = {"stage": stage, "workers": number}
+            rows.append(row | own | _modelled(row["traffic"], number, found["link"]))
     say("Swin-B, two workers, bf16: what it exchanges")
-    swin = SDAVSConfig(backbone=SWIN_B)
-    small = replace(swin, image_size=SWIN_IMAGE_SIZE, num_frames=1)
-    plain = RunConfig.model_validate(
-        {"model": small.to_dict(), "training": {"batch_size": 2, "precision": "bf16"}}
-    )
-    found = run_group(2, [_at(plain, stage) for stage in STAGES], num_steps=1)
-    traffic = {
-        stage: {name: Exchange(**exchange) for name, exchange in row["traffic"].items()}
-        for stage, row in zip(STAGES, found["rows"], strict=True)
-    }
+    traffic, num_parameters = swin_traffic()
+    macs = cost(SDAVSConfig(backbone=SWIN_B)).macs
     predicted = [
         predict(
             traffic[stage],
             machine=machine,
             stage=stage,
             num_workers=number,
-            macs_per_clip=cost(swin).macs,
-            num_parameters=found["parameters"],
+            macs_per_clip=macs,
+            num_parameters=num_parameters,
             given=given,
         )
         for machine in MACHINES
@@ -110,8 +101,8 @@ def measure(
         "parameters": sum(p.numel() for p in build_model(config.model).parameters()),
         "batch_size": size,
         "link": links,
-        "measured": [row | _modelled(row, links[row["workers"]]) for row in rows],
-        "swin_parameters": found["parameters"],
+        "measured": rows,
+        "swin_parameters": num_parameters,
         "traffic": {
             stage: {name: asdict(exchange) for name, exchange in exchanges.items()}
             for stage, exchanges in traffic.items()
@@ -123,6 +114,17 @@ def measure(
         ],
         "assumptions": asdict(given),
     }
+
+
+def swin_traffic() -> tuple[dict[int, Traffic], int]:
+    """What a step of Swin-B exchanges in bf16, by ZeRO stage, and the number of its weights that learn."""
+    small = SDAVSConfig(backbone=SWIN_B, image_size=SWIN_IMAGE_SIZE, num_frames=1)
+    config = RunConfig.model_validate(
+        {"model": small.to_dict(), "training": {"batch_size": 2, "precision": "bf16"}}
+    )
+    found = run_group(2, [_at(config, stage) for stage in STAGES], num_steps=1)
+    traffic = {stage: _traffic(row["traffic"]) for stage, row in zip(STAGES, found["rows"], strict=True)}
+    return traffic, found["parameters"]
 
 
 def run_group(num_workers: int, configs: list[RunConfig], *, num_steps: int) -> Report:
@@ -137,11 +139,17 @@ def _at(config: RunConfig, stage: int) -> RunConfig:
     return config.model_copy(update={"deepspeed": config.deepspeed.model_copy(update={"zero_stage": stage})})
 
 
-def _modelled(row: dict[str, Any], link: dict[str, float] | None) -> dict[str, float]:
-    traffic = {name: Exchange(**exchange) for name, exchange in row["traffic"].items()}
+def _traffic(plain: dict[str, dict[str, float]]) -> Traffic:
+    return {name: Exchange(**exchange) for name, exchange in plain.items()}
+
+
+def _modelled(
+    plain: dict[str, dict[str, float]], num_workers: int, link: dict[str, float] | None
+) -> dict[str, float]:
+    traffic = _traffic(plain)
     return {
-        "sent_bytes": wire_bytes(traffic, row["workers"]),
-        "modelled_s": exchange_seconds(traffic, row["workers"], Link(**link)) if link else 0.0,
+        "sent_bytes": wire_bytes(traffic, num_workers),
+        "modelled_s": exchange_seconds(traffic, num_workers, Link(**link)) if link else 0.0,
     }
 
 
@@ -162,7 +170,8 @@ def _environment() -> Iterator[None]:
 def _worker(rank: int, world_size: int, configs: list[dict[str, Any]], num_steps: int, folder: str) -> None:
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_SIZE": world_size}
     os.environ.update({name: str(number) for name, number in numbers.items()})
-    logging.disable(logging.INFO)
+    # DeepSpeed speaks on standard output.
+    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
