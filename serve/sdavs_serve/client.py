@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +13,9 @@ from PIL import Image
 from sdavs_serve.encode import decode_rle
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import FrameMask, ModelStatus, Problem, SegmentAnswer
+
+Files = list[tuple[str, str | Path]]
+"""Fields of the form, each with a file's path."""
 
 
 class EndpointError(Exception):
@@ -60,25 +65,62 @@ class Client:
         return RolloutState.model_validate_json(_body(self._http.get("/v1/rollout")))
 
     def segment(
-        self, video: str | Path, *, fps: float | None = None, threshold: float = 0.5
+        self,
+        video: str | Path,
+        *,
+        audio: str | Path | None = None,
+        fps: float | None = None,
+        threshold: float = 0.5,
     ) -> SegmentAnswer:
         """Masks of a video with sound.
 
         Args:
             video: mp4, mov, webm or mkv.
+            audio: heard in place of the video's own sound.
             fps: frames sampled a second; None leaves it to the endpoint.
             threshold: probability above which a pixel belongs to the mask.
 
         Raises:
             EndpointError: the endpoint refused.
         """
-        return SegmentAnswer.model_validate_json(self._post(video, "application/json", fps, threshold, {}))
+        files = [("video", video)] + ([("audio", audio)] if audio else [])
+        return self._answer(files, fps=fps, threshold=threshold)
+
+    def segment_frames(
+        self,
+        frames: Sequence[str | Path],
+        audio: str | Path,
+        *,
+        fps: float | None = None,
+        threshold: float = 0.5,
+    ) -> SegmentAnswer:
+        """Masks of pictures with a sound.
+
+        Args:
+            frames: png or jpg of one size, in order of time.
+            audio: wav, flac, ogg, mp3 or a video's sound.
+            fps: frames for each second of sound; None leaves it to the endpoint.
+            threshold: probability above which a pixel belongs to the mask.
+
+        Raises:
+            EndpointError: the endpoint refused.
+        """
+        files = [*(("frames", frame) for frame in frames), ("audio", audio)]
+        return self._answer(files, fps=fps, threshold=threshold)
+
+    def save_masks(
+        self, video: str | Path, path: str | Path, *, fps: float | None = None, threshold: float = 0.5
+    ) -> None:
+        """Write all masks as png files in a zip, classes as a palette. Raises EndpointError."""
+        Path(path).write_bytes(
+            self._post([("video", video)], "application/zip", fps=fps, threshold=threshold)
+        )
 
     def save_overlay_video(
         self, video: str | Path, path: str | Path, *, fps: float | None = None, threshold: float = 0.5
     ) -> None:
         """Write the overlay with the video's own sound as mp4. Raises EndpointError."""
-        Path(path).write_bytes(self._post(video, "video/mp4", fps, threshold, {}))
+        Path(path).write_bytes(self._post([("video", video)], "video/mp4", fps=fps, threshold=threshold))
 
     def save_overlay_picture(
         self,
@@ -91,15 +133,21 @@ class Client:
     ) -> None:
         """Write one frame with its mask drawn over it as png. Raises EndpointError."""
         picture = {"frame": str(frame), "overlay": "true"}
-        Path(path).write_bytes(self._post(video, "image/png", fps, threshold, picture))
+        files = [("video", video)]
+        Path(path).write_bytes(self._post(files, "image/png", fps=fps, threshold=threshold, **picture))
+
+    def _answer(self, files: Files, *, fps: float | None, threshold: float) -> SegmentAnswer:
+        content = self._post(files, "application/json", fps=fps, threshold=threshold)
+        return SegmentAnswer.model_validate_json(content)
 
     def _post(
-        self, video: str | Path, accept: str, fps: float | None, threshold: float, fields: dict[str, str]
+        self, files: Files, accept: str, *, fps: float | None, threshold: float, **fields: str
     ) -> bytes:
-        fields = fields | {"threshold": str(threshold)} | ({} if fps is None else {"fps": str(fps)})
-        with open(video, "rb") as file:
+        fields |= {"threshold": str(threshold)} | ({} if fps is None else {"fps": str(fps)})
+        with ExitStack() as opened:
+            sent = [(field, opened.enter_context(open(path, "rb"))) for field, path in files]
             answer = self._http.post(
-                "/v1/segment", files={"video": file}, data=fields, headers={"Accept": accept} | self._pin
+                "/v1/segment", files=sent, data=fields, headers={"Accept": accept} | self._pin
             )
         return _body(answer)
 

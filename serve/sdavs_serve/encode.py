@@ -37,6 +37,9 @@ COLOURS = np.array(
 )
 """Of the classes: background, then the one of binary models; more classes than colours begin again."""
 
+PALETTE = np.vstack([COLOURS[:1], np.resize(COLOURS[1:], (255, 3))])
+"""[256, 3]: the colour of every value that a mask can have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweredFrame:
@@ -187,7 +190,7 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         mask: [H, W] uint8, class of each pixel.
     """
     inside = mask > 0
-    colours = COLOURS[1 + (mask.astype(int) - 1) % (len(COLOURS) - 1)]
+    colours = PALETTE[mask]
     padded = np.pad(mask, 1, mode="edge")
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     outline = inside & np.any([neighbour != mask for neighbour in neighbours], axis=0)
@@ -209,7 +212,7 @@ def _drawing(classes: list[str], *, overlay: bool) -> Callable[[AnsweredFrame], 
 
 def _with_palette(frame: AnsweredFrame) -> Image.Image:
     picture = Image.fromarray(frame.mask)
-    picture.putpalette(COLOURS.tobytes())
+    picture.putpalette(PALETTE.tobytes())
     return picture
 
 

@@ -6,11 +6,11 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.encode import JsonWriter, PngWriter, Writer, ZipWriter
@@ -47,6 +47,11 @@ class SegmentForm(BaseModel):
     """Which frame `image/png` shows, from 0."""
     overlay: bool = False
     """Pictures (`image/png`, `application/zip`) show the mask over the frame instead of the bare mask."""
+
+    @field_validator("frames", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: list[Any]) -> list[Any]:
+        return [item for item in value if item != ""]  # /docs sends "" for a field that was left empty
 
     async def read(self, *, default_fps: float) -> Upload:
         """The files' content, on disk.

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-from fastapi import FastAPI, Form, Header, Request
+from fastapi import FastAPI, Form, Header, Request, Security
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from sdavs_platform.config import ServeConfig
@@ -24,6 +25,7 @@ from sdavs_serve.gate import Gate
 from sdavs_serve.keys import KeyFile, keys_required
 from sdavs_serve.metrics import Measured, Metrics
 from sdavs_serve.mirror import Observer
+from sdavs_serve.page.api_docs import add_docs
 from sdavs_serve.page.routes import add_page
 from sdavs_serve.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.problems import handle_problems
@@ -33,6 +35,9 @@ from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
 from sdavs_serve.segmenter import Segmenter
 
 MAX_WEBHOOK_BYTES = 64_000
+
+KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
+"""Describes the keys to programs and to /docs; `auth.Authentication` is what asks for them."""
 
 ERRORS = {
     401: "no key, or an unknown one",
@@ -109,6 +114,8 @@ def create_app(
         summary="Masks of what sounds in a video",
         description=sdavs_serve.__doc__ or "",
         version="1",
+        docs_url=None,
+        redoc_url=None,
     )
     secret = Path(config.webhook_secret_file) if config.webhook_secret_file else None
     # From the inside out: what is added last sees a request first.
@@ -118,8 +125,10 @@ def create_app(
     app.add_middleware(Measured, metrics=metrics)
     handle_problems(app)
     add_page(app, config)
+    add_docs(app)
+    keyed = [Security(KEY)] if keys_required(config) else []
 
-    @app.post("/v1/segment", response_class=JSONResponse, responses=_segment_responses())
+    @app.post("/v1/segment", response_class=JSONResponse, responses=_segment_responses(), dependencies=keyed)
     async def segment(
         request: Request,
         form: Annotated[SegmentForm, Form(media_type="multipart/form-data")],
@@ -142,23 +151,24 @@ def create_app(
             metrics.part_seconds.labels(part).inc(getattr(done.timings, part) / 1000)
         headers = {
             "X-Model-Version": str(done.version),
+            "X-Data-Digest": done.data_digest,
             "Content-Length": str(done.body.seek(0, io.SEEK_END)),
         }
         return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
 
-    @app.get("/v1/model", responses={503: _problem("no model serves")})
+    @app.get("/v1/model", responses={503: _problem("no model serves")}, dependencies=keyed)
     async def model(response: Response) -> ModelStatus:
         """Which model serves, and why a newer one does not."""
         route = router.choose(only_active=True)
         response.headers["X-Model-Version"] = str(route.release.version)
         return model_status(router.state, route, device="cuda" if config.num_gpus else "cpu")
 
-    @app.get("/v1/rollout")
+    @app.get("/v1/rollout", dependencies=keyed)
     async def rollout() -> RolloutState:
         """Where the change to another version stands: phase, weights, gates, measurements, history."""
         return router.state
 
-    @app.post("/v1/rollout/nudge", status_code=202)
+    @app.post("/v1/rollout/nudge", status_code=202, dependencies=keyed)
     async def nudge_rollout(request: Request) -> Health:
         """Look now where the alias points; it is looked at every few seconds anyway. MLflow's webhook may call this."""
         if secret and "x-mlflow-signature" in request.headers:
@@ -166,7 +176,7 @@ def create_app(
         await nudge()
         return Health(status="ok")
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_class=PlainTextResponse, dependencies=keyed)
     async def prometheus() -> Response:
         """Requests, times, frames and the rollout, for Prometheus."""
         text = await asyncio.to_thread(metrics.text, router.state)
@@ -229,7 +239,10 @@ def _segment_responses() -> dict[int | str, dict[str, Any]]:
         "description": "The masks, in the form that the Accept header asks for.",
         "model": SegmentAnswer,
         "content": content,
-        "headers": {"X-Model-Version": {"schema": {"type": "string"}, "description": "Registered version"}},
+        "headers": {
+            "X-Model-Version": {"schema": {"type": "string"}, "description": "Registered version"},
+            "X-Data-Digest": {"schema": {"type": "string"}, "description": "What it was trained on"},
+        },
     }
     return {200: ok, **{status: _problem(text) for status, text in ERRORS.items()}}
 

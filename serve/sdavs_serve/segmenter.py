@@ -38,6 +38,8 @@ class Segmented:
     body: IO[bytes]
     media_type: str
     version: int
+    data_digest: str
+    """Of what that version was trained on."""
     num_frames: int
     timings: Timings
 
@@ -108,6 +110,7 @@ class Segmenter:
             body=body,
             media_type=writer.media_type,
             version=release.version,
+            data_digest=release.data_digest,
             num_frames=num_frames,
             timings=clock.timings(),
         )

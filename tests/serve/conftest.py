@@ -8,8 +8,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sdavs_serve.decoding.fuzz import mux_sound
 from stack import Stack, running_stack
+from visitor import CHROMIUM, opened_page
 
 RATE = 16_000
 
@@ -89,3 +91,36 @@ def make_png() -> Callable[..., bytes]:
 def stack() -> Iterator[Stack]:
     with running_stack() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Not for the session: while it is there, the thread has an event loop, and no test could start another.
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    expect.set_options(timeout=30_000)  # for machines that are busy with other things
+    with sync_playwright() as playwright:
+        # The sandbox wants rights that root in a container has not.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, stack) -> Iterator[Page]:
+    """The page on a desk."""
+    yield from opened_page(browser, stack.address, viewport={"width": 1440, "height": 900})
+
+
+@pytest.fixture
+def on_phone(browser, stack) -> Iterator[Page]:
+    """The same in a hand, in the dark, without motion."""
+    yield from opened_page(
+        browser,
+        stack.address,
+        viewport={"width": 390, "height": 844},
+        is_mobile=True,
+        has_touch=True,
+        color_scheme="dark",
+        reduced_motion="reduce",
+    )

@@ -1,5 +1,6 @@
 """One Ray with Serve, one MLflow server and one endpoint for all tests of serving, in processes of their own."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
+from ray._raylet import GcsClient
 from sdavs_platform.config import ServeConfig
 from sdavs_platform.local import stack as local
 from sdavs_platform.serve_config import RolloutConfig
@@ -22,10 +25,11 @@ from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.registry import promote, register_artifact
 from sdavs_serve.app import deploy, wait_ready
 from sdavs_serve.encode import decode_rle
+from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import Rle
 
-from sdavs_model import SDAVSConfig, build_model, save_artifact
+from sdavs_model import SDAVS, SDAVSConfig, build_model, save_artifact
 from sdavs_model.data.preprocess import Preprocessor
 from sdavs_model.golden import record_golden
 
@@ -61,16 +65,21 @@ def mask_of(frame: dict) -> np.ndarray:
 class Stack:
     """What the tests need to know about the endpoint, its registry and its processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: object) -> None:
         self.folder = folder
+        self.changes = changes
         self.client = mlflow_client("sqlite://")
         self.uri = self.dashboard = self.address = ""
+        self.gcs: GcsClient | None = None
+        self.head = 0
         self.config = ServeConfig()
 
     def start(self) -> None:
         """Ray and MLflow, as `make demo` starts them, and the endpoint with a first model."""
         ports = local.Ports(ray=free_port(), dashboard=free_port(), mlflow=free_port())
         up = local.up(ports=ports, say=print, home=self.folder)
+        self.gcs = GcsClient(address=up.ray.gcs_address)
+        self.head = up.ray.service.pid
         self.uri, self.dashboard = up.mlflow.uri, up.ray.dashboard
         self.client = mlflow_client(self.uri)
         self.config = ServeConfig(
@@ -82,7 +91,7 @@ class Stack:
             max_requests=4,
             max_batch_frames=8,
             rollout=QUICK,
-        )
+        ).model_copy(update=self.changes)
         nudge = f"http://127.0.0.1:{self.config.port}/v1/rollout/nudge"
         self.client.create_webhook("rollout", nudge, ["model_version_alias.created"])
         promote("sdavs", self.register(seed=1), uri=self.uri)
@@ -90,22 +99,33 @@ class Stack:
         wait_ready(self.address, self.config, dashboard=self.dashboard, say=print)
 
     def register(
-        self, seed: int, *, spoil: Callable[[Path], None] = lambda folder: None, **changes: object
+        self,
+        seed: int,
+        *,
+        marked: float = 0.5,
+        semantic: bool = False,
+        spoil: Callable[[Path], None] = lambda folder: None,
+        **changes: object,
     ) -> int:
         """A model of random weights as the next version of `sdavs`; the same seed agrees with itself.
 
         Args:
+            marked: share of the drawn clip's pixels that it marks: weights of chance would find all or nothing.
+            semantic: it calls the surest fifth of them "b" and the others "a".
             spoil: changes the artifact's folder before it is registered.
         """
         torch.manual_seed(seed)
         config = SDAVSConfig.from_dict(SMALL.to_dict() | changes)
         artifact = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"artifact-{seed}-"))
-        classes = ["background", "sounding object"] if config.num_classes == 1 else ["background", "a", "b"]
         lineage = {"data_digest": f"digest-{seed}"}
         model = build_model(config).eval()
-        drawn = record_golden(model, Preprocessor(config.preprocess))
-        with torch.no_grad():  # weights of chance find all or nothing; so they find half of the drawn clip
-            model.decoder.fc.bias -= drawn.logits.median()
+        drawn = record_golden(model, Preprocessor(config.preprocess)).logits
+        with torch.no_grad():
+            model.decoder.fc.bias -= drawn.quantile(1 - marked)
+        classes = ["background", "sounding object"]
+        if semantic:
+            model = _semantic(model, surest=drawn.quantile(1 - marked / 5) - drawn.quantile(1 - marked))
+            config, classes = model.config, ["background", "a", "b"]
         save_artifact(artifact, model=model, classes=classes, metrics={}, lineage=lineage)
         spoil(artifact)
         run = self.client.create_run(experiment_id(self.client, "test")).info.run_id
@@ -118,6 +138,12 @@ class Stack:
     def state(self) -> RolloutState:
         answer = httpx.get(f"{self.address}/v1/rollout", timeout=30)
         return RolloutState.model_validate_json(answer.content)
+
+    def document(self) -> RolloutState:
+        """The rollout's document itself; `state` is what the ingress knew of it a moment ago."""
+        keys = self.gcs.internal_kv_keys(store.STATE.encode(), store.NAMESPACE)
+        content = self.gcs.internal_kv_get(max(keys), store.NAMESPACE)
+        return RolloutState.model_validate_json(content) if content else self.document()
 
     def serving(self) -> int | None:
         served = self.state().served
@@ -139,6 +165,7 @@ class Stack:
         data: dict | None = None,
         accept: str = "application/json",
         headers: dict | None = None,
+        timeout_s: float = 90.0,
         **files: object,
     ) -> httpx.Response:
         return httpx.post(
@@ -146,7 +173,7 @@ class Stack:
             files=files,
             data=data or {},
             headers={"Accept": accept} | (headers or {}),
-            timeout=90,
+            timeout=timeout_s,
         )
 
     def metric(self, name: str, **labels: str) -> float:
@@ -156,21 +183,37 @@ class Stack:
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def processes(self, deployment: str) -> list[int]:
-        """Process numbers of a deployment's replicas."""
-        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+        """Process numbers of a deployment's replicas, also of those that Serve does not know of yet."""
+        title = f"ray::ServeReplica:sdavs:{deployment}"
+        found = []
+        for process in psutil.Process(self.head).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
+                    found.append(process.pid)
+        return found
 
-        application = ServeSubmissionClient(self.dashboard).get_serve_details()["applications"]["sdavs"]
-        replicas = application["deployments"][deployment]["replicas"]
-        return [replica["pid"] for replica in replicas if replica["pid"]]
 
-    def kill(self, deployment: str) -> None:
-        """The kind of end that nobody can prepare for."""
-        for number in self.processes(deployment):
+def _semantic(binary: SDAVS, *, surest: torch.Tensor) -> SDAVS:
+    """[background, a, b] in place of one mask: its own logit for a, twice that less `surest` for b."""
+    model = build_model(SDAVSConfig.from_dict(binary.config.to_dict() | {"num_classes": 3})).eval()
+    weights = binary.state_dict()
+    for name, offset in (("weight", 0.0), ("bias", surest)):
+        one = weights[f"decoder.fc.{name}"]
+        weights[f"decoder.fc.{name}"] = torch.cat([torch.zeros_like(one), one, 2 * one - offset])
+    model.load_state_dict(weights)
+    return model
+
+
+def kill(processes: list[int]) -> None:
+    """The kind of end that nobody can prepare for."""
+    for number in processes:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
 
 
 @contextmanager
-def running_stack() -> Iterator[Stack]:
+def running_stack(**changes: object) -> Iterator[Stack]:
+    """Everything up, with `changes` of the endpoint's config, and down again."""
     # Not pytest's folder: Ray's sockets need a short path.
     folder = Path(tempfile.mkdtemp(prefix="rs-", dir="/tmp"))
     with pytest.MonkeyPatch.context() as patch:
@@ -182,7 +225,7 @@ def running_stack() -> Iterator[Stack]:
         patch.setenv("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
         for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             patch.delenv(name, raising=False)
-        made = Stack(folder)
+        made = Stack(folder, **changes)
         try:
             made.start()
             yield made

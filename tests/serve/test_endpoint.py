@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import expect
 from sdavs_platform.predictions import write_masks
 from sdavs_platform.report import open_for
 from sdavs_platform.tracking.registry import fetch
 from sdavs_serve.client import Client, EndpointError, save_mask
+from sdavs_serve.encode import decode_rle
 from sdavs_serve.media import decode_video
+from sdavs_serve.schema import SegmentAnswer
 from stack import mask_of
 
 from sdavs_model import load_artifact
@@ -63,7 +66,8 @@ def test_the_answer_names_the_model_and_every_frames_time(stack, make_video):
 
 def test_the_same_clip_comes_as_json_png_zip_and_video_with_its_sound(stack, make_video):
     video = make_video(3)
-    first = mask_of(stack.post(video=video).json()["frames"][0])
+    plain = stack.post(video=video).json()
+    first, info = mask_of(plain["frames"][0]), plain["model"]
 
     png = stack.post(video=video, accept="image/png")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.content))) // 255, first)
@@ -75,6 +79,7 @@ def test_the_same_clip_comes_as_json_png_zip_and_video_with_its_sound(stack, mak
 
     overlay = stack.post(video=video, accept="video/mp4")
     assert overlay.headers["content-type"] == "video/mp4"
+    assert overlay.headers["X-Data-Digest"] == png.headers["X-Data-Digest"] == info["data_digest"]
     assert len(list(decode_video(overlay.content, fps=1, limits=stack.config))) == 3
     with av.open(io.BytesIO(overlay.content)) as container:
         assert container.duration / av.time_base == pytest.approx(3, abs=0.1)
@@ -133,13 +138,18 @@ def test_too_many_requests_at_once_get_429_and_the_probes_still_answer(stack, ma
     assert int(busy.headers["Retry-After"]) > 0
 
 
-def test_the_client_saves_masks_and_overlays(stack, make_video, tmp_path):
+def test_the_client_asks_in_every_way_and_saves_masks_and_overlays(stack, make_video, make_wav, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(make_video(2))
     with Client(stack.address) as client:
         answer = client.segment(tmp_path / "clip.mp4")
         save_mask(answer.frames[0], tmp_path / "mask.png")
         client.save_overlay_picture(tmp_path / "clip.mp4", tmp_path / "overlay.png", frame=1)
         client.save_overlay_video(tmp_path / "clip.mp4", tmp_path / "overlay.mp4")
+        client.save_masks(tmp_path / "clip.mp4", tmp_path / "masks.zip")
+        assert client.segment(tmp_path / "clip.mp4", audio=tmp_path / "clip.mp4").frames == answer.frames
+        (tmp_path / "sound.wav").write_bytes(make_wav(np.zeros(16_000)))
+        (pictured,) = client.segment_frames([tmp_path / "overlay.png"], tmp_path / "sound.wav").frames
+        assert pictured.size == (48, 64)
         (tmp_path / "text.mp4").write_text("not a video")
         with pytest.raises(EndpointError, match="not an mp4") as refused:
             client.segment(tmp_path / "text.mp4")
@@ -149,8 +159,8 @@ def test_the_client_saves_masks_and_overlays(stack, make_video, tmp_path):
 
 
 def test_openapi_describes_every_form_of_answer(stack):
-    paths = httpx.get(f"{stack.address}/openapi.json", timeout=10).json()["paths"]
-    responses = paths["/v1/segment"]["post"]["responses"]
+    description = httpx.get(f"{stack.address}/openapi.json", timeout=10).json()
+    responses = description["paths"]["/v1/segment"]["post"]["responses"]
     assert set(responses["200"]["content"]) == {
         "application/json",
         "image/png",
@@ -158,6 +168,23 @@ def test_openapi_describes_every_form_of_answer(stack):
         "video/mp4",
     }
     assert {"413", "415", "422", "429", "503", "504"} <= set(responses)
+    example = description["components"]["schemas"]["SegmentAnswer"]["example"]
+    (frame,) = SegmentAnswer.model_validate(example).frames
+    assert decode_rle(frame.rle).mean() == frame.area, "the example is a real mask"
+
+
+def test_the_interactive_description_works_from_this_endpoint_alone(browser, stack, make_video, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(make_video(1))
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{stack.address}/docs")
+    segment = page.locator(".opblock", has=page.get_by_text("/v1/segment", exact=True))
+    segment.locator(".opblock-summary-control").click()
+    segment.locator("input[type=file]").first.set_input_files(tmp_path / "clip.mp4")
+    segment.get_by_role("button", name="Execute").click()
+    expect(segment.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+    assert all(address.startswith(f"{stack.address}/") for address in asked), asked
+    page.close()
 
 
 def test_a_pinned_version_answers_or_the_request_is_refused(stack, make_video):

@@ -1,113 +1,42 @@
 """The page as a visitor meets it: a real Chromium, the real endpoint, and a look at the pixels."""
 
-import base64
 import io
-import shutil
 import threading
 import zipfile
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
-import pytest
 import uvicorn
 from fastapi import FastAPI
-from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import expect
 from sdavs_platform.config import ServeConfig
 from sdavs_serve.auth import Authentication
 from sdavs_serve.keys import KeyFile
-from sdavs_serve.page.routes import POLICY, add_page
+from sdavs_serve.page.routes import add_page
 from sdavs_serve.problems import handle_problems
 from stack import free_port, mask_of
+from visitor import drawn, give, set_opacity, show
 
-CHROMIUM = shutil.which("chromium")
 MARK = np.array([255, 48, 64])
 
 UNNAMED = """[...document.querySelectorAll("input, select, button")].filter(
     e => e.checkVisibility() && !e.labels?.length && !e.ariaLabel && !e.textContent.trim()).map(e => e.outerHTML)"""
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    expect.set_options(timeout=30_000)  # for machines that are busy with other things
-    with sync_playwright() as playwright:
-        # The sandbox wants rights that root in a container has not.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, stack) -> Iterator[Page]:
-    """The page on a desk; whatever a test does with it, it must stay on its own origin and throw nothing."""
-    yield from _opened(browser, stack.address, viewport={"width": 1440, "height": 900})
-
-
-@pytest.fixture
-def on_phone(browser, stack) -> Iterator[Page]:
-    """The same in a hand, in the dark, without motion."""
-    yield from _opened(
-        browser,
-        stack.address,
-        viewport={"width": 390, "height": 844},
-        is_mobile=True,
-        has_touch=True,
-        color_scheme="dark",
-        reduced_motion="reduce",
-    )
-
-
-def _opened(browser, address: str, **device) -> Iterator[Page]:
-    context = browser.new_context(accept_downloads=True, **device)
-    page = context.new_page()
-    addresses, errors = [], []
-    context.on("request", lambda request: addresses.append(request.url))
-    page.on("pageerror", lambda error: errors.append(error))
-    answer = page.goto(address)
-    assert answer.headers["content-security-policy"] == POLICY
-    expect(page.locator("[data-sample]")).to_have_count(4)
-    yield page
-    context.close()
-    assert [a for a in addresses if not a.startswith((f"{address}/", f"blob:{address}/"))] == []
-    assert len(addresses) > 10
-    assert errors == []
-
-
-def _give(page: Page, name: str, content: bytes) -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "video/mp4", "buffer": content})
-
-
-def _drawn(page: Page) -> np.ndarray:
-    """[H, W, 3] uint8: what the canvas shows."""
-    png = page.evaluate("canvas.toDataURL('image/png')").partition(",")[2]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))
-
-
-def _show(page: Page, frame: int, of: int) -> None:
-    page.locator("#time").focus()
-    page.keyboard.press("Home")
-    for _ in range(frame):
-        page.keyboard.press("ArrowRight")
-    expect(page.locator("#frame-facts")).to_contain_text(f"{frame + 1} of {of}")
 
 
 def test_every_frame_of_an_upload_is_drawn_with_exactly_the_endpoints_mask(opened, stack, make_video):
     video = make_video(3)
     masks = [mask_of(frame) for frame in stack.post(video=video).json()["frames"]]
     assert 0 < np.mean(masks) < 1, "an empty or full mask would prove nothing"
-    _give(opened, "clip.mp4", video)
+    give(opened, "clip.mp4", video)
     expect(opened.locator("#clip-name")).to_have_text("clip.mp4")
     num_compared = {0: 0, 1: 0}
     for index, mask in enumerate(masks):
-        _show(opened, index, len(masks))
-        _set_opacity(opened, "Home")
-        picture = _drawn(opened)
+        show(opened, index, len(masks))
+        set_opacity(opened, "Home")
+        picture = drawn(opened)
         assert picture.std() > 5, "the video's own picture is there"
-        _set_opacity(opened, "End")
-        marked = _drawn(opened)
+        set_opacity(opened, "End")
+        marked = drawn(opened)
         scale = marked.shape[1] // mask.shape[1]
         # Scaling blurs the mask's edge by a pixel of the video, so only what is further away is compared.
         padded = np.pad(mask, 1, mode="edge")
@@ -119,21 +48,15 @@ def test_every_frame_of_an_upload_is_drawn_with_exactly_the_endpoints_mask(opene
     assert all(num_compared.values())
 
 
-def _set_opacity(page: Page, key: str) -> None:
-    page.locator("#opacity").focus()
-    page.keyboard.press(key)
-    expect(page.locator("#opacity-value")).to_have_text({"Home": "0 %", "End": "100 %"}[key])
-
-
 def test_a_bad_file_is_explained_and_nothing_is_lost(opened, make_video):
-    _give(opened, "text.mp4", b"not a video")
+    give(opened, "text.mp4", b"not a video")
     expect(opened.get_by_role("alert").first).to_contain_text("text.mp4: Unsupported Media Type.")
-    _give(opened, "clip.mp4", make_video(2))
+    give(opened, "clip.mp4", make_video(2))
     expect(opened.locator("#clip-name")).to_have_text("clip.mp4")
     expect(opened.locator("#problem")).to_be_hidden()
-    _give(opened, "long.mp4", make_video(7))
+    give(opened, "long.mp4", make_video(7))
     expect(opened.locator("#problem")).to_contain_text("7 s long or longer; allowed: 5 s")
-    _give(opened, "big.mp4", bytes(1_500_000))
+    give(opened, "big.mp4", bytes(1_500_000))
     expect(opened.locator("#problem")).to_contain_text("1.5 MB; allowed: 1 MB")
     expect(opened.locator("#clip-name")).to_have_text("clip.mp4")
     expect(opened.locator("#frame-facts")).to_contain_text("1 of 2")
@@ -152,7 +75,7 @@ def test_muted_and_swapped_sound_are_asked_for_and_compared(opened, stack, make_
         expect(opened.locator(".row.bars")).to_have_count(2 if listening == "muted" else 3)
         expected = stack.post(video=clip, audio=sound).json()["frames"]
         assert [frame["rle"] for frame in expected] != [frame["rle"] for frame in own]
-        _show(opened, 4, of=5)
+        show(opened, 4, of=5)
         score = f"{expected[4]['score']:.2f}" if expected[4]["area"] else "none"
         expect(opened.locator("#frame-facts")).to_contain_text(f"Score{score}")
     opened.locator("[name=listen][value=own]").focus()
@@ -161,13 +84,13 @@ def test_muted_and_swapped_sound_are_asked_for_and_compared(opened, stack, make_
 
 
 def test_a_video_that_the_browser_cannot_play_is_shown_as_the_endpoints_overlay(opened, make_video):
-    _give(opened, "clip.mov", make_video(2, kind="mov"))  # MPEG-4 part 2, which no browser plays
+    give(opened, "clip.mov", make_video(2, kind="mov"))  # MPEG-4 part 2, which no browser plays
     expect(opened.locator("#listen-explain")).to_contain_text("endpoint's overlay video")
-    assert _drawn(opened).std() > 5
+    assert drawn(opened).std() > 5
 
 
 def test_masks_are_downloaded_as_a_zip(opened, make_video, tmp_path):
-    _give(opened, "clip.mp4", make_video(2))
+    give(opened, "clip.mp4", make_video(2))
     with opened.expect_download() as download:
         opened.locator("[data-download='application/zip']").click()
     assert download.value.suggested_filename == "clip-masks.zip"

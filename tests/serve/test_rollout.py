@@ -1,42 +1,16 @@
 """From a click in the MLflow UI to another version, or to a reason why not: under load, and with processes killed."""
 
 import json
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import yaml
+from drill import MOMENTS, deployment_of, reach, replaced
 from safetensors.torch import load_file, save_file
-
-# In proportion to the step: the same clip's answers come from a handful of threads.
-NUM_CLIENTS = 2
-
-
-@contextmanager
-def load(stack, video: bytes) -> Iterator[Counter[tuple[int, str]]]:
-    """Constant load; counts answers by (status, version)."""
-    answers: Counter[tuple[int, str]] = Counter()
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            answer = stack.post(video=video)
-            answers[(answer.status_code, answer.headers.get("X-Model-Version", answer.text))] += 1
-
-    clients = [threading.Thread(target=ask) for _ in range(NUM_CLIENTS)]
-    for client in clients:
-        client.start()
-    try:
-        yield answers
-    finally:
-        over.set()
-        for client in clients:
-            client.join()
+from stack import kill
+from traffic import traffic
 
 
 def spoil_golden(folder: Path) -> None:
@@ -58,8 +32,8 @@ def change_file(stack, version: int, name: str, change) -> None:
 
 def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_at_once(stack, make_video):
     before = stack.serving()
-    with load(stack, make_video(2)) as answers:
-        better = stack.register(seed=1)
+    with traffic(stack, make_video(2)) as answers:
+        better = stack.register(seed=1, marked=0.45)
         stack.promote(better)
         stack.until(lambda state: stack.serving() == better and state.phase == "idle")
         time.sleep(1)
@@ -67,8 +41,10 @@ def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_
         stack.until(lambda state: state.served.version == before, seconds=5)
         state = stack.state()
         time.sleep(1)
-    assert {status for status, _ in answers} == {200}, answers
-    assert {version for _, version in answers} == {str(before), str(better)}
+    assert set(answers.statuses) == {200}, answers.refusals
+    assert set(answers.masks) == {str(before), str(better)}
+    apart = (answers.masks[str(before)] != answers.masks[str(better)]).mean()
+    assert max(answers.strays.values()) < 0.1 * apart, "every answer is that of the version it names, whole"
     assert [gate.gate for gate in state.gates] == [], "the way back is no rollout"
     stack.until(lambda state: not state.outbox)
     assert (stack.tags(before)["rollout"], stack.tags(better)["rollout"]) == ("serving", "served before")
@@ -106,11 +82,12 @@ def _with_a_wrong_signature(stack) -> int:
 def test_a_bad_version_is_stopped_at_its_gate_and_the_old_one_goes_on(stack, make_video, make, gate, reason):
     before = stack.serving()
     version = make(stack)
-    with load(stack, make_video(2)) as answers:
+    with traffic(stack, make_video(2)) as answers:
         stack.promote(version)
         state = stack.until(lambda state: state.refused is not None and state.refused.version == version)
     assert (state.refused.gate, reason in state.refused.reason) == (gate, True), state.refused
-    assert set(answers) == {(200, str(before))}, "nobody was answered by a version that is refused"
+    assert set(answers.statuses) == {200}, answers.refusals
+    assert set(answers.masks) == {str(before)}, "nobody was answered by a version that is refused"
     state = stack.until(lambda state: not state.outbox)
     tags = stack.tags(version)
     assert (tags["rollout"], tags["rollout_gate"]) == ("refused", gate)
@@ -120,26 +97,25 @@ def test_a_bad_version_is_stopped_at_its_gate_and_the_old_one_goes_on(stack, mak
     stack.until(lambda state: state.refused is None)
 
 
-def test_controller_and_replicas_may_be_killed_in_any_phase(stack, make_video):
-    with load(stack, make_video(2)) as answers:
-        before, better = stack.serving(), stack.register(seed=1)
+def test_controller_and_replicas_may_be_killed_in_every_state_of_one_rollout(stack, make_video):
+    """Each moment for itself, with each victim: `python tests/serve/drill.py`."""
+    victims = {"canary": ["candidate"], "switch": ["served"]}
+    with traffic(stack, make_video(2)) as answers:
+        before, better = stack.serving(), stack.register(seed=1, marked=0.45)
+        controller, killed_in = stack.processes("rollout"), []
         stack.promote(better)
-        killed = []
-        while stack.serving() == before:
-            state = stack.state()
-            if state.phase != "idle" and state.phase not in killed:
-                stack.kill("rollout")
-                killed.append(state.phase)
-            if state.phase == "canary" and "candidate" not in killed:
-                stack.kill(f"model-{state.other}")
-                killed.append("candidate")
-            time.sleep(0.1)
-        stack.kill(f"model-{stack.state().active}")
+        for moment in MOMENTS:
+            state = reach(stack, moment, better)
+            kill(controller)
+            for victim in victims.get(moment, []):
+                kill(stack.processes(deployment_of(victim, state)))
+            killed_in.append(stack.document().phase)
+            controller = replaced(stack, "rollout", controller)
         stack.until(lambda state: state.phase == "idle" and state.served.version == better)
         time.sleep(1)
-    assert {"shadow", "canary", "candidate"} <= set(killed)
-    assert {status for status, _ in answers} == {200}, answers
-    assert {version for _, version in answers} <= {str(before), str(better)}
+    assert killed_in == ["verify", "load", "load", "golden", "shadow", "canary", "idle"]
+    assert set(answers.statuses) == {200}, answers.refusals
+    assert set(answers.masks) <= {str(before), str(better)}
     state = stack.state()
     assert (state.refused, state.served.version) == (None, better)
     assert any("a copy was lost" in event.what for event in state.history)

@@ -22,6 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 from PIL import Image
 from sdavs_platform.config import ServeConfig
 
@@ -32,6 +33,7 @@ from sdavs_serve.upload import Upload
 LIMITS = ServeConfig(
     max_seconds=10, max_frames=20, timeout_s=20, decoder_cpu_s=5, decoder_memory_mb=400, max_pixels=1_000_000
 )
+LOOK_EVERY = 500
 CODECS = {
     "mp4": ("libx264", "aac"),
     "mov": ("mpeg4", "pcm_s16le"),
@@ -49,6 +51,10 @@ class Outcome:
     slowest_s: float = 0.0
     slowest_seed: int = 0
     leaked_descriptors: int = 0
+    left_processes: int = 0
+    """Decoders that still run after the last answer."""
+    memory_mb: list[float] = field(default_factory=list)
+    """Resident memory of this process and the one that decoders are forked from, every `LOOK_EVERY` files."""
 
 
 def fuzz(*, num_files: int, seed: int, budget_s: float = float("inf")) -> Outcome:
@@ -75,7 +81,12 @@ def fuzz(*, num_files: int, seed: int, budget_s: float = float("inf")) -> Outcom
                 raise RuntimeError(f"file of seed {number}: {error!r}") from error
             if (took := time.monotonic() - started) > outcome.slowest_s:
                 outcome.slowest_s, outcome.slowest_seed = took, number
+            if outcome.answers.total() % LOOK_EVERY == 0:
+                held = [psutil.Process(number).memory_info().rss for number in (os.getpid(), sandbox.server)]
+                outcome.memory_mb.append(sum(held) / 1e6)
         outcome.leaked_descriptors = len(os.listdir("/proc/self/fd")) - before
+        decoders = psutil.Process(sandbox.server).children(recursive=True)
+        outcome.left_processes = len(psutil.wait_procs(decoders, timeout=5)[1])
     finally:
         sandbox.close()
     return outcome
@@ -190,8 +201,9 @@ def main() -> None:
     for answer, count in outcome.answers.most_common():
         print(f"{count:6d}  {answer}")
     print(f"slowest: {outcome.slowest_s:.1f} s (seed {outcome.slowest_seed})")
-    print(f"descriptors left open: {outcome.leaked_descriptors}")
-    sys.exit(1 if outcome.leaked_descriptors else 0)
+    print(f"descriptors left open: {outcome.leaked_descriptors}; decoders left: {outcome.left_processes}")
+    print("memory, MB: " + ", ".join(f"{held:.0f}" for held in outcome.memory_mb))
+    sys.exit(1 if outcome.leaked_descriptors or outcome.left_processes else 0)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,12 @@ class Sandbox:
         """Decode its sound once more, for an overlay."""
         return self._start(upload, "sound", until=until)
 
+    @property
+    def server(self) -> int:
+        """Number of the process that decoders are forked from; it is started with the first upload."""
+        assert self._server
+        return self._server.pid
+
     def close(self) -> None:
         """End the process that decoders are forked from."""
         with self._lock:

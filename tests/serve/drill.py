@@ -1,0 +1,117 @@
+"""Kill the controller, a copy of the candidate or one of the served version in every moment of a rollout, under load.
+
+    .venv/bin/python tests/serve/drill.py
+    .venv/bin/python tests/serve/drill.py --moments canary switch --victims served
+
+Starts Ray, MLflow and an endpoint of its own. Each line is one rollout: who was killed when, and what came of it.
+"""
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+
+from sdavs_serve.rollout.state import RolloutState
+from stack import Stack, kill, running_stack
+from traffic import traffic
+
+MOMENTS = ("verify", "load", "warm-up", "golden", "shadow", "canary", "switch")
+"""The phases in their order; the warm-up is the end of the load, and the switch is the first moment after it."""
+
+VICTIMS = ("controller", "candidate", "served")
+
+WARM_UP_S = 0.3
+"""After the load has begun; the small models of the tests are in their warm-up then."""
+
+
+def reach(stack: Stack, moment: str, version: int) -> RolloutState:
+    """The document as soon as the rollout of `version` is there."""
+    phase = {"warm-up": "load", "switch": "idle"}.get(moment, moment)
+    deadline = time.monotonic() + 90
+    while True:
+        state = stack.document()
+        tried = state.served if moment == "switch" else state.candidate
+        if tried and tried.version == version and state.phase == phase:
+            time.sleep(WARM_UP_S if moment == "warm-up" else 0)
+            return state
+        assert time.monotonic() < deadline, f"never in {moment}: {state.model_dump_json(indent=1)}"
+        time.sleep(0.005)
+
+
+def deployment_of(victim: str, state: RolloutState) -> str:
+    """Who that is now; after the switch the candidate's slot is that of the version before."""
+    return {"controller": "rollout", "candidate": f"model-{state.other}", "served": f"model-{state.active}"}[
+        victim
+    ]
+
+
+def replaced(stack: Stack, deployment: str, gone: Sequence[int]) -> list[int]:
+    """Wait until Serve has started another process in the place of those that are gone."""
+    deadline = time.monotonic() + 90
+    while not (fresh := [number for number in stack.processes(deployment) if number not in gone]):
+        assert time.monotonic() < deadline, f"{deployment} has not come back"
+        time.sleep(0.1)
+    return fresh
+
+
+def both_answer(stack: Stack, video: bytes) -> None:
+    """Wait until the served version and the one before answer, each by a copy of its own."""
+    versions = [release.version for release in stack.state().slots.values() if release]
+    deadline = time.monotonic() + 90
+    while any(
+        stack.post(video=video, headers={"X-Model-Version": str(version)}).status_code != 200
+        for version in versions
+    ):
+        assert time.monotonic() < deadline, f"not both of {versions} answer"
+
+
+def one_rollout(stack: Stack, video: bytes, version: int, moment: str, victim: str) -> bool:
+    """Roll `version` out, kill, wait for the end, tell; whether no request failed."""
+    before = stack.state()
+    processes = {name: stack.processes(name) for name in ("rollout", "model-a", "model-b")}
+    with traffic(stack, video) as answers:
+        stack.promote(version)
+        state = reach(stack, moment, version)
+        deployment = deployment_of(victim, state)
+        kill(processes[deployment])
+        killed_at = time.monotonic()
+        stack.until(lambda state: state.phase == "idle" and state.served.version == version)
+        took = time.monotonic() - killed_at
+        replaced(stack, deployment, processes[deployment])
+        both_answer(stack, video)
+    failed = answers.statuses.total() - answers.statuses[200]
+    versions = " and ".join(sorted(answers.masks, key=int))
+    strays = max(answers.strays.values())
+    print(
+        f"{moment:<9} {victim:<11} version {version} for {before.served.version} {took:5.1f} s later; "
+        f"{answers.statuses.total():4d} answers by {versions}, {failed} failed, strays {strays:.4f}",
+        flush=True,
+    )
+    return failed == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--moments", nargs="+", choices=MOMENTS, default=MOMENTS, help="default: all")
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS, help="default: all")
+    flags = parser.parse_args()
+    from conftest import write_video
+
+    with running_stack() as stack:
+        # Three in turn: the version before is always warm, and would be switched to at once.
+        versions = itertools.cycle(
+            [*(stack.register(seed=1, marked=0.45) for _ in range(2)), stack.serving()]
+        )
+        fine = [
+            one_rollout(stack, write_video(2), next(versions), moment, victim)
+            for moment, victim in itertools.product(flags.moments, flags.victims)
+        ]
+    print(f"{sum(fine)} of {len(fine)} rollouts without a failed request")
+    sys.exit(0 if all(fine) else 1)
+
+
+if __name__ == "__main__":
+    main()
