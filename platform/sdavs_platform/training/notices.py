@@ -54,6 +54,7 @@ class StopRequest:
         self.key = f"stop-{secrets.token_hex(8)}"
         self.is_made = False
         self._on_request = on_request
+        self._impatient: threading.Timer | None = None
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -65,6 +66,8 @@ class StopRequest:
     ) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._before)
+        if self._impatient:
+            self._impatient.cancel()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.is_made:
@@ -72,9 +75,9 @@ class StopRequest:
         self.is_made = True
         internal_kv._internal_kv_put(self.key, b"1", namespace=_NAMESPACE)
         threading.Thread(target=self._on_request, daemon=True).start()
-        impatient = threading.Timer(STOP_PATIENCE_S, os.kill, args=(os.getpid(), signal.SIGTERM))
-        impatient.daemon = True
-        impatient.start()
+        self._impatient = threading.Timer(STOP_PATIENCE_S, os.kill, args=(os.getpid(), signal.SIGTERM))
+        self._impatient.daemon = True
+        self._impatient.start()
 
 
 class Notices:

@@ -4,6 +4,7 @@ The clock is C code (`faulthandler`), which needs no lock of Python's: it writes
 an extension. A worker whose process is stopped writes nothing; its neighbours on the node tell for it.
 """
 
+import contextlib
 import faulthandler
 import os
 import re
@@ -79,6 +80,8 @@ class Watchdog:
         if self._seconds is not None:
             faulthandler.cancel_dump_traceback_later()
             Path(self._file.name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another worker's file lies there
+                self._folder.rmdir()
 
     def _watch(self, seconds: float) -> None:
         while not self._is_closed.wait(min(1.0, seconds / 4)):
