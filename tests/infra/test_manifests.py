@@ -43,7 +43,7 @@ def test_everything_that_a_pod_names_is_made_by_the_overlay_or_by_make_secrets(b
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_operators_know_every_field_and_a_misspelt_one_is_found(built, overlay: str):
     assert manifests.unknown_fields(built[overlay] + manifests.load_jobs()) == []
-    cluster = copy.deepcopy(find(built[overlay], "RayCluster"))
+    cluster = copy.deepcopy(find(built[overlay], "RayCluster", "sdavs-jobs"))
     cluster["spec"]["authOptions"] = {"mod": "token"}
     cluster["spec"]["workerGroupSpecs"][0]["minReplicas"] = "none"
     problems = manifests.unknown_fields([cluster])
@@ -69,7 +69,7 @@ def test_no_container_runs_as_root_or_may_gain_rights(built, overlay: str):
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_ray_lets_in_who_has_the_token_and_survives_its_head(built, overlay: str):
     clusters = [
-        find(built[overlay], "RayCluster")["spec"],
+        find(built[overlay], "RayCluster", "sdavs-jobs")["spec"],
         find(built[overlay], "RayService")["spec"]["rayClusterConfig"],
     ]
     for cluster in clusters:
@@ -77,6 +77,24 @@ def test_ray_lets_in_who_has_the_token_and_survives_its_head(built, overlay: str
         assert cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]["secretKeyRef"]
         assert cluster["autoscalerOptions"]["version"] == "v2"
         assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_no_two_resources_share_a_service_and_jobs_go_to_a_cluster_that_exists(built, overlay: str):
+    # KubeRay makes NAME-head-svc for a RayCluster and for a RayService alike, NAME-serve-svc for the latter.
+    clusters = [r["metadata"]["name"] for r in built[overlay] if r["kind"] == "RayCluster"]
+    endpoints = [r["metadata"]["name"] for r in built[overlay] if r["kind"] == "RayService"]
+    services = [f"{name}-head-svc" for name in clusters + endpoints] + [
+        f"{name}-serve-svc" for name in endpoints
+    ]
+    services += [r["metadata"]["name"] for r in built[overlay] if r["kind"] == "Service"]
+    assert len(set(services)) == len(services)
+    # Who calls the endpoint finds it.
+    job = find(built[overlay], "Job", "mlflow-configure")["spec"]["template"]["spec"]["containers"][0]
+    (url,) = (entry["value"] for entry in job["env"] if entry["name"] == "WEBHOOK_URL")
+    assert url.split("/")[2].split(":")[0] in services
+    for created in manifests.load_jobs():
+        assert created["spec"]["clusterSelector"]["ray.io/cluster"] in clusters
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
