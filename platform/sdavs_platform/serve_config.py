@@ -134,6 +134,13 @@ class ServeConfig(Section):
     max_replicas: Annotated[int, Field(ge=1)] = 1
     """Model copies under load."""
 
+    scale_up_after_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long more copies must have been called for before one is added, in seconds: when more than half of
+    max_requests are in work or wait, for each copy."""
+
+    scale_down_after_s: Annotated[float, Field(ge=0)] = 600.0
+    """How long fewer must have been enough before one is taken away, in seconds; loading one again costs more."""
+
     num_cpus: Annotated[float, Field(gt=0)] = 0.5
     """CPU cores leased for one copy. Two versions are held at once and one of them idles, so a half each."""
 

@@ -164,8 +164,14 @@ def _for_this_cluster(config: ServeConfig) -> ServeConfig:
 def _replicas(config: ServeConfig) -> dict:
     if config.min_replicas == config.max_replicas:
         return {"num_replicas": config.min_replicas}
-    limits = {"min_replicas": config.min_replicas, "max_replicas": config.max_replicas}
-    return {"autoscaling_config": limits | {"target_ongoing_requests": config.max_requests / 2}}
+    autoscaling = {
+        "min_replicas": config.min_replicas,
+        "max_replicas": config.max_replicas,
+        "target_ongoing_requests": config.max_requests / 2,
+        "upscale_delay_s": config.scale_up_after_s,
+        "downscale_delay_s": config.scale_down_after_s,
+    }
+    return {"autoscaling_config": autoscaling}
 
 
 def _reason(application: dict) -> str:

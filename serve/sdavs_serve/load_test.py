@@ -7,7 +7,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import httpx
@@ -61,7 +62,8 @@ def measure(
     release = verify(target, config)
     if isinstance(release, Failure):
         raise ValueError(f"version {target.version}: {release.reason}")
-    rows = _bare(config, release, video, seconds, say)
+    here = config if _gpu_is_here() else config.model_copy(update={"num_gpus": 0.0})
+    rows = _bare(here, release, video, seconds, say)
     single = config.model_copy(update={"max_batch_frames": release.num_frames, "batch_wait_ms": 0.0})
     for batching, variant in (("one by one", single), ("in batches", config)):
         rows += _endpoint(variant, batching, video, clients, seconds, say)
@@ -86,6 +88,13 @@ def report_table(rows: Sequence[Row]) -> str:
 def to_json(rows: Sequence[Row]) -> list[dict]:
     """The rows as plain data."""
     return [asdict(row) for row in rows]
+
+
+def _gpu_is_here() -> bool:
+    """The bare model falls back to the CPU as the endpoint does."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _bare(
@@ -118,27 +127,39 @@ def _endpoint(
     seconds: float,
     say: Callable[[str], None],
 ) -> list[Row]:
+    say(f"starting the endpoint, {batching}")
+    rows = []
+    with running(config) as address:
+        for count in clients:
+            say(f"endpoint, {batching}, {count} clients")
+            rows.append(under_load(f"endpoint, {batching}, {count} clients", address, video, count, seconds))
+    return rows
+
+
+@contextmanager
+def running(config: ServeConfig) -> Iterator[str]:
+    """The address of an endpoint on a Ray of its own; nothing that runs is touched.
+
+    Raises:
+        ValueError: the version was refused.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    say(f"starting the endpoint, {batching}")
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "ERROR"})
         serve.run(build(config.model_dump(mode="json")), name=APPLICATION, route_prefix="/")
         address = f"http://127.0.0.1:{port}"
         _wait_ready(address)
-        rows = []
-        for count in clients:
-            say(f"endpoint, {batching}, {count} clients")
-            rows.append(_under_load(f"endpoint, {batching}, {count} clients", address, video, count, seconds))
-        return rows
+        yield address
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
-def _under_load(what: str, address: str, video: bytes, count: int, seconds: float) -> Row:
+def under_load(what: str, address: str, video: bytes, count: int, seconds: float) -> Row:
+    """`count` clients that send `video` again and again for `seconds`; refused ones wait as they are told."""
     times: list[float] = []
     statuses: Counter[int] = Counter()
     ends = time.monotonic() + seconds

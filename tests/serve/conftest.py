@@ -109,7 +109,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def opened(browser, stack) -> Iterator[Page]:
     """The page on a desk."""
-    yield from opened_page(browser, stack.address, viewport={"width": 1440, "height": 900})
+    key = stack.keys_by_scope["admin"]
+    yield from opened_page(browser, stack.address, key, viewport={"width": 1440, "height": 900})
 
 
 @pytest.fixture
@@ -118,6 +119,7 @@ def on_phone(browser, stack) -> Iterator[Page]:
     yield from opened_page(
         browser,
         stack.address,
+        stack.keys_by_scope["admin"],
         viewport={"width": 390, "height": 844},
         is_mobile=True,
         has_touch=True,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from cryptography.fernet import Fernet
 from prometheus_client.parser import text_string_to_metric_families
 from ray._raylet import GcsClient
 from sdavs_platform.config import ServeConfig
@@ -25,6 +27,7 @@ from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.registry import promote, register_artifact
 from sdavs_serve.app import deploy, wait_ready
 from sdavs_serve.encode import decode_rle
+from sdavs_serve.keys import SCOPES, KeyFile
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import Rle
@@ -73,17 +76,30 @@ class Stack:
         self.gcs: GcsClient | None = None
         self.head = 0
         self.config = ServeConfig()
+        self.keys = KeyFile(folder / "keys.json")
+        self.keys_by_scope = {scope: self.keys.add(scope) for scope in SCOPES}
+        self.webhook_secret = secrets.token_urlsafe()
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """The header that opens everything."""
+        return {"Authorization": f"Bearer {self.keys_by_scope['admin']}"}
 
     def start(self) -> None:
-        """Ray and MLflow, as `make demo` starts them, and the endpoint with a first model."""
+        """Ray and MLflow, as `make demo` starts them, and an endpoint for other machines, too, with a first model."""
         ports = local.Ports(ray=free_port(), dashboard=free_port(), mlflow=free_port())
         up = local.up(ports=ports, say=print, home=self.folder)
         self.gcs = GcsClient(address=up.ray.gcs_address)
         self.head = up.ray.service.pid
         self.uri, self.dashboard = up.mlflow.uri, up.ray.dashboard
         self.client = mlflow_client(self.uri)
+        secret = self.folder / "webhook-secret"
+        secret.write_text(self.webhook_secret)
         self.config = ServeConfig(
             tracking_uri=self.uri,
+            host="0.0.0.0",
+            keys_file=str(self.keys.path),
+            webhook_secret_file=str(secret),
             port=free_port(),
             max_seconds=5,
             max_frames=20,
@@ -93,10 +109,12 @@ class Stack:
             rollout=QUICK,
         ).model_copy(update=self.changes)
         nudge = f"http://127.0.0.1:{self.config.port}/v1/rollout/nudge"
-        self.client.create_webhook("rollout", nudge, ["model_version_alias.created"])
+        events = ["model_version_alias.created"]
+        self.client.create_webhook("rollout", nudge, events, secret=self.webhook_secret)
         promote("sdavs", self.register(seed=1), uri=self.uri)
         self.address = deploy(self.config, dashboard=self.dashboard)
-        wait_ready(self.address, self.config, dashboard=self.dashboard, say=print)
+        key = self.keys_by_scope["admin"]
+        wait_ready(self.address, self.config, dashboard=self.dashboard, say=print, api_key=key)
 
     def register(
         self,
@@ -136,7 +154,7 @@ class Stack:
         self.client.set_registered_model_alias("sdavs", "champion", str(version))
 
     def state(self) -> RolloutState:
-        answer = httpx.get(f"{self.address}/v1/rollout", timeout=30)
+        answer = httpx.get(f"{self.address}/v1/rollout", headers=self.admin, timeout=30)
         return RolloutState.model_validate_json(answer.content)
 
     def document(self) -> RolloutState:
@@ -166,19 +184,20 @@ class Stack:
         accept: str = "application/json",
         headers: dict | None = None,
         timeout_s: float = 90.0,
-        **files: object,
+        files: list | None = None,
+        **named: object,
     ) -> httpx.Response:
         return httpx.post(
             f"{self.address}/v1/segment",
-            files=files,
+            files=files or named,
             data=data or {},
-            headers={"Accept": accept} | (headers or {}),
+            headers={"Accept": accept} | self.admin | (headers or {}),
             timeout=timeout_s,
         )
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear these labels."""
-        text = httpx.get(f"{self.address}/metrics", timeout=30).text
+        text = httpx.get(f"{self.address}/metrics", headers=self.admin, timeout=30).text
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
@@ -223,6 +242,7 @@ def running_stack(**changes: object) -> Iterator[Stack]:
         # MLflow calls only https and public addresses unless it is told otherwise.
         patch.setenv("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")
         patch.setenv("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
+        patch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", Fernet.generate_key().decode())
         for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             patch.delenv(name, raising=False)
         made = Stack(folder, **changes)

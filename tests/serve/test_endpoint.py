@@ -43,7 +43,7 @@ def test_served_masks_are_those_that_evaluation_writes_bit_for_bit(stack, tmp_pa
     (video,) = open_for(loaded, kind, data, "test_strict").videos
     files = [("frames", path.read_bytes()) for path in video.frames]
     files.append(("audio", video.wav.read_bytes()))
-    answer = httpx.post(f"{stack.address}/v1/segment", files=files, timeout=90)
+    answer = stack.post(files=files)
     assert answer.status_code == 200, answer.text
     assert answer.headers["X-Model-Version"] == str(version)
     served = [mask_of(frame) for frame in answer.json()["frames"]]
@@ -91,7 +91,7 @@ def test_pictures_with_a_wav_get_one_mask_a_second(stack, make_wav, make_png):
         ("frames", (f"../{i}.png", make_png(rng.integers(0, 255, (40, 50, 3), np.uint8)))) for i in range(3)
     ]
     files.append(("audio", ("/etc/passwd", make_wav(rng.normal(0, 0.1, 3 * 16_000).clip(-1, 1)))))
-    answer = httpx.post(f"{stack.address}/v1/segment", files=files, timeout=60)
+    answer = stack.post(files=files)
     assert answer.status_code == 200, answer.text
     assert [frame["size"] for frame in answer.json()["frames"]] == [[40, 50]] * 3
 
@@ -140,7 +140,7 @@ def test_too_many_requests_at_once_get_429_and_the_probes_still_answer(stack, ma
 
 def test_the_client_asks_in_every_way_and_saves_masks_and_overlays(stack, make_video, make_wav, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(make_video(2))
-    with Client(stack.address) as client:
+    with Client(stack.address, api_key=stack.keys_by_scope["segment"]) as client:
         answer = client.segment(tmp_path / "clip.mp4")
         save_mask(answer.frames[0], tmp_path / "mask.png")
         client.save_overlay_picture(tmp_path / "clip.mp4", tmp_path / "overlay.png", frame=1)
@@ -178,6 +178,10 @@ def test_the_interactive_description_works_from_this_endpoint_alone(browser, sta
     page, asked = browser.new_page(), []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{stack.address}/docs")
+    page.get_by_role("button", name="Authorize").first.click()
+    page.locator(".modal-ux input").fill(stack.keys_by_scope["segment"])
+    page.locator(".modal-ux").get_by_role("button", name="Apply credentials").click()
+    page.locator(".modal-ux .close-modal").click()
     segment = page.locator(".opblock", has=page.get_by_text("/v1/segment", exact=True))
     segment.locator(".opblock-summary-control").click()
     segment.locator("input[type=file]").first.set_input_files(tmp_path / "clip.mp4")

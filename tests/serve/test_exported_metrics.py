@@ -20,7 +20,8 @@ def scraped(stack: Stack) -> set[str]:
     """Names of all samples that Prometheus would get now, by Ray's own list of targets and the endpoint."""
     targets = json.loads((stack.folder / "ray" / "prom_metrics_service_discovery.json").read_text())
     addresses = [f"http://{target}/metrics" for group in targets for target in group["targets"]]
-    pages = [httpx.get(address, timeout=30).text for address in [*addresses, f"{stack.address}/metrics"]]
+    own = httpx.get(f"{stack.address}/metrics", headers=stack.admin, timeout=30).text
+    pages = [own, *(httpx.get(address, timeout=30).text for address in addresses)]
     return {
         line.split("{")[0].split(" ")[0]
         for page in pages

@@ -3,6 +3,7 @@
 import asyncio
 import stat
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -83,9 +84,47 @@ def test_keys_are_required_wherever_others_can_connect(host, required):
 
 
 def test_an_endpoint_for_others_is_not_deployed_without_keys(stack, tmp_path):
-    config = stack.config.model_copy(update={"host": "0.0.0.0", "keys_file": str(tmp_path / "none.json")})
+    config = stack.config.model_copy(update={"keys_file": str(tmp_path / "none.json")})
+    assert config.host == "0.0.0.0"
     with pytest.raises(ValueError, match=r"holds no API key; make one with `python jobs/keys.py add"):
         deploy(config, dashboard=stack.dashboard)
+
+
+def test_a_real_endpoint_asks_for_keys_and_no_log_holds_one(stack, make_video):
+    wrong = "sdavs_" + "w" * 40
+    tokens = {None: None, "wrong": wrong} | stack.keys_by_scope
+    paths = {"/v1/segment": "POST", "/v1/model": "GET", "/v1/rollout": "GET", "/metrics": "GET"}
+
+    def answered(token: str | None) -> list[int]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return [
+            httpx.request(
+                method,
+                stack.address + path,
+                headers=headers,
+                timeout=60,
+                files={"video": make_video(1)} if method == "POST" else None,
+            ).status_code
+            for path, method in paths.items()
+        ]
+
+    assert {who: answered(token) for who, token in tokens.items()} == {
+        None: [401] * 4,
+        "wrong": [401] * 4,
+        "segment": [200, 200, 403, 403],
+        "admin": [200] * 4,
+    }
+    assert httpx.get(f"{stack.address}/healthz", timeout=30).status_code == 200
+    stack.promote(stack.serving())  # MLflow signs its webhook with the secret
+    texts = [path.read_text(errors="replace") for path in stack.folder.rglob("*") if is_log(path)]
+    assert any("/v1/segment 401" in text for text in texts), "requests are logged"
+    for secret in (*stack.keys_by_scope.values(), wrong, stack.webhook_secret):
+        assert not any(secret in text for text in texts)
+
+
+def is_log(path: Path) -> bool:
+    """What the stack writes for people to read."""
+    return path.is_file() and path.suffix in (".log", ".out", ".err", ".txt")
 
 
 def test_a_webhook_is_believed_if_mlflow_signed_it_lately(tmp_path):

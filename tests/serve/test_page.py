@@ -116,6 +116,10 @@ def test_on_a_phone_everything_works_by_keyboard_and_nothing_hangs_over(on_phone
     on_phone.keyboard.press("k")
     expect(on_phone.locator("#play")).to_have_attribute("aria-label", "Play")
     assert on_phone.evaluate("document.documentElement.scrollWidth") == 390
+    on_phone.locator("#model summary").click()
+    facts = on_phone.locator("#model-facts").bounding_box()
+    assert facts["x"] >= 0
+    assert facts["x"] + facts["width"] <= 390
     assert on_phone.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 23)"
     assert on_phone.evaluate(UNNAMED) == []
 

@@ -13,9 +13,10 @@ from sdavs_serve.page.routes import POLICY
 CHROMIUM = shutil.which("chromium")
 
 
-def opened_page(browser: Browser, address: str, **device: object) -> Iterator[Page]:
-    """The page; whatever a test does with it, it must stay on its own origin and throw nothing."""
+def opened_page(browser: Browser, address: str, key: str, **device: object) -> Iterator[Page]:
+    """The page with a key; whatever a test does with it, it must stay on its own origin and throw nothing."""
     context = browser.new_context(accept_downloads=True, **device)
+    context.add_init_script(f"sessionStorage.setItem('sdavs-api-key', '{key}')")
     page = context.new_page()
     addresses, errors = [], []
     context.on("request", lambda request: addresses.append(request.url))
