@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ablation-demo test check format tree infra infra-check services stop clean distclean lock bootstrap
+.PHONY: help demo ablation-demo test multinode-test check format tree infra infra-check services stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds
 
 test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
 	@$(RUN) -m pytest $(ARGS)
+
+multinode-test: bootstrap ## Train on two machines in network namespaces, cut their link and heal it (needs root)
+	@$(RUN) infra/local/multinode.py
 
 check: bootstrap ## Linter, formatter, type checker, keys of jobs/configs, README's file tree
 	$(RUN) -m ruff check $(SOURCES)

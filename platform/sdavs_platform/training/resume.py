@@ -37,7 +37,7 @@ def resume(
                     Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size
                 )
         faults.append(fault)
-        say(f"passing over a checkpoint: {fault}")
+        say(f"passing over {Path(checkpoint.path).name}: {fault}")
     if faults:
         raise ValueError(faults[0])
     if start_from is None:
