@@ -78,7 +78,11 @@ def parallel_coordinates(summary: Summary) -> go.Figure | None:
         "colorbar": {"title": {"text": goal}, "thickness": 12},
     }
     figure = _figure(height=420)
-    figure.add_trace(go.Parcoords(line=line, dimensions=axes, labelangle=-12, labelside="top"))
+    # The axes' ends are ticks already; the extra numbers there would lie over them.
+    unseen = {"color": "rgba(0, 0, 0, 0)"}
+    figure.add_trace(
+        go.Parcoords(line=line, dimensions=axes, labelangle=-12, labelside="top", rangefont=unseen)
+    )
     figure.update_layout(margin={"l": 80, "r": 30, "t": 90, "b": 30})
     return figure
 

@@ -46,7 +46,9 @@ def resume(
         saved_world_size, fault = _verified(Path(folder))
         if fault:
             raise ValueError(fault)
-        return load_checkpoint(Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size)
+        state, _ = load_checkpoint(Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size)
+        # What that training has not told yet belongs into its own run.
+        return state, Untold()
 
 
 def await_checkpoint() -> None:

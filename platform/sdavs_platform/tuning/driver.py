@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import warnings
 from typing import Any
 
 from ray import tune
@@ -55,6 +56,8 @@ def run_trials(
     for name, value in _TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # Tune's advice to reuse processes, which trainings must not, see `reuses_processes`.
+    warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
     resources: dict[str, float] = {"cpu": 0, "memory": DRIVER_MEMORY_BYTES}
     num_trials = plan.num_left
     options: dict[str, Any] = {

@@ -67,6 +67,8 @@ class Trial(tune.Trainable):
             self._config = with_values(self._settings.config, self._values | {"name": self._name})
             self._cost = on_a_worker(measure_cost, self._config)
             tags = self._settings.tags | {"sdavs.trial": self.trial_name}
+            if self._donor is not None:
+                tags["sdavs.start_from"] = self._donor
             self._training = Training(self._config, start_from=self._donor, tags=tags)
         report = self._training.next_report()
         end: dict[str, Any] = {"finished": report is None}
