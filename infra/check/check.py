@@ -153,9 +153,9 @@ def mlflow_on_postgres() -> str:
     """The server with the manifest's arguments on a real database: users, artifacts, webhook, backup, restore."""
     if not any(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         raise NotRun("no Postgres server is installed (Debian: postgresql)")
-    test = ROOT / "tests" / "infra" / "test_mlflow_on_postgres.py"
+    tests = [ROOT / "tests" / "infra" / f"test_{name}.py" for name in ("mlflow_on_postgres", "services")]
     environment = os.environ | {"SDAVS_TEST_POSTGRES": "1"}
-    run(sys.executable, "-m", "pytest", "-q", test, env=environment)
+    run(sys.executable, "-m", "pytest", "-q", *tests, env=environment)
     return "users, artifacts, webhook, backup and restore work"
 
 

@@ -17,12 +17,13 @@ import make_secrets
 import pytest
 import requests
 import yaml
+from sdavs_platform.local import postgres
 from sdavs_serve.auth import check_webhook
 from starlette.datastructures import Headers
 
 ROOT = Path(__file__).resolve().parents[2]
 MLFLOW = ROOT / "infra" / "mlflow"
-BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin/postgres"), default=None)
+BINARIES = max(postgres.PACKAGES.glob("*/bin/postgres"), default=None)
 
 pytestmark = [
     pytest.mark.skipif(
@@ -55,23 +56,14 @@ class Site:
         self.server: subprocess.Popen | None = None
 
     def start_postgres(self) -> None:
-        # Postgres refuses to run as root.
-        self.user = "postgres" if os.geteuid() == 0 else None
-        data, password = self.folder / "data", self.folder / "password"
-        password.write_text(self.environment["PGPASSWORD"])
-        if self.user:
-            shutil.chown(self.folder, self.user)
-            shutil.chown(password, self.user)
-        self._as_postgres("initdb", "-D", data, "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", password)
-        options = f"-p {self.database_port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self._as_postgres("pg_ctl", "-D", data, "-l", self.folder / "log", "-o", options, "-w", "start")
+        self.folder.chmod(0o755)  # for its user
+        where = {"folder": self.folder / "postgres", "port": self.database_port}
+        password = self.environment["PGPASSWORD"]
+        service = postgres.start(**where, password=password)
+        postgres.wait(service, **where, password=password)
 
     def stop_postgres(self) -> None:
-        self._as_postgres("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop")
-
-    def _as_postgres(self, program: str, *arguments: object) -> None:
-        command = [str(BINARIES.parent / program), *(str(argument) for argument in arguments)]
-        subprocess.run(command, check=True, user=self.user, cwd="/", stdout=subprocess.DEVNULL, timeout=120)
+        postgres.stop(self.folder / "postgres")
 
     def script(self, name: str, *arguments: object) -> str:
         """Run one of infra/mlflow/*.sh."""

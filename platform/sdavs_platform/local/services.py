@@ -60,9 +60,9 @@ def up(*, ports: Ports, say: Say, home: Path | None = None) -> dict[str, str]:
         )
     folder = home / "services"
     keys = _keys(folder)
-    known = _with_object_store(known, folder, keys, ports, say)
-    state.write(home, known)
     known = _with_postgres(known, folder, keys, ports, say)
+    state.write(home, known)
+    known = _with_object_store(known, folder, keys, ports, say)
     state.write(home, known)
     assert known.object_store
     assert known.postgres
