@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
+import subprocess
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import av
 import httpx
@@ -24,6 +27,8 @@ from stack import mask_of
 from sdavs_model import load_artifact
 from sdavs_model.data.realav import RealAVConfig, prepare
 from sdavs_model.data.sets import known_kind
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def test_served_masks_are_those_that_evaluation_writes_bit_for_bit(stack, tmp_path):
@@ -156,6 +161,25 @@ def test_the_client_asks_in_every_way_and_saves_masks_and_overlays(stack, make_v
     assert refused.value.problem.status == 415
     assert Image.open(tmp_path / "mask.png").size == Image.open(tmp_path / "overlay.png").size == (64, 48)
     assert len(list(decode_video((tmp_path / "overlay.mp4").read_bytes(), fps=1, limits=stack.config))) == 2
+
+
+def test_the_readmes_lines_for_curl_work_as_they_are_typed(stack, make_video, make_wav, make_png, tmp_path):
+    endpoint = README.read_text().partition("## The endpoint")[2]
+    lines = [line for line in endpoint.splitlines() if line.startswith("curl ")]
+    assert len(lines) >= 6
+    (tmp_path / "clip.mp4").write_bytes(make_video(2))
+    for index in range(2):
+        (tmp_path / f"{index}.png").write_bytes(make_png(np.full((48, 64, 3), 90 * index, np.uint8)))
+    for name in ("sound.wav", "other.wav"):
+        (tmp_path / name).write_bytes(make_wav(np.sin(np.arange(32_000) / 9)))
+    (tmp_path / ".curlrc").write_text(f'header = "Authorization: {stack.admin["Authorization"]}"\nfail\n')
+    for line in lines:
+        here = line.replace("http://127.0.0.1:8000", stack.address)
+        here = here.replace("X-Model-Version: 3", f"X-Model-Version: {stack.serving()}")
+        subprocess.run(
+            ["bash", "-c", here], cwd=tmp_path, env=os.environ | {"CURL_HOME": str(tmp_path)}, check=True
+        )
+    assert len(list(decode_video((tmp_path / "overlay.mp4").read_bytes(), fps=4, limits=stack.config))) == 8
 
 
 def test_openapi_describes_every_form_of_answer(stack):
