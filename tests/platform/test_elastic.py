@@ -22,7 +22,7 @@ def tiny(make_config: Any) -> Any:
 
     def make(name: str, **deepspeed: Any) -> dict[str, Any]:
         precision = deepspeed.pop("precision", "fp32")
-        model = {"backbone": "pvt_v2_b0", "image_size": 32, "width": 16, "num_heads": 2}
+        model = {"backbone": "test_convnext2", "image_size": 32, "width": 16, "num_heads": 2}
         config = make_config(
             name,
             model=model,
@@ -37,48 +37,55 @@ def tiny(make_config: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def losses(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Losses by stage and life: 6 undisturbed steps of two workers, and the same in parts.
+    """Losses by stage and life: 4 undisturbed steps of two workers, two an epoch, and the same in parts.
 
-    resumed: the last 4 steps by two new workers; elastic: steps 3 to 4 by one worker, 5 to 6 by two again.
+    resumed: the last 3 steps by two new workers; elastic: steps 2 and 3 by one worker, step 4 by two again.
     """
     folder = tmp_path_factory.mktemp("elastic")
-    kinds = {f"zero{stage}": tiny("elastic", zero_stage=stage) for stage in STAGES}
-    kinds["bf16"] = tiny("elastic", zero_stage=2, precision="bf16")
-    kinds["offload"] = tiny("elastic", zero_stage=2, offload_optimizer=True)
+    stages = {f"zero{stage}": tiny("elastic", zero_stage=stage) for stage in STAGES}
+    kinds = stages | {
+        "bf16": tiny("elastic", zero_stage=2, precision="bf16"),
+        "offload": tiny("elastic", zero_stage=2, offload_optimizer=True),
+    }
 
-    def lives(part: str, steps: tuple[int, int], load: str | None, save: str | None) -> list[dict[str, Any]]:
+    def lives(
+        part: str,
+        steps: tuple[int, int],
+        *,
+        of: dict[str, Any],
+        load: int | None = None,
+        save: int | None = None,
+    ) -> list[dict[str, Any]]:
         return [
             {
                 "name": f"{kind}-{part}",
                 "config": config,
                 "steps": steps,
-                "load": load and str(folder / kind / load),
-                "save": save and str(folder / kind / save),
+                "load": load and str(folder / kind / str(load)),
+                "save": save and (save, str(folder / kind / str(save))),
             }
-            for kind, config in kinds.items()
+            for kind, config in of.items()
         ]
 
     for kind in kinds:
-        for name in ("2", "4"):
-            (folder / kind / name).mkdir(parents=True)
-    told = run_group(2, lives("first", (0, 2), None, "2") + lives("whole", (0, 6), None, None), folder)
-    told |= run_group(1, lives("alone", (2, 4), "2", "4"), folder)
-    told |= run_group(2, lives("resumed", (2, 6), "2", None) + lives("again", (4, 6), "4", None), folder)
-    return told | {"folder": folder, "configs": kinds}
+        for step in (1, 3):
+            (folder / kind / str(step)).mkdir(parents=True)
+    told = run_group(2, lives("whole", (0, 4), of=kinds, save=1), folder)
+    told |= run_group(1, lives("alone", (1, 3), of=stages, load=1, save=3), folder)
+    again = lives("resumed", (1, 4), of=kinds, load=1) + lives("again", (3, 4), of=stages, load=3)
+    return told | run_group(2, again, folder) | {"folder": folder, "configs": kinds}
 
 
 @pytest.mark.parametrize("kind", [*(f"zero{stage}" for stage in STAGES), "bf16", "offload"])
 def test_every_stage_resumes_to_the_last_bit_with_as_many_workers(losses, kind):
-    assert losses[f"{kind}-first"] == losses[f"{kind}-whole"][:2]
-    assert losses[f"{kind}-resumed"] == losses[f"{kind}-whole"][2:]
+    assert losses[f"{kind}-resumed"] == losses[f"{kind}-whole"][1:]
 
 
 @pytest.mark.parametrize("kind", [f"zero{stage}" for stage in STAGES])
 def test_two_workers_then_one_then_two_follow_the_undisturbed_loss_curve(losses, kind):
     whole = losses[f"{kind}-whole"]
-    elastic = losses[f"{kind}-first"] + losses[f"{kind}-alone"] + losses[f"{kind}-again"]
+    elastic = whole[:1] + losses[f"{kind}-alone"] + losses[f"{kind}-again"]
     assert elastic == pytest.approx(whole, rel=TOLERANCE)
-    assert whole[-1] < whole[0]
 
 
 @pytest.mark.parametrize("kind", ["zero0", "zero1", "zero2", "zero3"])
@@ -87,7 +94,7 @@ def test_the_checkpoint_of_every_stage_becomes_one_set_of_weights(losses, kind):
 
     config = RunConfig.model_validate(losses["configs"][kind])
     _, difference = consolidate(
-        losses["folder"] / kind / "2",
+        losses["folder"] / kind / "1",
         config=config.model,
         zero_stage=config.deepspeed.zero_stage,
         dtype=torch.float32,
@@ -98,7 +105,7 @@ def test_the_checkpoint_of_every_stage_becomes_one_set_of_weights(losses, kind):
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_shards_of_two_workers_cut_for_three_and_then_for_one_lose_nothing(losses, stage, tmp_path):
-    two = losses["folder"] / f"zero{stage}" / "2" / "shards"
+    two = losses["folder"] / f"zero{stage}" / "1" / "shards"
     three, direct, by_way_of_three = (tmp_path / name for name in ("three", "direct", "by_way_of_three"))
     for folder, source, world_size in ((three, two, 3), (direct, two, 1), (by_way_of_three, three, 1)):
         folder.mkdir()

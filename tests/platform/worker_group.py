@@ -17,11 +17,16 @@ def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dic
     """Let `world_size` processes live some lives, one after another; returns the losses of each by its name.
 
     Args:
-        lives: each with "name", "config" (plain values), "steps" (from, to), and "load" and "save", folders or None.
+        lives: each with "name", "config" (plain values), "steps" (from, to), "load", a folder or None, and "save",
+            None or (after which step, folder).
     """
     os.environ.update(ENVIRONMENT)
     rendezvous = folder / f"rendezvous-{lives[0]['name']}"
-    mp.spawn(_worker, args=(world_size, lives, str(rendezvous)), nprocs=world_size)
+    # New processes that need not import everything again.
+    mp.get_context("forkserver").set_forkserver_preload(["deepspeed", "sdavs_platform.training.loop"])
+    mp.start_processes(
+        _worker, args=(world_size, lives, str(rendezvous)), nprocs=world_size, start_method="forkserver"
+    )
     return json.loads(rendezvous.with_suffix(".json").read_text())
 
 
@@ -58,6 +63,17 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> list[float]:
     if life["load"]:
         folder = Path(life["load"])
         state, _ = load_checkpoint(folder, engine=engine, rank=rank, saved_world_size=verify_complete(folder))
+
+    def save(folder: Path) -> None:
+        fixed = batches.fixed_batch()
+        model.eval()
+        with torch.no_grad():
+            logits = model(fixed["frames"], fixed["log_mel"])
+        model.train()
+        probe = Probe(frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits)
+        save_checkpoint(folder, engine=engine, state=state, untold=Untold(), probe=probe, rank=rank)
+        dist.barrier()
+
     first, last = life["steps"]
     assert state.step == first
     told = []
@@ -68,18 +84,10 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> list[float]:
             engine.backward(loss)
             engine.step()
             told.append(means([{"loss": loss}])["loss"])
-            state.step += 1
+            state.step, state.batch = state.step + 1, state.batch + 1
+            if life["save"] and state.step == life["save"][0]:
+                save(Path(life["save"][1]))
             if state.step == last:
                 break
-    if life["save"]:
-        model.eval()
-        fixed = batches.fixed_batch()
-        with torch.no_grad():
-            logits = model(fixed["frames"], fixed["log_mel"])
-        probe = Probe(frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits)
-        save_checkpoint(
-            Path(life["save"]), engine=engine, state=state, untold=Untold(), probe=probe, rank=rank
-        )
-        dist.barrier()
     engine.destroy()
     return told
