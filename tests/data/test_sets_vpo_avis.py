@@ -11,6 +11,7 @@ import pytest
 import torch
 from layouts import SIZE, write_avis, write_mask, write_picture, write_table, write_vpo
 from PIL import Image
+from sdavs_platform.report import controls_of
 from torch.utils.data import DataLoader
 
 from sdavs_model.data.audio import read_audio
@@ -135,6 +136,13 @@ def test_avis_reads_polygons_and_run_lengths_and_refuses_what_does_not_fit(avis,
     (avis / "test.json").write_text("{}")
     with pytest.raises(ValueError, match=r"test\.json: not a readable AVIS annotation file"):
         open_dataset("avis", avis, "test", preprocessor)
+
+
+def test_a_split_too_small_to_swap_sounds_in_is_scored_without_that_row_and_says_so(avis, preprocessor):
+    said: list[str] = []
+    clips = open_dataset("avis", avis, "test", preprocessor, num_frames=5)
+    assert controls_of(clips, say=said.append) == ["right", "muted"]
+    assert said == ["test: swapped audio: clip 0 shares a category with every other clip, so it has no row"]
 
 
 class AnswersOneClass(torch.nn.Module):
