@@ -30,7 +30,7 @@ GATHER_S = 20.0
 """Our choice: how long the other workers' stacks are waited for; the storage may be what hangs."""
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>\S+)')
-_WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/training/notices.py")
+_WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/training/collectives.py", "/training/notices.py")
 """Where a worker stands that waits for another one."""
 
 
