@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 STEP = re.compile(r"\bstep (\d+)/\d+ \|")
 RESUMED = re.compile(r"resuming after step (\d+)")
@@ -15,9 +16,10 @@ Line = tuple[float, str]
 
 
 class Followed:
-    """Starts the command; a thread reads what it says."""
+    """Starts the command; a thread reads what it says, and keeps it in `log`."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], *, log: Path) -> None:
+        self._log = log
         self._lines: list[Line] = []
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
@@ -70,10 +72,12 @@ class Followed:
 
     def _read(self) -> None:
         assert self._process.stdout
-        for line in self._process.stdout:
-            with self._changed:
-                self._lines.append((time.monotonic(), line.rstrip()))
-                self._changed.notify_all()
+        with self._log.open("w", buffering=1) as log:
+            for line in self._process.stdout:
+                log.write(line)
+                with self._changed:
+                    self._lines.append((time.monotonic(), line.rstrip()))
+                    self._changed.notify_all()
         with self._changed:
             self._process.wait()
             self._changed.notify_all()

@@ -24,10 +24,10 @@ from sdavs_platform.tracking.runs import TrainingRun
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUCKET = "sdavs"
 RAY_PORT, MLFLOW_PORT, S3_PORT = 7410, 7420, 7440
-NUM_STEPS = 240
-"""Of infra/local/multinode.yaml: 60 epochs of 4."""
+NUM_STEPS = 160
+"""Of infra/local/multinode.yaml: 40 epochs of 4."""
 SHORT_CUT_S = 10.0
-FIRST_CUT_AFTER, SECOND_CUT_AFTER = 60, 130
+FIRST_CUT_AFTER, SECOND_CUT_AFTER = 50, 110
 GIVEN_UP = "marked dead"
 """What Ray tells the driver when a machine has not answered for long enough."""
 
@@ -112,7 +112,8 @@ class Site:
 
     def train(self, name: str) -> Followed:
         """Begin a training by the first machine's driver."""
-        return Followed(self.command(f"jobs/train.py --config infra/local/multinode.yaml --name {name}"))
+        command = self.command(f"jobs/train.py --config infra/local/multinode.yaml --name {name}")
+        return Followed(command, log=self._folder / f"{name}.log")
 
     def weights(self, name: str) -> str:
         """The SHA-256 of a training's consolidated weights, from its newest checkpoint in the bucket."""
