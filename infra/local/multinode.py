@@ -9,6 +9,7 @@ those of a training that nothing disturbed, bit by bit, and MLflow must have hea
 
 import secrets
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> int:
     if reason := why_not():
         print(f"skipped: {reason}")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order, so that nothing is left behind
     with tempfile.TemporaryDirectory(prefix="sdavs-multinode-") as folder, Network() as network:
         site = Site(network, Path(folder))
         try:
