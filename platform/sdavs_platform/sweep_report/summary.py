@@ -120,6 +120,17 @@ class Summary:
             ("commit", self.git_commit),
         ]
 
+    @property
+    def best_caveat(self) -> str | None:
+        """What keeps the best values from making the best model again; None if they do."""
+        if self.sweep.scheduler != "pbt":
+            return None
+        return (
+            "Population based training changed these values on the way and let trials go on from each other's "
+            "checkpoints: the values are the last ones, and alone do not lead to this model. The MLflow runs "
+            "of its trials say what each went on from (sdavs.start_from)."
+        )
+
     def best_values_yaml(self) -> str:
         """What makes the best trial, as YAML: the keys that vary, nested."""
         nested: dict[str, Any] = {}

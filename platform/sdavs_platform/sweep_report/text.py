@@ -42,6 +42,7 @@ def markdown(summary: Summary) -> str:
             f"{summary.best.id}, J {summary.best.best['val_miou']:.3f}",
             "",
         ]
+        lines += [summary.best_caveat, ""] if summary.best_caveat else []
         lines += ["```yaml", summary.best_values_yaml().rstrip(), "```", ""]
     if summary.study is None and summary.front:
         quality, cost = summary.trade_off
