@@ -6,10 +6,13 @@ tensor of S bytes into N parts, one for each worker, and pass them on:
     all-gather, reduce-scatter    (N - 1) messages of S / N          sends S (N - 1) / N a worker
     all-reduce                    the one, then the other            sends 2 S (N - 1) / N
     broadcast, reduce             (N - 1) messages in a pipeline     sends S
+
+NCCL all-reduces over trees where they are faster: the same bytes in 2 log2 N messages (Sanders, Speck & Traeff 2009).
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROUNDS = {
     "all_reduce": 2,
@@ -45,6 +48,8 @@ class Link:
     latency_s: float
     bytes_per_s: float
     """In one direction, for one worker."""
+    has_trees: bool = False
+    """Of NCCL; gloo has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +70,11 @@ class Machine:
         """The slowest link of rings over so many GPUs: NCCL lays one through each network card, side by side."""
         if num_workers <= self.gpus_per_node:
             return self.inside
-        return Link(
-            latency_s=self.network_latency_s,
+        share = 1 / self.gpus_per_node
+        return replace(
+            self.inside,
+            # On its way round a part leaves each node once.
+            latency_s=(1 - share) * self.inside.latency_s + share * self.network_latency_s,
             bytes_per_s=min(self.inside.bytes_per_s, self.node_bytes_per_s),
         )
 
@@ -87,19 +95,19 @@ MACHINES = (
     Machine(
         name="A100, 8 x 200 Gb/s",
         flops=312e12,
-        inside=Link(latency_s=5e-6, bytes_per_s=300e9),
+        inside=Link(latency_s=5e-6, bytes_per_s=300e9, has_trees=True),
         node_bytes_per_s=8 * 25e9,
     ),
     Machine(
         name="H100, 8 x 400 Gb/s",
         flops=989e12,
-        inside=Link(latency_s=5e-6, bytes_per_s=450e9),
+        inside=Link(latency_s=5e-6, bytes_per_s=450e9, has_trees=True),
         node_bytes_per_s=8 * 50e9,
     ),
     Machine(
         name="A100, 1 x 100 Gb/s",
         flops=312e12,
-        inside=Link(latency_s=5e-6, bytes_per_s=300e9),
+        inside=Link(latency_s=5e-6, bytes_per_s=300e9, has_trees=True),
         node_bytes_per_s=12.5e9,
     ),
 )
@@ -117,10 +125,16 @@ def wire_bytes(traffic: Traffic, num_workers: int) -> float:
 
 def exchange_seconds(traffic: Traffic, num_workers: int, link: Link) -> float:
     """How long a step's collectives take one after another."""
-    messages = sum(
-        ROUNDS.get(name, 1) * (num_workers - 1) * exchange.calls for name, exchange in traffic.items()
-    )
+    messages = sum(_messages(name, num_workers, link) * exchange.calls for name, exchange in traffic.items())
     return messages * link.latency_s + wire_bytes(traffic, num_workers) / link.bytes_per_s
+
+
+def _messages(name: str, num_workers: int, link: Link) -> int:
+    """Of one call, one after another."""
+    ring = ROUNDS.get(name, 1) * (num_workers - 1)
+    if link.has_trees and name == "all_reduce":
+        return min(ring, 2 * math.ceil(math.log2(num_workers)))
+    return ring
 
 
 def state_bytes(num_parameters: float, *, stage: int, num_workers: int) -> float:
@@ -175,7 +189,7 @@ def predict(
     """A step of `given.clips_per_gpu` clips a GPU; one multiply-accumulate is two operations."""
     flops = 2 * TRAINING_FACTOR * macs_per_clip * given.clips_per_gpu
     ring = machine.ring(num_workers)
-    link = Link(latency_s=ring.latency_s, bytes_per_s=ring.bytes_per_s * given.reached_bandwidth)
+    link = replace(ring, bytes_per_s=ring.bytes_per_s * given.reached_bandwidth)
     return Prediction(
         machine=machine.name,
         stage=stage,

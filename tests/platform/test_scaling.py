@@ -47,7 +47,14 @@ def test_memory_by_stage_is_that_of_figure_1_of_zero(stage, gigabytes):
 
 def test_rings_that_leave_a_node_are_as_fast_as_the_network_at_most():
     assert MACHINE.ring(4) == MACHINE.inside
-    assert MACHINE.ring(8) == Link(latency_s=0.01, bytes_per_s=50)
+    # Three of four hops stay inside the node.
+    assert MACHINE.ring(8) == Link(latency_s=pytest.approx(0.00325), bytes_per_s=50)
+
+
+def test_trees_reduce_in_a_logarithm_of_messages():
+    trees = Link(latency_s=1, bytes_per_s=float("inf"), has_trees=True)
+    assert exchange_seconds({"all_reduce": Exchange(calls=3, num_bytes=9)}, 64, trees) == 3 * 12
+    assert exchange_seconds({"all_gather": Exchange(calls=3, num_bytes=9)}, 64, trees) == 3 * 63
 
 
 def test_a_step_takes_computation_and_exchange_less_what_runs_beside():
@@ -64,9 +71,9 @@ def test_a_step_takes_computation_and_exchange_less_what_runs_beside():
 
     step = predicted(2, 200)
     assert step.compute_s == pytest.approx(3)  # 5 clips, 50 MACs of 2 operations, 3 passes; half of 1000
-    assert step.exchange_s == pytest.approx(14 * 0.01 + 350 / 25)
-    assert step.slowest_s == pytest.approx(17.14)
-    assert step.fastest_s == pytest.approx(17.14 - 2)  # two thirds of the computation are the backward pass
-    assert step.efficiency == pytest.approx((3 / 17.14, 3 / 15.14))
-    assert predicted(3, 200).fastest_s == pytest.approx(14.14)
+    assert step.exchange_s == pytest.approx(14 * 0.00325 + 350 / 25)
+    assert step.slowest_s == pytest.approx(17.0455)
+    assert step.fastest_s == pytest.approx(15.0455)  # two thirds of the computation are the backward pass
+    assert step.efficiency == pytest.approx((3 / 17.0455, 3 / 15.0455))
+    assert predicted(3, 200).fastest_s == pytest.approx(14.0455)
     assert predicted(0, 10).fastest_s == pytest.approx(3)
