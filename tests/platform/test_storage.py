@@ -1,22 +1,31 @@
-"""Data sets in a bucket of a real S3-speaking server: sent, fetched once, verified, continued after a kill."""
+"""Data sets and checkpoints in a bucket of a real S3-speaking server: verified, and continued after a kill."""
 
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from sdavs_platform.data_cache import MANIFEST, local_copy, upload
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
 from sdavs_platform.storage import CHECKPOINT_LIST, Storage, has_checkpoints
+from sdavs_platform.tracking.client import mlflow_client
+from sdavs_platform.training.run import train
 
+from sdavs_model import load_artifact
+
+ROOT = Path(__file__).resolve().parents[2]
 URI = "s3://data/realav"
 
 
@@ -175,3 +184,85 @@ def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(b
     remote = open_split(make_config("remote", model=model, data={"root": bucket}), "val")
     assert remote.digest == local.digest
     assert remote[0]["frames"].equal(local[0]["frames"])
+
+
+@pytest.fixture
+def make_remote(make_config: Any, data: Path) -> Any:
+    """A training of 16 steps by two workers whose checkpoints, one after every second step, go to the bucket."""
+
+    def make(**changes: Any) -> Any:
+        return make_config(
+            "remote",
+            model={"backbone": "test_resnet", "image_size": 32, "width": 16, "num_heads": 2},
+            training={"epochs": 4, "val_every": 4, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},
+            data={"test_splits": []},
+            storage={"uri": "s3://results/runs"},
+            **changes,
+        )
+
+    return make
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_training_goes_on_from_the_bucket_and_passes_half_uploads_over(
+    server, cluster, make_remote, tmp_path, capfd
+):
+    settings = make_remote(cluster={"max_failures": 0})
+    kill = threading.Thread(target=kill_a_worker_after, args=(server, 3), daemon=True)
+    kill.start()
+    with pytest.raises(RuntimeError):
+        train(settings, finishes=False)
+    newest = listed(server)[0]
+    # What ends while it uploads leaves a folder that is not listed; and a listed one shall have lost a part.
+    client = server.client()
+    client.put_object(Bucket="results", Key="runs/remote/checkpoint_2999-01-01/loop.json", Body=b"{}")
+    client.delete_object(Bucket="results", Key=f"runs/remote/{newest}/manifest-rank1.json")
+
+    result = train(make_remote(), finishes=False)
+    said = capfd.readouterr().out
+    assert re.search(rf"passing over {newest}: .*manifest-rank1.json: missing", said)
+    assert "remote: resuming after step" in said
+    assert result.checkpoint.startswith("s3://results/runs/remote/checkpoint_")
+    history = mlflow_client(settings.tracking.uri).get_metric_history(result.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 17))
+
+    out = tmp_path / "model"
+    command = [
+        sys.executable,
+        "jobs/export.py",
+        "--name",
+        "remote",
+        "--checkpoint",
+        "newest",
+        "--out",
+        str(out),
+    ]
+    command += ["--storage", "s3://results/runs", "--tracking-uri", settings.tracking.uri]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "remote after step 16" in ran.stdout
+    assert load_artifact(out).lineage["checkpoint"].startswith("s3://results/runs/remote/")
+
+
+def listed(server: ObjectStore) -> list[str]:
+    """The checkpoints that count, newest first."""
+    storage = Storage("s3://results/runs/remote", field="x")
+    if not storage.exists(CHECKPOINT_LIST):
+        return []
+    with storage.open(CHECKPOINT_LIST) as file:
+        known = json.loads(file.read())["checkpoint_results"]
+    steps = {one["checkpoint_dir_name"]: one["metrics"]["step"] for one in known}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
+
+
+def kill_a_worker_after(server: ObjectStore, num_checkpoints: int) -> None:
+    """SIGKILL for one of this test's workers once so many checkpoints were listed, or are no longer kept."""
+    seen: set[str] = set()
+    while len(seen) < num_checkpoints:
+        seen.update(listed(server))
+        time.sleep(0.05)
+    for process in psutil.process_iter(["name", "environ"]):
+        ours = (process.info["environ"] or {}).get("AWS_ENDPOINT_URL") == server.endpoint
+        if ours and "RayTrainWorker" in process.info["name"]:
+            process.send_signal(signal.SIGKILL)
+            return
