@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from sdavs_platform.report import evaluate_registered, report_table
+from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.run import TrainResult, train
 
 from sdavs_model.data.realav import RealAVConfig, prepare
+from sdavs_model.data.statistics import total_digest
+from sdavs_model.data.validate import open_splits
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
 
@@ -56,7 +59,7 @@ def trained(make_semantic: Any, cluster: None) -> TrainResult:
 
 
 def test_a_model_of_many_classes_is_trained_registered_and_knows_their_names(
-    trained, make_semantic, classes, tmp_path
+    trained, make_semantic, avss, classes, tmp_path
 ):
     assert set(trained.metrics) == {"val", "test_new_scenes"}
     assert all(0 <= value <= 1 for scores in trained.metrics.values() for value in scores.values())
@@ -71,7 +74,14 @@ def test_a_model_of_many_classes_is_trained_registered_and_knows_their_names(
         "avsbench-avss",
         "semantic, official",
     )
-    assert len(card["lineage"]["data_digest"]) == 64
+    digests = {split: clips.digest for split, clips in open_splits(avss).items()}
+    digest = total_digest({split: digests[split] for split in ("train", "val", "test_new_scenes")})
+    client = mlflow_client(uri)
+    tags = (
+        client.get_run(trained.run_id).data.tags,
+        client.get_model_version("sdavs-semantic", str(trained.model_version)).tags,
+    )
+    assert {card["lineage"]["data_digest"], *(tag["data_digest"] for tag in tags)} == {digest}
 
 
 @pytest.mark.parametrize("mode", ["official", "corrected"])
