@@ -42,13 +42,14 @@ locals {
 resource "aws_cloudwatch_log_group" "cluster" {
   name              = "/aws/eks/${var.name}/cluster"
   retention_in_days = 90
+  kms_key_id        = aws_kms_key.this.arn
 }
 
 resource "aws_eks_cluster" "this" {
   name                      = var.name
   version                   = var.kubernetes_version
   role_arn                  = aws_iam_role.cluster.arn
-  enabled_cluster_log_types = ["api", "audit", "authenticator"]
+  enabled_cluster_log_types = ["api", "audit", "authenticator", "controllerManager", "scheduler"]
 
   vpc_config {
     subnet_ids              = var.private_subnet_ids
@@ -173,6 +174,8 @@ resource "aws_eks_addon" "this" {
   cluster_name         = aws_eks_cluster.this.name
   addon_name           = each.key
   configuration_values = each.value
+  # EKS brings CNI, DNS and proxy itself; from here on they are the add-ons.
+  resolve_conflicts_on_create = "OVERWRITE"
 
   dynamic "pod_identity_association" {
     for_each = each.key == "aws-ebs-csi-driver" ? [1] : []
