@@ -69,6 +69,7 @@ def cluster(make_config: Any) -> Iterator[None]:
         "PYTHONPATH": os.pathsep.join(roots),
         "RAY_AUTH_MODE": "disabled",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     }
     before = {name: os.environ.get(name) for name in [*changed, "RAY_ADDRESS"]}
     os.environ.update(changed)

@@ -22,23 +22,23 @@ from sdavs_platform.training.run import TrainResult, train
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(400)]
 
-STEPS = 24
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
 def config(make_config: Any) -> Any:
-    """24 steps with a checkpoint after every third and a validation at the end; batch statistics in the backbone."""
+    """16 steps with a checkpoint after every second and a validation at the end; batch statistics in the backbone."""
 
     def make(name: str, num_workers: int = 2) -> Any:
         return make_config(
             name,
-            model={"backbone": "resnet10t", "image_size": 32, "width": 16, "num_heads": 2},
+            model={"backbone": "test_resnet", "image_size": 32, "width": 16, "num_heads": 2},
             training={
-                "epochs": 6,
-                "val_every": 6,
+                "epochs": 4,
+                "val_every": 4,
                 "batch_size": 2,
-                "log_every": 2,
-                "checkpoint_every": 3,
+                "log_every": 4,
+                "checkpoint_every": 2,
             },
             data={"test_splits": []},
             cluster={"num_workers": num_workers},
@@ -165,7 +165,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_storage_without_room_ends_in_one_clear_failure(config, small_disk):
-    settings = config("no-room")
+    settings = config("no-room", num_workers=1)
     full = settings.model_copy(
         update={
             "storage": settings.storage.model_copy(update={"uri": str(small_disk)}),
