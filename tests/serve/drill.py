@@ -9,6 +9,7 @@ Starts Ray, MLflow and an endpoint of its own. Each line is one rollout: who was
 import argparse
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -23,6 +24,11 @@ VICTIMS = ("controller", "candidate", "served")
 
 WARM_UP_S = 0.3
 """After the load has begun; the small models of the tests are in their warm-up then."""
+
+
+def promote_soon(stack: Stack, version: int) -> None:
+    """Promote without waiting for MLflow's answer: the verification may be over before it comes."""
+    threading.Thread(target=stack.promote, args=(version,)).start()
 
 
 def reach(stack: Stack, moment: str, version: int) -> RolloutState:
@@ -71,7 +77,7 @@ def one_rollout(stack: Stack, video: bytes, version: int, moment: str, victim: s
     before = stack.state()
     processes = {name: stack.processes(name) for name in ("rollout", "model-a", "model-b")}
     with traffic(stack, video) as answers:
-        stack.promote(version)
+        promote_soon(stack, version)
         state = reach(stack, moment, version)
         deployment = deployment_of(victim, state)
         kill(processes[deployment])

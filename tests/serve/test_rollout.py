@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from drill import deployment_of, reach, replaced
+from drill import deployment_of, promote_soon, reach, replaced
 from safetensors.torch import load_file, save_file
 from stack import kill
 from traffic import traffic
@@ -103,7 +103,7 @@ def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, 
     with traffic(stack, make_video(2)) as answers:
         before, better = stack.serving(), stack.register(seed=1, marked=0.45)
         controller = stack.processes("rollout")
-        stack.promote(better)
+        promote_soon(stack, better)
         for moment, others in victims.items():
             state = reach(stack, moment, better)
             kill(controller)
