@@ -144,7 +144,7 @@ def _traffic(plain: dict[str, dict[str, float]]) -> Traffic:
 
 
 def _modelled(
-    plain: dict[str, dict[str, float]], num_workers: int, link: dict[str, float] | None
+    plain: dict[str, dict[str, float]], num_workers: int, link: dict[str, Any] | None
 ) -> dict[str, float]:
     traffic = _traffic(plain)
     return {

@@ -48,6 +48,7 @@ def export_checkpoint(
 
 def _address(checkpoint: ray.train.Checkpoint) -> str:
     """With the scheme that Ray Train leaves out."""
+    assert checkpoint.filesystem is not None  # Ray Train's own checkpoints always have one
     kind = checkpoint.filesystem.type_name
     return checkpoint.path if kind == "local" else f"{kind}://{checkpoint.path}"
 
