@@ -129,7 +129,7 @@ class Stack:
 
         Args:
             marked: share of the drawn clip's pixels that it marks: weights of chance would find all or nothing.
-            semantic: it calls the surest fifth of them "b" and the others "a".
+            semantic: it calls the surest tenth of them "b" and the others "a".
             spoil: changes the artifact's folder before it is registered.
         """
         torch.manual_seed(seed)
@@ -142,7 +142,7 @@ class Stack:
             model.decoder.fc.bias -= drawn.quantile(1 - marked)
         classes = ["background", "sounding object"]
         if semantic:
-            model = _semantic(model, surest=drawn.quantile(1 - marked / 5) - drawn.quantile(1 - marked))
+            model = _semantic(model, surest=drawn.quantile(1 - marked / 10) - drawn.quantile(1 - marked))
             config, classes = model.config, ["background", "a", "b"]
         save_artifact(artifact, model=model, classes=classes, metrics={}, lineage=lineage)
         spoil(artifact)

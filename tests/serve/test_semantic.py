@@ -33,7 +33,7 @@ def version(stack):
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> bytes:
-    """The drawn clip, of which the model calls a tenth "b"."""
+    """The drawn clip, of which the model calls a twentieth "b"."""
     path = Path(tmp_path_factory.mktemp("clip")) / "clip.mp4"
     write_video(standard_clip(NUM_FRAMES), path)
     return path.read_bytes()
