@@ -5,7 +5,7 @@
     python jobs/benchmark.py scaling --config jobs/configs/ms3_pvt.yaml --workers 1 2 4 --steps 3
 
 Measured with processes on this machine's CPU, one thread each, on made-up clips; the model and its assumptions:
-docs/scaling.md. About four minutes on two cores.
+docs/scaling.md. Minutes on idle cores, and 10 GB of memory.
 """
 
 import argparse
