@@ -54,6 +54,10 @@ def connect(config: RunConfig, *, prints_workers: bool = True) -> None:
     # Between Ray Train's looks at the workers. Its 2 seconds are most of what `ray job stop` waits before it kills,
     # and a checkpoint counts from such a look on.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if config.cluster.min_workers < config.cluster.max_workers:
+        # Ray Train's books are up to 20 seconds old: after a node's end it plans with it, in vain. It would then wait a
+        # minute for the place before it looks again.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     # `ray job submit --runtime-env-json` may have set some of the same variables, such as SDAVS_HOME.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     environment = worker_environment(config)

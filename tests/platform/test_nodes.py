@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 20
 """Steps between checkpoints: a checkpoint of any other step was not due."""
-HANG_S = 10
+HANG_S = 6
 STARTED = r"(?:starting|resuming after step (\d+)) \| .* (\d) workers"
 
 
@@ -129,7 +129,7 @@ def story(nodes: Any, config: Any, data: Path, tmp_path_factory: pytest.TempPath
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "RAY_DEDUP_LOGS": "0",
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "4",
     }
     told = SimpleNamespace()
     await_agent(dashboard)
