@@ -30,7 +30,7 @@ ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds
 	@$(RUN) jobs/tune.py --sweep jobs/configs/sweeps/ablation_demo.yaml --cluster.address local --open
 
 test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 multinode-test: bootstrap ## Train on two machines in network namespaces, cut their link and heal it (needs root)
 	@$(RUN) infra/local/multinode.py
