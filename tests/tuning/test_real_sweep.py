@@ -9,12 +9,14 @@ from rich.console import Console
 from sdavs_platform.cli import load_config
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import resolve
+from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.tuning.run import run_sweep
 from sdavs_platform.tuning.scoring import score_clips
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import SweepStore
 from sdavs_platform.tuning.study import parse_study
 from sdavs_platform.tuning.sweep import best_trial, load_sweep
+from sdavs_platform.tuning.trial import Training
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -146,6 +148,19 @@ def test_a_study_scores_every_test_clip_with_and_without_noise(swept, store, con
     scores = score_clips(config=trained, checkpoint=best.checkpoint, conditions=conditions)
     assert [*scores] == ["original audio", "brownian x 0.1", "moving train x 0.1"]
     assert all(len(found["test_new_scenes"]["miou"]) == 4 for found in scores.values())
+
+
+def test_a_trial_goes_on_from_anothers_checkpoint_with_its_own_learning_rate(swept, store, config):
+    donor = store.trials()[0]
+    values = {"name": "clone", "optimizer.lr": 1e-5, "training.epochs": 3, "tracking.registered_model": None}
+    training = Training(with_values(config, values), start_from=donor.checkpoint, tags={})
+    while report := training.next_report():
+        assert report["epoch"] > 1
+    training.stop()
+    assert training.last["epoch"] == 3
+    rates = TrainingRun(uri=config.tracking.uri, run_id=training.last["run_id"]).history("train/lr")
+    assert rates[0][0] > 2, "the donor's steps are not repeated"
+    assert all(1e-8 < rate <= 1e-5 for _, rate in rates), "the donor's learning rate was 1e-12"
 
 
 def test_the_report_of_the_sweep_names_the_failure(swept):
