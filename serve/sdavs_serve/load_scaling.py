@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import httpx
 from ray import serve
-from ray.serve._private.common import ReplicaState
 from sdavs_platform.config import ServeConfig
 
 from sdavs_serve.app import APPLICATION, MODEL
@@ -92,4 +91,4 @@ def timeline(moments: list[Moment]) -> str:
 
 def _copies(deployment: str) -> int:
     states = serve.status().applications[APPLICATION].deployments[deployment].replica_states
-    return states.get(ReplicaState.RUNNING, 0)
+    return sum(number for state, number in states.items() if state == "RUNNING")
