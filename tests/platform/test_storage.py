@@ -131,19 +131,16 @@ def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
 
 
 def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_path):
-    slow = (
-        "import sys, time\nfrom pathlib import Path\nfrom sdavs_platform.data_cache import local_copy\n"
-        f"local_copy({bucket!r}, cache=Path(sys.argv[1]), num_workers=1, progress=lambda d, t: time.sleep(0.2))\n"
+    fetched_in_part = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.data_cache import local_copy\n"
+        "die = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None\n"
+        f"local_copy({bucket!r}, cache=Path(sys.argv[1]), num_workers=1, progress=die)\n"
     )
-    fetch = subprocess.Popen(
-        [sys.executable, "-c", slow, str(tmp_path)],
+    fetch = subprocess.run(
+        [sys.executable, "-c", fetched_in_part, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.rglob("*.png"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    fetch.send_signal(signal.SIGKILL)
-    fetch.wait()
+    assert fetch.returncode == -signal.SIGKILL
     truth = contents(clips)
     left = {
         k.partition("/")[2]: v for k, v in contents(tmp_path).items() if not k.endswith((".part", ".lock"))
