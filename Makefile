@@ -1,5 +1,7 @@
 # Needs Python 3.11+, make and git; everything else comes through `bootstrap`. `make help` lists the targets.
 PYTHON ?= python3
+# Of tests; 0 runs them in one process.
+FILES_AT_ONCE ?= 2
 RUN := .venv/bin/python
 SOURCES := sdavs_model platform serve jobs tests infra
 LOCK := .tools/uv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header \
@@ -30,7 +32,7 @@ ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds
 	@$(RUN) jobs/tune.py --sweep jobs/configs/sweeps/ablation_demo.yaml --cluster.address local --open
 
 test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
-	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(RUN) -m pytest -n $(FILES_AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 multinode-test: bootstrap ## Train on two machines in network namespaces, cut their link and heal it (needs root)
 	@$(RUN) infra/local/multinode.py

@@ -29,8 +29,8 @@ NUM_STEPS = 160
 """Of infra/local/multinode.yaml: 40 epochs of 4."""
 SHORT_CUT_S = 10.0
 FIRST_CUT_AFTER, SECOND_CUT_AFTER = 50, 110
-GIVEN_UP = "marked dead"
-"""What Ray tells the driver when a machine has not answered for long enough."""
+GIVEN_UP = "its node has died"
+"""What Ray says of a worker whose machine has not answered for long enough."""
 
 
 def main() -> int:
