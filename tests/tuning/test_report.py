@@ -58,10 +58,10 @@ def opened(browser, path, width):
 def test_the_bootstrap_interval_covers_the_truth_and_narrows_with_clips():
     rng = np.random.default_rng(1)
     wide = interval(rng.normal(-0.05, 0.1, (3, 30)))
-    narrow = interval(rng.normal(-0.05, 0.1, (3, 1000)))
+    narrow = interval(rng.normal(-0.05, 0.1, (3, 3000)))
     assert wide[0] < -0.05 < wide[1]
     assert narrow[0] < -0.05 < narrow[1] < 0
-    assert narrow[1] - narrow[0] < (wide[1] - wide[0]) / 2
+    assert narrow[1] - narrow[0] < (wide[1] - wide[0]) / 4
 
 
 def test_pairing_finds_a_small_difference_that_hides_in_the_spread_of_the_clips():
