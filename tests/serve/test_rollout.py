@@ -99,7 +99,7 @@ def test_a_bad_version_is_stopped_at_its_gate_and_the_old_one_goes_on(stack, mak
 
 def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, make_video):
     """Every moment with every victim, each in a rollout of its own: `python tests/serve/drill.py`."""
-    victims = {"verify": [], "canary": ["candidate"], "switch": ["served"]}
+    victims = {"verify": [], "shadow": [], "canary": ["candidate"], "switch": ["served"]}
     with traffic(stack, make_video(2)) as answers:
         before, better = stack.serving(), stack.register(seed=1, marked=0.45)
         controller = stack.processes("rollout")
