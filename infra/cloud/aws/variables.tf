@@ -47,10 +47,17 @@ variable "api_access_cidrs" {
   }
 }
 
+# Without a default: EKS knows no administrator but these, and whoever runs Terraform (CI, say) shall not be one unasked.
 variable "admin_role_arns" {
-  description = "IAM roles that administer the cluster."
+  description = "IAM roles that administer the cluster, at least one; that of whoever applies the manifests among them."
   type        = list(string)
-  default     = []
+
+  validation {
+    condition = length(var.admin_role_arns) > 0 && alltrue([
+      for arn in var.admin_role_arns : can(regex("^arn:[a-z-]+:iam::[0-9]{12}:role/.+$", arn))
+    ])
+    error_message = "admin_role_arns: at least one arn:aws:iam::ACCOUNT:role/NAME, or nobody could reach Kubernetes; sessions (arn:aws:sts:..:assumed-role/..) and users are no roles."
+  }
 }
 
 variable "kubernetes_version" {

@@ -39,6 +39,7 @@ variables {
   region             = "eu-central-1"
   vpc_id             = "vpc-0123456789abcdef0"
   private_subnet_ids = ["subnet-0aaaaaaaaaaaaaaaa", "subnet-0bbbbbbbbbbbbbbbb"]
+  admin_role_arns    = ["arn:aws:iam::111122223333:role/platform-admin"]
 }
 
 run "everything_is_closed_and_encrypted_by_default" {
@@ -59,6 +60,23 @@ run "everything_is_closed_and_encrypted_by_default" {
   assert {
     condition     = alltrue([for node in aws_launch_template.node : node.metadata_options[0].http_tokens == "required" && node.metadata_options[0].http_put_response_hop_limit == 1])
     error_message = "A pod could take its node's rights."
+  }
+}
+
+run "the_named_roles_and_nobody_else_administer_kubernetes" {
+  command = apply
+
+  assert {
+    condition     = toset([for entry in aws_eks_access_policy_association.admin : entry.principal_arn]) == toset(var.admin_role_arns)
+    error_message = "Not the named roles administer the cluster."
+  }
+  assert {
+    condition     = alltrue([for entry in aws_eks_access_policy_association.admin : endswith(entry.policy_arn, "/AmazonEKSClusterAdminPolicy") && entry.access_scope[0].type == "cluster"])
+    error_message = "An administrator has not the whole cluster."
+  }
+  assert {
+    condition     = !aws_eks_cluster.this.access_config[0].bootstrap_cluster_creator_admin_permissions
+    error_message = "Whoever ran Terraform administers the cluster, too."
   }
 }
 
@@ -99,4 +117,22 @@ run "the_whole_internet_is_refused" {
     api_access_cidrs = ["0.0.0.0/0"]
   }
   expect_failures = [var.api_access_cidrs]
+}
+
+run "a_cluster_without_administrators_is_refused" {
+  command = plan
+
+  variables {
+    admin_role_arns = []
+  }
+  expect_failures = [var.admin_role_arns]
+}
+
+run "a_session_is_no_administrator" {
+  command = plan
+
+  variables {
+    admin_role_arns = ["arn:aws:sts::111122223333:assumed-role/platform-admin/me"]
+  }
+  expect_failures = [var.admin_role_arns]
 }
