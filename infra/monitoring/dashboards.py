@@ -17,7 +17,7 @@ RUN = 'run=~"$run"'
 SEGMENT = 'path="/v1/segment"'
 MODELS = 'application="sdavs", deployment=~"model-.*"'
 PROGRESS = f"ray_sdavs_train_step{{{RUN}}} / ray_sdavs_train_steps{{{RUN}}}"
-BLOCKED = "sum by (ray_train_run_name) (rate(ray_train_report_total_blocked_time_s[10m]))"
+BLOCKED = "max by (ray_train_run_name) (rate(ray_train_report_total_blocked_time_s[10m]))"
 TIMES = f"sum by (le) (rate(sdavs_request_seconds_bucket{{{SEGMENT}}}[5m]))"
 PARTS = ("decode", "model", "encode")
 STEP_PARTS = f'ray_sdavs_train_part_seconds{{{RUN}, part!="communication"}}'
@@ -130,7 +130,11 @@ DASHBOARDS = {
                 "s",
                 {f"p{share}": f"histogram_quantile(0.{share}, {TIMES})" for share in (50, 95, 99)},
             ),
-            Panel("In work", "none", {"requests": "sum(sdavs_requests_open)"}),
+            Panel(
+                "In work or waiting",
+                "none",
+                {"requests": "sum(sdavs_requests_open)", "admitted": "sum(sdavs_requests_limit)"},
+            ),
             Panel(
                 "Frames answered",
                 "ops",
@@ -142,10 +146,11 @@ DASHBOARDS = {
                 {part: f'sum(rate(sdavs_segment_seconds_total{{part="{part}"}}[5m]))' for part in PARTS},
             ),
             Panel(
-                "Waiting for a model copy",
+                "Windows of clips at the model copies",
                 "none",
                 {
-                    "{{deployment}}": f"sum by (deployment) (ray_serve_deployment_queued_queries{{{MODELS}}})",
+                    "in {{deployment}}": f"sum by (deployment) (ray_serve_replica_processing_queries{{{MODELS}}})",
+                    "before {{deployment}}": f"sum by (deployment) (ray_serve_deployment_queued_queries{{{MODELS}}})",
                 },
             ),
             Panel(

@@ -85,7 +85,7 @@ class Ingress:
             segmenter=self._segmenter,
             sandbox=self._sandbox,
             router=self._router,
-            metrics=Metrics(),
+            metrics=Metrics(max_requests=self._config.max_requests),
             nudge=self._controller.nudge.remote,
         )
 

@@ -42,9 +42,13 @@ PATHS = {
 
 
 class Metrics:
-    """Counters of one ingress replica."""
+    """Counters of one ingress replica.
 
-    def __init__(self) -> None:
+    Args:
+        max_requests: how many requests it admits at once.
+    """
+
+    def __init__(self, *, max_requests: int) -> None:
         disable_created_metrics()
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -54,6 +58,7 @@ class Metrics:
             "sdavs_request_seconds", "Time of a request", ["path"], buckets=SECONDS, registry=registry
         )
         self.open = Gauge("sdavs_requests_open", "Requests in work", registry=registry)
+        Gauge("sdavs_requests_limit", "Requests admitted at once", registry=registry).set(max_requests)
         self.frames = Counter(
             "sdavs_frames", "Frames answered, by model version", ["version"], registry=registry
         )
