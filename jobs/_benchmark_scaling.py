@@ -22,7 +22,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="a training's YAML file: model and global batch (default: %(default)s)",
     )
     here.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="processes (default: 1 2 4)")
-    here.add_argument("--steps", type=int, default=6, help="that are timed (default: %(default)s)")
+    here.add_argument(
+        "--stages",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2, 3],
+        choices=range(4),
+        help="of ZeRO (default: 0 1 2 3)",
+    )
+    here.add_argument("--steps", type=int, default=4, help="that are timed (default: %(default)s)")
     there = parser.add_argument_group("what is predicted")
     there.add_argument(
         "--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256], help="(default: 8 16 32 64 128 256)"
@@ -55,6 +63,7 @@ def run(flags: argparse.Namespace) -> None:
     report = measure(
         load_config([flags.config]),
         num_workers=flags.workers,
+        stages=sorted(set(flags.stages)),
         num_steps=flags.steps,
         num_gpus=flags.gpus,
         given=Assumptions(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from torch import multiprocessing
 
 from sdavs_model import SDAVSConfig, build_model
 from sdavs_model.benchmark import cost
@@ -34,9 +34,9 @@ from sdavs_platform.training.engine import CastInputs, build_engine, compute_dty
 from sdavs_platform.training.step_times import StepTimes
 
 Report = dict[str, Any]
-STAGES = (0, 1, 2, 3)
-WARM_UP = 1
-"""Steps before anything counts: ZeRO-3 learns the order of layers in the first."""
+WARM_UP = 2
+"""Steps before anything counts: ZeRO-3 learns the order of layers in the first, and in the second works out, once and
+in time quadratic in their number, when it may let weights go."""
 SWIN_IMAGE_SIZE = 96
 """Smallest that Swin's windows allow; what is exchanged depends on weights alone."""
 
@@ -45,6 +45,7 @@ def measure(
     config: RunConfig,
     *,
     num_workers: Sequence[int],
+    stages: Sequence[int],
     num_steps: int,
     num_gpus: Sequence[int],
     given: Assumptions,
@@ -55,10 +56,11 @@ def measure(
     Args:
         config: whose model and global batch; the batch is shared by the processes, each on one thread.
         num_workers: numbers of processes.
+        stages: of ZeRO.
         num_steps: that are timed.
         num_gpus: numbers to predict for.
         given: what the prediction assumes.
-        say: told what is being measured.
+        say: told of each case when it is done.
 
     Returns:
         {"cores", "parameters", "batch_size", "link": {workers: Link}, "measured": rows, "traffic": of Swin-B by stage,
@@ -73,14 +75,16 @@ def measure(
             raise ValueError(f"--workers: {number} does not divide training.batch_size, {size}")
     links, rows = {}, []
     for number in num_workers:
-        say(f"{number} workers on {os.cpu_count()} cores, ZeRO {', '.join(map(str, STAGES))}")
-        found = run_group(number, [_at(config, stage) for stage in STAGES], num_steps=num_steps)
-        links[number] = found["link"]
-        for stage, row in zip(STAGES, found["rows"], strict=True):
-            own = {"stage": stage, "workers": number}
-            rows.append(row | own | _modelled(row["traffic"], number, found["link"]))
-    say("Swin-B, two workers, bf16: what it exchanges")
-    traffic, num_parameters = swin_traffic()
+        found = []
+        for stage in stages:
+            found.append(run_group(number, _at(config, stage), num_steps=num_steps))
+            say(f"{number} workers, ZeRO-{stage}: {1000 * found[-1]['step_s']:.0f} ms a step")
+        links[number] = _fastest_link([one["link"] for one in found])
+        rows += [
+            {"stage": stage, "workers": number} | one | _modelled(one["traffic"], number, links[number])
+            for stage, one in zip(stages, found, strict=True)
+        ]
+    traffic, num_parameters = swin_traffic(stages, say=say)
     macs = cost(SDAVSConfig(backbone=SWIN_B)).macs
     predicted = [
         predict(
@@ -93,7 +97,7 @@ def measure(
             given=given,
         )
         for machine in MACHINES
-        for stage in STAGES
+        for stage in stages
         for number in num_gpus
     ]
     return {
@@ -116,27 +120,55 @@ def measure(
     }
 
 
-def swin_traffic() -> tuple[dict[int, Traffic], int]:
+def swin_traffic(stages: Sequence[int], *, say: Callable[[str], None]) -> tuple[dict[int, Traffic], int]:
     """What a step of Swin-B exchanges in bf16, by ZeRO stage, and the number of its weights that learn."""
     small = SDAVSConfig(backbone=SWIN_B, image_size=SWIN_IMAGE_SIZE, num_frames=1)
     config = RunConfig.model_validate(
         {"model": small.to_dict(), "training": {"batch_size": 2, "precision": "bf16"}}
     )
-    found = run_group(2, [_at(config, stage) for stage in STAGES], num_steps=1)
-    traffic = {stage: _traffic(row["traffic"]) for stage, row in zip(STAGES, found["rows"], strict=True)}
-    return traffic, found["parameters"]
+    traffic, num_parameters = {}, 0
+    for stage in stages:
+        found = run_group(2, _at(config, stage), num_steps=1)
+        traffic[stage], num_parameters = _traffic(found["traffic"]), found["parameters"]
+        say(
+            f"Swin-B, two workers, bf16, ZeRO-{stage}: {wire_bytes(traffic[stage], 2) / 1e6:.0f} MB sent a step"
+        )
+    return traffic, num_parameters
 
 
-def run_group(num_workers: int, configs: list[RunConfig], *, num_steps: int) -> Report:
-    """Processes joined by gloo train each config in turn; returns the first one's {"link", "parameters", "rows"}."""
-    plain = [config.model_dump(mode="json") for config in configs]
+def run_group(num_workers: int, config: RunConfig, *, num_steps: int) -> Report:
+    """What the first of some new processes, joined by gloo, found while they trained.
+
+    Returns:
+        {"link": Link, or None of a single one; "parameters" that learn; "step_s", "parts", "traffic"}.
+    """
     with tempfile.TemporaryDirectory(prefix="sdavs-scaling-") as folder, _environment():
-        torch.multiprocessing.spawn(_worker, args=(num_workers, plain, num_steps, folder), nprocs=num_workers)
+        # New processes for each case, so that none keeps the memory of another; they need not import everything again.
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["deepspeed", "timm"])
+        multiprocessing.start_processes(
+            _worker,
+            args=(num_workers, config.model_dump(mode="json"), num_steps, folder),
+            nprocs=num_workers,
+            start_method="forkserver",
+        )
         return json.loads((Path(folder) / "found.json").read_text())
 
 
 def _at(config: RunConfig, stage: int) -> RunConfig:
     return config.model_copy(update={"deepspeed": config.deepspeed.model_copy(update={"zero_stage": stage})})
+
+
+def _fastest_link(links: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Least latency and largest bandwidth among equal groups: what made the others slower is not the link."""
+    found = [Link(**link) for link in links if link]
+    if not found:
+        return None
+    return asdict(
+        Link(
+            latency_s=min(link.latency_s for link in found),
+            bytes_per_s=max(link.bytes_per_s for link in found),
+        )
+    )
 
 
 def _traffic(plain: dict[str, dict[str, float]]) -> Traffic:
@@ -155,7 +187,7 @@ def _modelled(
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Spawned processes read it while they import torch and DeepSpeed."""
+    """The processes read it while they import torch and DeepSpeed."""
     wanted = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -167,23 +199,22 @@ def _environment() -> Iterator[None]:
             os.environ[name] = value
 
 
-def _worker(rank: int, world_size: int, configs: list[dict[str, Any]], num_steps: int, folder: str) -> None:
+def _worker(rank: int, world_size: int, plain: dict[str, Any], num_steps: int, folder: str) -> None:
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_SIZE": world_size}
     os.environ.update({name: str(number) for name, number in numbers.items()})
     # DeepSpeed speaks on standard output.
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
-    link = asdict(_measured_link(world_size)) if world_size > 1 else None
+    found: Report = {"link": asdict(_measured_link(world_size)) if world_size > 1 else None}
     times = StepTimes(use_gpu=False)
-    found: Report = {"link": link, "rows": []}
-    for config in map(RunConfig.model_validate, configs):
-        torch.manual_seed(0)
-        model = build_model(config.model)
-        found["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        found["rows"].append(_train(config, model, times, num_steps=num_steps, world_size=world_size))
+    config = RunConfig.model_validate(plain)
+    model = build_model(config.model)
+    found["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found |= _train(config, model, times, num_steps=num_steps, world_size=world_size)
     if rank == 0:
         (Path(folder) / "found.json").write_text(json.dumps(found))
     dist.barrier()
