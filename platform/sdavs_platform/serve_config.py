@@ -54,7 +54,8 @@ class RolloutConfig(Section):
     """Mean of 1 - IoU of both versions' masks. A better model differs; a broken one differs more. 1 never refuses."""
 
     max_restarts: Annotated[int, Field(ge=0)] = 2
-    """How often copies of the new version may be lost during shadow and canary; each time the step begins anew."""
+    """How often copies of the new version may be lost once it was loaded; each time it is loaded again, and the
+    step begins anew."""
 
     @field_validator("canary_weights")
     @classmethod

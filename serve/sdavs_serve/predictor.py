@@ -123,10 +123,10 @@ class Predictor:
     def _follow(self, state: RolloutState) -> None:
         """Begin to load what the document wants, and tell what is loaded."""
         release = state.slots[self._slot]
-        digest = release.manifest_sha256 if release else None
+        wanted = release.identity if release else None
         busy = self._loading is not None and self._loading.is_alive()
-        if digest != self._wants and not busy:
-            self._wants, self._failed, self._model = digest, None, None
+        if wanted != self._wants and not busy:
+            self._wants, self._failed, self._model = wanted, None, None
             if release:
                 self._loading = threading.Thread(target=self._load, args=(release,), daemon=True)
                 self._loading.start()
@@ -135,7 +135,7 @@ class Predictor:
         report = store.CopyReport(
             beat=self._beat,
             wants=self._wants,
-            holds=model.release.manifest_sha256 if model else None,
+            holds=model.release.identity if model else None,
             failed=self._failed,
         )
         store.write_report(self._slot, self._replica, report)

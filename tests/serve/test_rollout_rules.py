@@ -44,7 +44,7 @@ class World:
         self.now += 11
         reports = {
             slot: SlotReport(
-                loaded=held.manifest_sha256 if held and slot not in self.lost else None, failed=self.broken
+                loaded=held.identity if held and slot not in self.lost else None, failed=self.broken
             )
             for slot, held in self.state.slots.items()
         }
@@ -165,6 +165,31 @@ def test_moving_the_alias_back_in_the_canary_ends_it(world):
     world.alias = 1
     state = world.tick()
     assert (world.serving(), state.phase, state.weight, state.refused) == (1, "idle", 0.0, None)
+
+
+def test_a_version_is_not_taken_for_loaded_where_another_one_of_the_same_files_is():
+    warm, served = release(1), release(2)
+    wanted = release(3).model_copy(update={"manifest_sha256": warm.manifest_sha256})
+    state = RolloutState(
+        phase="load", active="b", slots={"a": wanted, "b": served}, candidate=wanted, wanted=3, since=999.0
+    )
+
+    def following(held: Release) -> RolloutState:
+        slots = {"a": SlotReport(loaded=held.identity), "b": SlotReport(loaded=served.identity)}
+        return advance(state, Seen(now=1000.0, target=wanted, slots=slots), LIMITS)
+
+    assert (following(warm).phase, following(wanted).phase) == ("load", "golden")
+
+
+def test_a_candidate_that_is_lost_over_its_golden_clips_is_loaded_again(world):
+    world.alias, world.golden = 2, None
+    state = world.until(lambda state: state.phase == "golden")
+    world.lost = {state.other}
+    assert world.tick().phase == "load"
+    world.lost, world.golden = set(), "good"
+    state = world.until(lambda state: state.phase == "shadow")
+    assert [gate.gate for gate in state.gates] == ["digest", "signature", "load", "golden"]
+    assert state.restarts == 1
 
 
 def test_a_lost_candidate_gets_no_traffic_until_it_is_back_and_the_step_begins_anew(world):

@@ -20,7 +20,7 @@ from sdavs_serve.messages import GoldenReport
 from sdavs_serve.rollout import effects, store
 from sdavs_serve.rollout.gates import Observation, Stage
 from sdavs_serve.rollout.machine import Seen, advance
-from sdavs_serve.rollout.probe import probe_both
+from sdavs_serve.rollout.probe import CALL_LOST, probe_both
 from sdavs_serve.rollout.state import Failure, Release, RolloutState, SlotName, TagWrite, Target
 
 logger = logging.getLogger("ray.serve")
@@ -44,7 +44,7 @@ class RolloutController:
         self._stage = Stage()
         self._target: tuple[Target, bool] | None = None
         self._fallback: Target | None = None
-        self._golden: tuple[int, GoldenReport] | None = None
+        self._golden: tuple[str, GoldenReport] | None = None
         self._outcome: Any = None
         self._trouble: str | None = None
         self._work: tuple[tuple[int, str], asyncio.Task] | None = None
@@ -206,7 +206,10 @@ class RolloutController:
     async def _check_golden(self, slot: SlotName, release: Release) -> None:
         limit = self._config.rollout.golden_tolerance
         try:
-            report = await self._golden_of(slot, release)
+            report = await self._ask_golden(slot, release)
+        except CALL_LOST:
+            self._reports.doubt(slot)
+            raise
         except RayTaskError as error:  # the version's own failure, not Ray's
             self._outcome = Failure(gate="golden", reason=str(error.cause))
             return
@@ -215,13 +218,12 @@ class RolloutController:
         self._outcome = what if passed else Failure(gate="golden", reason=what)
         self._nudged.set()
 
-    async def _golden_of(self, slot: SlotName, release: Release) -> GoldenReport:
-        if self._golden is None or self._golden[0] != release.version:
-            report = await self._slots[slot].golden.remote(release.version)
-            if report is None:
-                raise RuntimeError(f"version {release.version} is not loaded any more")
-            self._golden = (release.version, report)
-        return self._golden[1]
+    async def _ask_golden(self, slot: SlotName, release: Release) -> GoldenReport:
+        report = await self._slots[slot].golden.remote(release.version)
+        if report is None:
+            raise RuntimeError(f"version {release.version} is not loaded any more")
+        self._golden = (release.identity, report)
+        return report
 
     async def _probe(self, state: RolloutState) -> None:
         """Stand in for traffic where there is none."""
@@ -229,7 +231,8 @@ class RolloutController:
         assert active
         assert candidate
         assert state.active
-        report = await self._golden_of(state.other, candidate)
+        known = self._golden if self._golden and self._golden[0] == candidate.identity else None
+        report = known[1] if known else await self._ask_golden(state.other, candidate)
         observations, lost = await probe_both(
             active=(self._slots[state.active], active.version),
             candidate=(self._slots[state.other], candidate.version),

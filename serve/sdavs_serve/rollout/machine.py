@@ -43,7 +43,7 @@ class SlotReport:
     """What the copies of one slot say together."""
 
     loaded: str | None = None
-    """Weights' manifest digest, if all copies that were heard of lately hold the same version."""
+    """`Target.identity` of what all copies that were heard of lately hold, if that is one and the same."""
     failed: str | None = None
     """Why a copy could not load what the slot has to hold."""
 
@@ -107,7 +107,7 @@ def _idle(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutStat
     if state.refused and goal.version == state.refused.version:
         return state
     warm = state.slots[state.other]
-    if warm and _same(warm, goal) and _holds(state.other, warm, seen):
+    if warm and warm.identity == goal.identity and _holds(state.other, warm, seen):
         state = state.model_copy(update={"rollout": state.rollout + 1, "gates": (), "candidate": goal})
         return _switch(state, seen, "was still warm")
     state = state.model_copy(
@@ -124,7 +124,7 @@ def _verify(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSt
     if outcome is None:
         return _in_time(state, seen, limits.verify_timeout_s, gate="digest", what="downloaded and checked")
     assert state.candidate
-    assert _same(outcome, state.candidate)
+    assert outcome.identity == state.candidate.identity
     state = _gate(state, seen, "digest", f"weights {outcome.sha256[:12]} as registered")
     state = _gate(state, seen, "signature", f"{outcome.num_frames} frames of {outcome.image_size} pixels")
     state = state.model_copy(update={"slots": state.slots | {state.other: outcome}})
@@ -146,6 +146,12 @@ def _golden(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSt
     if isinstance(seen.golden, Failure):
         return _refuse(state, seen, seen.golden)
     if seen.golden is None:
+        release = state.slots[state.other]
+        assert release
+        if not _holds(state.other, release, seen):
+            state = _lose(state, seen, limits)
+            again = state.model_copy(update={"gates": state.gates[:-1]})  # without that of the load
+            return _enter(again, seen, "load") if state.candidate else state
         return _in_time(state, seen, limits.load_timeout_s, gate="golden", what="answered")
     state = _gate(state, seen, "golden", seen.golden)
     # With nothing to compare with there is no shadow: a first version, or one that replaces a broken one.
@@ -160,20 +166,10 @@ def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSta
     assert release
     if not _holds(state.other, release, seen):
         if state.ready:
-            if state.restarts == limits.max_restarts:
-                reason = (
-                    f"its copies were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
-                )
-                return _refuse(state, seen, Failure(gate="stability", reason=reason))
-            state = _event(state, seen, release.version, f"a copy was lost in the {state.phase}; waiting")
-            return state.model_copy(
-                update={
-                    "ready": False,
-                    "restarts": state.restarts + 1,
-                    "since": seen.now,
-                    "measured": Measured(),
-                }
-            )
+            state = _lose(state, seen, limits)
+            return state.model_copy(update={"ready": False, "since": seen.now, "measured": Measured()})
+        if failed := _report(state.other, seen).failed:
+            return _refuse(state, seen, Failure(gate="stability", reason=f"not loaded again: {failed}"))
         return _in_time(state, seen, limits.load_timeout_s, gate="stability", what="back")
     if not state.ready:
         state = _event(state, seen, release.version, f"loaded again; the {state.phase} goes on")
@@ -195,6 +191,17 @@ def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSta
         return _switch(state, seen, "all gates passed")
     weight = limits.canary_weights[step]
     return _enter(state, seen, "canary", mirror=limits.shadow_share, step=step, weight=weight)
+
+
+def _lose(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    """Note that a copy of the candidate was lost; refuse the candidate if that has happened too often."""
+    assert state.candidate
+    if state.restarts == limits.max_restarts:
+        reason = f"its copies were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
+        return _refuse(state, seen, Failure(gate="stability", reason=reason))
+    what = f"a copy was lost in the {state.phase}; waiting"
+    state = state.model_copy(update={"restarts": state.restarts + 1})
+    return _event(state, seen, state.candidate.version, what)
 
 
 _PHASES: dict[Phase, Callable[[RolloutState, Seen, RolloutConfig], RolloutState]] = {
@@ -252,7 +259,7 @@ def _drop(state: RolloutState, seen: Seen, *, tag: str, gate: str, reason: str) 
     state = _tag(state, seen, candidate, {STATE_TAG: tag, GATE_TAG: gate, REASON_TAG: reason})
     state = _event(state, seen, candidate.version, f"{tag} at {gate}: {reason}")
     held = state.slots[state.other]
-    if held and _same(held, candidate):
+    if held and held.identity == candidate.identity:
         state = state.model_copy(update={"slots": state.slots | {state.other: None}})
     return _enter(state.model_copy(update={"candidate": None}), seen, "idle")
 
@@ -284,11 +291,7 @@ def _report(slot: SlotName, seen: Seen) -> SlotReport:
 
 
 def _holds(slot: SlotName, release: Release, seen: Seen) -> bool:
-    return _report(slot, seen).loaded == release.manifest_sha256
-
-
-def _same(left: Target, right: Target) -> bool:
-    return (left.version, left.manifest_sha256) == (right.version, right.manifest_sha256)
+    return _report(slot, seen).loaded == release.identity
 
 
 def _iso(at: float) -> str:

@@ -29,6 +29,11 @@ class Target(Answer):
     manifest_sha256: str
     """Digest of `sdavs.json`."""
 
+    @property
+    def identity(self) -> str:
+        """Tells it from every other one: two versions may have the same files, two registries the same numbers."""
+        return f"{self.name}/{self.version}@{self.manifest_sha256}"
+
 
 class Release(Target):
     """A verified version, with what its own card says of it."""

@@ -35,6 +35,11 @@ WATCH_S = 0.25
 SILENT_S = 10.0
 """A copy that has not been heard of for so long is gone. Copies speak every `WATCH_S`, when they get to run."""
 
+DOUBT_S = 1.0
+"""The same for a copy of a slot in which a call has died, until it speaks again."""
+
+LISTEN_S = 2.0
+"""A new reader's longest wait for the copies that are there: to it all of them are silent at first."""
 
 FORGET_S = 600.0
 """After so long a silent copy's last words are removed."""
@@ -48,9 +53,9 @@ class CopyReport(BaseModel):
     beat: int
     """Grows; compared by the reader's clock, because nodes' clocks differ."""
     wants: str | None
-    """Manifest digest of what it was told to hold."""
+    """`Target.identity` of what it was told to hold."""
     holds: str | None
-    """Manifest digest of what it has loaded and warmed up."""
+    """The same of what it has loaded and warmed up."""
     failed: str | None = None
     """Why it could not load what it was told to."""
 
@@ -93,21 +98,34 @@ class ReportReader:
         self._beats: dict[str, int] = {}
         self._heard: dict[str, float] = {}
         self._seen: dict[str, float] = {}
+        self._listened = False
 
     def read(self, state: RolloutState) -> dict[SlotName, SlotReport]:
-        """What the copies of each slot say together of what the document wants of them."""
+        """What the copies of each slot say together of what the document wants of them. Blocking."""
+        if not self._listened:
+            self._listen()
         return {slot: self._summary(slot, state) for slot in SLOTS}
 
     def doubt(self, slot: SlotName) -> None:
-        """A call to this slot died: a copy counts again only when it speaks again."""
-        for key in [key for key in self._heard if key.startswith(f"{REPORTS}{slot}/")]:
-            del self._heard[key]
+        """A call to this slot died, with one of its copies: the others will speak in the next moment."""
+        latest = self._clock() - SILENT_S + DOUBT_S
+        for key, heard in list(self._heard.items()):  # another thread may be reading
+            if key.startswith(f"{REPORTS}{slot}/"):
+                self._heard[key] = min(heard, latest)
+
+    def _listen(self) -> None:
+        until = self._clock() + LISTEN_S
+        heard = [self._live(slot) for slot in SLOTS]
+        while not all(heard) and self._clock() < until:
+            time.sleep(WATCH_S / 2)
+            heard = [self._live(slot) for slot in SLOTS]
+        self._listened = True
 
     def _summary(self, slot: SlotName, state: RolloutState) -> SlotReport:
         wanted = state.slots[slot]
-        digest = wanted.manifest_sha256 if wanted else None
+        identity = wanted.identity if wanted else None
         copies = self._live(slot)
-        failed = next((copy.failed for copy in copies if copy.failed and copy.wants == digest), None)
+        failed = next((copy.failed for copy in copies if copy.failed and copy.wants == identity), None)
         holds = {copy.holds for copy in copies}
         return SlotReport(loaded=holds.pop() if len(holds) == 1 else None, failed=failed)
 
