@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import random
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from sdavs_platform.training.reshape import reshape_shards
 
 TAG = "shards"
 BF16_LEEWAY = 50
+_SCRATCH = "sdavs-checkpoint-"
 
 Losses = list[dict[str, torch.Tensor]]
 
@@ -76,6 +78,20 @@ class Probe:
     frames: torch.Tensor
     log_mel: torch.Tensor
     logits: torch.Tensor
+
+
+def scratch_folder(run_id: str) -> Path:
+    """A new folder of this machine for a worker's part, from which it is uploaded."""
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{run_id}-"))
+
+
+def remove_leftovers(run_id: str) -> None:
+    """Remove the parts that this training's former workers left here: those killed while they wrote or uploaded.
+
+    For the beginning of a worker group: no other one of this training is left by then, and the new one has not saved.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}{run_id}-*"):
+        shutil.rmtree(folder, ignore_errors=True)  # another worker of this machine may be at it
 
 
 def save_checkpoint(

@@ -2,7 +2,6 @@
 
 import logging
 import random
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,14 @@ from sdavs_model.metrics import Metrics
 from sdavs_platform.config import RunConfig
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.callbacks import UNSCORED
-from sdavs_platform.training.checkpoint import LoopState, Probe, Untold, save_checkpoint
+from sdavs_platform.training.checkpoint import (
+    LoopState,
+    Probe,
+    Untold,
+    remove_leftovers,
+    save_checkpoint,
+    scratch_folder,
+)
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
 from sdavs_platform.training.notices import Notices
 from sdavs_platform.training.profiling import StepProfiler
@@ -97,6 +103,7 @@ class Worker:
 
     def resume(self) -> LoopState:
         """Continue from the newest whole checkpoint of this name, else from another training's, if there is one."""
+        remove_leftovers(self.settings["run_id"])
         found = resume(self.engine, start_from=self.settings["start_from"], say=self.say)
         state, untold = found or (LoopState(), Untold())
         self.losses = untold.losses
@@ -240,7 +247,7 @@ class Worker:
             self.watchdog.beat()
             time.sleep(0.1)
         untold = Untold(losses=self.losses, points=self.progress.untold())
-        self.uploading = Path(tempfile.mkdtemp(prefix="sdavs-checkpoint-"))
+        self.uploading = scratch_folder(self.settings["run_id"])
         with self.times.checkpoint():
             save_checkpoint(
                 self.uploading, engine=self.engine, state=state, untold=untold, probe=probe, rank=self.rank
