@@ -98,6 +98,9 @@ def worker_environment(config: RunConfig) -> dict[str, str]:
         "OMP_NUM_THREADS": str(config.cluster.cpus_per_worker),
         # Without GPUs Ray must not touch CUDA_VISIBLE_DEVICES.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # How long Ray Train lets the workers of a failed group take leave of each other, before it kills them. One that
+        # hangs, or is stopped, takes none, and cost 30 seconds.
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     }
     if not config.cluster.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"

@@ -10,6 +10,9 @@ from pyarrow import fs
 # Ray Train's list of the checkpoints of a run; without it nothing can be resumed.
 CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
 
+_MARKER = ".validate_storage_marker"
+"""Ray Train writes this file at every start, too; where it cannot, it speaks of a dead actor."""
+
 REFUSALS = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID")
 """How pyarrow names what S3 answers to wrong or missing keys."""
 
@@ -71,7 +74,11 @@ class Storage:
             raise self._unreachable(error) from None
 
     def write(self, path: str, content: bytes) -> None:
-        """Writes a file; it appears when it is whole (S3 does so by itself)."""
+        """Writes a file; it appears when it is whole (S3 does so by itself).
+
+        Raises:
+            ValueError: the storage cannot be reached, or refuses to be written.
+        """
         target = f"{self._base}/{path}"
         try:
             if isinstance(self._system, fs.LocalFileSystem):
@@ -83,7 +90,7 @@ class Storage:
             with self._system.open_output_stream(target) as stream:
                 stream.write(content)
         except OSError as error:
-            raise self._unreachable(error) from None
+            raise self._unreachable(error, verb="written") from None
 
     def require(self) -> None:
         """Make sure that the bucket is there: reading from a missing one finds nothing, and says nothing.
@@ -101,13 +108,13 @@ class Storage:
         if found == fs.FileType.NotFound:
             raise ValueError(f"{self._field}: {self.uri}: there is no bucket {bucket}; make it first")
 
-    def _unreachable(self, error: Exception) -> ValueError:
+    def _unreachable(self, error: Exception, *, verb: str = "reached") -> ValueError:
         if any(word in str(error) for word in REFUSALS):
             return ValueError(
                 f"{self._field}: {self.uri} refuses access ({error}); keys come from where AWS's tools look for "
                 f"them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile, or the machine's role"
             )
-        return ValueError(f"{self._field}: {self.uri} cannot be reached: {error}")
+        return ValueError(f"{self._field}: {self.uri} cannot be {verb}: {error}")
 
 
 def checkpoint_address(storage: str, name: str, path: str) -> str:
@@ -124,3 +131,12 @@ def has_checkpoints(uri: str, name: str) -> bool:
     storage = Storage(uri, field="storage.uri")
     storage.require()
     return storage.exists(f"{name}/{CHECKPOINT_LIST}")
+
+
+def require_writable(uri: str, name: str) -> None:
+    """Make sure that a training of this name can leave checkpoints at `uri`.
+
+    Raises:
+        ValueError: the storage refuses to be written, or cannot be reached.
+    """
+    Storage(uri, field="storage.uri").write(f"{name}/{_MARKER}", b"")

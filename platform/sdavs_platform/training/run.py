@@ -16,13 +16,13 @@ from sdavs_platform.bundled import bundled_data
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config import RunConfig
 from sdavs_platform.paths import absolute, state_folder
-from sdavs_platform.storage import checkpoint_address, has_checkpoints
+from sdavs_platform.storage import checkpoint_address, has_checkpoints, require_writable
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.callbacks import GiveUp, ValidationsOnly
+from sdavs_platform.training.entry import finish_on_worker, train_on_worker
 from sdavs_platform.training.failure import root_cause
-from sdavs_platform.training.finish import finish_training
 from sdavs_platform.training.notices import EXIT_CODE, StopRequest
 
 STOPPED = "stopped by the user"
@@ -64,7 +64,8 @@ def train(
         finishes: export, score and register the best checkpoint; without it the result holds validation only.
 
     Raises:
-        ValueError: bad data, a resume with another config, or a cluster that is too small; one clear line.
+        ValueError: bad data, storage that refuses to be written, a resume with another config, or a cluster that is
+            too small; one clear line.
         RuntimeError: training failed; names the cause. The MLflow run is FAILED in both cases.
     """
     config = resolved(config)
@@ -78,6 +79,7 @@ def train(
     try:
         digest = check_data(config)
         run.set_data_digest(digest, has_checkpoints=resumes)
+        require_writable(storage, config.name)
         with joined_cluster(config):
             trained = _fit(config, run, callbacks=callbacks, start_from=start_from)
             result = _finish(config, run, trained, digest=digest, finishes=finishes)
@@ -149,8 +151,9 @@ def _finish(
             data_digest=digest,
         )
     cluster = config.cluster
-    finish: Any = finish_training  # Ray's types know no keyword-only arguments
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(finish)
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(
+        finish_on_worker
+    )
     try:
         scores, version = ray.get(
             task.remote(
@@ -182,9 +185,6 @@ def _fit(
     start_from: str | None,
 ) -> ray.train.Result:
     require_resources(config.cluster)
-    # Imported here so that `--help` and refusals need no DeepSpeed.
-    from sdavs_platform.training.loop import train_worker
-
     cluster = config.cluster
     # Any: Ray's types name Tune's callbacks, which it refuses, and know nothing of elastic training.
     called: Any = [GiveUp(), *map(ValidationsOnly, callbacks)]
@@ -194,7 +194,7 @@ def _fit(
     }
     stop = StopRequest(on_request=lambda: _say_stopped(config, run))
     trainer = TorchTrainer(
-        train_worker,
+        train_on_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "tracking_uri": run.uri,
