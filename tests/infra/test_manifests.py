@@ -80,6 +80,25 @@ def test_ray_lets_in_who_has_the_token_and_survives_its_head(built, overlay: str
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_a_workers_pod_is_drained_before_it_ends_and_within_its_grace_period(built, overlay: str):
+    clusters = [
+        find(built[overlay], "RayCluster", "sdavs-jobs")["spec"],
+        find(built[overlay], "RayService")["spec"]["rayClusterConfig"],
+    ]
+    for group in (group for cluster in clusters for group in cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        *shell, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert shell == ["/bin/sh", "-c"]
+        told, deadline, waited = (
+            int(re.search(rf"{word} (\d+)", script)[1])
+            for word in ("timeout", "--deadline-remaining-seconds", r"\$\(seq")
+        )
+        assert deadline == waited
+        # `ray stop` takes up to 16 seconds.
+        assert told + waited + 16 < pod["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_no_two_resources_share_a_service_and_jobs_go_to_a_cluster_that_exists(built, overlay: str):
     # KubeRay makes NAME-head-svc for a RayCluster and for a RayService alike, NAME-serve-svc for the latter.
     clusters = [r["metadata"]["name"] for r in built[overlay] if r["kind"] == "RayCluster"]
