@@ -16,7 +16,7 @@ import httpx
 import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import resolve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 from sdavs_platform.tracking.registry import RegisteredVersion, fetch_version
 
 from sdavs_model import LoadedModel, load_artifact

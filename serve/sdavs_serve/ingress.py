@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 
 import sdavs_serve
 from sdavs_serve.asker import Asker

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sdavs_platform.config import ServeConfig
 from sdavs_platform.paths import state_folder
+from sdavs_platform.serve_config import ServeConfig
 
 Scope = Literal["segment", "admin"]
 """segment: send clips, ask for the model. admin: that, and the rollout and the metrics."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 from ray import serve
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 
 from sdavs_serve.app import APPLICATION, MODEL
 from sdavs_serve.load_test import Row, running, under_load

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import ray
 from ray import serve
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 
 from sdavs_serve.app import APPLICATION, build
 from sdavs_serve.media import decode_video, windows

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray import serve
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 
 from sdavs_model.data.clip import Clip
 from sdavs_serve.messages import GoldenReport, Masks

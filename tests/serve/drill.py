@@ -3,7 +3,8 @@
     .venv/bin/python tests/serve/drill.py
     .venv/bin/python tests/serve/drill.py --moments canary switch --victims served
 
-Starts Ray, MLflow and an endpoint of its own. Each line is one rollout: who was killed when, and what came of it.
+Starts Ray, MLflow and an endpoint of its own. Each line is one rollout: who was killed when, and what came of it. On a
+busy machine a moment of milliseconds may be over before it was seen; then the next rollout takes its place.
 """
 
 import argparse
@@ -31,6 +32,10 @@ def promote_soon(stack: Stack, version: int) -> None:
     threading.Thread(target=stack.promote, args=(version,)).start()
 
 
+class Missed(Exception):
+    """The moment was over before it was seen."""
+
+
 def reach(stack: Stack, moment: str, version: int) -> RolloutState:
     """The document as soon as the rollout of `version` is there."""
     phase = {"warm-up": "load", "switch": "idle"}.get(moment, moment)
@@ -41,6 +46,8 @@ def reach(stack: Stack, moment: str, version: int) -> RolloutState:
         if tried and tried.version == version and state.phase == phase:
             time.sleep(WARM_UP_S if moment == "warm-up" else 0)
             return state
+        if state.phase == "idle" and state.served and state.served.version == version:
+            raise Missed(f"{moment} of version {version}")
         assert time.monotonic() < deadline, f"never in {moment}: {state.model_dump_json(indent=1)}"
         time.sleep(0.005)
 
@@ -111,10 +118,15 @@ def main() -> None:
         versions = itertools.cycle(
             [*(stack.register(seed=1, marked=0.45) for _ in range(2)), stack.serving()]
         )
-        fine = [
-            one_rollout(stack, write_video(2), next(versions), moment, victim)
-            for moment, victim in itertools.product(flags.moments, flags.victims)
-        ]
+        waiting, fine = list(itertools.product(flags.moments, flags.victims)), []
+        while waiting:
+            moment, victim = waiting[0]
+            try:
+                fine.append(one_rollout(stack, write_video(2), next(versions), moment, victim))
+            except Missed as missed:
+                print(f"missed: {missed}", flush=True)
+            else:
+                waiting.pop(0)
     print(f"{sum(fine)} of {len(fine)} rollouts without a failed request")
     sys.exit(0 if all(fine) else 1)
 

@@ -24,7 +24,7 @@ import av
 import numpy as np
 import psutil
 from PIL import Image
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 
 from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.errors import MediaError

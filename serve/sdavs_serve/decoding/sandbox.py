@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 
 from sdavs_serve.decoding import wire
 from sdavs_serve.decoding.work import Job, MediaLimits

@@ -7,7 +7,7 @@ from importlib import resources
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 from starlette.exceptions import HTTPException
 
 from sdavs_model.data.bundle import ASSETS_FOLDER

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from sdavs_platform.local.sample import write_video
 
 from sdavs_model.data.bundle import Assets, Pool
 from sdavs_model.data.compose import Scene, Source, compose_clip
@@ -100,6 +99,9 @@ class SampleClips:
 
 
 def _files(sample: Sample, pool: Pool) -> SampleFiles:
+    # Brings torch, which the ingress has no other use for.
+    from sdavs_platform.local.sample import write_video
+
     def scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
         return Scene(sources=sample.sources, noise=None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.serve_config import ServeConfig
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import (
     RegisteredVersion,
@@ -15,7 +15,6 @@ from sdavs_platform.tracking.registry import (
     versions_by_tag,
 )
 
-from sdavs_model.artifact import check_files, read_card
 from sdavs_model.config import SDAVSConfig
 from sdavs_serve.rollout.machine import SERVED_TAG, STATE_TAG
 from sdavs_serve.rollout.state import Failure, Release, TagWrite, Target
@@ -46,6 +45,9 @@ def last_served(name: str, config: ServeConfig) -> Target | None:
 
 def verify(target: Target, config: ServeConfig) -> Release | Failure:
     """Download a version and check digests and signature; nothing of it is loaded or run."""
+    # Brings torch and timm, seconds for which a new controller in the place of a dead one need not wait.
+    from sdavs_model.artifact import check_files, read_card
+
     try:
         folder = fetch_version(_registered(target), uri=config.tracking_uri)
         card = read_card(folder)
