@@ -59,10 +59,14 @@ def _measured_apart(num_trials: int, concurrent: int) -> dict[str, float]:
 def _measured_here(num_trials: int, concurrent: int) -> dict[str, float]:
     from sdavs_platform.cluster import joined_cluster
     from sdavs_platform.config import ClusterConfig, RunConfig
+    from sdavs_platform.tuning.driver import DRIVER_MEMORY_BYTES
     from sdavs_platform.tuning.simulation import measure_driver
 
     config = RunConfig(cluster=ClusterConfig(address="local"))
-    with tempfile.TemporaryDirectory() as storage, joined_cluster(config, prints_workers=False):
+    # Tune asks for a process ahead of every trial, also where it then goes on in an old one. Without room for more
+    # than run at once it is not started, or hundreds would be starting side by side.
+    room = joined_cluster(config, prints_workers=False, memory_bytes=concurrent * DRIVER_MEMORY_BYTES)
+    with tempfile.TemporaryDirectory() as storage, room:
         # The first sweep of a process loads and warms what every later one uses.
         measure_driver(2, f"{storage}/warm", max_concurrent=concurrent)
         return dataclasses.asdict(measure_driver(num_trials, storage, max_concurrent=concurrent))

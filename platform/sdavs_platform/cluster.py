@@ -23,17 +23,20 @@ node has its own, in a file or by its role."""
 
 
 @contextlib.contextmanager
-def joined_cluster(config: RunConfig, *, prints_workers: bool = True) -> Iterator[None]:
+def joined_cluster(
+    config: RunConfig, *, prints_workers: bool = True, memory_bytes: int | None = None
+) -> Iterator[None]:
     """In it this process is part of a Ray cluster; afterwards as before, with all workers' lines printed.
 
     Args:
         prints_workers: show here what the workers print.
+        memory_bytes: what can be reserved in a private cluster (default: what this machine has).
 
     Raises:
         ValueError: see `connect`.
     """
     was_part = ray.is_initialized()
-    connect(config, prints_workers=prints_workers)
+    connect(config, prints_workers=prints_workers, memory_bytes=memory_bytes)
     try:
         yield
     finally:
@@ -41,7 +44,7 @@ def joined_cluster(config: RunConfig, *, prints_workers: bool = True) -> Iterato
             ray.shutdown()
 
 
-def connect(config: RunConfig, *, prints_workers: bool = True) -> None:
+def connect(config: RunConfig, *, prints_workers: bool = True, memory_bytes: int | None = None) -> None:
     """Join the cluster of this job or of this machine; without one start a private one.
 
     Raises:
@@ -72,7 +75,7 @@ def connect(config: RunConfig, *, prints_workers: bool = True) -> None:
                 f"cluster.address: no Ray cluster at {config.cluster.address}: {error}"
             ) from None
         _use_passing_token()
-        ray.init(address="local", **options, runtime_env={"env_vars": environment})
+        ray.init(address="local", _memory=memory_bytes, **options, runtime_env={"env_vars": environment})
         return
     # Join again with the address pinned: Train's watchdog asks "the cluster of this machine" whether its
     # controller lives, and where there are two it may ask the wrong one and end the training.

@@ -1,6 +1,6 @@
 """What Ray sends to other processes, in a light module: who sends it needs neither DeepSpeed nor the model's libraries.
 
-Ray names a function by its module, which driver, controller and worker all import; these load seconds of libraries less.
+Ray names a function by its module, which sender and receiver both import; the sender loads seconds of libraries less.
 """
 
 from typing import Any
