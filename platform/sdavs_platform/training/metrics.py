@@ -1,10 +1,49 @@
 """What Prometheus sees of a training, through Ray's exporter, which puts `ray_` before each name."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from ray.util.metrics import Gauge
 
+REPEAT_S = 5.0
+"""Ray's exporter forgets a gauge that was not set during two of its intervals, of 10 seconds each."""
+
 _TAGS = ("run",)
+
+
+class _Lasting:
+    """Sets gauges again and again to what they were set to last, until `end` or the end of the process."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[Gauge, tuple[str, ...]], tuple[float, dict[str, str]]] = {}
+        self._over = threading.Event()
+        threading.Thread(target=self._repeat, name="metrics", daemon=True).start()
+
+    def set(self, gauge: Gauge, value: float, tags: dict[str, str]) -> None:
+        self._last[gauge, tuple(tags.values())] = (value, tags)
+        gauge.set(value, tags)
+
+    def end(self) -> None:
+        self._over.set()
+
+    def _repeat(self) -> None:
+        while not self._over.wait(REPEAT_S):
+            for (gauge, _), (value, tags) in list(self._last.items()):
+                gauge.set(value, tags)
+
+
+@contextmanager
+def underway(run: str) -> Iterator[None]:
+    """While the driver is in it, the training is not over: whether its workers step, wait for a node or hang."""
+    lasting = _Lasting()
+    lasting.set(
+        Gauge("sdavs_train_underway", "1 while the driver waits for the workers", _TAGS), 1, {"run": run}
+    )
+    try:
+        yield
+    finally:
+        lasting.end()
 
 
 class TrainingMetrics:
@@ -12,6 +51,7 @@ class TrainingMetrics:
 
     def __init__(self, run: str) -> None:
         self._tags = {"run": run}
+        self._lasting = _Lasting()
         self._step = Gauge("sdavs_train_step", "Optimizer steps done", _TAGS)
         self._steps = Gauge("sdavs_train_steps", "Optimizer steps planned", _TAGS)
         self._miou = Gauge("sdavs_train_val_miou", "J of the latest validation", _TAGS)
@@ -35,15 +75,15 @@ class TrainingMetrics:
 
     def step(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
         """After `training.log_every` steps; values by their names in MLflow."""
-        self._step.set(step, self._tags)
-        self._steps.set(total_steps, self._tags)
+        self._lasting.set(self._step, step, self._tags)
+        self._lasting.set(self._steps, total_steps, self._tags)
         for name, gauge in self._of_step.items():
             if name in values:
-                gauge.set(values[name], self._tags)
+                self._lasting.set(gauge, values[name], self._tags)
         for name, value in values.items():
             if name.startswith("time/") and name not in self._of_step:
-                self._parts.set(value, self._tags | {"part": name.removeprefix("time/")})
+                self._lasting.set(self._parts, value, self._tags | {"part": name.removeprefix("time/")})
 
     def validation(self, miou: float) -> None:
         """After each validation."""
-        self._miou.set(miou, self._tags)
+        self._lasting.set(self._miou, miou, self._tags)
