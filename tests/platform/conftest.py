@@ -1,5 +1,6 @@
 """One small data set, one state folder and one Ray cluster of two CPUs for all tests of the platform."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,31 +58,40 @@ def make_config(data: Path, state: Path) -> Any:
     return make
 
 
-@pytest.fixture(scope="module")
-def cluster(make_config: Any) -> Iterator[None]:
-    """Two CPUs of our own, whatever else runs on this machine."""
-    import ray
+@contextlib.contextmanager
+def ray_environment() -> Iterator[None]:
+    """Variables of Ray's processes and of its drivers."""
+    roots = [str(ROOT), str(ROOT / "platform"), str(ROOT / "serve")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(roots))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        # A process more beside every group of workers; test_nodes, where nodes are drained, has it.
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def two_cpus() -> Iterator[str]:
+    """The address of a Ray cluster of two CPUs of our own, whatever else runs on this machine."""
     from ray.cluster_utils import Cluster
+
+    with ray_environment():
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield nodes.address
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(two_cpus: str, make_config: Any) -> Iterator[None]:
+    """This process is a driver of that cluster."""
+    import ray
     from sdavs_platform.cluster import worker_environment
 
-    roots = [str(ROOT), str(ROOT / "platform"), str(ROOT / "serve")]
-    changed = {
-        "PYTHONPATH": os.pathsep.join(roots),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    }
-    before = {name: os.environ.get(name) for name in [*changed, "RAY_ADDRESS"]}
-    os.environ.update(changed)
-    os.environ.pop("RAY_ADDRESS", None)
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    environment = worker_environment(make_config("any")) | {"RAY_ADDRESS": nodes.address}
-    ray.init(address=nodes.address, runtime_env={"env_vars": environment}, logging_level="WARNING")
-    yield
-    ray.shutdown()
-    nodes.shutdown()
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    with ray_environment():
+        environment = worker_environment(make_config("any")) | {"RAY_ADDRESS": two_cpus}
+        ray.init(address=two_cpus, runtime_env={"env_vars": environment}, logging_level="WARNING")
+        yield
+        ray.shutdown()

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sdavs_platform.local import processes
 from sdavs_platform.storage import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun, resolved_yaml
@@ -94,7 +95,13 @@ def nodes(make_config: Any) -> Iterator[Any]:
         patch.delenv("RAY_ADDRESS", raising=False)
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": True, "_system_config": quick},
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": True,
+                # The agent that starts jobs; its usual port may be another cluster's on this machine.
+                "dashboard_agent_listen_port": processes.next_free(52400),
+                "_system_config": quick,
+            },
         )
         cluster.spare = [cluster.add_node(num_cpus=1) for _ in range(2)]
         variables = worker_environment(make_config("any")) | {"RAY_ADDRESS": cluster.address}

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ def killed(config: Any, cluster: None) -> TrainResult:
     result = train(config("killed"), finishes=False)
     kill.join(timeout=1)
     assert not kill.is_alive(), "the training was over before a worker could be killed"
+    assert not list(Path(tempfile.gettempdir()).glob(f"sdavs-checkpoint-{result.run_id}-*"))
     return result
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ import pytest
 from sdavs_platform.data_cache import MANIFEST, local_copy, upload
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
-from sdavs_platform.storage import CHECKPOINT_LIST, Storage, has_checkpoints
+from sdavs_platform.storage import CHECKPOINT_LIST, Storage, has_checkpoints, require_writable
 from sdavs_platform.tracking.client import mlflow_client
+from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.run import train
 
 from sdavs_model import load_artifact
@@ -36,12 +38,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     store = ObjectStore(host="127.0.0.1", port=processes.next_free(19000), key="reader", secret="writer")
     service = store.start(folder)
     with pytest.MonkeyPatch.context() as patch:
+        keys = folder / "credentials"
+        keys.write_text(
+            f"[default]\naws_access_key_id = {store.key}\naws_secret_access_key = {store.secret}\n"
+        )
         patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", store.key)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", store.secret)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.delenv(name, raising=False)
         store.wait(service, folder=folder, buckets=("data", "results"))
         yield store
-    service.stop()
+    psutil.Process(service.pid).kill()  # asked to end, it waits ten seconds for streams of its own
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +172,21 @@ def test_a_missing_bucket_wrong_keys_and_a_server_that_is_away_are_told_apart(se
         ValueError, match=r"storage.uri: s3://no-such-bucket/x: there is no bucket no-such-buck"
     ):
         has_checkpoints("s3://no-such-bucket/x", "run")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ValueError, match=r"storage.uri: s3://results refuses access .* AWS_ACCESS_KEY_ID"):
         has_checkpoints("s3://results", "run")
+    with pytest.raises(ValueError, match=r"storage.uri: s3://results refuses access"):
+        require_writable("s3://results", "run")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{processes.next_free(19900)}")
     with pytest.raises(ValueError, match=r"storage.uri: s3://results cannot be reached: .*connect"):
         has_checkpoints("s3://results", "run")
+
+
+def test_a_folder_that_refuses_to_be_written_is_told_before_anything_is_leased(state):
+    with pytest.raises(ValueError, match=r"storage.uri: /proc cannot be written: .*/proc/run"):
+        require_writable("/proc", "run")  # refuses root, too
+    require_writable(str(state / "results"), "run")
 
 
 def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(bucket, clips, make_config):
@@ -205,7 +221,7 @@ def test_a_killed_training_goes_on_from_the_bucket_and_passes_half_uploads_over(
     server, cluster, make_remote, tmp_path, capfd
 ):
     settings = make_remote(cluster={"max_failures": 0})
-    kill = threading.Thread(target=kill_a_worker_after, args=(server, 3), daemon=True)
+    kill = threading.Thread(target=kill_a_worker_that_writes, args=(server, settings, 3), daemon=True)
     kill.start()
     with pytest.raises(RuntimeError):
         train(settings, finishes=False)
@@ -216,6 +232,7 @@ def test_a_killed_training_goes_on_from_the_bucket_and_passes_half_uploads_over(
     client.delete_object(Bucket="results", Key=f"runs/remote/{newest}/manifest-rank1.json")
 
     result = train(make_remote(), finishes=False)
+    assert not parts_here(result.run_id)
     said = capfd.readouterr().out
     assert re.search(rf"passing over {newest}: .*manifest-rank1.json: missing", said)
     assert "remote: resuming after step" in said
@@ -252,14 +269,28 @@ def listed(server: ObjectStore) -> list[str]:
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
-def kill_a_worker_after(server: ObjectStore, num_checkpoints: int) -> None:
-    """SIGKILL for one of this test's workers once so many checkpoints were listed, or are no longer kept."""
+def kill_a_worker_that_writes(server: ObjectStore, settings: Any, num_checkpoints: int) -> None:
+    """SIGKILL for one of this test's workers while it writes its part of a checkpoint on this machine's disk.
+
+    That is the next one after so many were listed, or are no longer kept.
+    """
     seen: set[str] = set()
     while len(seen) < num_checkpoints:
         seen.update(listed(server))
         time.sleep(0.05)
-    for process in psutil.process_iter(["name", "environ"]):
-        ours = (process.info["environ"] or {}).get("AWS_ENDPOINT_URL") == server.endpoint
-        if ours and "RayTrainWorker" in process.info["name"]:
-            process.send_signal(signal.SIGKILL)
-            return
+    run = TrainingRun.find(settings.name, storage=settings.storage.uri, uri=settings.tracking.uri)
+    assert run
+    workers = [
+        process
+        for process in psutil.process_iter(["name", "environ"])
+        if "RayTrainWorker" in process.info["name"]
+        and (process.info["environ"] or {}).get("AWS_ENDPOINT_URL") == server.endpoint
+    ]
+    while all(list(part.glob("manifest-*")) for part in parts_here(run.run_id)):
+        time.sleep(0.001)
+    workers[0].send_signal(signal.SIGKILL)
+
+
+def parts_here(run_id: str) -> list[Path]:
+    """Workers' parts of checkpoints that have not been uploaded."""
+    return list(Path(tempfile.gettempdir()).glob(f"sdavs-checkpoint-{run_id}-*"))

@@ -13,8 +13,12 @@ from sdavs_platform.config import RunConfig
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "DS_SKIP_CUDA_CHECK": "1"}
 
 
-def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dict[str, list[float]]:
-    """Let `world_size` processes live some lives, one after another; returns the losses of each by its name.
+def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """Let `world_size` processes live some lives, one after another.
+
+    Returns:
+        By name of the life: "losses" of its steps, and the loss of the first batch of all, the same in every life, in
+        evaluation mode: "before" (of lives that begin at the beginning) and "after".
 
     Args:
         lives: each with "name", "config" (plain values), "steps" (from, to), "load", a folder or None, and "save",
@@ -36,14 +40,14 @@ def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous:
     )
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
-    losses = {life["name"]: _live(life, rank=rank, world_size=world_size) for life in lives}
+    told = {life["name"]: _live(life, rank=rank, world_size=world_size) for life in lives}
     if rank == 0:
-        Path(f"{rendezvous}.json").write_text(json.dumps(losses))
+        Path(f"{rendezvous}.json").write_text(json.dumps(told))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _live(life: dict[str, Any], *, rank: int, world_size: int) -> list[float]:
+def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]:
     from sdavs_platform.training.batches import Batches
     from sdavs_platform.training.checkpoint import LoopState, Probe, Untold, load_checkpoint, save_checkpoint
     from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
@@ -74,20 +78,30 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> list[float]:
         save_checkpoint(folder, engine=engine, state=state, untold=Untold(), probe=probe, rank=rank)
         dist.barrier()
 
+    def first_batch_loss() -> float:
+        batch = next(iter(batches.epoch(0)))
+        model.eval()
+        with torch.no_grad():
+            loss = training_loss(model, batch)["loss"] * batches.weight
+        model.train()
+        return means([{"loss": loss}])["loss"]
+
     first, last = life["steps"]
     assert state.step == first
-    told = []
+    before = None if life["load"] else first_batch_loss()
+    losses = []
     while state.step < last:
         state.epoch, state.batch = divmod(state.step, batches.sampler.num_batches)
         for batch in batches.epoch(state.epoch, first_batch=state.batch):
             loss = training_loss(model, batch)["loss"] * batches.weight
             engine.backward(loss)
             engine.step()
-            told.append(means([{"loss": loss}])["loss"])
+            losses.append(means([{"loss": loss}])["loss"])
             state.step, state.batch = state.step + 1, state.batch + 1
             if life["save"] and state.step == life["save"][0]:
                 save(Path(life["save"][1]))
             if state.step == last:
                 break
+    told = {"losses": losses, "before": before, "after": first_batch_loss()}
     engine.destroy()
     return told
