@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from sdavs_model.config import PreprocessConfig
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from sdavs_platform.tracking.runs import TrainingRun
 
 OVERLAY = np.array([255, 64, 64])
@@ -18,8 +18,12 @@ GAP = 4
 HEADER = 14
 
 
-def learning_curve(run: "TrainingRun") -> Figure:
+def learning_curve(run: "TrainingRun") -> "Figure":
     """Training loss above, validation J and F below, over optimizer steps; drawn from the run's own metrics."""
+    # Half a second to import, and only the first of the workers draws.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 6), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, sharex=True)
