@@ -8,6 +8,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from sdavs_model import SDAVSConfig
 from sdavs_model.data.statistics import total_digest
@@ -23,6 +24,7 @@ from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.callbacks import GiveUp, ValidationsOnly
 from sdavs_platform.training.entry import finish_on_worker, train_on_worker
 from sdavs_platform.training.failure import root_cause
+from sdavs_platform.training.metrics import underway
 from sdavs_platform.training.notices import EXIT_CODE, StopRequest
 
 STOPPED = "stopped by the user"
@@ -151,9 +153,8 @@ def _finish(
             data_digest=digest,
         )
     cluster = config.cluster
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(
-        finish_on_worker
-    )
+    finish: Any = finish_on_worker  # Ray's types know no keyword-only arguments
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=int(cluster.use_gpu), max_retries=0)(finish)
     try:
         scores, version = ray.get(
             task.remote(
@@ -193,7 +194,7 @@ def _fit(
         "elastic_resize_monitor_interval_s": cluster.resize_seconds,
     }
     stop = StopRequest(on_request=lambda: _say_stopped(config, run))
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_on_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -218,7 +219,7 @@ def _fit(
             callbacks=called,
         ),
     )
-    with stop:
+    with stop, underway(config.name):
         try:
             trained = trainer.fit()
         except ray.train.TrainingFailedError:
@@ -227,6 +228,13 @@ def _fit(
     if stop.is_made:
         sys.exit(EXIT_CODE)
     return trained
+
+
+class _Trainer(TorchTrainer):
+    """Without the process that Ray Train starts beside every group of workers for Ray Data, which nobody uses here."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
 
 
 def check_data(config: RunConfig) -> str:
