@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 from sdavs_platform.serve_config import ServeConfig
 
@@ -22,14 +23,16 @@ SHRINK_S = 180.0
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """A change."""
+    """A change of the load or of the number of copies."""
 
     at_s: float
     """Seconds since the load began."""
+    loaded: bool
+    """Whether there is load from then on."""
+    num_open: int
+    """Requests in work or waiting just then."""
     copies: int
     """Copies of the served version from then on."""
-    loaded: bool
-    """Whether there was load."""
 
 
 def follow_load(
@@ -50,7 +53,7 @@ def follow_load(
         say: told what is being done.
 
     Returns:
-        Every change of the number of copies, and how the load went.
+        Every change, and how the load went.
     """
     moments: list[Moment] = []
     say("starting the endpoint, with copies that follow the load")
@@ -65,28 +68,40 @@ def follow_load(
         say(f"{clients} clients")
         started = time.monotonic()
         load.start()
-        while load.is_alive() or _copies(deployment) > config.min_replicas:
-            now, copies = time.monotonic() - started, _copies(deployment)
-            if not moments or moments[-1].copies != copies:
-                moments.append(Moment(at_s=now, copies=copies, loaded=load.is_alive()))
-                say(f"{copies} copies after {now:.0f} s")
-            if now > seconds + SHRINK_S:
-                break
+        while True:
             time.sleep(LOOK_S)
-        moments.append(
-            Moment(at_s=time.monotonic() - started, copies=_copies(deployment), loaded=load.is_alive())
-        )
+            moment = Moment(
+                at_s=time.monotonic() - started,
+                loaded=load.is_alive(),
+                num_open=_num_open(address),
+                copies=_copies(deployment),
+            )
+            if not moments or (moments[-1].loaded, moments[-1].copies) != (moment.loaded, moment.copies):
+                moments.append(moment)
+                say(_line(moment))
+            shrunk = not moment.loaded and moment.copies <= config.min_replicas
+            if shrunk or moment.at_s > seconds + SHRINK_S:
+                break
         load.join()
         return moments, rows[0]
 
 
 def timeline(moments: list[Moment]) -> str:
     """The changes, a line each."""
-    return "\n".join(
-        f"after {moment.at_s:5.0f} s, {'under load' if moment.loaded else 'idle      '}: "
-        f"{moment.copies} {'copy' if moment.copies == 1 else 'copies'}"
-        for moment in moments
-    )
+    return "\n".join(_line(moment) for moment in moments)
+
+
+def _line(moment: Moment) -> str:
+    load = "under load" if moment.loaded else "idle      "
+    copies = "1 copy" if moment.copies == 1 else f"{moment.copies} copies"
+    return f"after {moment.at_s:4.0f} s, {load}, {moment.num_open:2d} requests open: {copies}"
+
+
+def _num_open(address: str) -> int:
+    text = httpx.get(f"{address}/metrics", timeout=30).text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    asked = next(sample.value for sample in samples if sample.name == "sdavs_requests_open")
+    return round(asked) - 1  # without the one that has just asked
 
 
 def _copies(deployment: str) -> int:

@@ -195,13 +195,14 @@ def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSta
 
 def _lose(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
     """Note that a copy of the candidate was lost; refuse the candidate if that has happened too often."""
-    assert state.candidate
+    candidate = state.candidate
+    assert candidate
     if state.restarts == limits.max_restarts:
         reason = f"its copies were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
         return _refuse(state, seen, Failure(gate="stability", reason=reason))
     what = f"a copy was lost in the {state.phase}; waiting"
     state = state.model_copy(update={"restarts": state.restarts + 1})
-    return _event(state, seen, state.candidate.version, what)
+    return _event(state, seen, candidate.version, what)
 
 
 _PHASES: dict[Phase, Callable[[RolloutState, Seen, RolloutConfig], RolloutState]] = {
