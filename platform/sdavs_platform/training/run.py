@@ -234,7 +234,9 @@ class _Trainer(TorchTrainer):
     """Without the process that Ray Train starts beside every group of workers for Ray Data, which nobody uses here."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+        # Ray's types are of its first Train, where this method was another class's.
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
 
 
 def check_data(config: RunConfig) -> str:
