@@ -67,18 +67,18 @@ def tell(site: Site, hook: list[str], grace_s: int, *, log: Path) -> int:
             site.other.command(*hook, environment=told), stdout=output, stderr=subprocess.STDOUT
         )
     saved, _ = training.wait_for(lambda text: LEAVES in text, since=began)
-    last = training.newest_step()
-    print(f"{saved - began:4.0f} s  all workers have saved after step {last}", flush=True)
+    print(f"{saved - began:4.0f} s  all workers have saved and left", flush=True)
     kubelet.wait(grace_s)
     print(f"{time.monotonic() - began:4.0f} s  the hook is over; it may take {grace_s} s", flush=True)
     gone = site.other.run("pgrep", "-x", "raylet").returncode != 0
     # Then the kubelet ends the container; the machine starts Ray anew.
     site.other.run("pkill", "-TERM", "-f", "bin/ray start --block", check=True)
     resumed = training.wait_for_resume(since=saved)
+    last = training.newest_step()
     training.wait_for_step(resumed + 1, since=saved)
     print(
         f"{time.monotonic() - began:4.0f} s  in a new pod the training goes on after step {resumed}; "
-        f"{last - resumed} steps are repeated",
+        f"{last} was the last one told",
         flush=True,
     )
     if not gone or resumed != last:
