@@ -69,8 +69,9 @@ DASHBOARDS = {
                 "Starting and stopping workers",
                 "s",
                 {
-                    "start {{ray_train_run_name}}": "ray_train_worker_group_start_total_time_s",
-                    "stop {{ray_train_run_name}}": "ray_train_worker_group_shutdown_total_time_s",
+                    # Exported for a moment, when they change.
+                    "start {{ray_train_run_name}}": "last_over_time(ray_train_worker_group_start_total_time_s[1h])",
+                    "stop {{ray_train_run_name}}": "last_over_time(ray_train_worker_group_shutdown_total_time_s[1h])",
                 },
             ),
             Panel("GPU", "percent", {"{{instance}} {{GpuIndex}}": "ray_node_gpus_utilization"}),
