@@ -19,6 +19,7 @@ from manifests import build
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "local"))
 
+from followed import RESUMED, STEP
 from machines import Network, why_not
 from multinode import RAY_PORT, Site
 
@@ -37,7 +38,7 @@ def main() -> int:
         site = Site(network, Path(folder))
         try:
             site.start()
-            return tell(site, hook, grace_s, log=Path(folder) / "hook.log")
+            return tell(site, hook, grace_s, folder=Path(folder))
         finally:
             site.stop()
 
@@ -54,7 +55,7 @@ def of_the_manifest() -> tuple[list[str], int]:
     return hook, pod["terminationGracePeriodSeconds"]
 
 
-def tell(site: Site, hook: list[str], grace_s: int, *, log: Path) -> int:
+def tell(site: Site, hook: list[str], grace_s: int, *, folder: Path) -> int:
     """The training and the pod's end, told as they happen; returns the exit status."""
     training = site.train("spot")
     training.wait_for_step(AFTER_STEP)
@@ -62,6 +63,7 @@ def tell(site: Site, hook: list[str], grace_s: int, *, log: Path) -> int:
     # What KubeRay gives a worker's container beside the token.
     told = site.environment | {"RAY_ADDRESS": f"{site.head.address}:{RAY_PORT}"}
     print(f"the pod is deleted after step {training.newest_step()}: its hook begins", flush=True)
+    log = folder / "hook.log"
     with log.open("w") as output:
         kubelet = subprocess.Popen(
             site.other.command(*hook, environment=told), stdout=output, stderr=subprocess.STDOUT
@@ -74,7 +76,9 @@ def tell(site: Site, hook: list[str], grace_s: int, *, log: Path) -> int:
     # Then the kubelet ends the container; the machine starts Ray anew.
     site.other.run("pkill", "-TERM", "-f", "bin/ray start --block", check=True)
     resumed = training.wait_for_resume(since=saved)
-    last = training.newest_step()
+    # Ray sends what workers say in heaps, so the lines' order tells, not their time.
+    before = RESUMED.split((folder / "spot.log").read_text())[0]
+    last = max(int(step) for step in STEP.findall(before))
     training.wait_for_step(resumed + 1, since=saved)
     print(
         f"{time.monotonic() - began:4.0f} s  in a new pod the training goes on after step {resumed}; "
