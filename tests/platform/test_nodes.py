@@ -98,7 +98,8 @@ def nodes(make_config: Any) -> Iterator[Any]:
             head_node_args={
                 "num_cpus": 0,
                 "include_dashboard": True,
-                # The agent that starts jobs; its usual port may be another cluster's on this machine.
+                # Ray's usual ones may be another cluster's on this machine; the agent is who starts jobs.
+                "dashboard_port": processes.next_free(8300),
                 "dashboard_agent_listen_port": processes.next_free(52400),
                 "_system_config": quick,
             },
