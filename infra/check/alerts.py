@@ -82,7 +82,7 @@ def tell(folder: Path) -> int:
             )
             broken = alerts.broken_rules()
             print(f"rules that could not be evaluated: {', '.join(broken) or 'none'}")
-            return 1 if broken else 0
+            return 1 if broken or alerts.missed else 0
     finally:
         stack.down(say=lambda line: None, home=folder)
 
@@ -152,8 +152,8 @@ def trouble_a_training(folder: Path, alerts: Alerts, *, head: int, address: str)
 
         alerts.say("a training runs")
         time.sleep(25)
-        alerts.say("its loader gets a fifteenth of its time")
-        with slowed(loaders, works_s=0.1, rests_s=1.5):
+        alerts.say("its loader gets a thirtieth of its time")
+        with slowed(loaders, works_s=0.1, rests_s=3.0):
             alerts.wait("LoadingSlow", "StepTimeRegression")
         alerts.say("all of it is stopped (SIGSTOP)")
         stopped = workers() + loaders()
