@@ -59,7 +59,6 @@ class Asker:
             try:
                 answered = await self._call(route, clip, threshold)
             except CALL_LOST:
-                self._observer.lost(route.slot)
                 if route.who == "candidate":
                     raise Gone(f"a copy of candidate {route.release.version} died") from None
                 await asyncio.sleep(PAUSE_S * 2**attempt)  # until Serve has noticed, too

@@ -100,8 +100,8 @@ def _line(moment: Moment) -> str:
 def _num_open(address: str) -> int:
     text = httpx.get(f"{address}/metrics", timeout=30).text
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-    asked = next(sample.value for sample in samples if sample.name == "sdavs_requests_open")
-    return round(asked) - 1  # without the one that has just asked
+    num_open = sum(sample.value for sample in samples if sample.name == "sdavs_requests_open")
+    return round(num_open) - 1  # without the one that has just asked
 
 
 def _copies(deployment: str) -> int:

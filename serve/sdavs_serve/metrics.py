@@ -24,10 +24,13 @@ from ray.experimental import internal_kv
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdavs_serve.rollout.state import SLOTS, RolloutState
-from sdavs_serve.rollout.store import FORGET_S, NAMESPACE
+from sdavs_serve.rollout.store import NAMESPACE
 
 SNAPSHOTS = "metrics/"
 PUBLISH_S = 2.0
+FORGET_S = 600.0
+"""So long the numbers of an ingress that has ended are still told."""
+
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PATHS = {
     "/v1/segment",

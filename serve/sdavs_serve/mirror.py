@@ -49,10 +49,6 @@ class Observer:
         if route.mirror and route.who != "pinned":
             self._add(Observation(stage=route.stage, who=route.who, ok=ok, seconds=seconds))
 
-    def lost(self, slot: SlotName) -> None:
-        """A call died with its copy."""
-        self._spawn(self._tell(self._controller.lost.remote(slot)))
-
     def mirror(self, route: Route, clip: Clip, threshold: float, answered: Masks) -> None:
         """Perhaps have the other version answer the same window, without keeping the request waiting."""
         if route.mirror and self._num_mirrored < MAX_MIRRORED and random.random() < route.share:
@@ -65,10 +61,7 @@ class Observer:
         started = time.perf_counter()
         try:
             other = await self._slots[route.mirror_slot].segment.remote(route.mirror.version, clip, threshold)
-        except CALL_LOST:
-            self.lost(route.mirror_slot)
-            return
-        except BackPressureError:
+        except (*CALL_LOST, BackPressureError):
             return
         except RayTaskError as error:
             logger.warning("version %s failed in the shadow: %s", route.mirror.version, error.cause)

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import ray
 from ray import serve
 from sdavs_platform.serve_config import ServeConfig
 
@@ -48,7 +49,9 @@ class Predictor:
         """
         self._config = config
         self._slot: SlotName = slot
-        self._replica = serve.get_replica_context().replica_id.unique_id
+        actor = ray.get_runtime_context().get_actor_name()
+        assert actor, "Serve names its replicas"
+        self._actor = actor
         self._model: ServedModel | None = None
         self._wants: str | None = None
         self._failed: str | None = None
@@ -58,7 +61,8 @@ class Predictor:
         infer.set_max_batch_size(config.max_batch_frames)
         infer.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
         self._watcher = store.Watcher(self._follow)
-        self._follow(self._watcher.state)
+        # Not a word before it has loaded: until then the copies that are there already speak for the slot.
+        self._obey(self._watcher.state)
         if self._loading:
             self._loading.join()
         self._watcher.start()
@@ -120,8 +124,8 @@ class Predictor:
             logits |= zip(positions, out, strict=True)
         return [logits[position] for position in range(len(batch))]
 
-    def _follow(self, state: RolloutState) -> None:
-        """Begin to load what the document wants, and tell what is loaded."""
+    def _obey(self, state: RolloutState) -> None:
+        """Begin to load what the document wants."""
         release = state.slots[self._slot]
         wanted = release.identity if release else None
         busy = self._loading is not None and self._loading.is_alive()
@@ -130,6 +134,9 @@ class Predictor:
             if release:
                 self._loading = threading.Thread(target=self._load, args=(release,), daemon=True)
                 self._loading.start()
+
+    def _follow(self, state: RolloutState) -> None:
+        self._obey(state)
         self._beat += 1
         model = self._model
         report = store.CopyReport(
@@ -138,7 +145,7 @@ class Predictor:
             holds=model.release.identity if model else None,
             failed=self._failed,
         )
-        store.write_report(self._slot, self._replica, report)
+        store.write_report(self._slot, self._actor, report)
 
     def _load(self, release: Release) -> None:
         # Imported in the replica only: torch, timm and MLflow take seconds, and wiring the app needs none of them.

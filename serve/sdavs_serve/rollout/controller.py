@@ -20,7 +20,7 @@ from sdavs_serve.messages import GoldenReport
 from sdavs_serve.rollout import effects, store
 from sdavs_serve.rollout.gates import Observation, Stage
 from sdavs_serve.rollout.machine import Seen, advance
-from sdavs_serve.rollout.probe import CALL_LOST, probe_both
+from sdavs_serve.rollout.probe import probe_both
 from sdavs_serve.rollout.state import Failure, Release, RolloutState, SlotName, TagWrite, Target
 
 logger = logging.getLogger("ray.serve")
@@ -70,10 +70,6 @@ class RolloutController:
         """Take what requests have seen of the two versions."""
         self._stage.add(observations)
         self._quiet_since = time.monotonic()
-
-    async def lost(self, slot: SlotName) -> None:
-        """A call to a copy of this slot died with the copy."""
-        self._reports.doubt(slot)
 
     async def _run(self) -> None:
         while True:
@@ -207,9 +203,6 @@ class RolloutController:
         limit = self._config.rollout.golden_tolerance
         try:
             report = await self._ask_golden(slot, release)
-        except CALL_LOST:
-            self._reports.doubt(slot)
-            raise
         except RayTaskError as error:  # the version's own failure, not Ray's
             self._outcome = Failure(gate="golden", reason=str(error.cause))
             return
@@ -233,13 +226,11 @@ class RolloutController:
         assert state.active
         known = self._golden if self._golden and self._golden[0] == candidate.identity else None
         report = known[1] if known else await self._ask_golden(state.other, candidate)
-        observations, lost = await probe_both(
+        observations = await probe_both(
             active=(self._slots[state.active], active.version),
             candidate=(self._slots[state.other], candidate.version),
             report=report,
             stage=state.stage,
         )
         self._stage.add(observations)
-        if lost:
-            self._reports.doubt(state.other)
         self._nudged.set()

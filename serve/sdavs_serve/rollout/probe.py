@@ -22,7 +22,7 @@ async def probe_both(
     candidate: tuple[DeploymentHandle, int],
     report: GoldenReport,
     stage: int,
-) -> tuple[list[Observation], bool]:
+) -> list[Observation]:
     """Ask both, one after the other.
 
     Args:
@@ -32,7 +32,7 @@ async def probe_both(
         stage: of the rollout's document.
 
     Returns:
-        What was observed, and whether the candidate's copy was lost over it.
+        What was observed; nothing if a copy died over it.
     """
     clip = random.randrange(len(report.pictures))
     pictures, log_mel = report.pictures[clip], report.log_mel[clip]
@@ -43,16 +43,16 @@ async def probe_both(
         try:
             masks[who] = await handle.probe.remote(version, pictures, log_mel)
         except CALL_LOST:
-            return [], who == "candidate"
+            return []
         except RayTaskError:
             failed = Observation(stage=stage, who=who, ok=False, seconds=0.0)  # type: ignore[arg-type]
-            return [failed], False
+            return [failed]
         times[who] = time.perf_counter() - started
     left, right = masks["active"], masks["candidate"]
     if left is None or right is None:
-        return [], False
+        return []
     differ = disagreement(left.masks, right.masks)
     return [
         Observation(stage=stage, who="active", ok=True, seconds=times["active"]),
         Observation(stage=stage, who="candidate", ok=True, seconds=times["candidate"], disagreement=differ),
-    ], False
+    ]

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import ray
 from pydantic import BaseModel, ConfigDict
 from ray.experimental import internal_kv
 
@@ -33,16 +34,10 @@ WATCH_S = 0.25
 """How often replicas look at the document: with it, and not with the controller, goes every change."""
 
 SILENT_S = 10.0
-"""A copy that has not been heard of for so long is gone. Copies speak every `WATCH_S`, when they get to run."""
+"""A copy that has not been heard of for so long is lost. Copies speak every `WATCH_S`, when they get to run."""
 
-DOUBT_S = 1.0
-"""The same for a copy of a slot in which a call has died, until it speaks again."""
-
-LISTEN_S = 2.0
-"""A new reader's longest wait for the copies that are there: to it all of them are silent at first."""
-
-FORGET_S = 600.0
-"""After so long a silent copy's last words are removed."""
+SERVE_NAMESPACE = "serve"
+"""Ray's namespace in which Serve keeps its actors."""
 
 
 class CopyReport(BaseModel):
@@ -85,41 +80,21 @@ def write_state(state: RolloutState) -> RolloutState | None:
     return state
 
 
-def write_report(slot: SlotName, replica: str, report: CopyReport) -> None:
-    """Tell the controller."""
-    internal_kv._internal_kv_put(f"{REPORTS}{slot}/{replica}", report.model_dump_json(), namespace=NAMESPACE)
+def write_report(slot: SlotName, actor: str, report: CopyReport) -> None:
+    """Tell the controller; a copy is known by the name of its actor."""
+    internal_kv._internal_kv_put(f"{REPORTS}{slot}/{actor}", report.model_dump_json(), namespace=NAMESPACE)
 
 
 class ReportReader:
-    """All copies' reports, without those of copies that fell silent."""
+    """The reports of all copies that live."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._beats: dict[str, int] = {}
         self._heard: dict[str, float] = {}
-        self._seen: dict[str, float] = {}
-        self._listened = False
 
     def read(self, state: RolloutState) -> dict[SlotName, SlotReport]:
         """What the copies of each slot say together of what the document wants of them. Blocking."""
-        if not self._listened:
-            self._listen()
         return {slot: self._summary(slot, state) for slot in SLOTS}
-
-    def doubt(self, slot: SlotName) -> None:
-        """A call to this slot died, with one of its copies: the others will speak in the next moment."""
-        latest = self._clock() - SILENT_S + DOUBT_S
-        for key, heard in list(self._heard.items()):  # another thread may be reading
-            if key.startswith(f"{REPORTS}{slot}/"):
-                self._heard[key] = min(heard, latest)
-
-    def _listen(self) -> None:
-        until = self._clock() + LISTEN_S
-        heard = [self._live(slot) for slot in SLOTS]
-        while not all(heard) and self._clock() < until:
-            time.sleep(WATCH_S / 2)
-            heard = [self._live(slot) for slot in SLOTS]
-        self._listened = True
 
     def _summary(self, slot: SlotName, state: RolloutState) -> SlotReport:
         wanted = state.slots[slot]
@@ -130,20 +105,27 @@ class ReportReader:
         return SlotReport(loaded=holds.pop() if len(holds) == 1 else None, failed=failed)
 
     def _live(self, slot: SlotName) -> list[CopyReport]:
-        now, live = self._clock(), []
-        for name in internal_kv._internal_kv_list(f"{REPORTS}{slot}/", namespace=NAMESPACE):
-            content = internal_kv._internal_kv_get(name, namespace=NAMESPACE)
-            if content is None:
-                continue
-            report, key = CopyReport.model_validate_json(content), name.decode()
-            # Never by what is written alone: a dead copy's last words stay in the store.
-            if self._beats.setdefault(key, report.beat) != report.beat:
-                self._beats[key], self._heard[key] = report.beat, now
-            if now - self._heard.get(key, -SILENT_S) < SILENT_S:
-                live.append(report)
-            elif now - max(self._seen.setdefault(key, now), self._heard.get(key, 0.0)) > FORGET_S:
+        now, prefix, live = time.monotonic(), f"{REPORTS}{slot}/", []
+        for name in internal_kv._internal_kv_list(prefix, namespace=NAMESPACE):
+            content, key = internal_kv._internal_kv_get(name, namespace=NAMESPACE), name.decode()
+            # Ray knows at once that a process has ended, and only silence tells that one hangs or is cut off.
+            if content is None or not _exists(key.removeprefix(prefix)):
                 internal_kv._internal_kv_del(name, namespace=NAMESPACE)
+                continue
+            report = CopyReport.model_validate_json(content)
+            if self._beats.get(key) != report.beat:
+                self._beats[key], self._heard[key] = report.beat, now
+            if now - self._heard[key] < SILENT_S:
+                live.append(report)
         return live
+
+
+def _exists(actor: str) -> bool:
+    try:
+        ray.get_actor(actor, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 class Watcher:
