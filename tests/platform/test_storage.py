@@ -1,7 +1,6 @@
 """Data sets and checkpoints in a bucket of a real S3-speaking server: verified, and continued after a kill."""
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -119,34 +118,31 @@ def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_r
         local_copy("s3://data/hostile", cache=tmp_path)
 
 
-def _count_fetches(uri: str, cache: Path, results: "multiprocessing.Queue[int]") -> None:
-    fetched: list[int] = []
-    local_copy(uri, cache=cache, progress=lambda done, total: fetched.append(done))
-    results.put(len(fetched))
+def fetching(uri: str, cache: Path, told: str) -> "subprocess.Popen[str]":
+    """A process of its own that makes a local copy; `told` is called with (files done, files in all)."""
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.data_cache import local_copy\n"
+        f"local_copy({uri!r}, cache=Path(sys.argv[1]), num_workers=1, progress={told})\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(cache)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    workers = [context.Process(target=_count_fetches, args=(bucket, tmp_path, results)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    counts = sorted(results.get(timeout=60) for _ in workers)
-    for worker in workers:
-        worker.join()
+    workers = [fetching(bucket, tmp_path, told="lambda done, total: print(done)") for _ in range(2)]
+    counts = sorted(len(worker.communicate(timeout=120)[0].splitlines()) for worker in workers)
+    assert [worker.returncode for worker in workers] == [0, 0]
     assert counts == [0, len(contents(clips))]
 
 
 def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_path):
-    fetched_in_part = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.data_cache import local_copy\n"
-        "die = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None\n"
-        f"local_copy({bucket!r}, cache=Path(sys.argv[1]), num_workers=1, progress=die)\n"
-    )
-    fetch = subprocess.run(
-        [sys.executable, "-c", fetched_in_part, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    die = "lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None"
+    fetch = fetching(bucket, tmp_path, told=die)
+    fetch.wait(timeout=120)
     assert fetch.returncode == -signal.SIGKILL
     truth = contents(clips)
     left = {
