@@ -26,6 +26,7 @@ from sdavs_platform.training.entry import finish_on_worker, train_on_worker
 from sdavs_platform.training.failure import root_cause
 from sdavs_platform.training.metrics import underway
 from sdavs_platform.training.notices import EXIT_CODE, StopRequest
+from sdavs_platform.training.outage import fit_through_outages
 
 STOPPED = "stopped by the user"
 
@@ -186,7 +187,8 @@ def _fit(
     start_from: str | None,
 ) -> ray.train.Result:
     require_resources(config.cluster)
-    cluster = config.cluster
+    cluster, storage = config.cluster, config.storage.uri
+    assert storage is not None
     # Any: Ray's types name Tune's callbacks, which it refuses, and know nothing of elastic training.
     called: Any = [GiveUp(), *map(ValidationsOnly, callbacks)]
     scaling: Any = {
@@ -210,7 +212,7 @@ def _fit(
         ),
         run_config=ray.train.RunConfig(
             name=config.name,
-            storage_path=config.storage.uri,
+            storage_path=storage,
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=config.training.keep_checkpoints,
                 checkpoint_score_attribute="val_miou",
@@ -221,7 +223,13 @@ def _fit(
     )
     with stop, underway(config.name):
         try:
-            trained = trainer.fit()
+            trained = fit_through_outages(
+                trainer.fit,
+                max_failures=cluster.max_failures,
+                uri=storage,
+                name=config.name,
+                say=_say,
+            )
         except ray.train.TrainingFailedError:
             if not stop.is_made:
                 raise
