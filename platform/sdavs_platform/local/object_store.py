@@ -15,6 +15,7 @@ from sdavs_platform.local.processes import Service
 START_LIMIT_S = 60.0
 # Its parts talk to each other over ports of their own, each with a second one for gRPC.
 PARTS = ("master", "volume", "filer")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,9 @@ class ObjectStore:
             port = options[name] = processes.next_free(port + 1)
         command = [str(Path(sys.executable).with_name("weed")), "server"]
         command += [f"-{name}={value}" for name, value in options.items()]
-        return processes.start(command, cwd=folder, environment=os.environ, log=folder / "log")
+        # Keys for another server, which this one would make an administrator of.
+        environment = {name: value for name, value in os.environ.items() if name not in _KEYS}
+        return processes.start(command, cwd=folder, environment=environment, log=folder / "log")
 
     def wait(self, service: Service, *, folder: Path, buckets: Iterable[str]) -> None:
         """Return when the server answers and has the buckets.
