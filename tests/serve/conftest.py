@@ -3,6 +3,7 @@
 import io
 import wave
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import av
 import numpy as np
@@ -14,6 +15,9 @@ from stack import Stack, running_stack
 from visitor import CHROMIUM, opened_page
 
 RATE = 16_000
+
+RUNNING = pytest.StashKey[ExitStack]()
+"""What `stack` has started."""
 
 
 def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -88,9 +92,18 @@ def make_png() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    with running_stack() as made:
-        yield made
+def stack(request) -> Iterator[Stack]:
+    with ExitStack() as running:
+        request.session.stash[RUNNING] = running
+        yield running.enter_context(running_stack())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    # After the last test that asks the endpoint, and not after the last of all: the others need the machine.
+    later = item.session.items[item.session.items.index(item) + 1 :]
+    if RUNNING in item.session.stash and not any("stack" in other.fixturenames for other in later):
+        item.session.stash[RUNNING].close()
 
 
 @pytest.fixture(scope="module")

@@ -250,5 +250,8 @@ def running_stack(**changes: object) -> Iterator[Stack]:
             made.start()
             yield made
         finally:
+            # Nothing is to be saved, so Ray need not take its time; how it is asked to end is tested elsewhere.
+            if made.head:
+                kill([process.pid for process in psutil.Process(made.head).children(recursive=True)])
             local.down(say=print, home=folder)
             shutil.rmtree(folder, ignore_errors=True)
