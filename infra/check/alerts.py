@@ -25,10 +25,10 @@ from pathlib import Path
 
 import httpx
 import psutil
+from autoscale import free_ports
 from live_prometheus import Alerts, prometheus, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST_PORT = 9800
 TRAINING = """\
 data: {{root: {folder}/data, test_splits: [], num_workers: 1}}
 model: {{backbone: test_resnet, image_size: 64, width: 16, num_heads: 2, vggish_width: 0.125}}
@@ -71,10 +71,10 @@ def main() -> int:
 
 def tell(folder: Path, what: list[str]) -> int:
     """Everything that happens, in order; returns the exit status."""
-    from sdavs_platform.local import processes, stack
+    from sdavs_platform.local import stack
 
-    ports = stack.Ports(ray=FIRST_PORT, dashboard=FIRST_PORT + 10, mlflow=FIRST_PORT + 20)
-    endpoint, own = processes.next_free(FIRST_PORT + 30), processes.next_free(FIRST_PORT + 40)
+    ray, dashboard, mlflow, endpoint, own = free_ports(5)
+    ports = stack.Ports(ray=ray, dashboard=dashboard, mlflow=mlflow)
     try:
         up = stack.up(ports=ports, say=lambda line: None, home=folder)
         os.environ["MLFLOW_TRACKING_URI"] = up.mlflow.uri
