@@ -5,7 +5,7 @@
 The rules are those of infra/monitoring/rules.yaml, with minutes turned into seconds and nothing else changed. The
 training's loader is slowed down, then all of it is stopped; the endpoint gets more requests than it admits and a model
 copy that gets little of the processor, then loses its folder for temporary files. Told is when each alert begins to
-fire and when it ends. About four minutes each on two cores; leaves nothing behind.
+fire and when it ends. About two minutes each on two cores; leaves nothing behind.
 """
 
 import argparse
