@@ -1,6 +1,5 @@
 """Data sets and checkpoints in a bucket of a real S3-speaking server: verified, and continued after a kill."""
 
-import contextlib
 import json
 import os
 import re
@@ -17,14 +16,12 @@ from typing import Any
 
 import psutil
 import pytest
-import ray.train
 from sdavs_platform.data_cache import MANIFEST, local_copy, upload
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
 from sdavs_platform.storage import CHECKPOINT_LIST, Storage, has_checkpoints, require_writable
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
-from sdavs_platform.training.outage import fit_through_outages
 from sdavs_platform.training.run import train
 
 from sdavs_model import load_artifact
@@ -180,35 +177,6 @@ def test_a_missing_bucket_wrong_keys_and_a_server_that_is_away_are_told_apart(se
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{processes.next_free(19900)}")
     with pytest.raises(ValueError, match=r"storage.uri: s3://results cannot be reached: .*connect"):
         has_checkpoints("s3://results", "run")
-
-
-def test_a_folder_that_refuses_to_be_written_is_told_before_anything_is_leased(state):
-    with pytest.raises(ValueError, match=r"storage.uri: /proc cannot be written: .*/proc/run"):
-        require_writable("/proc", "run")  # refuses root, too
-    require_writable(str(state / "results"), "run")
-
-
-@pytest.mark.parametrize(
-    ("cause", "max_failures", "num_calls"),
-    [(OSError("away"), 2, 3), (OSError("away"), 1, 2), (ValueError("bad"), 2, 1)],
-)
-def test_a_controller_that_cannot_write_to_the_storage_is_started_again(
-    tmp_path, cause, max_failures, num_calls
-):
-    calls: list[int] = []
-
-    def fit() -> str:
-        calls.append(1)
-        if len(calls) <= 2:
-            raise ray.train.ControllerError(cause)
-        return "trained"
-
-    told: list[str] = []
-    context = contextlib.nullcontext() if num_calls == 3 else pytest.raises(ray.train.ControllerError)
-    with context:
-        fit_through_outages(fit, max_failures=max_failures, uri=str(tmp_path), name="run", say=told.append)
-    assert len(calls) == num_calls
-    assert len(told) == num_calls - 1
 
 
 def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(bucket, clips, make_config):

@@ -1,0 +1,37 @@
+"""Storage that refuses to be written, or is away while a training's controller wants to write."""
+
+import contextlib
+
+import pytest
+import ray.train
+from sdavs_platform.storage import require_writable
+from sdavs_platform.training.outage import fit_through_outages
+
+
+def test_a_folder_that_refuses_to_be_written_is_told_before_anything_is_leased(state):
+    with pytest.raises(ValueError, match=r"storage.uri: /proc cannot be written: .*/proc/run"):
+        require_writable("/proc", "run")  # refuses root, too
+    require_writable(str(state / "results"), "run")
+
+
+@pytest.mark.parametrize(
+    ("cause", "max_failures", "num_calls"),
+    [(OSError("away"), 2, 3), (OSError("away"), 1, 2), (ValueError("bad"), 2, 1)],
+)
+def test_a_controller_that_cannot_write_to_the_storage_is_started_again(
+    tmp_path, cause, max_failures, num_calls
+):
+    calls: list[int] = []
+
+    def fit() -> str:
+        calls.append(1)
+        if len(calls) <= 2:
+            raise ray.train.ControllerError(cause)
+        return "trained"
+
+    told: list[str] = []
+    context = contextlib.nullcontext() if num_calls == 3 else pytest.raises(ray.train.ControllerError)
+    with context:
+        fit_through_outages(fit, max_failures=max_failures, uri=str(tmp_path), name="run", say=told.append)
+    assert len(calls) == num_calls
+    assert len(told) == num_calls - 1
