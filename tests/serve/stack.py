@@ -252,6 +252,7 @@ def running_stack(**changes: object) -> Iterator[Stack]:
         finally:
             # Nothing is to be saved, so Ray need not take its time; how it is asked to end is tested elsewhere.
             if made.head:
-                kill([process.pid for process in psutil.Process(made.head).children(recursive=True)])
+                children = psutil.Process(made.head).children(recursive=True)
+                kill([made.head, *(child.pid for child in children)])
             local.down(say=print, home=folder)
             shutil.rmtree(folder, ignore_errors=True)
