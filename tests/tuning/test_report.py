@@ -189,6 +189,6 @@ def test_a_report_is_built_by_one_command_also_while_the_sweep_runs(tmp_path):
 def test_a_storage_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        ValueError, match=r"storage.uri: .*file/sweeps/x cannot be reached: .*Not a directory"
+        ValueError, match=r"storage.uri: .*file/sweeps/x cannot be written: .*Not a directory"
     ):
         SweepStore(str(tmp_path / "file"), "x").write_definition({})
