@@ -121,7 +121,12 @@ class STC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, T, C, H, W] -> [B, T, C, H / stride, W / stride]."""
-        enhanced = F.gelu(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
+        volume = x.transpose(1, 2)
+        if volume.device.type == "cpu" and volume.dtype == torch.bfloat16:
+            # Channels last, torch 2.11 gives the weights wrong gradients when there are two frames, some of them
+            # whatever was in memory. fp32 and all other numbers of frames are right.
+            volume = volume.contiguous()
+        enhanced = F.gelu(self.depthwise(volume).transpose(1, 2))
         enhanced = enhanced + (x if self.stride == 1 else self._shrink(x))
         return enhanced if self.car is None else self.car(enhanced)
 

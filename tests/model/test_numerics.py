@@ -1,5 +1,6 @@
 """What must hold of the model's numbers: symmetries, gates, gradients, and one answer in every way of running it."""
 
+import copy
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from sdavs_model import SDAVS, Ablation, SDAVSConfig, build_model
+from sdavs_model.damf import STC
 from sdavs_model.engine import training_loss
 from sdavs_model.losses import segmentation_loss
 from sdavs_model.metrics import ObjectMetrics
@@ -197,3 +199,16 @@ def test_four_clips_are_learnt_by_heart():
     for clip_logits, clip_masks in zip(logits, batch["masks"], strict=True):
         metrics.update(clip_logits, clip_masks)
     assert metrics.compute()["miou"] > 0.95
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 5])
+def test_an_stc_in_bf16_has_the_gradients_of_fp32_for_any_number_of_frames(num_frames):
+    torch.manual_seed(0)
+    full = STC(width=32, stride=1, car=False)
+    half = copy.deepcopy(full).bfloat16()
+    # Channels last, as encoders give them on CPU.
+    x = torch.randn(2, num_frames, 4, 4, 32).bfloat16().permute(0, 1, 4, 2, 3)
+    full(x.float()).sum().backward()
+    half(x).sum().backward()
+    exact, rounded = full.depthwise.weight.grad, half.depthwise.weight.grad
+    assert rounded.float() == pytest.approx(exact, abs=0.03 * float(exact.abs().max()))
