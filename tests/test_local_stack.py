@@ -162,6 +162,16 @@ def test_ctrl_c_leaves_nothing_running(shell: Shell):
     assert not processes_of(shell)
 
 
+def test_what_a_process_starts_while_it_ends_is_ended_with_it(tmp_path: Path):
+    log = tmp_path / "log"
+    script = 'trap "sleep 321 & exit" TERM; echo ready; while :; do sleep 0.05; done'
+    service = processes.start(["bash", "-c", script], cwd=tmp_path, environment=os.environ, log=log)
+    while "ready" not in log.read_text():
+        time.sleep(0.02)
+    service.stop()
+    assert ["sleep", "321"] not in [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+
+
 def test_a_service_that_died_is_not_taken_for_a_running_one(tmp_path: Path):
     gone = subprocess.Popen(["true"])
     gone.wait()

@@ -36,9 +36,11 @@ class Service(BaseModel):
         parent.terminate()
         deadline = time.monotonic() + GRACE_S
         while parent.is_running() and time.monotonic() < deadline:
-            # Children started meanwhile count too; once the parent is gone nobody could list them.
+            # Children started meanwhile count too, wherever they went; once the parent is gone nobody could list them.
             family |= {child.pid: child for child in _descendants(parent)}
             psutil.wait_procs([parent], timeout=0.2)
+        # Started in the instant in which the parent ended.
+        family |= {orphan.pid: orphan for orphan in _session_of(self.pid)}
         _, left = psutil.wait_procs(list(family.values()), timeout=1.0)
         for process in left:
             _kill(process)
@@ -129,6 +131,16 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _session_of(leader: int) -> list[psutil.Process]:
+    """The processes that were started in this one's session, which bears its number even when it is gone."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
 
 
 def _kill(process: psutil.Process) -> None:
