@@ -172,6 +172,16 @@ def test_what_a_process_starts_while_it_ends_is_ended_with_it(tmp_path: Path):
     assert ["sleep", "321"] not in [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
 
 
+def test_a_child_that_nobody_remembers_is_ended_with_the_rest(tmp_path: Path):
+    program = (
+        "import subprocess\nimport psutil\nfrom sdavs_platform.local.processes import stop_children\n"
+        "child = subprocess.Popen(['sleep', '322'], start_new_session=True)\n"
+        "stop_children()\nprint(psutil.pid_exists(child.pid))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+
+
 def test_a_service_that_died_is_not_taken_for_a_running_one(tmp_path: Path):
     gone = subprocess.Popen(["true"])
     gone.wait()

@@ -38,6 +38,7 @@ def run(*, ports: Ports, retrain: bool) -> int:
                 signal.signal(number, signal.SIG_IGN)
             display.console.print("interrupted; stopping everything")
             stack.down(say=display.say, home=home)
+            processes.stop_children()
             return INTERRUPTED
         except (RuntimeError, ValueError) as error:
             display.console.print(f"\n{error}", markup=False)

@@ -87,6 +87,13 @@ def start(
     return Service(pid=process.pid, started=psutil.Process(process.pid).create_time())
 
 
+def stop_children() -> None:
+    """End what this process has started and still runs, also what it was interrupted over before it knew of it."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            Service(pid=child.pid, started=child.create_time()).stop()
+
+
 def is_free(port: int) -> bool:
     """Whether a server could listen on this port of the loopback address."""
     with socket.socket() as probe:
