@@ -14,7 +14,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
 
 
 def finish_on_worker(checkpoint: Any, **context: Any) -> tuple[dict[str, dict[str, float]], int | None]:
-    """See `finish.finish_training`."""
+    """See `finish.finish_training`: scores by split, and the registered version."""
     from sdavs_platform.training.finish import finish_training
 
     return finish_training(checkpoint, **context)

@@ -23,7 +23,8 @@ def fit_through_outages(
 
     Args:
         max_failures: how often it is called again.
-        uri: the storage. name: of the training.
+        uri: the storage.
+        name: of the training.
         say: told of each time.
 
     Raises:
