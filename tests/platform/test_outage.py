@@ -3,14 +3,17 @@
 import contextlib
 
 import pytest
+import ray
 import ray.train
 from sdavs_platform.storage import require_writable
 from sdavs_platform.training.outage import fit_through_outages
+from sdavs_platform.training.run import train
 
 
-def test_a_folder_that_refuses_to_be_written_is_told_before_anything_is_leased(state):
-    with pytest.raises(ValueError, match=r"storage.uri: /proc cannot be written: .*/proc/run"):
-        require_writable("/proc", "run")  # refuses root, too
+def test_storage_that_refuses_to_be_written_is_told_before_anything_is_leased(make_config, state):
+    with pytest.raises(ValueError, match=r"storage.uri: /proc cannot be written: .*/proc/refused"):
+        train(make_config("refused", storage={"uri": "/proc"}))  # which refuses root, too
+    assert not ray.is_initialized()
     require_writable(str(state / "results"), "run")
 
 
