@@ -36,7 +36,7 @@ def add_workers(group: argparse._ArgumentGroup, what: str) -> None:
 
 def add_data_set(parser: argparse.ArgumentParser) -> None:
     """`ROOT`, `--kind` and `--num-frames`: which data set."""
-    from sdavs_model.data.sets import KINDS
+    from sdavs_model.data.datasets import KINDS
 
     what = parser.add_argument_group("which data set")
     what.add_argument("root", metavar="ROOT", help="its folder, or s3://bucket/folder as `upload` wrote it")

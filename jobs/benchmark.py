@@ -12,22 +12,22 @@ A subcommand is a module beside this file with a docstring, `add_flags(parser)` 
 
 import sys
 
-import _benchmark_data
-import _benchmark_model
-import _benchmark_scaling
-import _benchmark_serve
-import _benchmark_sweep
 import _sources
+import benchmarks.data
+import benchmarks.model
+import benchmarks.scaling
+import benchmarks.serve
+import benchmarks.sweep
 from _subcommands import parser_of
 
 _sources.use_this_checkout()
 
 SUBCOMMANDS = {
-    "data": _benchmark_data,
-    "model": _benchmark_model,
-    "scaling": _benchmark_scaling,
-    "serve": _benchmark_serve,
-    "sweep": _benchmark_sweep,
+    "data": benchmarks.data,
+    "model": benchmarks.model,
+    "scaling": benchmarks.scaling,
+    "serve": benchmarks.serve,
+    "sweep": benchmarks.sweep,
 }
 
 

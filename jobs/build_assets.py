@@ -1,11 +1,11 @@
 """Rebuilds the bundled data set from the Debian packages it comes from, so that its origin can be checked.
 
-Reads `sdavs_model/data/assets/manifest.csv`, cuts every asset anew out of its package, and writes the files
+Reads `sdavs_model/data/realav/assets/manifest.csv`, cuts every asset anew out of its package, and writes the files
 and their sha256. Get the packages named in ATTRIBUTION.md first:
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data scratch openttd-opensfx \
         lincity-ng-data simutrans-pak64 sonic-pi-samples
-    python jobs/build_assets.py --packages . --out sdavs_model/data/assets
+    python jobs/build_assets.py --packages . --out sdavs_model/data/realav/assets
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import _sources
 
 _sources.use_this_checkout()
 
-from sdavs_model.data.asset_making import make_asset  # noqa: E402
-from sdavs_model.data.asset_packages import find_package, read_package  # noqa: E402
+from sdavs_model.data.realav.asset_making import make_asset  # noqa: E402
+from sdavs_model.data.realav.asset_packages import find_package, read_package  # noqa: E402
 
 CUT_OUT_SIDE = 160
 BACKGROUND_SIDE = 192

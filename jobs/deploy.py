@@ -42,7 +42,7 @@ def main() -> None:
         help="Ray's dashboard (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
     flags, loose = parser.parse_known_args()
-    from sdavs_platform.cli import load_config, overrides_of
+    from sdavs_platform.config.cli import load_config, overrides_of
     from sdavs_platform.local.token import send_token_if_any
 
     send_token_if_any()

@@ -17,7 +17,7 @@ import _sources
 
 _sources.use_this_checkout()
 
-from sdavs_model.data.sets import KINDS  # noqa: E402 (the line above makes it importable)
+from sdavs_model.data.datasets import KINDS  # noqa: E402 (the line above makes it importable)
 
 
 def main() -> None:
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--no-log", action="store_true", help="leave the MLflow run as it is")
     parser.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
     flags = parser.parse_args()
-    from sdavs_platform.predictions import write_masks
-    from sdavs_platform.report import evaluate_registered, log_report, report_table
+    from sdavs_platform.evaluation.predictions import write_masks
+    from sdavs_platform.evaluation.registered_model import evaluate_registered, log_report, report_table
 
     try:
         report = evaluate_registered(

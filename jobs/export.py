@@ -29,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
     flags = parser.parse_args()
-    from sdavs_platform.paths import absolute, state_folder
+    from sdavs_platform.config.paths import absolute, state_folder
     from sdavs_platform.tracking.client import tracking_uri
     from sdavs_platform.training.export import export_from_storage
 

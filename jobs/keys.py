@@ -35,8 +35,8 @@ def main() -> None:
     remove = actions.add_parser("remove", help="take a key back")
     remove.add_argument("id", help="its number, as list shows it")
     flags = parser.parse_args()
-    from sdavs_platform.config import ServeConfig
-    from sdavs_serve.keys import KeyFile
+    from sdavs_platform.config.tree import ServeConfig
+    from sdavs_serve.http.keys import KeyFile
 
     keys = KeyFile(flags.file) if flags.file else KeyFile.of(ServeConfig())
     try:

@@ -15,26 +15,26 @@ Without a subcommand it is `demo`. An interrupted run is continued by the same c
 
 import sys
 
-import _prepare_demo
-import _prepare_digest
-import _prepare_import
-import _prepare_realav
-import _prepare_stats
-import _prepare_upload
-import _prepare_validate
 import _sources
+import prepare.demo
+import prepare.digest
+import prepare.import_videos
+import prepare.realav
+import prepare.stats
+import prepare.upload
+import prepare.validate
 from _subcommands import parser_of
 
 _sources.use_this_checkout()
 
 SUBCOMMANDS = {
-    "demo": _prepare_demo,
-    "realav": _prepare_realav,
-    "import": _prepare_import,
-    "validate": _prepare_validate,
-    "stats": _prepare_stats,
-    "digest": _prepare_digest,
-    "upload": _prepare_upload,
+    "demo": prepare.demo,
+    "realav": prepare.realav,
+    "import": prepare.import_videos,
+    "validate": prepare.validate,
+    "stats": prepare.stats,
+    "digest": prepare.digest,
+    "upload": prepare.upload,
 }
 
 

@@ -23,8 +23,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder (default: reports/NAME in the state folder)")
     flags = parser.parse_args()
-    from sdavs_platform.paths import absolute, state_folder
-    from sdavs_platform.sweep_report.build import build_report
+    from sdavs_platform.config.paths import absolute, state_folder
+    from sdavs_platform.tuning.report.build import build_report
     from sdavs_platform.tuning.store import SweepStore
 
     try:

@@ -26,8 +26,8 @@ def main() -> None:
     ports.add_argument("--postgres-port", type=int, default=5432, help="Postgres (default: %(default)s)")
     ports.add_argument("--s3-port", type=int, default=9000, help="the S3 server (default: %(default)s)")
     flags = parser.parse_args()
+    from sdavs_platform.config.paths import state_folder
     from sdavs_platform.local import services, state
-    from sdavs_platform.paths import state_folder
 
     wanted = services.Ports(mlflow=flags.mlflow_port, postgres=flags.postgres_port, s3=flags.s3_port)
     home = state_folder()

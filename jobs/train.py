@@ -16,7 +16,7 @@ import _sources
 
 _sources.use_this_checkout()
 
-from sdavs_platform.cli import parse_config  # noqa: E402
+from sdavs_platform.config.cli import parse_config  # noqa: E402
 
 
 def main() -> None:

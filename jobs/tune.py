@@ -20,7 +20,7 @@ import _sources
 
 _sources.use_this_checkout()
 
-from sdavs_platform.cli import add_config_flags, load_config, overrides_of  # noqa: E402
+from sdavs_platform.config.cli import add_config_flags, load_config, overrides_of  # noqa: E402
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "demo.yaml"
 

@@ -14,8 +14,8 @@ from sdavs_model.config import Ablation, PreprocessConfig, SDAVSConfig
 
 if TYPE_CHECKING:
     from sdavs_model import artifact, engine, losses, metrics, recipes
+    from sdavs_model.architectures.sdavs.model import SDAVS, build_model
     from sdavs_model.artifact import LoadedModel, load_artifact, save_artifact
-    from sdavs_model.model import SDAVS, build_model
 
 __all__ = [
     "SDAVS",
@@ -35,8 +35,8 @@ __all__ = [
 
 # torch and timm take seconds to import; a `--help` or a config check should not wait for them.
 _HOMES = {
-    "SDAVS": "sdavs_model.model",
-    "build_model": "sdavs_model.model",
+    "SDAVS": "sdavs_model.architectures.sdavs.model",
+    "build_model": "sdavs_model.architectures.sdavs.model",
     "LoadedModel": "sdavs_model.artifact",
     "load_artifact": "sdavs_model.artifact",
     "save_artifact": "sdavs_model.artifact",

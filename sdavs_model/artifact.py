@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_model, save_model
 
+from sdavs_model.architectures.sdavs.model import SDAVS, build_model
 from sdavs_model.config import PreprocessConfig, SDAVSConfig, check_keys
 from sdavs_model.golden import GOLDEN_FILE, Golden, parse_golden, record_golden, write_golden
-from sdavs_model.model import SDAVS, build_model
 
 if TYPE_CHECKING:
-    from sdavs_model.data.clip import Clip
-    from sdavs_model.data.preprocess import Preprocessor
+    from sdavs_model.data.core.clip import Clip
+    from sdavs_model.data.core.preprocess import Preprocessor
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -69,7 +69,7 @@ def save_artifact(
     Raises:
         ValueError: the number of class names does not fit the model.
     """
-    from sdavs_model.data.preprocess import Preprocessor
+    from sdavs_model.data.core.preprocess import Preprocessor
 
     config = model.config
     expected = max(config.num_classes, 2)
@@ -109,7 +109,7 @@ def load_artifact(
     Raises:
         ValueError: a file is missing, holds pickle, was changed after it was written, or does not fit.
     """
-    from sdavs_model.data.preprocess import Preprocessor
+    from sdavs_model.data.core.preprocess import Preprocessor
 
     folder = Path(folder)
     card = read_card(folder)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdavs_model.architectures.sdavs.model import SDAVS, build_model
 from sdavs_model.config import SDAVSConfig
-from sdavs_model.model import SDAVS, build_model
 
 # Linux keeps the largest resident size of a process, and forgets it when asked to (man 5 proc).
 _FORGET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

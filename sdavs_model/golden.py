@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from safetensors.torch import load, save_file
 
-from sdavs_model.data.clip import SAMPLE_RATE, Clip
+from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 
 if TYPE_CHECKING:
-    from sdavs_model.data.preprocess import Preprocessor
-    from sdavs_model.model import SDAVS
+    from sdavs_model.architectures.sdavs.model import SDAVS
+    from sdavs_model.data.core.preprocess import Preprocessor
 
 GOLDEN_FILE = "golden.safetensors"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sdavs_model.data.clip import IGNORED
+from sdavs_model.data.core.clip import IGNORED
 
 # Added to numerator and denominator, in pixels: an empty mask then asks for an empty prediction.
 SMOOTH = 1.0

@@ -133,7 +133,7 @@ def send(processes: list[psutil.Process], number: signal.Signals) -> None:
 
 def trouble_a_training(folder: Path, alerts: Alerts, *, head: int, address: str) -> None:
     """A slow loader, then a standstill, then its end."""
-    from sdavs_model.data.realav import RealAVConfig, prepare
+    from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     prepare(
         folder / "data",
@@ -177,7 +177,7 @@ def trouble_a_training(folder: Path, alerts: Alerts, *, head: int, address: str)
 
 def trouble_an_endpoint(folder: Path, alerts: Alerts, *, head: int, port: int, dashboard: str) -> None:
     """Too much load, then errors of its own."""
-    from sdavs_platform.config import ServeConfig
+    from sdavs_platform.config.tree import ServeConfig
     from sdavs_platform.local.sample import write_video
     from sdavs_platform.tracking.registry import promote
     from sdavs_serve.app import deploy, wait_ready

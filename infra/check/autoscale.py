@@ -42,7 +42,7 @@ FAMILIES = ("ray_cluster_", "ray_train_", "ray_sdavs_")
 
 
 def main() -> int:
-    from sdavs_model.data.realav import RealAVConfig, prepare
+    from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     # Ray reads them once, when it is imported.
     os.environ |= {

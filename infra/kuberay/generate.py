@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from sdavs_platform.cli import load_config
+from sdavs_platform.config.cli import load_config
 from sdavs_serve.declaration import declaration
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from sdavs_serve.keys import KeyFile
+from sdavs_serve.http.keys import KeyFile
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from sdavs_platform.cli import load_config
+from sdavs_platform.config.cli import load_config
 from sdavs_platform.tuning.space import normalized
 from sdavs_platform.tuning.study import parse_study
 from sdavs_platform.tuning.sweep import load_sweep

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from sdavs_platform.config import ClusterConfig, RunConfig
+from sdavs_platform.config.tree import ClusterConfig, RunConfig
 
 STORAGE_VARIABLES = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),

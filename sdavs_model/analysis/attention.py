@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdavs_model.analysis.taps import Call, damf_modules, record, response, sounding_logits
-from sdavs_model.damf import DAMF, CrossModalAttention
+from sdavs_model.architectures.sdavs.damf import DAMF, CrossModalAttention
 
 VIDEO_BEFORE, AUDIO_BEFORE = "video before", "audio before"
 SOUND_ASKS, PICTURE_ASKS = "sound asks picture", "picture asks sound"

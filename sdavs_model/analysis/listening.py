@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdavs_model.analysis.noise import Noise, rms
-from sdavs_model.data.clip import SAMPLE_RATE
+from sdavs_model.data.core.clip import SAMPLE_RATE
 from sdavs_model.engine import AudioControlled, OtherSound, swap_partners
 
 RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY = "right", "silence", "swapped", "off-screen", "noise only"

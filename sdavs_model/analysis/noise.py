@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from sdavs_model.data.audio import read_audio
-from sdavs_model.data.bundle import ASSETS_FOLDER
-from sdavs_model.data.clip import SAMPLE_RATE
+from sdavs_model.data.core.audio import read_audio
+from sdavs_model.data.core.clip import SAMPLE_RATE
+from sdavs_model.data.realav.bundle import ASSETS_FOLDER
 from sdavs_model.engine import OtherSound
 
 PAPER_FACTOR = 0.1

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sdavs_model.damf import DAMF
-from sdavs_model.model import SDAVS, Level
-from sdavs_model.snrp import SNRP
+from sdavs_model.architectures.sdavs.damf import DAMF
+from sdavs_model.architectures.sdavs.model import SDAVS, Level
+from sdavs_model.architectures.sdavs.snrp import SNRP
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """VGGish (Hershey et al. 2017), written to load the public `torchvggish` weights (paper IV-A).
 
-Log-mel examples are made in `sdavs_model.data.preprocess`, the one place for preprocessing.
+Log-mel examples are made in `sdavs_model.data.core.preprocess`, the one place for preprocessing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sdavs_model.weights import load_matching, read_state_dict
+from sdavs_model.weights.read import load_matching, read_state_dict
 
 CONV_CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 HIDDEN = 4096

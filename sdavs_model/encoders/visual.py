@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdavs_model.config import SDAVSConfig
-from sdavs_model.weights import load_matching, read_state_dict
+from sdavs_model.weights.read import load_matching, read_state_dict
 
 STRIDES = (4, 8, 16, 32)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sdavs_model.data.avis import Track, TrackedVideo
+from sdavs_model.data.benchmarks.avis import Track, TrackedVideo
 from sdavs_model.masks import masks_at_size
 from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.fsla import FSLACounts, count_frames

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sdavs_model.data.avis import Run, Track
+from sdavs_model.data.benchmarks.avis import Run, Track
 from sdavs_model.metrics.base import Mode
 from sdavs_model.metrics.instances import overlaps
 

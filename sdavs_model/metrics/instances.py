@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdavs_model.data.avis import Run, Track
+from sdavs_model.data.benchmarks.avis import Run, Track
 
 MIN_AREA = 0.001
 """Smallest region, as a share of the picture."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdavs_model.data.avis import AVIS
-from sdavs_model.data.clip_set import ClipSet
+from sdavs_model.data.benchmarks.avis import AVIS
+from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.metrics.avis import AVISMetrics
 from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.object import ObjectMetrics

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdavs_model.data.clip import IGNORED
+from sdavs_model.data.core.clip import IGNORED
 from sdavs_model.masks import masks_at_size
 from sdavs_model.metrics.base import BETA_SQUARED, Metrics, Mode
 

@@ -16,14 +16,14 @@ import httpx
 import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-from sdavs_platform.serve_config import ServeConfig
+from sdavs_platform.config.serve import ServeConfig
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import resolve
 
 from sdavs_serve.declaration import APPLICATION, declaration
-from sdavs_serve.ingress import Ingress
-from sdavs_serve.keys import KeyFile, keys_required
-from sdavs_serve.predictor import Predictor
+from sdavs_serve.http.ingress import Ingress
+from sdavs_serve.http.keys import KeyFile, keys_required
+from sdavs_serve.inference.predictor import Predictor
 from sdavs_serve.rollout.controller import RolloutController
 from sdavs_serve.rollout.state import SLOTS, RolloutState
 

@@ -10,7 +10,7 @@ from types import TracebackType
 import httpx
 from PIL import Image
 
-from sdavs_serve.encode import decode_rle
+from sdavs_serve.encoding.encode import decode_rle
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import FrameMask, ModelStatus, Problem, SegmentAnswer
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sdavs_platform.serve_config import ServeConfig
+from sdavs_platform.config.serve import ServeConfig
 
 APPLICATION = "sdavs"
 

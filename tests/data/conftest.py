@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sdavs_model import PreprocessConfig
-from sdavs_model.data.preprocess import Preprocessor
-from sdavs_model.data.realav import RealAVConfig, prepare
+from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.realav.build import RealAVConfig, prepare
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from sdavs_model.data.audio import read_audio, write_wav
+from sdavs_model.data.core.audio import read_audio, write_wav
 
 
 def tone(rate: int, seconds: float = 1.0) -> np.ndarray:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sdavs_model.data.augment import Augment, augment_clip, augment_log_mel, draw_window, mix
-from sdavs_model.data.avsbench import AVSBenchMS3
-from sdavs_model.data.clip import Clip
+from sdavs_model.data.augment.augmentation import Augment, augment_clip, augment_log_mel, draw_window, mix
+from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.core.clip import Clip
 
 GEOMETRY_OFF = {"zoom": 0.0, "shift": 0.0, "rotation": 0.0, "flip_prob": 0.0, "erase_prob": 0.0}
 

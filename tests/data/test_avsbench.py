@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from sdavs_model import PreprocessConfig
-from sdavs_model.data.augment import Augment
-from sdavs_model.data.avsbench import AVSBenchMS3
-from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.core.preprocess import Preprocessor
 
 VIDEO = "train_00000"
 

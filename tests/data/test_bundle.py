@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdavs_model.data.bundle import ASSETS_FOLDER, Assets
+from sdavs_model.data.realav.bundle import ASSETS_FOLDER, Assets
 
 
 def rows() -> list[dict[str, str]]:

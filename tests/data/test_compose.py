@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from sdavs_model.data import compose_sound
-from sdavs_model.data.bundle import Assets, Pool
-from sdavs_model.data.compose import Scene, Source, compose_clip, draw_scene
-from sdavs_model.data.draw import Draw
+from sdavs_model.data.core.draw import Draw
+from sdavs_model.data.realav import compose_audio as compose_sound
+from sdavs_model.data.realav.bundle import Assets, Pool
+from sdavs_model.data.realav.compose import Scene, Source, compose_clip, draw_scene
 
 GOLDEN = "54cb6e1a1e76d5781f48ae5fa0808316f3095f0a71fe3acfef6a6f9c8ccd650c"
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from layouts import write_avis, write_avss, write_ms3, write_s4, write_vpo
-from sdavs_platform.cli import validated
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.cli import validated
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.training.batches import Batches, open_split
 from sdavs_platform.training.run import check_data
 
 from sdavs_model import build_model
-from sdavs_model.data.sets import KINDS
+from sdavs_model.data.datasets import KINDS
 from sdavs_model.engine import evaluate, training_loss
 from sdavs_model.metrics import open_metrics
 from sdavs_model.metrics.base import Mode

@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from sdavs_platform.serve_config import ServeConfig
-from sdavs_serve.media import decode_video
+from sdavs_platform.config.serve import ServeConfig
+from sdavs_serve.decoding.media import decode_video
 
-from sdavs_model.data.validate import open_splits, validate
+from sdavs_model.data.tools.validate import open_splits, validate
 
 SIZE = (51, 37)  # width, height
 
@@ -160,7 +160,7 @@ def import_here(root: Path) -> dict[str, int]:
         from _prepare_import import decode
     finally:
         sys.path.remove("jobs")
-    from sdavs_model.data.import_video import Import, import_videos
+    from sdavs_model.data.tools.import_video import Import, import_videos
 
     job = Import(
         videos=root / "videos", masks=root / "masks", decode=decode, splits={"x": "train"}, num_frames=2

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdavs_model.data.asset_set import COLUMNS, SOURCES_FILE, make_assets, read_sources
-from sdavs_model.data.bundle import Assets
-from sdavs_model.data.datasheet import require_apart
-from sdavs_model.data.statistics import asset_digests
-from sdavs_model.data.validate import open_splits
+from sdavs_model.data.core.statistics import asset_digests
+from sdavs_model.data.realav.asset_set import COLUMNS, SOURCES_FILE, make_assets, read_sources
+from sdavs_model.data.realav.bundle import Assets
+from sdavs_model.data.realav.datasheet import require_apart
+from sdavs_model.data.tools.validate import open_splits
 
 CATEGORIES = ("cat", "dog", "car", "bus", "violin")
 SPLITS = ("train", "val", "test")

@@ -13,9 +13,9 @@ import pytest
 from layouts import write_avis, write_s4, write_vpo
 from PIL import Image
 
-from sdavs_model.data.realav import RealAVConfig, prepare
-from sdavs_model.data.statistics import statistics, total_digest
-from sdavs_model.data.validate import open_splits, validate
+from sdavs_model.data.core.statistics import statistics, total_digest
+from sdavs_model.data.realav.build import RealAVConfig, prepare
+from sdavs_model.data.tools.validate import open_splits, validate
 
 
 @pytest.fixture(scope="module")

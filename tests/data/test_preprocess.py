@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sdavs_model import PreprocessConfig
-from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.data.core.preprocess import Preprocessor
 
 
 def published_log_mel(sound: np.ndarray) -> np.ndarray:

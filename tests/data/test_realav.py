@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sdavs_model.data.avsbench import AVSBenchMS3
-from sdavs_model.data.realav import SPLITS, prepare
+from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.realav.build import SPLITS, prepare
 
 
 def digests(root: Path, preprocessor) -> dict[str, str]:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from layouts import SIZE, write_avis, write_mask, write_picture, write_table, write_vpo
 from PIL import Image
-from sdavs_platform.report import controls_of
+from sdavs_platform.evaluation.registered_model import controls_of
 from torch.utils.data import DataLoader
 
-from sdavs_model.data.audio import read_audio
-from sdavs_model.data.avis import AVIS, read_truth
-from sdavs_model.data.clip_set import collate_clips
-from sdavs_model.data.sets import known_kind, open_dataset
-from sdavs_model.data.vpo import CLASSES, VPO
+from sdavs_model.data.benchmarks.avis import AVIS, read_truth
+from sdavs_model.data.benchmarks.vpo import CLASSES, VPO
+from sdavs_model.data.core.audio import read_audio
+from sdavs_model.data.core.clip_set import collate_clips
+from sdavs_model.data.datasets import known_kind, open_dataset
 from sdavs_model.engine import evaluate
 from sdavs_model.metrics import open_metrics
 

@@ -11,10 +11,10 @@ import torch
 from layouts import write_sound
 
 from sdavs_model import PreprocessConfig
-from sdavs_model.data.audio import read_audio
-from sdavs_model.data.avsbench import AVSBenchMS3
-from sdavs_model.data.preprocess import Preprocessor
-from sdavs_model.data.sound_cache import SoundCache
+from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.core.audio import read_audio
+from sdavs_model.data.core.audio_cache import SoundCache
+from sdavs_model.data.core.preprocess import Preprocessor
 
 
 @pytest.mark.parametrize(

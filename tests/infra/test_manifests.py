@@ -9,8 +9,8 @@ import make_secrets
 import manifests
 import pytest
 import yaml
-from sdavs_platform.cli import load_config
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.config.cli import load_config
+from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.declaration import declaration
 
 pytestmark = pytest.mark.skipif(
@@ -145,7 +145,7 @@ def test_nothing_generated_differs_from_its_source():
 
 
 def test_each_call_of_make_secrets_makes_other_secrets_and_valid_api_keys(tmp_path):
-    from sdavs_serve.keys import KeyFile
+    from sdavs_serve.http.keys import KeyFile
 
     first, second = make_secrets.make(), make_secrets.make()
     values = [value for made in (first, second) for name, data in made.items() for key, value in data.items()]

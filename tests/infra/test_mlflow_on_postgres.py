@@ -18,7 +18,7 @@ import pytest
 import requests
 import yaml
 from sdavs_platform.local import postgres
-from sdavs_serve.auth import check_webhook
+from sdavs_serve.http.auth import check_webhook
 from starlette.datastructures import Headers
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,7 +32,7 @@ def test_metric_names_are_found_in_promql(expression: str, names: set[str]):
 
 def test_what_is_named_of_nodes_and_trainings_is_exported_by_this_ray_and_this_code():
     """GPUs and trainings are not to be had in every test; the tables that make their metrics are."""
-    source = (ROOT / "platform/sdavs_platform/training/metrics.py").read_text()
+    source = (ROOT / "platform/sdavs_platform/training/telemetry/metrics.py").read_text()
     trainings = set(re.findall(r'Gauge\(\s*"(\w+)"', source))
     train_library = {
         value

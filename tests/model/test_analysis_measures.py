@@ -27,7 +27,7 @@ from sdavs_model.analysis.noise import (
 )
 from sdavs_model.analysis.response import LevelDistribution, LevelResponse, contrast
 from sdavs_model.analysis.scoring import marked_share
-from sdavs_model.data.audio import write_wav
+from sdavs_model.data.core.audio import write_wav
 
 
 class Categories(list):

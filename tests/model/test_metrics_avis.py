@@ -9,7 +9,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from sdavs_model.data.avis import Track, TrackedVideo
+from sdavs_model.data.benchmarks.avis import Track, TrackedVideo
 from sdavs_model.metrics import AVISMetrics
 from sdavs_model.metrics.instances import find_regions, link
 

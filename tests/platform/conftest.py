@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sdavs_platform.cli import validated
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.cli import validated
+from sdavs_platform.config.tree import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few composed clips per split."""
-    from sdavs_model.data.realav import RealAVConfig, prepare
+    from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("data")
     counts = {"num_train": 8, "num_val": 3, "num_test_new_scenes": 6, "num_test_strict": 6}

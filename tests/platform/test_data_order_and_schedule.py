@@ -3,7 +3,7 @@
 from itertools import chain
 
 import pytest
-from sdavs_platform.config import OptimizerConfig
+from sdavs_platform.config.tree import OptimizerConfig
 from sdavs_platform.training.batches import GlobalBatchSampler
 from sdavs_platform.training.engine import lr_factor
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sdavs_platform.efficiency import log_report, measure, report_table, write_report
+from sdavs_platform.benchmarks.efficiency import log_report, measure, report_table, write_report
 from sdavs_platform.tracking.client import mlflow_client
 
 from sdavs_model import budgets

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from sdavs_platform.training.checkpoint import consolidate
-from sdavs_platform.training.reshape import reshape_shards
+from sdavs_platform.training.checkpoints.checkpoint import consolidate
+from sdavs_platform.training.checkpoints.reshape import reshape_shards
 from worker_group import run_group
 
 pytestmark = pytest.mark.timeout(300)
@@ -96,7 +96,7 @@ def test_two_workers_then_one_then_two_follow_the_undisturbed_loss_curve(lives, 
 
 @pytest.mark.parametrize("kind", ["zero0", "zero1", "zero2", "zero3"])
 def test_the_checkpoint_of_every_stage_becomes_one_set_of_weights(lives, kind):
-    from sdavs_platform.config import RunConfig
+    from sdavs_platform.config.tree import RunConfig
 
     config = RunConfig.model_validate(lives["configs"][kind])
     _, difference = consolidate(

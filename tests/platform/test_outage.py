@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import ray
 import ray.train
-from sdavs_platform.storage import require_writable
-from sdavs_platform.training.outage import fit_through_outages
+from sdavs_platform.storage.filesystem import require_writable
+from sdavs_platform.training.faults.outage import fit_through_outages
 from sdavs_platform.training.run import train
 
 

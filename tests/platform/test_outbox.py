@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
-from sdavs_platform.training.outbox import Outbox
+from sdavs_platform.training.telemetry.delivery_queue import Outbox
 
 PORT = 8031
 URI = f"http://127.0.0.1:{PORT}"

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from sdavs_platform.storage import CHECKPOINT_LIST
+from sdavs_platform.storage.filesystem import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
-from sdavs_platform.training.checkpoint import consolidate
+from sdavs_platform.training.checkpoints.checkpoint import consolidate
+from sdavs_platform.training.checkpoints.manifest import verify_complete
 from sdavs_platform.training.export import export_from_storage
-from sdavs_platform.training.manifest import verify_complete
 from sdavs_platform.training.run import TrainResult, train
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(400)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sdavs_platform.cli import config_keys, load_config, parse_config
+from sdavs_platform.config.cli import config_keys, load_config, parse_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 

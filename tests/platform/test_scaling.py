@@ -1,7 +1,7 @@
 """The arithmetic of exchanging, against cases worked out by hand and in ZeRO's paper."""
 
 import pytest
-from sdavs_platform.scaling_model import (
+from sdavs_platform.benchmarks.scaling_model import (
     Assumptions,
     Exchange,
     Link,

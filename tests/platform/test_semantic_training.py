@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sdavs_platform.report import evaluate_registered, report_table
+from sdavs_platform.evaluation.registered_model import evaluate_registered, report_table
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.run import TrainResult, train
 
-from sdavs_model.data.realav import RealAVConfig, prepare
-from sdavs_model.data.statistics import total_digest
-from sdavs_model.data.validate import open_splits
+from sdavs_model.data.core.statistics import total_digest
+from sdavs_model.data.realav.build import RealAVConfig, prepare
+from sdavs_model.data.tools.validate import open_splits
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
 

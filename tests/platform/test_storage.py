@@ -16,10 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from sdavs_platform.data_cache import MANIFEST, local_copy, upload
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
-from sdavs_platform.storage import CHECKPOINT_LIST, Storage, has_checkpoints, require_writable
+from sdavs_platform.storage.data_cache import MANIFEST, local_copy, upload
+from sdavs_platform.storage.filesystem import CHECKPOINT_LIST, Storage, has_checkpoints, require_writable
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.run import train
@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four clips."""
-    from sdavs_model.data.realav import RealAVConfig, prepare
+    from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("clips")
     one = {"num_train": 1, "num_val": 1, "num_test_new_scenes": 1, "num_test_strict": 1}
@@ -121,7 +121,7 @@ def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_r
 def fetching(uri: str, cache: Path, told: str) -> "subprocess.Popen[str]":
     """A process of its own that makes a local copy; `told` is called with (files done, files in all)."""
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.data_cache import local_copy\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.storage.data_cache import local_copy\n"
         f"local_copy({uri!r}, cache=Path(sys.argv[1]), num_workers=1, progress={told})\n"
     )
     return subprocess.Popen(

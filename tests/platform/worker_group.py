@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.tree import RunConfig
 
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "DS_SKIP_CUDA_CHECK": "1"}
 
@@ -49,11 +49,17 @@ def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous:
 
 def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]:
     from sdavs_platform.training.batches import Batches
-    from sdavs_platform.training.checkpoint import LoopState, Probe, Untold, load_checkpoint, save_checkpoint
+    from sdavs_platform.training.checkpoints.checkpoint import (
+        LoopState,
+        Probe,
+        Untold,
+        load_checkpoint,
+        save_checkpoint,
+    )
+    from sdavs_platform.training.checkpoints.manifest import verify_complete
     from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
     from sdavs_platform.training.loop import seed_everything
-    from sdavs_platform.training.manifest import verify_complete
-    from sdavs_platform.training.progress import means
+    from sdavs_platform.training.telemetry.progress import means
 
     from sdavs_model import build_model
     from sdavs_model.engine import training_loss

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from sdavs_serve.decoding.fuzz import mux_sound
+from sdavs_serve.tools.fuzz import mux_sound
 from stack import Stack, running_stack
 from visitor import CHROMIUM, opened_page
 

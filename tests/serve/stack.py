@@ -20,20 +20,20 @@ import torch
 from cryptography.fernet import Fernet
 from prometheus_client.parser import text_string_to_metric_families
 from ray._raylet import GcsClient
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.config.serve import RolloutConfig
+from sdavs_platform.config.tree import ServeConfig
 from sdavs_platform.local import stack as local
-from sdavs_platform.serve_config import RolloutConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.registry import promote, register_artifact
 from sdavs_serve.app import deploy, wait_ready
-from sdavs_serve.encode import decode_rle
-from sdavs_serve.keys import SCOPES, KeyFile
+from sdavs_serve.encoding.encode import decode_rle
+from sdavs_serve.http.keys import SCOPES, KeyFile
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import Rle
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model, save_artifact
-from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.golden import record_golden
 
 SMALL = SDAVSConfig(

@@ -7,14 +7,14 @@ import tempfile
 import numpy as np
 import psutil
 import pytest
-from sdavs_platform.config import ServeConfig
-from sdavs_serve.decoding.fuzz import fuzz
+from sdavs_platform.config.tree import ServeConfig
+from sdavs_serve.decoding.media import decode_video, windows
 from sdavs_serve.decoding.sandbox import Sandbox
-from sdavs_serve.encode import AnsweredFrame, JsonWriter
+from sdavs_serve.decoding.upload import Upload
+from sdavs_serve.encoding.encode import AnsweredFrame, JsonWriter
 from sdavs_serve.errors import MediaError
-from sdavs_serve.media import decode_video, windows
 from sdavs_serve.schema import AnswerHead, ModelInfo, SegmentAnswer, Timings
-from sdavs_serve.upload import Upload
+from sdavs_serve.tools.fuzz import fuzz
 
 LIMITS = ServeConfig(max_seconds=4000, max_frames=4000)
 
@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
 
 
 def test_damaged_files_never_crash_hang_or_leak():
-    """The short form of `python -m sdavs_serve.decoding.fuzz --files 5000`."""
+    """The short form of `python -m sdavs_serve.tools.fuzz --files 5000`."""
     outcome = fuzz(num_files=300, seed=0, budget_s=5)
     assert (outcome.leaked_descriptors, outcome.left_processes) == (0, 0)
     assert not [answer for answer in outcome.answers if "died" in answer], outcome

@@ -15,18 +15,18 @@ import pytest
 import torch
 from PIL import Image
 from playwright.sync_api import expect
-from sdavs_platform.predictions import write_masks
-from sdavs_platform.report import open_for
+from sdavs_platform.evaluation.predictions import write_masks
+from sdavs_platform.evaluation.registered_model import open_for
 from sdavs_platform.tracking.registry import fetch
 from sdavs_serve.client import Client, EndpointError, save_mask
-from sdavs_serve.encode import decode_rle
-from sdavs_serve.media import decode_video
+from sdavs_serve.decoding.media import decode_video
+from sdavs_serve.encoding.encode import decode_rle
 from sdavs_serve.schema import SegmentAnswer
 from stack import mask_of
 
 from sdavs_model import load_artifact
-from sdavs_model.data.realav import RealAVConfig, prepare
-from sdavs_model.data.sets import known_kind
+from sdavs_model.data.datasets import known_kind
+from sdavs_model.data.realav.build import RealAVConfig, prepare
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 from mlflow.webhooks.delivery import _generate_hmac_signature
-from sdavs_platform.config import ServeConfig
+from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.app import deploy
-from sdavs_serve.auth import Authentication, check_webhook
 from sdavs_serve.errors import RequestError
-from sdavs_serve.keys import KeyFile, keys_required
+from sdavs_serve.http.auth import Authentication, check_webhook
+from sdavs_serve.http.keys import KeyFile, keys_required
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request

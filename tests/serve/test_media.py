@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from sdavs_platform.config import ServeConfig
-from sdavs_serve.encode import COLOURS, AnsweredFrame, decode_rle, draw_overlay, encode_rle
+from sdavs_platform.config.tree import ServeConfig
+from sdavs_serve.decoding.media import decode_pictures, decode_stereo, decode_video, heard_with, windows
+from sdavs_serve.encoding.encode import COLOURS, AnsweredFrame, decode_rle, draw_overlay, encode_rle
+from sdavs_serve.encoding.overlay_video import OverlayVideoWriter
 from sdavs_serve.errors import MediaError, RequestError
-from sdavs_serve.form import negotiate
-from sdavs_serve.inference import masks_with_scores
-from sdavs_serve.media import decode_pictures, decode_stereo, decode_video, heard_with, windows
-from sdavs_serve.overlay_video import OverlayVideoWriter
+from sdavs_serve.http.form import negotiate
+from sdavs_serve.inference.loaded_model import masks_with_scores
 from sdavs_serve.schema import Timings
 
 LIMITS = ServeConfig()

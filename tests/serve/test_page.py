@@ -9,11 +9,11 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import expect
-from sdavs_platform.config import ServeConfig
-from sdavs_serve.auth import Authentication
-from sdavs_serve.keys import KeyFile
+from sdavs_platform.config.tree import ServeConfig
+from sdavs_serve.http.auth import Authentication
+from sdavs_serve.http.keys import KeyFile
+from sdavs_serve.http.problems import handle_problems
 from sdavs_serve.page.routes import add_page
-from sdavs_serve.problems import handle_problems
 from stack import free_port, mask_of
 from visitor import drawn, give, set_opacity, show
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from sdavs_platform.serve_config import RolloutConfig
+from sdavs_platform.config.serve import RolloutConfig
 from sdavs_serve.rollout.gates import Observation, Stage, judge
 from sdavs_serve.rollout.machine import STATE_TAG, Seen, SlotReport, advance
 from sdavs_serve.rollout.state import Failure, Measured, Release, RolloutState, Side, Target

@@ -15,7 +15,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import ray
     from ray.cluster_utils import Cluster
     from sdavs_platform.cluster import worker_environment
-    from sdavs_platform.config import RunConfig
+    from sdavs_platform.config.tree import RunConfig
 
     roots = [str(ROOT), str(ROOT / "platform"), str(ROOT / "serve"), str(ROOT / "tests" / "tuning")]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,7 @@
 """Made-up records of sweeps, to test what is made of them."""
 
 import numpy as np
-from sdavs_platform.cli import validated
+from sdavs_platform.config.cli import validated
 from sdavs_platform.tuning.plan import planned_trials
 from sdavs_platform.tuning.space import normalized
 from sdavs_platform.tuning.store import SweepStore, TrialRecord

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import ray
 from rich.console import Console
-from sdavs_platform.cli import load_config
+from sdavs_platform.config.cli import load_config
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import resolve
 from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.tuning.objectives import score_clips
 from sdavs_platform.tuning.run import run_sweep
-from sdavs_platform.tuning.scoring import score_clips
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import SweepStore
 from sdavs_platform.tuning.study import parse_study
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from sdavs_model.data.realav import RealAVConfig, prepare
+    from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("data")
     prepare(folder, RealAVConfig(num_train=8, num_val=3, num_test_new_scenes=4, num_test_strict=4, size=64))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import records
 import yaml
-from sdavs_platform.cli import load_config
-from sdavs_platform.sweep_report.build import build_report
-from sdavs_platform.sweep_report.compare import compare, interval
-from sdavs_platform.sweep_report.summary import summarize
+from sdavs_platform.config.cli import load_config
+from sdavs_platform.tuning.report.build import build_report
+from sdavs_platform.tuning.report.compare import compare, interval
+from sdavs_platform.tuning.report.summary import summarize
 from sdavs_platform.tuning.store import SweepStore
 
 ROOT = Path(__file__).resolve().parents[2]

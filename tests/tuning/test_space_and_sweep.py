@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sdavs_platform.cli import validated
+from sdavs_platform.config.cli import validated
 from sdavs_platform.tuning.plan import OptunaPlan, make_plan, planned_trials
 from sdavs_platform.tuning.space import draw, normalized, with_values
 from sdavs_platform.tuning.store import TrialRecord

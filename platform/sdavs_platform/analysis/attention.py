@@ -19,7 +19,7 @@ from sdavs_model.analysis.feature_maps import measures
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
-from sdavs_platform.analysis.study import Gallery, Study
+from sdavs_platform.analysis.inputs import Gallery, Study
 
 MAPS = (VIDEO_BEFORE, AUDIO_BEFORE, SOUND_ASKS, PICTURE_ASKS, VIDEO_AFTER, AUDIO_AFTER)
 MEASURES = ("focus", "points_at", "concentration")

@@ -5,7 +5,7 @@ from typing import Any
 from sdavs_model.analysis.consistency import STAGES, LevelConsistency, level_streams
 from sdavs_platform.analysis.draw_curves import consistency_bars
 from sdavs_platform.analysis.finding import Finding, flat_metrics, mean, means, text_table
-from sdavs_platform.analysis.study import Study
+from sdavs_platform.analysis.inputs import Study
 
 MEASURES = ("cka", "kl", "js")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sdavs_model.analysis.scoring import sounding_masks
 from sdavs_model.config import PreprocessConfig
-from sdavs_platform.tracking.pictures import OVERLAY, as_pixels
+from sdavs_platform.tracking.plots import OVERLAY, as_pixels
 
 SIDE = 1.55
 """Inches of one panel."""

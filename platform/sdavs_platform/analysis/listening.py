@@ -16,7 +16,7 @@ from sdavs_model.analysis.scoring import annotated, marked_share, score_clip, so
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
 from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
-from sdavs_platform.analysis.study import Gallery, Study
+from sdavs_platform.analysis.inputs import Gallery, Study
 from sdavs_platform.training.batches import silence
 
 CONDITIONS = (RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY)

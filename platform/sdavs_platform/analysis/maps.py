@@ -6,7 +6,7 @@ from sdavs_model.analysis.feature_maps import POINTS, SNRPMaps, measures, snrp_m
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
-from sdavs_platform.analysis.study import Gallery, Study
+from sdavs_platform.analysis.inputs import Gallery, Study
 
 KINDS = {"features": "feature map", "grad_cam": "Grad-CAM"}
 MEASURES = ("focus", "points_at")

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdavs_model.analysis.taps import damf_modules, snrp_modules
-from sdavs_platform.analysis import attention, consistency, listening, maps, noise, response
+from sdavs_platform.analysis import attention, consistency, listening, maps, response
+from sdavs_platform.analysis import noise_robustness as noise
 from sdavs_platform.analysis.finding import Finding, log_finding, write_finding
-from sdavs_platform.analysis.study import Study, open_study, open_subject
-from sdavs_platform.paths import state_folder
+from sdavs_platform.analysis.inputs import Study, open_study, open_subject
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import tracking_uri
 
 NAMES = ("noise", "consistency", "maps", "attention", "response", "listening")

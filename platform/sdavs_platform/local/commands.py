@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.local.processes import Service, tail
 from sdavs_platform.local.stack import Stack
-from sdavs_platform.paths import CHECKOUT
 
 Listen = Callable[[str], None]
 

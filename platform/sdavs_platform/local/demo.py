@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.local import processes, sample, stack, state
 from sdavs_platform.local.commands import Commands
 from sdavs_platform.local.display import Display
 from sdavs_platform.local.stack import Ports, Stack
 from sdavs_platform.local.training import DemoTraining, Trained
-from sdavs_platform.paths import state_folder
 
 NUM_STEPS = 8
 INTERRUPTED = 130

@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.local import processes
 from sdavs_platform.local.processes import Service
-from sdavs_platform.paths import CHECKOUT
 
 START_LIMIT_S = 60.0
 PACKAGES = Path("/usr/lib/postgresql")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.local import processes
 from sdavs_platform.local.state import RayState
 from sdavs_platform.local.token import require_token
-from sdavs_platform.paths import CHECKOUT
 
 START_LIMIT_S = 180.0
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sdavs_model.config import PreprocessConfig
-from sdavs_model.data.avsbench import AVSBenchMS3
-from sdavs_model.data.clip import Clip
-from sdavs_model.data.preprocess import Preprocessor
+from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.core.clip import Clip
+from sdavs_model.data.core.preprocess import Preprocessor
 
 FRAMES_PER_SECOND = 4
 """Each picture of a clip stands for one second; players want a few frames in it."""

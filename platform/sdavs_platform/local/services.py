@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.local import mlflow_server, postgres, processes, state
 from sdavs_platform.local.mlflow_server import Stores
 from sdavs_platform.local.object_store import ObjectStore, write_private
 from sdavs_platform.local.state import ServerState, StackState
-from sdavs_platform.paths import state_folder
 
 Say = Callable[[str], None]
 

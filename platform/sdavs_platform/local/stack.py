@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.local import endpoint, mlflow_server, ray_head, services, state
 from sdavs_platform.local.state import MLflowState, RayState, StackState
 from sdavs_platform.local.token import send_token_if_any
-from sdavs_platform.paths import state_folder
 
 Say = Callable[[str], None]
 

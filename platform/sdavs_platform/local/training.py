@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdavs_platform.cli import load_config
+from sdavs_platform.config.cli import load_config
+from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.local.commands import Commands, Listen
-from sdavs_platform.paths import CHECKOUT
 from sdavs_platform.tracking.client import mlflow_client
 
 # Keys that decide neither the weights nor where they are registered.

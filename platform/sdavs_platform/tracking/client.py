@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from sdavs_platform.paths import state_folder
+from sdavs_platform.config.paths import state_folder
 
 
 def tracking_uri(configured: str | None = None) -> str:

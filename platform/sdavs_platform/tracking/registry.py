@@ -19,7 +19,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 from sdavs_model.config import SDAVSConfig
-from sdavs_platform.paths import state_folder
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import mlflow_client, tracking_uri
 
 WEIGHTS = "model.safetensors"

@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from PIL.Image import Image
 
-from sdavs_platform.config import RunConfig
-from sdavs_platform.paths import CHECKOUT
+from sdavs_platform.config.paths import CHECKOUT
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client, tracking_uri
 
 NAME_TAG = "sdavs.name"

@@ -8,15 +8,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from sdavs_model.config import SDAVSConfig
-from sdavs_model.data.clip_set import ClipSet, collate_clips
-from sdavs_model.data.preprocess import Preprocessor
-from sdavs_model.data.sets import open_dataset
-from sdavs_model.data.sound_cache import SoundCache
+from sdavs_model.data.core.audio_cache import SoundCache
+from sdavs_model.data.core.clip_set import ClipSet, collate_clips
+from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.datasets import open_dataset
 from sdavs_model.engine import AudioControlled
 from sdavs_model.metrics import Metrics, validation_metrics
-from sdavs_platform.config import RunConfig
-from sdavs_platform.data_cache import local_copy
-from sdavs_platform.paths import state_folder
+from sdavs_platform.config.paths import state_folder
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.storage.data_cache import local_copy
 
 
 def open_split(config: RunConfig, split: str, *, training: bool = False) -> ClipSet:

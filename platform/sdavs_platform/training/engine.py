@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdavs_platform.config import OptimizerConfig, RunConfig
+from sdavs_platform.config.tree import OptimizerConfig, RunConfig
 
 
 def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world_size: int) -> Any:

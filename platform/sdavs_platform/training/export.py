@@ -8,9 +8,9 @@ from typing import Any
 import ray.train
 import yaml
 
-from sdavs_platform.cli import validated
-from sdavs_platform.config import RunConfig
-from sdavs_platform.storage import CHECKPOINT_LIST, Storage
+from sdavs_platform.config.cli import validated
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.storage.filesystem import CHECKPOINT_LIST, Storage
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.finish import export_checkpoint
 

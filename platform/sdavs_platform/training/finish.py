@@ -8,15 +8,15 @@ import ray.train
 import torch
 
 from sdavs_model import load_artifact, save_artifact
-from sdavs_model.data.clip import Clip
+from sdavs_model.data.core.clip import Clip
 from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import in_words
-from sdavs_platform.config import RunConfig
-from sdavs_platform.evaluation import Scores, score
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.tracking.registry import register_artifact
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.batches import open_split
-from sdavs_platform.training.checkpoint import consolidate
+from sdavs_platform.training.checkpoints.checkpoint import consolidate
 from sdavs_platform.training.engine import compute_dtype
 
 

@@ -14,10 +14,9 @@ import torch.distributed as dist
 from sdavs_model import build_model
 from sdavs_model.engine import evaluate, move, training_loss
 from sdavs_model.metrics import Metrics
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.training.batches import Batches
-from sdavs_platform.training.callbacks import UNSCORED
-from sdavs_platform.training.checkpoint import (
+from sdavs_platform.training.checkpoints.checkpoint import (
     LoopState,
     Probe,
     Untold,
@@ -25,13 +24,14 @@ from sdavs_platform.training.checkpoint import (
     save_checkpoint,
     scratch_folder,
 )
+from sdavs_platform.training.checkpoints.resume import await_checkpoint, resume
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
-from sdavs_platform.training.notices import Notices
-from sdavs_platform.training.profiling import StepProfiler
-from sdavs_platform.training.progress import Progress, means
-from sdavs_platform.training.resume import await_checkpoint, resume
-from sdavs_platform.training.step_times import StepTimes, gpu_readings
-from sdavs_platform.training.watchdog import Watchdog
+from sdavs_platform.training.faults.callbacks import UNSCORED
+from sdavs_platform.training.faults.notices import Notices
+from sdavs_platform.training.faults.watchdog import Watchdog
+from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
+from sdavs_platform.training.telemetry.profiling import StepProfiler
+from sdavs_platform.training.telemetry.progress import Progress, means
 
 
 def train_worker(settings: dict[str, Any]) -> None:

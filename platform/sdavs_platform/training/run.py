@@ -11,22 +11,22 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from sdavs_model import SDAVSConfig
-from sdavs_model.data.statistics import total_digest
+from sdavs_model.data.core.statistics import total_digest
 from sdavs_model.metrics.base import in_words
-from sdavs_platform.bundled import bundled_data
 from sdavs_platform.cluster import joined_cluster, require_resources
-from sdavs_platform.config import RunConfig
-from sdavs_platform.paths import absolute, state_folder
-from sdavs_platform.storage import checkpoint_address, has_checkpoints, require_writable
+from sdavs_platform.config.paths import absolute, state_folder
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.storage.bundled_data import bundled_data
+from sdavs_platform.storage.filesystem import checkpoint_address, has_checkpoints, require_writable
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.batches import open_split
-from sdavs_platform.training.callbacks import GiveUp, ValidationsOnly
 from sdavs_platform.training.entry import finish_on_worker, train_on_worker
-from sdavs_platform.training.failure import root_cause
-from sdavs_platform.training.metrics import underway
-from sdavs_platform.training.notices import EXIT_CODE, StopRequest
-from sdavs_platform.training.outage import fit_through_outages
+from sdavs_platform.training.faults.callbacks import GiveUp, ValidationsOnly
+from sdavs_platform.training.faults.failure import root_cause
+from sdavs_platform.training.faults.notices import EXIT_CODE, StopRequest
+from sdavs_platform.training.faults.outage import fit_through_outages
+from sdavs_platform.training.telemetry.metrics import underway
 
 STOPPED = "stopped by the user"
 

@@ -4,10 +4,10 @@ import json
 
 import ray.train
 
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.registry import promote
 from sdavs_platform.training.finish import finish_training
-from sdavs_platform.tuning.scoring import on_a_worker
+from sdavs_platform.tuning.objectives import on_a_worker
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import CANDIDATE_FILE, SweepStore
 from sdavs_platform.tuning.sweep import SweepConfig, best_trial

@@ -4,7 +4,7 @@ from typing import Any
 
 from mlflow.entities import Param
 
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun, git_commit, resolved_yaml
 from sdavs_platform.tuning.store import SweepStore

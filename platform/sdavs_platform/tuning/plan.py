@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning import space as spaces
 from sdavs_platform.tuning.store import ENDED, TrialRecord
 from sdavs_platform.tuning.study import Study, variant_values

@@ -9,8 +9,7 @@ from ray import tune
 from rich.console import Console
 
 from sdavs_platform.cluster import joined_cluster, num_places, require_resources
-from sdavs_platform.config import RunConfig
-from sdavs_platform.sweep_report.build import build_report
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.run import check_data, resolved
 from sdavs_platform.tuning.candidate import register_candidate
@@ -18,6 +17,7 @@ from sdavs_platform.tuning.driver import run_trials
 from sdavs_platform.tuning.live import LiveTable
 from sdavs_platform.tuning.parent import child_tags, open_parent
 from sdavs_platform.tuning.plan import make_plan
+from sdavs_platform.tuning.report.build import build_report
 from sdavs_platform.tuning.space import normalized
 from sdavs_platform.tuning.store import ENDED, SweepStore
 from sdavs_platform.tuning.study import Study, parse_study

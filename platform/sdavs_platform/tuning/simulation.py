@@ -15,7 +15,7 @@ import psutil
 from ray import tune
 from rich.console import Console
 
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning.driver import run_trials
 from sdavs_platform.tuning.live import LiveTable
 from sdavs_platform.tuning.plan import make_plan

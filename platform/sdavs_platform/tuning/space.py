@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import model_validator
 
-from sdavs_platform.cli import config_keys, load_config, nearest_key
-from sdavs_platform.config import RunConfig, Section
+from sdavs_platform.config.cli import config_keys, load_config, nearest_key
+from sdavs_platform.config.tree import RunConfig, Section
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

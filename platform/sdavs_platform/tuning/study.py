@@ -5,7 +5,7 @@ from typing import Any
 
 from sdavs_model import recipes
 from sdavs_model.analysis.noise import ORIGINAL, factor_condition
-from sdavs_platform.config import RunConfig
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning.sweep import nearest
 
 REFERENCE = "full"
@@ -20,7 +20,7 @@ class Study:
     trained_as: dict[str, str]
     """Recipe -> the recipe whose training stands for it: equal models are trained once."""
     conditions: tuple[str, ...] = (ORIGINAL,)
-    """What the models hear in the test; `sdavs_platform.tuning.scoring` knows them."""
+    """What the models hear in the test; `sdavs_platform.tuning.objectives` knows them."""
 
     @property
     def variants(self) -> tuple[str, ...]:

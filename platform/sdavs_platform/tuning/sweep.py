@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from sdavs_platform.cli import read_yaml
-from sdavs_platform.config import Section
+from sdavs_platform.config.cli import read_yaml
+from sdavs_platform.config.tree import Section
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import TrialRecord
 

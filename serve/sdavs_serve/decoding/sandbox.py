@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sdavs_platform.serve_config import ServeConfig
+from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.decoding import wire
+from sdavs_serve.decoding.media import Sample
+from sdavs_serve.decoding.upload import Upload
 from sdavs_serve.decoding.work import Job, MediaLimits
 from sdavs_serve.errors import MediaError
-from sdavs_serve.media import Sample
-from sdavs_serve.upload import Upload
 
 logger = logging.getLogger("ray.serve")
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sdavs_serve.decoding import wire
+from sdavs_serve.decoding.media import decode_pictures, decode_stereo, decode_video, heard_with
+from sdavs_serve.decoding.video_frames import decode_picture
 from sdavs_serve.errors import MediaError
-from sdavs_serve.media import decode_pictures, decode_stereo, decode_video, heard_with
-from sdavs_serve.pictures import decode_picture
 
 __all__ = ["Job", "MediaLimits", "decode_picture", "run"]
 

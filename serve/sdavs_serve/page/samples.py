@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdavs_model.data.bundle import Assets, Pool
-from sdavs_model.data.compose import Scene, Source, compose_clip
-from sdavs_model.data.draw import Draw
+from sdavs_model.data.core.draw import Draw
+from sdavs_model.data.realav.bundle import Assets, Pool
+from sdavs_model.data.realav.compose import Scene, Source, compose_clip
 
 SIZE = 256
 """Side of the square frames, in pixels: that of the backgrounds, so that nothing is scaled up much."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
-from sdavs_platform.serve_config import ServeConfig
+from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.messages import GoldenReport
 from sdavs_serve.rollout import effects, store

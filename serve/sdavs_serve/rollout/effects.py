@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sdavs_platform.serve_config import ServeConfig
+from sdavs_platform.config.serve import ServeConfig
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import (
     RegisteredVersion,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from sdavs_platform.serve_config import RolloutConfig
+from sdavs_platform.config.serve import RolloutConfig
 
 from sdavs_serve.rollout.state import Measured, Side
 

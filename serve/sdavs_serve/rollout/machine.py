@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sdavs_platform.serve_config import RolloutConfig
+from sdavs_platform.config.serve import RolloutConfig
 
 from sdavs_serve.rollout.gates import judge
 from sdavs_serve.rollout.state import (

@@ -2,7 +2,7 @@
 
 import { paint } from "./rle.js";
 
-// As in the endpoint's own overlays (sdavs_serve/encode.py): binary models use the first.
+// As in the endpoint's own overlays (sdavs_serve/encoding/encode.py): binary models use the first.
 export const COLOURS = [
   [255, 48, 64],
   [48, 160, 255],

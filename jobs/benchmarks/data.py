@@ -1,0 +1,62 @@
+"""Clips a second that the loader gives, beside what a training step takes.
+
+    python jobs/benchmark.py data                                       the bundled data set and the demo's model
+    python jobs/benchmark.py data --config jobs/configs/ms3_pvt.yaml --device cuda --workers 0 4 8 16
+    python jobs/benchmark.py data --s3 s3://bucket/own                  also from a bucket into the local copy
+
+The clips are loaded with the training's augmentation and without it, with sound decoded every time and from the cache.
+"""
+
+import argparse
+import json
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `benchmark.py data`."""
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--config", default="jobs/configs/demo.yaml", help="a training's YAML file (default: %(default)s)"
+    )
+    what.add_argument(
+        "--data", help="data set folder or bucket (default: the config's, else the bundled data set)"
+    )
+    what.add_argument("--s3", metavar="URI", help="fetch this copy of the data set, too")
+    what.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2, 4],
+        help="loader processes to try (default: 0 1 2 4)",
+    )
+    what.add_argument("--clips", type=int, default=64, help="clips to load each time (default: %(default)s)")
+    what.add_argument(
+        "--device", default="cpu", help="where the model trains: cpu or cuda (default: %(default)s)"
+    )
+    parser.add_argument_group("where it goes").add_argument(
+        "--json", action="store_true", help="print JSON instead of a table"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure and tell."""
+    import sys
+
+    from sdavs_platform.benchmarks.data_throughput import measure, report_table
+    from sdavs_platform.config.cli import load_config
+    from sdavs_platform.storage.bundled_data import bundled_data
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    config = load_config([flags.config])
+    root = flags.data or config.data.root or str(bundled_data(say=say))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+    report = measure(
+        config,
+        num_workers=flags.workers,
+        num_clips=flags.clips,
+        bucket=flags.s3,
+        device=flags.device,
+        say=say,
+    )
+    print(json.dumps(report, indent=2) if flags.json else report_table(report))

@@ -1,0 +1,66 @@
+"""Parameters, multiply-accumulates and speed of the model beside the paper's Table X.
+
+    python jobs/benchmark.py model                                          Swin-B, the rows of Table X
+    python jobs/benchmark.py model --backbone pvt_v2_b5 --recipes full      the other model of the paper
+    python jobs/benchmark.py model --config jobs/configs/demo.yaml          whatever a training trains
+    python jobs/benchmark.py model --no-speed --json                        counting alone, as JSON
+    python jobs/benchmark.py model --backbone pvt_v2_b5 swin_base_patch4_window12_384 --out efficiency --log
+
+Without VGGish's parameters, as the paper counts; inference on one clip of five frames.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `benchmark.py model`."""
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--config", help="a training's YAML file whose model to measure")
+    what.add_argument(
+        "--backbone",
+        nargs="+",
+        metavar="NAME",
+        help="timm names (default: the config's, else swin_base_patch4_window12_384)",
+    )
+    what.add_argument("--image-size", type=int, help="side in pixels (default: the config's, else 384)")
+    what.add_argument(
+        "--recipes",
+        nargs="+",
+        metavar="NAME",
+        help="recipes of sdavs_model.recipes, or `all` (default: the rows of Table X; with --config as configured)",
+    )
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--no-speed", action="store_true", help="count only")
+    speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    speed.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
+    speed.add_argument("--repeats", type=int, default=3, help="pairs of timed runs (default: %(default)s)")
+    where = parser.add_argument_group("where it goes")
+    where.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    where.add_argument("--out", type=Path, help="folder for efficiency.png (Fig. 9) and efficiency.json")
+    where.add_argument("--log", action="store_true", help="also to MLflow, as a run of its own")
+    where.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure and tell."""
+    from sdavs_platform.benchmarks.efficiency import log_report, measure, report_table, write_report
+
+    report = measure(
+        config=flags.config,
+        backbones=flags.backbone,
+        image_size=flags.image_size,
+        recipe_names=flags.recipes,
+        speed=not flags.no_speed,
+        device=flags.device,
+        num_threads=flags.threads,
+        repeats=flags.repeats,
+    )
+    if flags.out:
+        write_report(report, flags.out)
+        print(f"{flags.out}: efficiency.png, efficiency.json", file=sys.stderr)
+    if flags.log:
+        print(f"MLflow run {log_report(report, uri=flags.tracking_uri)}", file=sys.stderr)
+    print(json.dumps(report, indent=2) if flags.json else report_table(report))

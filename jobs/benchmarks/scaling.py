@@ -1,0 +1,76 @@
+"""A training step's cost by number of workers and ZeRO stage, and what that predicts for Swin-B on many GPUs.
+
+    python jobs/benchmark.py scaling                                        1, 2 and 4 workers; 8 to 256 GPUs
+    python jobs/benchmark.py scaling --workers 1 2 --gpus 64 --clips-per-gpu 8 --json
+    python jobs/benchmark.py scaling --config jobs/configs/ms3_pvt.yaml --workers 1 2 4 --steps 3
+
+Measured with processes on this machine's CPU, one thread each, on made-up clips; the model and its assumptions:
+docs/scaling.md. Minutes on idle cores, and 10 GB of memory.
+"""
+
+import argparse
+import json
+import sys
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `benchmark.py scaling`."""
+    here = parser.add_argument_group("what is measured here")
+    here.add_argument(
+        "--config",
+        default="jobs/configs/demo.yaml",
+        help="a training's YAML file: model and global batch (default: %(default)s)",
+    )
+    here.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="processes (default: 1 2 4)")
+    here.add_argument(
+        "--stages",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2, 3],
+        choices=range(4),
+        help="of ZeRO (default: 0 1 2 3)",
+    )
+    here.add_argument("--steps", type=int, default=4, help="that are timed (default: %(default)s)")
+    there = parser.add_argument_group("what is predicted")
+    there.add_argument(
+        "--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256], help="(default: 8 16 32 64 128 256)"
+    )
+    there.add_argument("--clips-per-gpu", type=int, default=4, help="in a step (default: %(default)s)")
+    there.add_argument(
+        "--reached-flops",
+        type=float,
+        default=0.3,
+        help="share of a GPU's peak that training reaches (default: %(default)s)",
+    )
+    there.add_argument(
+        "--reached-bandwidth",
+        type=float,
+        default=0.8,
+        help="share of a link's peak that large messages reach (default: %(default)s)",
+    )
+    parser.add_argument_group("where it goes").add_argument(
+        "--json", action="store_true", help="print JSON instead of tables"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure, predict and tell."""
+    from sdavs_platform.benchmarks.scaling import measure
+    from sdavs_platform.benchmarks.scaling_model import Assumptions
+    from sdavs_platform.benchmarks.scaling_report import report_table
+    from sdavs_platform.config.cli import load_config
+
+    report = measure(
+        load_config([flags.config]),
+        num_workers=flags.workers,
+        stages=sorted(set(flags.stages)),
+        num_steps=flags.steps,
+        num_gpus=flags.gpus,
+        given=Assumptions(
+            reached_flops=flags.reached_flops,
+            reached_bandwidth=flags.reached_bandwidth,
+            clips_per_gpu=flags.clips_per_gpu,
+        ),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(report, indent=2) if flags.json else report_table(report))

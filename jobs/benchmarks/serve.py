@@ -1,0 +1,105 @@
+"""The endpoint's throughput and latency at rising load, beside the bare model in process.
+
+    python jobs/benchmark.py serve                                          the champion, a drawn clip of five seconds
+    python jobs/benchmark.py serve --video clip.mp4 --clients 1 4 16 --seconds 30
+    python jobs/benchmark.py serve --num-gpus 0.5 --max-batch-frames 80
+    python jobs/benchmark.py serve --max-replicas 2 --clients 8             copies that come and go with the load
+
+Starts a Ray of its own, twice: once answering window by window, once in batches. With --max-replicas above 1 it
+shows how the number of copies follows the load instead. Nothing that runs is touched.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdavs_platform.config.tree import ServeConfig
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `benchmark.py serve`."""
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--model", default="models:/sdavs@champion", help="registered model (default: %(default)s)"
+    )
+    what.add_argument(
+        "--video", type=Path, help="clip that every request sends (default: a drawn one of 5 s)"
+    )
+    what.add_argument(
+        "--clients",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        help="requests at once, one measurement each (default: 1 2 4 8)",
+    )
+    what.add_argument("--seconds", type=float, default=15, help="of each measurement (default: %(default)s)")
+    what.add_argument("--num-gpus", type=float, default=0, help="GPUs of one model copy (default: none)")
+    what.add_argument(
+        "--max-replicas",
+        type=int,
+        default=1,
+        help="model copies under load; above 1 a timeline of them is printed (default: %(default)s)",
+    )
+    what.add_argument(
+        "--max-batch-frames", type=int, help="frames of one forward pass (default: the endpoint's)"
+    )
+    what.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
+    parser.add_argument_group("where it goes").add_argument(
+        "--json", action="store_true", help="print JSON instead of a table"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure and tell."""
+    from sdavs_platform.config.tree import ServeConfig
+    from sdavs_platform.local.sample import write_video
+    from sdavs_platform.tracking.client import tracking_uri
+    from sdavs_serve.tools.load_test import measure, report_table, to_json
+
+    from sdavs_model.golden import standard_clip
+
+    config = ServeConfig(
+        model_uri=flags.model,
+        tracking_uri=tracking_uri(flags.tracking_uri),
+        num_gpus=flags.num_gpus,
+        max_requests=max(flags.clients),
+        max_replicas=flags.max_replicas,
+        # A measurement is shorter than Serve's own patience.
+        scale_up_after_s=2,
+        scale_down_after_s=5,
+        **({"max_batch_frames": flags.max_batch_frames} if flags.max_batch_frames else {}),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        video = flags.video or Path(scratch) / "clip.mp4"
+        if not flags.video:
+            write_video(standard_clip(5), video)
+        load = {"video": video.read_bytes(), "seconds": flags.seconds, "say": _say}
+        if flags.max_replicas > 1:
+            _follow(config, max(flags.clients), load, as_json=flags.json)
+            return
+        rows = measure(config, clients=flags.clients, **load)
+    print(json.dumps(to_json(rows), indent=2) if flags.json else report_table(rows))
+
+
+def _follow(config: "ServeConfig", clients: int, load: dict[str, Any], *, as_json: bool) -> None:
+    from sdavs_serve.tools.load_scaling import follow_load, timeline
+    from sdavs_serve.tools.load_test import to_json
+
+    # One more than the ingress takes, so that its refusals show, too.
+    moments, row = follow_load(config, clients=clients + 1, **load)
+    if as_json:
+        print(
+            json.dumps({"copies": [asdict(moment) for moment in moments], "load": to_json([row])}, indent=2)
+        )
+        return
+    print(timeline(moments))
+    print(f"{row.clips_per_s:.2f} clips/s, {row.refused} answers of 429 to the client too many")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

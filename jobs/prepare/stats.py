@@ -1,0 +1,39 @@
+"""Count what a data set holds: clips, categories, sizes, and how much of the pictures sounds.
+
+python jobs/prepare_data.py stats data/own
+python jobs/prepare_data.py stats data/realav/avss --json
+"""
+
+import argparse
+import json
+
+from _subcommands import add_data_set, add_workers
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `prepare_data.py stats`."""
+    add_data_set(parser)
+    how = parser.add_argument_group("how")
+    add_workers(how, "threads that read")
+    how.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Count and tell."""
+    from sdavs_platform.storage.data_cache import local_copy
+
+    from sdavs_model.data.core.statistics import statistics
+    from sdavs_model.data.tools.validate import open_splits
+
+    splits = open_splits(local_copy(flags.root), flags.kind, num_frames=flags.num_frames)
+    numbers = {split: statistics(clips, num_workers=flags.workers) for split, clips in splits.items()}
+    if flags.json:
+        print(json.dumps(numbers, indent=2))
+        return
+    columns = ("clips", "frames", "masks", "masks_with_sound", "mean_share_of_pixels")
+    print(f"{'split':<18}" + "".join(f"{column.replace('_', ' '):>22}" for column in columns))
+    for split, counted in numbers.items():
+        print(f"{split:<18}" + "".join(f"{counted[column]:>22}" for column in columns))
+        print("  sizes       " + ", ".join(f"{size} ({count})" for size, count in counted["sizes"].items()))
+        heard = ", ".join(f"{name} {count}" for name, count in counted["categories"].items())
+        print(f"  categories  {heard or 'the data set does not say'}")

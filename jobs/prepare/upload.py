@@ -1,0 +1,36 @@
+"""Copy a data set to a bucket, so that every node of a cluster can read it by one address.
+
+    python jobs/prepare_data.py upload data/own s3://bucket/own
+    python jobs/train.py --data.root s3://bucket/own
+
+Files go there as they are, and at last a manifest with the sha256 of each, without which nobody reads the folder. An
+interrupted upload is continued. Credentials and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE,
+an instance's role).
+"""
+
+import argparse
+from pathlib import Path
+
+from _console import progress_bars
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `prepare_data.py upload`."""
+    what = parser.add_argument_group("what and where")
+    what.add_argument("root", metavar="ROOT", type=Path, help="folder of the data set")
+    what.add_argument("uri", metavar="URI", help="s3://bucket/folder, or a folder")
+    what.add_argument("--workers", type=int, default=16, help="transfers at once (default: %(default)s)")
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Copy what is not there."""
+    from sdavs_platform.storage.data_cache import upload
+
+    with progress_bars(every=1000) as show:
+        sent = upload(
+            flags.root,
+            flags.uri,
+            num_workers=flags.workers,
+            progress=lambda done, total: show("uploading", done, total),
+        )
+    print(f"{flags.uri}: {sent['sent']} of {sent['files']} files sent, {sent['bytes'] / 1e6:.1f} MB in all")

@@ -1,0 +1,43 @@
+"""Check a data set folder and list every defect with its file; exit code 1 if there is any.
+
+    python jobs/prepare_data.py validate /data/AVSBench/Multi-sources
+    python jobs/prepare_data.py validate /data/AVSBench --kind avsbench-s4 --json
+
+Every picture, mask and sound of every split is read: missing files, wrong counts and sizes, unreadable pictures and
+sounds, sound shorter than its frames, unknown colours and values in masks.
+"""
+
+import argparse
+import json
+
+from _console import progress_bars
+from _subcommands import add_data_set, add_workers
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `prepare_data.py validate`."""
+    add_data_set(parser)
+    how = parser.add_argument_group("how")
+    add_workers(how, "threads that read")
+    how.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Check and tell."""
+    from sdavs_platform.storage.data_cache import local_copy
+
+    from sdavs_model.data.tools.validate import validate
+
+    root = local_copy(flags.root)
+    with progress_bars(every=1000) as show:
+        report = validate(
+            root, flags.kind, num_frames=flags.num_frames, num_workers=flags.workers, progress=show
+        )
+    if flags.json:
+        print(json.dumps(vars(report), indent=2))
+    else:
+        for defect in report.defects:
+            print(defect)
+        clips = ", ".join(f"{split} {count}" for split, count in report.num_clips.items())
+        print(f"{flags.root}: {report.kind}, clips: {clips}; {len(report.defects) or 'no'} defects")
+    return 1 if report.defects else 0

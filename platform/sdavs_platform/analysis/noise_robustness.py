@@ -1,0 +1,126 @@
+"""Robustness to noise with and without SNRP (paper Table IX), and the curve over signal-to-noise ratios."""
+
+from pathlib import Path
+from typing import Any
+
+from sdavs_model.analysis.noise import (
+    ORIGINAL,
+    PAPER_FACTOR,
+    TRAIN_RECORDING,
+    BrownianNoise,
+    Noise,
+    NoisySound,
+    RecordedNoise,
+    factor_condition,
+    snr_condition,
+    snr_of_factor,
+)
+from sdavs_model.analysis.scoring import score_clip
+from sdavs_platform.analysis.draw_curves import noise_curve
+from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, mean, means, text_table
+from sdavs_platform.analysis.inputs import Study
+
+SNRS_DB = (10, 0, -10)
+WITH, WITHOUT = "with SNRP", "without SNRP"
+
+
+def run(study: Study, *, without_snrp: Study | None, train_noise: str | None) -> Finding:
+    """Score each model with the original sound, with noise at the paper's factor, and at three ratios.
+
+    Args:
+        study: the model.
+        without_snrp: the same data for a model without SNRP; None to analyse the one model alone.
+        train_noise: a recording in place of the bundled one.
+
+    Raises:
+        ValueError: the second model has SNRP; a sound file cannot be read.
+    """
+    studies = _labelled(study, without_snrp)
+    noises: dict[str, Noise] = {
+        "brownian": BrownianNoise(seed=study.seed),
+        "moving train": RecordedNoise(train_noise or TRAIN_RECORDING, seed=study.seed),
+    }
+    rows = [row for label, one in studies.items() for row in _score(one, label, noises)]
+    conditions = dict.fromkeys(row["condition"] for row in rows)
+    scores = {
+        label: {name: means(rows, ("miou", "fscore"), model=label, condition=name) for name in conditions}
+        for label in studies
+    }
+    factor_snr = {name: _mean_snr(study, noise) for name, noise in noises.items()}
+    alone = f"only the model {next(iter(studies))} was analysed (--without-snrp adds the other)"
+    notes = [] if without_snrp else [alone]
+    numbers = study.head | {
+        "without_snrp": without_snrp.subject.address if without_snrp else None,
+        "train_noise": Path(train_noise or TRAIN_RECORDING).name,
+        "factor": PAPER_FACTOR,
+        "mean_snr_db_of_factor": factor_snr,
+        "scores": scores,
+        "notes": notes,
+    }
+    return Finding(
+        name="noise",
+        numbers=numbers,
+        rows=rows,
+        pictures={"noise": noise_curve(scores, list(noises), SNRS_DB, factor_snr)},
+        metrics=flat_metrics(scores),
+        table=_table(study, scores, factor_snr, notes),
+    )
+
+
+def _labelled(study: Study, without_snrp: Study | None) -> dict[str, Study]:
+    own = WITH if _has_snrp(study) else WITHOUT
+    if without_snrp is None:
+        return {own: study}
+    if _has_snrp(without_snrp):
+        raise ValueError(f"--without-snrp: {without_snrp.subject.address} has SNRP (ablation.snrp)")
+    if own == WITHOUT:
+        raise ValueError(f"--without-snrp: {study.subject.address} has no SNRP either")
+    return {WITH: study, WITHOUT: without_snrp}
+
+
+def _has_snrp(study: Study) -> bool:
+    return study.subject.loaded.config.ablation.snrp != "none"
+
+
+def _score(study: Study, label: str, noises: dict[str, Noise]) -> list[Row]:
+    sounds = {}
+    for name, noise in noises.items():
+        sounds[factor_condition(name)] = NoisySound(study.clips, noise=noise, factor=PAPER_FACTOR)
+        for snr in SNRS_DB:
+            sounds[snr_condition(name, snr)] = NoisySound(study.clips, noise=noise, snr_db=snr)
+    rows = []
+    for index, item in study.walk(f"noise, {label}"):
+        heard = {ORIGINAL: item["log_mel"]}
+        heard |= {name: sound.hear(index, item["log_mel"]) for name, sound in sounds.items()}
+        for condition, score in score_clip(study.model, item, heard, device=study.device).items():
+            row = {"clip": item["name"], "model": label, "condition": condition}
+            rows.append(row | {"miou": score.miou, "fscore": score.fscore})
+    return rows
+
+
+def _mean_snr(study: Study, noise: Noise) -> float:
+    """What the paper's factor means in dB on these clips; clips without sound do not count."""
+    ratios = []
+    for index in study.indices:
+        waveform = study.clips.waveform(index)
+        if waveform.any():
+            ratios.append(snr_of_factor(waveform, noise(len(waveform), index), PAPER_FACTOR))
+    return mean(ratios)
+
+
+def _table(study: Study, scores: dict[str, Any], factor_snr: dict[str, float], notes: list[str]) -> str:
+    conditions = list(next(iter(scores.values())))
+    header = ["", *(f"{key} {label}" for label in scores for key in ("J", "F"))]
+    rows = [
+        [condition, *(scores[label][condition][key] for label in scores for key in ("miou", "fscore"))]
+        for condition in conditions
+    ]
+    meaning = ", ".join(f"{name} {snr:.1f} dB" for name, snr in factor_snr.items())
+    return "\n".join(
+        [
+            study.title,
+            text_table(header, rows),
+            f"factor {PAPER_FACTOR} is on average {meaning} of signal to noise",
+            *notes,
+        ]
+    )

@@ -1,0 +1,153 @@
+"""Whether the loader keeps a training step fed: clips a second from disk, cache and bucket beside the model's need."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from sdavs_model import build_model
+from sdavs_model.data.core.audio_cache import SoundCache
+from sdavs_model.data.core.clip_set import ClipSet, collate_clips
+from sdavs_model.data.tools.validate import open_splits
+from sdavs_model.engine import move, training_loss
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.storage.data_cache import local_copy
+from sdavs_platform.training.batches import open_split
+
+NUM_STEPS = 3
+
+
+def measure(
+    config: RunConfig,
+    *,
+    num_workers: Sequence[int],
+    num_clips: int,
+    bucket: str | None = None,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Loads the same clips in several ways, and trains on a few of them.
+
+    Args:
+        config: whose data set, model, batch size and augmentation.
+        num_workers: loader processes to try; 0 decodes in the asking process.
+        num_clips: how many clips of the training split, from its start.
+        bucket: a copy of the data set, as `prepare_data.py upload` wrote it; fetched into an empty cache once for each
+            number of transfers.
+        device: where the model trains.
+        say: told what is being measured.
+
+    Returns:
+        {"model": {"step_s", "batch_size", "clips_per_s"}, "loader": {way: {workers: clips per second}},
+        "bucket": {transfers: clips per second}, "enough": {way: workers or None}}.
+
+    Raises:
+        ValueError: as `open_split` and `local_copy`.
+    """
+    clips = open_split(config, config.data.train_split, training=True)
+    num_clips = min(num_clips, len(clips))
+    report: dict[str, Any] = {"clips": num_clips, "loader": {}, "bucket": {}, "enough": {}}
+    say(f"training steps on {device}")
+    report["model"] = _step_time(config, clips, device)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = SoundCache(folder)
+        for way, varied, sounds in (
+            ("varied, sound from disk", True, None),
+            ("varied, sound from cache", True, kept),
+            ("as stored, sound from disk", False, None),
+            ("as stored, log-mel from cache", False, kept),
+        ):
+            clips.augment = config.data.augment if varied and config.data.augmented else None
+            clips.sounds = sounds
+            if varied and clips.augment is None:
+                continue
+            speeds = {}
+            for number in num_workers:
+                say(f"{way}, {number} loader processes")
+                speeds[number] = _loader_speed(clips, num_clips, config.training.batch_size, number)
+            report["loader"][way] = speeds
+            needed = report["model"]["clips_per_s"]
+            report["enough"][way] = min((n for n, speed in speeds.items() if speed >= needed), default=None)
+    if bucket is not None:
+        for transfers in (1, 8, 32):
+            say(f"fetching {bucket}, {transfers} transfers at once")
+            report["bucket"][transfers] = _fetch_speed(config, bucket, transfers)
+    return report
+
+
+def report_table(report: dict[str, Any]) -> str:
+    """The figures for people."""
+    model = report["model"]
+    lines = [
+        f"model: {model['step_s'] * 1000:.0f} ms a step of {model['batch_size']} clips, so it needs "
+        f"{model['clips_per_s']:.1f} clips/s",
+        "",
+        f"clips/s over {report['clips']} clips, by loader processes:",
+    ]
+    numbers = list(next(iter(report["loader"].values())))
+    lines.append(f"{'':<32}" + "".join(f"{number:>9}" for number in numbers) + "   enough")
+    for way, speeds in report["loader"].items():
+        enough = report["enough"][way]
+        lines.append(
+            f"{way:<32}"
+            + "".join(f"{speeds[number]:>9.1f}" for number in numbers)
+            + ("   none of these" if enough is None else f"   {enough}")
+        )
+    if report["bucket"]:
+        lines += ["", "clips/s from the bucket into the local copy (once a machine), by transfers at once:"]
+        lines.append("  " + "   ".join(f"{n}: {speed:.1f}" for n, speed in report["bucket"].items()))
+    return "\n".join(lines)
+
+
+def _loader_speed(clips: ClipSet, num_clips: int, batch_size: int, num_workers: int) -> float:
+    """Clips a second over one pass, after one that starts the processes and fills the caches."""
+    loader: DataLoader[Any] = DataLoader(
+        Subset(clips, list(range(num_clips))),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=collate_clips,
+    )
+    for _ in loader:
+        pass
+    started = time.perf_counter()
+    loaded = sum(len(batch["name"]) for batch in loader)
+    return loaded / (time.perf_counter() - started)
+
+
+def _step_time(config: RunConfig, clips: ClipSet, device: str) -> dict[str, float]:
+    """A plain training step (forward, backward, AdamW) on one batch that is there already."""
+    size = min(config.training.batch_size, len(clips))
+    batch = move(collate_clips([clips[index] for index in range(size)]), device)
+    model = build_model(config.model).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr)
+    times = []
+    for _ in range(NUM_STEPS + 1):
+        _wait(device)
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        training_loss(model, batch)["loss"].backward()
+        optimizer.step()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    step = sum(times[1:]) / NUM_STEPS  # the first one warms up
+    return {"step_s": step, "batch_size": size, "clips_per_s": size / step}
+
+
+def _fetch_speed(config: RunConfig, bucket: str, transfers: int) -> float:
+    """Clips a second, of all splits, from a bucket into an empty cache; with every digest verified."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        copy = local_copy(bucket, cache=Path(folder), num_workers=transfers)
+        seconds = time.perf_counter() - started
+        splits = open_splits(copy, config.data.kind, num_frames=config.model.num_frames)
+        return sum(map(len, splits.values())) / seconds
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

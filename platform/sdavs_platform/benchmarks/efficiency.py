@@ -1,0 +1,212 @@
+"""The efficiency of models (paper IV-F): measured, beside Table X, as a table, a picture (Fig. 9) and an MLflow run."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from sdavs_model import SDAVSConfig, benchmark, budgets, build_model, recipes
+from sdavs_platform.config.cli import load_config
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tracking.client import experiment_id, mlflow_client, tracking_uri
+
+Report = dict[str, Any]
+CONFIGURED = "as configured"
+
+
+def measure(
+    *,
+    config: str | None = None,
+    backbones: Sequence[str] | None = None,
+    image_size: int | None = None,
+    recipe_names: Sequence[str] | None = None,
+    speed: bool = True,
+    device: str = "cpu",
+    num_threads: int | None = None,
+    repeats: int = 3,
+) -> Report:
+    """Count, and time, every asked combination of backbone and recipe.
+
+    Args:
+        config: a training's YAML file; None for the paper's Swin-B.
+        backbones: None for the config's own.
+        image_size: None for the config's own.
+        recipe_names: "all" for every one; None for the rows of Table X, or with `config` for its own ablation.
+        num_threads: torch's CPU threads; None leaves them.
+
+    Returns:
+        {"device", "torch", "rows": [{"backbone", "recipe", "image_size", "num_frames", "cost", "paper", "checks",
+        "speed"}]}, plain JSON types; "paper" and "speed" are None where there is none.
+
+    Raises:
+        ValueError: an unknown backbone, recipe, file or device.
+    """
+    if repeats < 1:
+        raise ValueError(f"--repeats: {repeats} is below 1")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device: {device!r} is not on this machine; allowed: cpu")
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    bases = _bases(config, backbones, image_size)
+    variants = [v for base in bases for v in _variants(base, recipe_names, configured=config is not None)]
+    rows = [_counted(name, variant) for name, variant in variants]
+    if speed:
+        _time_all(rows, [variant for _, variant in variants], device=device, repeats=repeats)
+    return {"device": device, "torch": torch.__version__, "rows": rows}
+
+
+def report_table(report: Report) -> str:
+    """One line a row, and below it the limits it has to keep."""
+    lines = [
+        f"{'':<34}{'parameters, M':>20}{'MACs, G':>18}{'frames/s':>18}{'clips/s':>9}{'whole/bare':>12}{'memory':>10}",
+        f"{'backbone, recipe':<34}" + f"{'here':>10}{'paper':>10}" + f"{'here':>9}{'paper':>9}" * 2,
+    ]
+    last = None
+    for row in report["rows"]:
+        if row["backbone"] != last:
+            last = row["backbone"]
+            lines += ["", f"{last}, {row['image_size']} px, {row['num_frames']} frames"]
+        paper, speed = row["paper"] or {}, row["speed"] or {}
+        lines.append(
+            f"  {row['recipe']:<32}"
+            + _cells(row["cost"]["parameters"] / 1e6, paper.get("parameters_m"), width=10, digits=2)
+            + _cells(row["cost"]["macs"] / 1e9, paper.get("macs_g"), width=9, digits=1)
+            + _cells(speed.get("frames_per_s"), paper.get("frames_per_s"), width=9, digits=2)
+            + _cell(speed.get("clips_per_s"), 9, 3)
+            + _cell(speed.get("ratio"), 12, 3)
+            + (f"{speed['peak_memory_mb']:>7.0f} MB" if speed.get("peak_memory_mb") else f"{'-':>10}")
+        )
+        for check in row["checks"]:
+            high = "or more" if check["high"] is None else f"to {check['high']:.2f}"
+            verdict = "within" if check["within"] else "OUTSIDE"
+            lines.append(
+                f"      {check['quantity']:<28}{check['value']:>10.2f}   {verdict:<8} {check['low']:.2f} {high}"
+            )
+    return "\n".join(lines)
+
+
+def efficiency_figure(report: Report) -> Figure:
+    """The paper's Fig. 9: multiply-accumulates against speed, discs as large as the model has parameters.
+
+    Without measured speed the parameters take its axis.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    timed = all(row["speed"] for row in report["rows"])
+    for row in report["rows"]:
+        parameters_m, macs_g = row["cost"]["parameters"] / 1e6, row["cost"]["macs"] / 1e9
+        height = row["speed"]["frames_per_s"] if timed else parameters_m
+        disc = axes.scatter(macs_g, height, s=6 * parameters_m, alpha=0.6)
+        label = f"{row['backbone'].split('_patch')[0]}, {row['recipe']}: {parameters_m:.1f} M"
+        disc.set_label(label)
+    axes.set_xlabel("multiply-accumulates of a clip, G")
+    axes.set_ylabel(f"frames a second on {_machine(report)}" if timed else "parameters, M")
+    axes.margins(0.2)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", markerscale=0.4)
+    return figure
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """efficiency.png and efficiency.json into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    efficiency_figure(report).savefig(folder / "efficiency.png", dpi=150)
+    (folder / "efficiency.json").write_text(json.dumps(report, indent=2))
+
+
+def log_report(report: Report, *, uri: str | None = None) -> str:
+    """A finished MLflow run with the figures, the picture and the JSON; returns its id."""
+    client = mlflow_client(tracking_uri(uri))
+    created = client.create_run(experiment_id(client, RunConfig().tracking.experiment), run_name="efficiency")
+    run_id = created.info.run_id
+    for row in report["rows"]:
+        prefix = f"{row['backbone']}/{row['recipe'].replace(' ', '_')}"
+        client.log_metric(run_id, f"{prefix}/parameters_m", row["cost"]["parameters"] / 1e6)
+        client.log_metric(run_id, f"{prefix}/macs_g", row["cost"]["macs"] / 1e9)
+        if row["speed"]:
+            client.log_metric(run_id, f"{prefix}/frames_per_s", row["speed"]["frames_per_s"])
+            client.log_metric(run_id, f"{prefix}/ratio", row["speed"]["ratio"])
+    client.log_figure(run_id, efficiency_figure(report), "efficiency.png")
+    client.log_dict(run_id, report, "efficiency.json")
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _bases(config: str | None, backbones: Sequence[str] | None, image_size: int | None) -> list[SDAVSConfig]:
+    base = load_config([config]).model if config else SDAVSConfig(backbone=budgets.SWIN_B)
+    if image_size is not None:
+        base = dataclasses.replace(base, image_size=image_size)
+    return [dataclasses.replace(base, backbone=name) for name in backbones or [base.backbone]]
+
+
+def _variants(
+    base: SDAVSConfig, names: Sequence[str] | None, *, configured: bool
+) -> list[tuple[str, SDAVSConfig]]:
+    if names is None and configured:
+        return [(CONFIGURED, base)]
+    if names is None:
+        names = [*budgets.TABLE_X.get(base.backbone, {"full": None})]
+    elif [*names] == ["all"]:
+        names = recipes.list()
+    return [(name, recipes.build(name, base)) for name in names]
+
+
+def _counted(name: str, config: SDAVSConfig) -> Report:
+    costs = {name: benchmark.cost(config)}
+    paper = budgets.paper_row(config, name)
+    if paper is not None and "full" not in costs:
+        costs["full"] = benchmark.cost(recipes.build("full", config))
+    checks = budgets.checks(config.backbone, name, costs) if paper is not None else []
+    return {
+        "backbone": config.backbone,
+        "recipe": name,
+        "image_size": config.image_size,
+        "num_frames": config.num_frames,
+        "cost": dataclasses.asdict(costs[name]),
+        "paper": dataclasses.asdict(paper) if paper is not None else None,
+        "checks": [dataclasses.asdict(check) | {"within": check.within} for check in checks],
+        "speed": None,
+    }
+
+
+def _time_all(rows: list[Report], configs: list[SDAVSConfig], *, device: str, repeats: int) -> None:
+    """Fill in "speed", and the limit on the ratio."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("timing", total=len(rows) * repeats)
+        for row, config in zip(rows, configs, strict=True):
+            bar.update(task, description=f"timing {row['recipe']}")
+            model = build_model(config).to(device)
+            speed = benchmark.speed(model, repeats=repeats, step=lambda: bar.advance(task))
+            row["speed"] = dataclasses.asdict(speed)
+            if row["recipe"] == "full" and row["paper"]:
+                check = budgets.ratio_check(speed)
+                row["checks"].append(dataclasses.asdict(check) | {"within": check.within})
+
+
+def _machine(report: Report) -> str:
+    speed = report["rows"][0]["speed"]
+    return speed["device"] if speed["device"] != "cpu" else f"{speed['num_threads']} CPU threads"
+
+
+def _cells(here: float | None, paper: float | None, *, width: int, digits: int) -> str:
+    return _cell(here, width, digits) + _cell(paper, width, digits)
+
+
+def _cell(value: float | None, width: int, digits: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"

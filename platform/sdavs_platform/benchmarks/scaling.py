@@ -1,0 +1,288 @@
+"""What sharing a training step costs: measured here with a few processes, predicted for many GPUs."""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from sdavs_model import SDAVSConfig, build_model
+from sdavs_model.benchmark import cost
+from sdavs_model.budgets import SWIN_B
+from sdavs_model.engine import training_loss
+from sdavs_platform.benchmarks.scaling_model import (
+    MACHINES,
+    Assumptions,
+    Exchange,
+    Link,
+    Traffic,
+    exchange_seconds,
+    predict,
+    wire_bytes,
+)
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+from sdavs_platform.training.telemetry.phase_timers import StepTimes
+
+Report = dict[str, Any]
+WARM_UP = 2
+"""Steps before anything counts: ZeRO-3 learns the order of layers in the first, and in the second works out, once and
+in time quadratic in their number, when it may let weights go."""
+SWIN_IMAGE_SIZE = 96
+"""Smallest that Swin's windows allow; what is exchanged depends on weights alone."""
+
+
+def measure(
+    config: RunConfig,
+    *,
+    num_workers: Sequence[int],
+    stages: Sequence[int],
+    num_steps: int,
+    num_gpus: Sequence[int],
+    given: Assumptions,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Train some steps on made-up clips for each number of processes and ZeRO stage, then predict Swin-B on GPUs.
+
+    Args:
+        config: whose model and global batch; the batch is shared by the processes, each on one thread.
+        num_workers: numbers of processes.
+        stages: of ZeRO.
+        num_steps: that are timed.
+        num_gpus: numbers to predict for.
+        given: what the prediction assumes.
+        say: told of each case when it is done.
+
+    Returns:
+        {"cores", "parameters", "batch_size", "link": {workers: Link}, "measured": rows, "traffic": of Swin-B by stage,
+        "predicted": rows, "assumptions"}, plain JSON types.
+
+    Raises:
+        ValueError: a number of workers that the batch cannot be shared by.
+    """
+    size = config.training.batch_size
+    for number in num_workers:
+        if size % number:
+            raise ValueError(f"--workers: {number} does not divide training.batch_size, {size}")
+    links, rows = {}, []
+    for number in num_workers:
+        found = []
+        for stage in stages:
+            found.append(run_group(number, _at(config, stage), num_steps=num_steps))
+            say(f"{number} workers, ZeRO-{stage}: {1000 * found[-1]['step_s']:.0f} ms a step")
+        links[number] = _fastest_link([one["link"] for one in found])
+        rows += [
+            {"stage": stage, "workers": number} | one | _modelled(one["traffic"], number, links[number])
+            for stage, one in zip(stages, found, strict=True)
+        ]
+    traffic, num_parameters = swin_traffic(stages, say=say)
+    macs = cost(SDAVSConfig(backbone=SWIN_B)).macs
+    predicted = [
+        predict(
+            traffic[stage],
+            machine=machine,
+            stage=stage,
+            num_workers=number,
+            macs_per_clip=macs,
+            num_parameters=num_parameters,
+            given=given,
+        )
+        for machine in MACHINES
+        for stage in stages
+        for number in num_gpus
+    ]
+    return {
+        "cores": os.cpu_count(),
+        "parameters": sum(p.numel() for p in build_model(config.model).parameters()),
+        "batch_size": size,
+        "link": links,
+        "measured": rows,
+        "swin_parameters": num_parameters,
+        "traffic": {
+            stage: {name: asdict(exchange) for name, exchange in exchanges.items()}
+            for stage, exchanges in traffic.items()
+        },
+        "predicted": [
+            asdict(one)
+            | {"slowest_s": one.slowest_s, "fastest_s": one.fastest_s, "efficiency": one.efficiency}
+            for one in predicted
+        ],
+        "assumptions": asdict(given),
+    }
+
+
+def swin_traffic(stages: Sequence[int], *, say: Callable[[str], None]) -> tuple[dict[int, Traffic], int]:
+    """What a step of Swin-B exchanges in bf16, by ZeRO stage, and the number of its weights that learn."""
+    small = SDAVSConfig(backbone=SWIN_B, image_size=SWIN_IMAGE_SIZE, num_frames=1)
+    config = RunConfig.model_validate(
+        {"model": small.to_dict(), "training": {"batch_size": 2, "precision": "bf16"}}
+    )
+    traffic, num_parameters = {}, 0
+    for stage in stages:
+        found = run_group(2, _at(config, stage), num_steps=1)
+        traffic[stage], num_parameters = _traffic(found["traffic"]), found["parameters"]
+        say(
+            f"Swin-B, two workers, bf16, ZeRO-{stage}: {wire_bytes(traffic[stage], 2) / 1e6:.0f} MB sent a step"
+        )
+    return traffic, num_parameters
+
+
+def run_group(num_workers: int, config: RunConfig, *, num_steps: int) -> Report:
+    """What the first of some new processes, joined by gloo, found while they trained.
+
+    Returns:
+        {"link": Link, or None of a single one; "parameters" that learn; "step_s", "parts", "traffic"}.
+    """
+    with tempfile.TemporaryDirectory(prefix="sdavs-scaling-") as folder, _environment():
+        # New processes for each case, so that none keeps the memory of another; they need not import everything again.
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["deepspeed", "timm"])
+        multiprocessing.start_processes(
+            _worker,
+            args=(num_workers, config.model_dump(mode="json"), num_steps, folder),
+            nprocs=num_workers,
+            start_method="forkserver",
+        )
+        return json.loads((Path(folder) / "found.json").read_text())
+
+
+def _at(config: RunConfig, stage: int) -> RunConfig:
+    return config.model_copy(update={"deepspeed": config.deepspeed.model_copy(update={"zero_stage": stage})})
+
+
+def _fastest_link(links: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Least latency and largest bandwidth among equal groups: what made the others slower is not the link."""
+    found = [Link(**link) for link in links if link]
+    if not found:
+        return None
+    return asdict(
+        Link(
+            latency_s=min(link.latency_s for link in found),
+            bytes_per_s=max(link.bytes_per_s for link in found),
+        )
+    )
+
+
+def _traffic(plain: dict[str, dict[str, float]]) -> Traffic:
+    return {name: Exchange(**exchange) for name, exchange in plain.items()}
+
+
+def _modelled(
+    plain: dict[str, dict[str, float]], num_workers: int, link: dict[str, Any] | None
+) -> dict[str, float]:
+    traffic = _traffic(plain)
+    return {
+        "sent_bytes": wire_bytes(traffic, num_workers),
+        "modelled_s": exchange_seconds(traffic, num_workers, Link(**link)) if link else 0.0,
+    }
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """The processes read it while they import torch and DeepSpeed."""
+    wanted = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    yield
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+def _worker(rank: int, world_size: int, plain: dict[str, Any], num_steps: int, folder: str) -> None:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_SIZE": world_size}
+    os.environ.update({name: str(number) for name, number in numbers.items()})
+    # DeepSpeed speaks on standard output.
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    found: Report = {"link": asdict(_measured_link(world_size)) if world_size > 1 else None}
+    times = StepTimes(use_gpu=False)
+    config = RunConfig.model_validate(plain)
+    model = build_model(config.model)
+    found["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found |= _train(config, model, times, num_steps=num_steps, world_size=world_size)
+    if rank == 0:
+        (Path(folder) / "found.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _train(
+    config: RunConfig, model: torch.nn.Module, times: StepTimes, *, num_steps: int, world_size: int
+) -> dict[str, Any]:
+    engine = build_engine(config, model, total_steps=WARM_UP + num_steps, world_size=world_size)
+    cast = CastInputs(engine, compute_dtype(config)).train()
+    batch = _made_up(config, num_clips=config.training.batch_size // world_size)
+    started = 0.0
+    for step in range(WARM_UP + num_steps):
+        if step == WARM_UP:
+            times.means()
+            dist.barrier()
+            times.collectives.clear()
+            started = time.perf_counter()
+        for clips in times.loading([batch]):
+            with times.part("forward"):
+                loss = training_loss(cast, clips)["loss"]
+            with times.part("backward"):
+                engine.backward(loss)
+            with times.part("optimizer"):
+                engine.step()
+    seconds = (time.perf_counter() - started) / num_steps
+    watched = times.collectives
+    traffic: Traffic = {
+        name: Exchange(calls=calls / num_steps, num_bytes=watched.num_bytes[name] / num_steps)
+        for name, calls in watched.calls.items()
+    }
+    parts = times.means()
+    engine.destroy()
+    return {
+        "step_s": seconds,
+        "parts": {name.removeprefix("time/"): value for name, value in parts.items()},
+        "traffic": {name: asdict(exchange) for name, exchange in traffic.items()},
+    }
+
+
+def _made_up(config: RunConfig, *, num_clips: int) -> dict[str, Any]:
+    """Noise in the shapes of a batch; as many seconds as the training takes of each clip."""
+    augment = config.data.augment if config.data.augmented else None
+    seconds = (augment.window if augment else None) or config.model.num_frames
+    side = config.model.image_size
+    return {
+        "name": [str(index) for index in range(num_clips)],
+        "frames": torch.randn(num_clips, seconds, 3, side, side),
+        "log_mel": torch.randn(num_clips, seconds, 1, 96, 64),
+        "masks": torch.randint(0, 2, (num_clips, seconds, side, side)),
+    }
+
+
+def _measured_link(world_size: int) -> Link:
+    """Latency and bandwidth between these processes: of all-reduces of one number, and of 16 MB."""
+    messages = 2 * (world_size - 1)
+    small, large = torch.zeros(1), torch.zeros(4_000_000)
+    latency = _fastest(small, repeats=50) / messages
+    whole = _fastest(large, repeats=5) - latency * messages
+    return Link(latency_s=latency, bytes_per_s=messages / world_size * 16e6 / whole)
+
+
+def _fastest(tensor: torch.Tensor, *, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(tensor)
+        times.append(time.perf_counter() - started)
+    return min(times)

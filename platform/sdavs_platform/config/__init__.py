@@ -1,0 +1,1 @@
+"""The config tree, its command line, and where a checkout keeps its state."""

@@ -1,0 +1,260 @@
+"""Reading the config tree: YAML files, then dotted flags, then one line per mistake.
+
+The flags, their groups and their help come from `RunConfig` itself, so that they cannot drift from it.
+"""
+
+import argparse
+import difflib
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from sdavs_platform.config.tree import RunConfig
+
+
+class Key(NamedTuple):
+    """One leaf of the tree."""
+
+    path: str
+    kind: str
+    default: Any
+    help: str
+
+
+def config_keys() -> list[Key]:
+    """Every leaf of `RunConfig` in declaration order, with its type in words, default and docstring."""
+    schema = RunConfig.model_json_schema()
+    return list(_walk(schema, schema["$defs"], RunConfig().model_dump(mode="json"), ""))
+
+
+def load_config(
+    sources: Sequence[str | Path | Mapping[str, Any]] = (), overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Merge YAML files or nested values (later ones win), then `overrides` (dotted key -> value), and validate.
+
+    Raises:
+        ValueError: a file that is missing or is no mapping; or one line per wrong key: its dotted name,
+            what is wrong, what is allowed, and for an unknown key the nearest known one.
+    """
+    values: dict[str, Any] = {}
+    for source in sources:
+        values = _merged(values, source if isinstance(source, Mapping) else read_yaml(Path(source)))
+    for dotted, value in (overrides or {}).items():
+        values = _merged(values, _nested(dotted, value))
+    return validated(values)
+
+
+def validated(values: dict[str, Any]) -> RunConfig:
+    """`RunConfig` from plain nested values.
+
+    Raises:
+        ValueError: see `load_config`.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explain(e) for e in error.errors(include_url=False))) from None
+
+
+def parse_config(
+    *,
+    description: str,
+    default_yaml: Path | None,
+    argv: Sequence[str] | None = None,
+    on_refusal: Callable[[str], None] = lambda message: None,
+) -> RunConfig:
+    """The config from the command line; `--help` explains every key.
+
+    A mistake is told on stderr, and to `on_refusal`; the process then exits with status 2.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s [--config FILE ...] [--SECTION.KEY VALUE ...]",
+    )
+    add_config_flags(parser, default_yaml=default_yaml)
+    known, unknown = parser.parse_known_args(argv)
+    flags = dict(vars(known))
+    files = flags.pop("config") or ([default_yaml] if default_yaml else [])
+    try:
+        return load_config(files, overrides_of(flags, unknown))
+    except ValueError as error:
+        on_refusal(str(error))
+        parser.exit(2, textwrap.indent(str(error), f"{parser.prog}: ") + "\n")
+
+
+def add_config_flags(
+    parser: argparse.ArgumentParser, *, default_yaml: Path | None, without: Sequence[str] = ()
+) -> None:
+    """`--config FILE`, and a flag with help for every key of the tree but `without`, in groups by section."""
+    parser.add_argument(
+        "--config",
+        action="append",
+        metavar="FILE",
+        help=f"YAML file of keys; may be repeated, later ones win (default: {default_yaml or 'none'})",
+    )
+    groups: dict[str, Any] = {}
+    sections = RunConfig.model_fields
+    for key in config_keys():
+        if key.path in without:
+            continue
+        section = key.path.split(".")[0] if "." in key.path else "run"
+        if section not in groups:
+            about = sections[section].description if section in sections else "Identity of the run."
+            groups[section] = parser.add_argument_group(section, about)
+        text = f"{key.help} [{key.kind}; default {yaml_text(key.default)}]"
+        groups[section].add_argument(
+            f"--{key.path}",
+            dest=key.path,
+            metavar="VALUE",
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+        )
+
+
+def overrides_of(flags: Mapping[str, str], unknown: Sequence[str]) -> dict[str, Any]:
+    """Dotted key -> value, from the flags of `add_config_flags` and the words that argparse did not know.
+
+    Raises:
+        ValueError: a word that is no flag.
+    """
+    return {key: _value(text) for key, text in flags.items()} | _loose_flags(unknown)
+
+
+def yaml_text(value: Any) -> str:
+    """One-line YAML of a value, as it can be typed on the command line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+
+
+def _walk(node: dict[str, Any], defs: dict[str, Any], default: Any, prefix: str) -> Iterator[Key]:
+    for name, field in node["properties"].items():
+        path = f"{prefix}{name}"
+        ref = field.get("$ref", "").removeprefix("#/$defs/")
+        if ref and "properties" in defs[ref]:
+            yield from _walk(defs[ref], defs, default[name], f"{path}.")
+        else:
+            help_text = " ".join(field.get("description", "").split())
+            yield Key(path=path, kind=_kind(field), default=default[name], help=help_text)
+
+
+def _kind(field: dict[str, Any]) -> str:
+    """A JSON schema type in a user's words: `0 | 1 | 2`, `number`, `list of text`."""
+    if "anyOf" in field:
+        return " | ".join(_kind(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " | ".join(str(value) for value in field["enum"])
+    if "const" in field:
+        return str(field["const"])
+    if field.get("type") == "array":
+        items = field.get("items") or field["prefixItems"][0]
+        return f"list of {_kind(items)}"
+    words = {"string": "text", "boolean": "true | false", "integer": "whole number", "null": "null"}
+    limits = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    bounds = [f"{word} {field[limit]:g}" for limit, word in limits.items() if limit in field]
+    return " ".join([words.get(field["type"], field["type"]), *bounds])
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"--config: there is no file {path}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold keys and values, not a {type(values).__name__}")
+    return values
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _loose_flags(unknown: Sequence[str]) -> dict[str, Any]:
+    """Flags that no key answers to, kept as keys so that validation names the nearest; and `KEY=VALUE`.
+
+    Raises:
+        ValueError: a word that is neither.
+    """
+    overrides: dict[str, Any] = {}
+    words = list(unknown)
+    while words:
+        word = words.pop(0)
+        name, equals, text = word.removeprefix("--").partition("=")
+        if not equals and not word.startswith("--"):
+            raise ValueError(f"{word!r}: not understood; write --section.key VALUE")
+        if not equals:
+            text = words.pop(0) if words and not words[0].startswith("--") else ""
+        overrides[name] = _value(text)
+    return overrides
+
+
+def _explain(error: Any) -> str:
+    """One line for one pydantic error."""
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{path}: unknown key; {nearest_key(path)}"
+    if error["type"] == "value_error":
+        return _joined(path, str(error["ctx"]["error"]))
+    message = error["msg"][0].lower() + error["msg"][1:]
+    message = re.sub(r"^input should (be )?", "must be ", message)
+    kinds = {key.path: key.kind for key in config_keys()}
+    parent = re.sub(r"(\.\d+)+$", "", path)
+    allowed = f"; allowed: {kinds[parent]}" if parent in kinds else ""
+    return f"{path}: {yaml_text(error['input'])} is not allowed: {message}{allowed}"
+
+
+def _joined(path: str, message: str) -> str:
+    """A dataclass or section names its own field first: `model` + `width: ...` -> `model.width: ...`."""
+    head = path.rsplit(".", 1)[-1]
+    if head and message.startswith(f"{head}."):
+        message = message.removeprefix(f"{head}.")
+    named = re.match(r"^[a-z_]+(\.[a-z_]+)*: ", message)
+    if not path:
+        return message
+    return f"{path}.{message}" if named else f"{path}: {message}"
+
+
+def nearest_key(path: str) -> str:
+    """What a key that is not in the tree was probably meant to be, as half a sentence."""
+    known = [key.path for key in config_keys()]
+    sections = sorted({name.rsplit(".", 1)[0] for name in known if "." in name})
+    near = difflib.get_close_matches(path, known + sections, n=1, cutoff=0.6)
+    if not near:
+        leaf = path.rsplit(".", 1)[-1]
+        near = [name for name in known if name.rsplit(".", 1)[-1] == leaf][:1]
+    if near:
+        return f"did you mean {near[0]}?"
+    parent = path.rsplit(".", 1)[0] if "." in path else ""
+    siblings = [name for name in known + sections if name.rpartition(".")[0] == parent] or sections
+    return f"allowed: {', '.join(siblings)}"

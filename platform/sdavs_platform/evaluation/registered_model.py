@@ -1,0 +1,165 @@
+"""The evaluation of a registered model on the splits of a data set, as data and as a table."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdavs_model import LoadedModel, load_artifact
+from sdavs_model.data.core.clip_set import ClipSet
+from sdavs_model.data.datasets import known_kind, open_dataset, splits_of
+from sdavs_model.engine import AudioControl, swap_partners
+from sdavs_model.metrics import PROTOCOLS, Mode
+from sdavs_model.metrics.base import LABELS
+from sdavs_platform.evaluation.scoring import best_constant, score
+from sdavs_platform.storage.bundled_data import bundled_data
+from sdavs_platform.storage.data_cache import local_copy
+from sdavs_platform.tracking.client import tracking_uri
+from sdavs_platform.tracking.registry import fetch, resolve
+from sdavs_platform.tracking.runs import TrainingRun
+
+CONTROLS: tuple[AudioControl, ...] = ("right", "muted", "swapped")
+
+
+def evaluate_registered(
+    model_uri: str,
+    *,
+    blind_uri: str | None = None,
+    root: str | None = None,
+    kind: str = "auto",
+    mode: Mode = "official",
+    splits: Sequence[str] | None = None,
+    train_split: str = "train",
+    device: str = "cpu",
+    uri: str | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Score a model, and what it should be compared with, on every split.
+
+    Args:
+        model_uri: such as models:/sdavs@champion.
+        blind_uri: a model trained on silence; scored muted.
+        root: data set; None for the bundled one.
+        kind: what data set it is; "auto" tells from the folder.
+        mode: the protocol's official figures, quirks included, or the corrected ones.
+        splits: None for all whose name starts with "test".
+        uri: MLflow; None for the default.
+        say: told what is being done.
+
+    Returns:
+        {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
+        "splits": {split: {row: {figure: value}}}, "constants"}. There are constants for binary masks only: a
+        constant mask of 71 classes is background.
+
+    Raises:
+        ValueError: no such model, split or file; a model that does not verify, or has other classes.
+    """
+    data = local_copy(root) if root else bundled_data(say=say)
+    kind = known_kind(kind, data)
+    splits = list(splits) if splits else test_splits(data, kind)
+    registered = resolve(model_uri, uri=uri)
+    loaded = load_artifact(fetch(model_uri, uri=uri), device=device, sha256=registered.sha256)
+    blind = load_artifact(fetch(blind_uri, uri=uri), device=device) if blind_uri else None
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    constants: dict[str, str] = {}
+    for split in splits:
+        clips = open_for(loaded, kind, data, split)
+        rows[split] = {}
+        for control in controls_of(clips, say=say):
+            say(f"{split}: {len(clips)} clips, {control} audio")
+            rows[split][f"{control} audio"] = score(
+                loaded.model, clips, audio=control, mode=mode, device=device
+            )
+        if blind:
+            rows[split]["audio-blind copy"] = score(
+                blind.model, open_for(blind, kind, data, split), audio="muted", mode=mode, device=device
+            )
+        if clips.num_classes == 1:
+            constant = best_constant(open_for(loaded, kind, data, train_split), clips, mode=mode)
+            rows[split]["best constant mask"] = constant.scores
+            constants[split] = constant.kind
+    return {
+        "model": model_uri,
+        "version": registered.version,
+        "run_id": registered.run_id,
+        "blind": blind_uri,
+        "data": str(data),
+        "kind": kind,
+        "protocol": clips.protocol,
+        "mode": mode,
+        "splits": rows,
+        "constants": constants,
+    }
+
+
+def log_report(report: dict[str, Any], *, uri: str | None = None) -> None:
+    """Add the figures to the MLflow run that made the model; corrected ones under names of their own."""
+    run = TrainingRun(uri=tracking_uri(uri), run_id=report["run_id"])
+    suffix = "" if report["mode"] == "official" else f"_{report['mode']}"
+    run.log_metrics(
+        {
+            f"test{suffix}/{split}/{row.replace(' ', '_')}/{name}": value
+            for split, scored in report["splits"].items()
+            for row, scores in scored.items()
+            for name, value in scores.items()
+        },
+        step=0,
+    )
+    run.client.log_dict(run.run_id, report, f"evaluation{suffix}.json")
+
+
+def report_table(report: dict[str, Any]) -> str:
+    """One block per split; splits are never averaged together."""
+    lines = [
+        f"{report['model']} (version {report['version']}) on {report['data']}",
+        f"protocol: {PROTOCOLS[report['protocol']]}; {report['mode']} figures",
+    ]
+    for split, scored in report["splits"].items():
+        # Which figures there are can differ between rows: AVIS has some for silent frames only if there are any.
+        names = [name for name in LABELS if any(name in scores for scores in scored.values())]
+        widths = [max(8, len(LABELS[name]) + 2) for name in names]
+        columns = list(zip(names, widths, strict=True))
+        lines += ["", f"{split:<24}" + "".join(f"{LABELS[name]:>{width}}" for name, width in columns)]
+        for row, scores in scored.items():
+            cells = (
+                f"{scores[name]:>{width}.3f}" if name in scores else " " * width for name, width in columns
+            )
+            lines.append(f"  {row:<22}" + "".join(cells))
+        if split in report["constants"]:
+            lines.append(f"  (constant: {report['constants'][split]})")
+    return "\n".join(lines)
+
+
+def open_for(loaded: LoadedModel, kind: str, data: Path, split: str) -> ClipSet:
+    """One split as a model takes it.
+
+    Raises:
+        ValueError: as `open_dataset`; or the model has other classes than the data set.
+    """
+    clips = open_dataset(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
+    if tuple(loaded.classes) != clips.classes:
+        raise ValueError(
+            f"{data}: {clips.kind} has the classes {_short(clips.classes)}; the model answers {_short(loaded.classes)}"
+        )
+    return clips
+
+
+def controls_of(clips: ClipSet, *, say: Callable[[str], None]) -> list[AudioControl]:
+    """All of `CONTROLS`; without "swapped" where the split is too small to have other sounds for every clip."""
+    try:
+        swap_partners(clips.categories)
+    except ValueError as error:
+        say(f"{clips.split}: {error}, so it has no row")
+        return [control for control in CONTROLS if control != "swapped"]
+    return list(CONTROLS)
+
+
+def test_splits(data: Path, kind: str) -> list[str]:
+    """The splits of a data set whose name starts with "test". Raises ValueError if there is none."""
+    found = sorted(split for split in splits_of(kind, data) if split.startswith("test"))
+    if not found:
+        raise ValueError(f"{data}: no split whose name starts with test; name one with --split")
+    return found
+
+
+def _short(classes: Sequence[str]) -> str:
+    return f"{', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''} ({len(classes)} in all)"

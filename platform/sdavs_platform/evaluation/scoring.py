@@ -1,0 +1,74 @@
+"""Scoring a finished model by its data set's protocol: per split, whether it listens, and what a constant scores."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from sdavs_model.data.core.clip_set import ClipSet, collate_clips
+from sdavs_model.engine import AudioControl, AudioControlled, evaluate
+from sdavs_model.metrics import Mode, ObjectMetrics, open_metrics
+from sdavs_platform.training.batches import silence
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The best answer that looks at nothing."""
+
+    kind: str
+    """all background, all foreground, or the mean training mask above a threshold."""
+    scores: Scores
+
+
+def score(
+    model: Any,
+    clips: ClipSet,
+    *,
+    audio: AudioControl = "right",
+    mode: Mode = "official",
+    device: str | torch.device = "cpu",
+    batch_size: int = 4,
+) -> Scores:
+    """The protocol's figures for one split under one audio control; `sdavs_model.metrics` says which.
+
+    Raises:
+        ValueError: a file cannot be read; or "swapped" finds no clip with other sounds.
+    """
+    heard = AudioControlled(clips, control=audio, silence=silence(model.config))
+    batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
+    return evaluate(model, batches, device=device, metrics=open_metrics(clips, mode=mode)).compute()
+
+
+def best_constant(
+    train: ClipSet, test: ClipSet, *, mode: Mode = "official", num_train: int = 200
+) -> Constant:
+    """The constant mask with the highest J on `test`: a floor that any binary model must clear.
+
+    Candidates: all background, all foreground, and the mean mask of (up to `num_train`) training clips above
+    each of nine thresholds. Choosing on the test split itself favours the baseline.
+    """
+    indices = range(0, len(train), max(1, len(train) // num_train))
+    mean = torch.stack([_target(train, i).mean(0) for i in indices]).mean(0)  # [H, W]
+    levels = torch.linspace(0.1, 0.9, 9) * mean.max()
+    candidates = {
+        "all background": torch.zeros_like(mean),
+        "all foreground": torch.ones_like(mean),
+        **{f"mean training mask above {level:.2f}": (mean > level).float() for level in levels},
+    }
+    metrics = {kind: ObjectMetrics(mode=mode) for kind in candidates}
+    for target in (_target(test, i) for i in range(len(test))):
+        for kind, mask in candidates.items():
+            # +-10 are logits of a mask that is sure of itself.
+            metrics[kind].update((mask * 20 - 10).expand_as(target), target)
+    scored = {kind: metric.compute() for kind, metric in metrics.items()}
+    kind = max(scored, key=lambda k: scored[k]["miou"])
+    return Constant(kind=kind, scores=scored[kind])
+
+
+def _target(clips: ClipSet, index: int) -> torch.Tensor:
+    """[T, H, W] of 0.0 and 1.0, the frames that have a mask."""
+    item = clips[index]
+    return (item["masks"][item["valid"]] > 0).float()

@@ -1,0 +1,1 @@
+"""Local folders and buckets: checkpoints, data sets, and the bundled data."""

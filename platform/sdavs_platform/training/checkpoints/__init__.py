@@ -1,0 +1,1 @@
+"""Sharded checkpoints: written, verified, resharded, resumed."""

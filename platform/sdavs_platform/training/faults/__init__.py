@@ -1,0 +1,1 @@
+"""What can interrupt a training, and what is done about it."""

@@ -1,0 +1,159 @@
+"""A step that never ends: every worker writes down where it stands, and the training fails, naming who holds it up.
+
+The clock is C code (`faulthandler`), which needs no lock of Python's: it writes also for a worker that is stuck inside
+an extension. A worker whose process is stopped writes nothing; its neighbours on the node tell for it.
+"""
+
+import contextlib
+import faulthandler
+import os
+import re
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import torch.distributed as dist
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.util import construct_user_exception_with_traceback
+
+from sdavs_platform.storage.filesystem import Storage
+from sdavs_platform.tracking.runs import TrainingRun
+
+Item = TypeVar("Item")
+
+GATHER_S = 20.0
+"""Our choice: how long the other workers' stacks are waited for; the storage may be what hangs."""
+
+_FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>\S+)')
+_WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/training/collectives.py", "/training/notices.py")
+"""Where a worker stands that waits for another one."""
+
+
+class Watchdog:
+    """Fails the training when no `beat` has come for some time. It sleeps until the first one.
+
+    Args:
+        seconds: see `training.hang_seconds`; None: it never wakes.
+        storage: address of the training's folder; stacks go to stacks/TIME/rank-0.txt and so on, there and among
+            the artifacts of the MLflow run.
+    """
+
+    def __init__(
+        self, *, seconds: float | None, rank: int, world_size: int, storage: str, uri: str, run_id: str
+    ) -> None:
+        self._seconds, self._rank, self._world_size = seconds, rank, world_size
+        named = [time.strftime("%Y%m%d-%H%M%S")]
+        dist.broadcast_object_list(named)
+        self.address = f"{storage}/stacks/{named[0]}"
+        self._uri, self._run_id = uri, run_id
+        self._folder = Path(tempfile.gettempdir()) / f"sdavs-stacks-{run_id}-{named[0]}"
+        self._last: float | None = None
+        self._is_closed = threading.Event()
+        self._stacks: dict[int, str] = {}
+        if seconds is not None:
+            self._folder.mkdir(exist_ok=True)
+            self._file = (self._folder / f"rank-{rank}.txt").open("w")
+            self._file.write(f"worker {rank}, process {os.getpid()} on {socket.gethostname()}\n\n")
+            self._file.flush()
+            threading.Thread(target=self._watch, args=(seconds,), name="watchdog", daemon=True).start()
+
+    def beat(self) -> None:
+        """This worker goes on; called at every step."""
+        if self._seconds is not None:
+            self._last = time.monotonic()
+            faulthandler.dump_traceback_later(self._seconds, file=self._file)
+
+    def beating(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items, with a beat at each."""
+        for item in items:
+            self.beat()
+            yield item
+
+    def close(self) -> None:
+        """No more beats."""
+        self._is_closed.set()
+        if self._seconds is not None:
+            faulthandler.cancel_dump_traceback_later()
+            Path(self._file.name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another worker's file lies there
+                self._folder.rmdir()
+
+    def _watch(self, seconds: float) -> None:
+        while not self._is_closed.wait(min(1.0, seconds / 4)):
+            # A second later than the clock in C, which has written by then.
+            if self._last is not None and time.monotonic() - self._last > seconds + 1:
+                break
+        else:
+            return
+        gathering = threading.Thread(target=self._gather, daemon=True)
+        gathering.start()
+        gathering.join(GATHER_S)
+        error = TimeoutError(self._message(seconds))
+        print(f"worker {self._rank}: {error}", flush=True)
+        # As Ray Train itself does for uploads that fail: the controller hears of it while the training thread hangs.
+        failures = get_train_context().execution_context.training_thread_runner.get_exception_queue()
+        failures.put(construct_user_exception_with_traceback(error))
+
+    def _gather(self) -> None:
+        """Bring this node's stacks to the storage, and take the other nodes' from there."""
+        storage = Storage(self.address, field="storage.uri")
+        for file in self._folder.glob("rank-*.txt"):
+            stack = _told(file)
+            self._stacks[_rank_of(file.name)] = stack
+            storage.write(file.name, stack.encode())
+        while len(self._stacks) < self._world_size:
+            time.sleep(0.5)
+            for name in storage.sizes():
+                with storage.open(name) as stream:
+                    self._stacks[_rank_of(name)] = stream.read().decode()
+        if self._rank == min(rank for rank, stack in self._stacks.items() if _frames(stack)):
+            run = TrainingRun(uri=self._uri, run_id=self._run_id)
+            for rank, stack in self._stacks.items():
+                run.client.log_text(self._run_id, stack, f"stacks/{Path(self.address).name}/rank-{rank}.txt")
+
+    def _message(self, seconds: float) -> str:
+        places = {rank: _place(self._stacks.get(rank)) for rank in range(self._world_size)}
+        held = [f"worker {rank} {place}" for rank, place in places.items() if place]
+        who = ", ".join(held) + "; the others wait for it" if held else "all workers wait for each other"
+        return (
+            f"no step for {seconds:g} s: {who}. Stacks of all: {self.address} and the MLflow run's artifacts"
+        )
+
+
+def _rank_of(name: str) -> int:
+    return int(name.removeprefix("rank-").removesuffix(".txt"))
+
+
+def _told(file: Path) -> str:
+    """A worker's stack, or what its node knows of a process that has written none."""
+    stack = file.read_text()
+    if _frames(stack):
+        return stack
+    pid = int(stack.split("process ")[1].split()[0])
+    status = psutil.Process(pid).status() if psutil.pid_exists(pid) else "gone"
+    return f"{stack}no stack: the process is {status}\n"
+
+
+def _frames(stack: str) -> list[re.Match[str]]:
+    """The training thread's calls, innermost first."""
+    for thread in stack.split("\n\n"):
+        if " in train_worker\n" in thread:
+            return list(_FRAME.finditer(thread))
+    return []
+
+
+def _place(stack: str | None) -> str | None:
+    """Where a worker holds up the others; None if it waits for another one."""
+    if stack is None:
+        return "does not answer"
+    if not (frames := _frames(stack)):
+        return f"does not answer ({stack.strip().splitlines()[-1]})"
+    if any(part in frame["file"] for frame in frames[:4] for part in _WAITING):
+        return None
+    ours = next((frame for frame in frames if "/sdavs_" in frame["file"]), frames[0])
+    return f"stands in {ours['function']} ({Path(ours['file']).name}:{ours['line']})"

@@ -1,0 +1,1 @@
+"""Metrics, per-phase timers, profiles and progress of a training."""

@@ -1,0 +1,115 @@
+"""What a trial is worth and what it costs, measured in Ray tasks with a worker's resources."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sdavs_model import benchmark, build_model, load_artifact
+from sdavs_model.analysis.noise import (
+    PAPER_FACTOR,
+    BrownianNoise,
+    Noise,
+    NoisySound,
+    RecordedNoise,
+    factor_condition,
+)
+from sdavs_model.analysis.scoring import score_clip
+from sdavs_model.engine import AudioControlled
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.training.batches import open_split, silence
+from sdavs_platform.training.finish import export_checkpoint
+
+LATENCY_REPEATS = 3
+
+# The paper's two (IV-D); the same samples under a clip for every model.
+NOISES: dict[str, Callable[[], Noise]] = {
+    factor_condition("brownian"): lambda: BrownianNoise(seed=0),
+    factor_condition("moving train"): lambda: RecordedNoise(seed=0),
+}
+
+
+def on_a_worker(function: Any, config: RunConfig, **arguments: Any) -> Any:
+    """Run `function(config=..., **arguments)` as a Ray task with the resources of one training worker.
+
+    Raises:
+        ValueError, RuntimeError: what the function raised.
+    """
+    cluster = config.cluster
+    nowhere: Any = None
+    task = ray.remote(
+        num_cpus=cluster.cpus_per_worker,
+        num_gpus=int(cluster.use_gpu),
+        # A trial's driver lives in a placement group without any CPU, which its tasks would wait in forever.
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=nowhere),
+        max_retries=1,
+    )(function)
+    try:
+        return ray.get(task.remote(config=config, **arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise RuntimeError(f"{function.__name__}: {error.cause}") from error
+
+
+def measure_cost(*, config: RunConfig) -> dict[str, float]:
+    """Time for one clip (median, in ms, on one worker), multiply-accumulates in G, parameters in M.
+
+    Time is taken where the trial trains, so it is as noisy as that machine is busy; the other two are exact.
+    """
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    counted = benchmark.cost(config.model)
+    model = build_model(config.model).to("cuda" if config.cluster.use_gpu else "cpu")
+    timed = benchmark.speed(model, repeats=LATENCY_REPEATS)
+    return {
+        "latency_ms": 1000 * timed.clip_s,
+        "gmacs": counted.macs / 1e9,
+        "parameters_m": counted.parameters / 1e6,
+    }
+
+
+def score_clips(
+    *, config: RunConfig, checkpoint: str, conditions: tuple[str, ...]
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """J and F of every clip of the test splits, under every condition of the sound.
+
+    AVSBench's rule clip by clip: the pixels that sound, of whatever class. Its mean over clips is M_J of a binary
+    data set; protocols that average over classes have no value for a single clip, and so nothing to pair.
+
+    Args:
+        checkpoint: URI of a sharded checkpoint of the config.
+        conditions: ORIGINAL first, then names of NOISES.
+
+    Returns:
+        Condition -> split -> {"miou", "fscore"}: one value a clip, in the split's order.
+    """
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    device = "cuda" if config.cluster.use_gpu else "cpu"
+    with tempfile.TemporaryDirectory(prefix="sdavs-trial-") as folder:
+        export_checkpoint(ray.train.Checkpoint(checkpoint), Path(folder), config=config, lineage={})
+        model = load_artifact(folder, device=device).model
+    splits = {
+        split: _split_scores(model, config, split, conditions=conditions, device=device)
+        for split in config.data.test_splits
+    }
+    return {name: {split: found[name] for split, found in splits.items()} for name in conditions}
+
+
+def _split_scores(
+    model: Any, config: RunConfig, split: str, *, conditions: tuple[str, ...], device: str
+) -> dict[str, dict[str, list[float]]]:
+    """Condition -> metric -> one value a clip."""
+    clips = open_split(config, split)
+    heard = AudioControlled(clips, control=config.data.audio, silence=silence(config.model))
+    noises = {name: NoisySound(clips, noise=NOISES[name](), factor=PAPER_FACTOR) for name in conditions[1:]}
+    scores: dict[str, dict[str, list[float]]] = {name: {"miou": [], "fscore": []} for name in conditions}
+    for index in range(len(clips)):
+        item = heard[index]
+        sounds = {conditions[0]: item["log_mel"]}
+        sounds |= {name: noisy.hear(index, item["log_mel"]) for name, noisy in noises.items()}
+        for name, found in score_clip(model, item, sounds, device=device).items():
+            scores[name]["miou"].append(found.miou)
+            scores[name]["fscore"].append(found.fscore)
+    return scores

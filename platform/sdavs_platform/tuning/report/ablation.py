@@ -1,0 +1,95 @@
+"""The ablation tables of a study: ours with intervals, beside the paper's own figures."""
+
+from dataclasses import dataclass
+
+from sdavs_model import recipes
+from sdavs_model.analysis.noise import ORIGINAL
+from sdavs_platform.tuning.report.compare import Comparison, compare
+from sdavs_platform.tuning.store import TrialRecord
+from sdavs_platform.tuning.study import REFERENCE, Study
+
+PAPER_SETS = ("S4", "MS3")
+
+TITLES = {
+    "III": "Table III: the two modules",
+    "IV": "Table IV: the two selectors of SNRP",
+    "V": "Table V: the place of SNRP",
+    "VI": "Table VI: the parts of DAMF",
+    "VIII": "Table VIII: how the streams interact",
+    "selected": "Selected recipes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One recipe on one test split."""
+
+    recipe: str
+    trained_as: str
+    """Differs from `recipe` where two names mean the same model."""
+    about: str
+    miou: Comparison | None
+    """None while no trial of it has finished."""
+    fscore: Comparison | None
+    paper: dict[str, tuple[float, float]]
+    """S4, MS3 -> J and F in per cent."""
+    paper_difference: dict[str, float]
+    """S4, MS3 -> difference in J from the paper's full model, in points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One of the paper's tables on one of our test splits."""
+
+    title: str
+    split: str
+    rows: tuple[Row, ...]
+
+
+def ablation_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> list[Table]:
+    """Every table of the study on every test split; splits are never averaged together."""
+    return [
+        Table(
+            title=TITLES[table],
+            split=split,
+            rows=tuple(_row(recipe, study, trials, split) for recipe in names),
+        )
+        for split in splits
+        for table, names in study.tables.items()
+        if table in TITLES
+    ]
+
+
+def clip_scores(
+    trials: list[TrialRecord], variant: str, split: str, metric: str, condition: str = ORIGINAL
+) -> dict[int, list[float]]:
+    """Training seed -> score of every clip, of the trials of a variant that have finished."""
+    return {
+        trial.values["seed"]: trial.scores[condition][split][metric]
+        for trial in trials
+        if trial.variant == variant and trial.state == "finished"
+    }
+
+
+def _row(recipe: str, study: Study, trials: list[TrialRecord], split: str) -> Row:
+    variant = study.trained_as[recipe]
+    paper = recipes.PAPER.get(recipe, {})
+    return Row(
+        recipe=recipe,
+        trained_as=variant,
+        about=(recipes.RECIPES[recipe].__doc__ or "").split(". ")[0].rstrip("."),
+        miou=_compared(trials, variant, split, "miou"),
+        fscore=_compared(trials, variant, split, "fscore"),
+        paper=paper,
+        paper_difference={
+            name: paper[name][0] - recipes.PAPER[REFERENCE][name][0] for name in PAPER_SETS if name in paper
+        },
+    )
+
+
+def _compared(trials: list[TrialRecord], variant: str, split: str, metric: str) -> Comparison | None:
+    scores = clip_scores(trials, variant, split, metric)
+    if not scores:
+        return None
+    reference = None if variant == REFERENCE else clip_scores(trials, REFERENCE, split, metric)
+    return compare(scores, reference)

@@ -1,0 +1,209 @@
+"""What a report says, as data: everything in it follows from the records on the storage."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from sdavs_platform.config.cli import yaml_text
+from sdavs_platform.config.paths import absolute, state_folder
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tuning.report.ablation import Table, ablation_tables
+from sdavs_platform.tuning.report.importance import importance
+from sdavs_platform.tuning.report.noise_table import NoiseTable, noise_tables
+from sdavs_platform.tuning.space import with_values
+from sdavs_platform.tuning.store import SweepStore, TrialRecord
+from sdavs_platform.tuning.study import Study, parse_study
+from sdavs_platform.tuning.sweep import METRICS, SweepConfig, best_trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One sweep, ready to be shown."""
+
+    sweep: SweepConfig
+    config: RunConfig
+    """What the trials share."""
+    study: Study | None
+    trials: list[TrialRecord]
+    command: list[str]
+    data_digest: str
+    git_commit: str
+    best: TrialRecord | None
+    """By the first objective, among those that finished."""
+    importance: dict[str, dict[str, float]]
+    """Objective -> key -> share; empty where too few trials have ended."""
+    tables: list[Table]
+    noise: list[NoiseTable]
+
+    @property
+    def objective(self) -> str:
+        """What ranks the trials."""
+        return self.sweep.objectives[0]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """State -> number of trials, of the states that occur."""
+        states = [trial.state for trial in self.trials]
+        return {state: states.count(state) for state in dict.fromkeys(states)}
+
+    @property
+    def failures(self) -> list[TrialRecord]:
+        """Trials that failed, with their reasons."""
+        return [trial for trial in self.trials if trial.state == "failed"]
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """All trials, the best first, those without a result last."""
+        sign = -1 if METRICS[self.objective].mode == "max" else 1
+
+        def place(trial: TrialRecord) -> tuple[bool, float, int]:
+            value = trial.best.get(self.objective)
+            return (value is None, 0.0 if value is None else sign * value, trial.number)
+
+        return sorted(self.trials, key=place)
+
+    @property
+    def trade_off(self) -> tuple[str, str]:
+        """The quality and the cost that are set against each other: the sweep's own objectives where it has such."""
+        qualities = [name for name in self.sweep.objectives if METRICS[name].mode == "max"]
+        costs = [name for name in self.sweep.objectives if METRICS[name].mode == "min"]
+        return [*qualities, "val_miou"][0], [*costs, "latency_ms"][0]
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front of `trade_off`, from cheap to dear."""
+        return pareto_front(self.trials, *self.trade_off)
+
+    @property
+    def keys(self) -> list[str]:
+        """What varies between the trials, as dotted keys."""
+        return list(dict.fromkeys(key for trial in self.trials for key in trial.values))
+
+    def searched(self) -> list[tuple[str, str]]:
+        """Key -> its values, in words."""
+        if self.study is not None:
+            return [
+                ("recipe", ", ".join(self.study.variants)),
+                ("seed", ", ".join(map(str, self.sweep.seeds))),
+            ]
+        words = {"uniform": "from {} to {}", "integer": "{} to {}, whole"}
+        words |= {"loguniform": "from {} to {}, logarithmic", "log_integer": "{} to {}, whole, logarithmic"}
+        return [
+            (
+                key,
+                ", ".join(map(yaml_text, d.extremes))
+                if d.kind == "choice"
+                else words[d.kind].format(*map(yaml_text, d.extremes)),
+            )
+            for key, d in self.sweep.space.items()
+        ]
+
+    def settings(self) -> list[tuple[str, str]]:
+        """How it was searched, and what every trial shares."""
+        training, cluster, model = self.config.training, self.config.cluster, self.config.model
+        budget = f"{training.epochs} epochs"
+        if training.max_minutes is not None:
+            budget += f", at most {training.max_minutes:g} min"
+        how: str = "every variant with every seed" if self.study else self.sweep.search
+        if self.sweep.scheduler != "none":
+            how += f", {self.sweep.scheduler}"
+        return [
+            ("search", how),
+            ("objectives", "; ".join(METRICS[name].label for name in self.sweep.objectives)),
+            ("budget of a trial", f"{budget}, batches of {training.batch_size} clips"),
+            ("workers of a trial", f"{cluster.num_workers} ({'GPU' if cluster.use_gpu else 'CPU'})"),
+            ("base model", f"{model.backbone}, {model.image_size} px, width {model.width}"),
+            ("data", f"{self.config.data.root}"),
+            ("data digest", self.data_digest[:16]),
+            ("commit", self.git_commit),
+        ]
+
+    @property
+    def best_caveat(self) -> str | None:
+        """What keeps the best values from making the best model again; None if they do."""
+        if self.sweep.scheduler != "pbt":
+            return None
+        return (
+            "Population based training changed these values on the way and let trials go on from each other's "
+            "checkpoints: the values are the last ones, and alone do not lead to this model. The MLflow runs "
+            "of its trials say what each went on from (sdavs.start_from)."
+        )
+
+    def best_values_yaml(self) -> str:
+        """What makes the best trial, as YAML: the keys that vary, nested."""
+        nested: dict[str, Any] = {}
+        for key, value in (self.best.values if self.best else {}).items():
+            place = nested
+            *sections, leaf = key.split(".")
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[leaf] = value
+        return yaml.safe_dump(nested, sort_keys=False)
+
+    def best_config_yaml(self) -> str:
+        """The best trial's whole config, as `--config` takes it, under a name of its own."""
+        assert self.best is not None
+        config = with_values(self.config, self.best.values | {"name": f"{self.sweep.name}-best"})
+        return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+    def commands(self) -> list[tuple[str, str]]:
+        """What to type, with what for."""
+        listed = [("this sweep, again or further", shlex.join(self.command))]
+        report = f"python jobs/report.py --sweep {self.sweep.name}"
+        storage = self.config.storage.uri
+        if storage is not None and storage != absolute(state_folder() / "results"):
+            report += f" --storage-uri {shlex.quote(storage)}"
+        listed.append(("this report", report))
+        if self.best is not None:
+            flags = " ".join(f"--{key} {shlex.quote(yaml_text(v))}" for key, v in self.best.values.items())
+            listed.append(
+                (
+                    "the best configuration (best.yaml: above)",
+                    f"python jobs/train.py --config best.yaml --name {self.sweep.name}-best",
+                )
+            )
+            listed.append(("its values on any config", f"python jobs/train.py --config FILE {flags}"))
+        return listed
+
+
+def summarize(store: SweepStore) -> Summary:
+    """Read a sweep.
+
+    Raises:
+        ValueError: there is no such sweep.
+    """
+    definition = store.definition()
+    if definition is None:
+        raise ValueError(f"--sweep: there is no sweep {store.name!r} at {store.uri}")
+    sweep = SweepConfig.model_validate(definition["sweep"])
+    config = RunConfig.model_validate(definition["config"])
+    study = parse_study(sweep.study, config) if sweep.study else None
+    trials = store.trials()
+    splits = list(config.data.test_splits)
+    return Summary(
+        sweep=sweep,
+        config=config,
+        study=study,
+        trials=trials,
+        command=definition["command"],
+        data_digest=definition["data_digest"],
+        git_commit=definition["git_commit"],
+        best=best_trial(sweep, trials),
+        importance=importance(sweep, trials),
+        tables=ablation_tables(study, trials, splits) if study else [],
+        noise=noise_tables(study, trials, splits) if study else [],
+    )
+
+
+def pareto_front(trials: list[TrialRecord], quality: str, cost: str) -> list[TrialRecord]:
+    """The trials that no other beats in both, from cheap to dear; quality is better when larger."""
+    scored = [
+        t for t in trials if quality in t.best and cost in t.best and t.state in ("finished", "stopped")
+    ]
+    front: list[TrialRecord] = []
+    for trial in sorted(scored, key=lambda t: (t.best[cost], -t.best[quality])):
+        if not front or trial.best[quality] > front[-1].best[quality]:
+            front.append(trial)
+    return front

@@ -1,0 +1,108 @@
+"""The report as Markdown and as CSV."""
+
+import csv
+import io
+
+from sdavs_platform.tuning.live import clock
+from sdavs_platform.tuning.report.ablation import PAPER_SETS, Row
+from sdavs_platform.tuning.report.page import difference, headline, short, spread
+from sdavs_platform.tuning.report.summary import Summary
+
+COLUMNS = ("val_miou", "val_fscore", "epoch", "latency_ms", "gmacs", "parameters_m")
+
+
+def markdown(summary: Summary) -> str:
+    """The tables of the page, for a pull request or a notebook."""
+    lines = [f"# {summary.sweep.name}", "", f"{headline(summary)}; commit {summary.git_commit}", ""]
+    if summary.tables:
+        lines += [
+            "Differences are paired with the full model, in points, with 95 % bootstrap intervals over seeds and"
+        ]
+        lines += ["clips. **The paper's columns are on other data** (AVSBench, Swin-B, 384 px).", ""]
+    for table in summary.tables:
+        lines += [f"## {table.title}, on {table.split}", ""]
+        paper = " | ".join(f"paper {name}: J / F" for name in PAPER_SETS)
+        lines += [f"| recipe | seeds | J | Δ J [95 %] | F | Δ F [95 %] | {paper} |", "|---|" + "---:|" * 7]
+        lines += [_markdown_row(row) for row in table.rows]
+        lines.append("")
+    for noise in summary.noise:
+        lines += [f"## Table IX: noise, on {noise.split}", ""]
+        lines += ["| recipe | sound | J | loss [95 %] | F | paper MS3: J / F |", "|---|---|" + "---:|" * 4]
+        for row in noise.rows:
+            scores = ["-"] * 3
+            if row.miou is not None and row.fscore is not None:
+                scores = [spread(row.miou), difference(row.miou), spread(row.fscore)]
+            paper = "{:.1f} / {:.1f}".format(*row.paper)
+            lines.append(f"| {row.recipe} | {row.sound} | {' | '.join(scores)} | {paper} |")
+        lines.append("")
+    if summary.best is not None:
+        lines += [
+            "## Best configuration",
+            "",
+            f"{summary.best.id}, J {summary.best.best['val_miou']:.3f}",
+            "",
+        ]
+        lines += [summary.best_caveat, ""] if summary.best_caveat else []
+        lines += ["```yaml", summary.best_values_yaml().rstrip(), "```", ""]
+    if summary.study is None and summary.front:
+        quality, cost = summary.trade_off
+        lines += [f"## Pareto front: {quality} against {cost}", ""]
+        lines += [f"| trial | {cost} | {quality} |", "|---|---:|---:|"]
+        lines += [f"| {t.id} | {t.best[cost]:.4g} | {t.best[quality]:.3f} |" for t in summary.front]
+        lines.append("")
+    lines += ["## Trials", "", "| trial | state | J | F | time | values |", "|---|---|---:|---:|---:|---|"]
+    for trial in summary.ranked:
+        scores = [
+            f"{trial.best[key]:.3f}" if key in trial.best else "-" for key in ("val_miou", "val_fscore")
+        ]
+        values = ", ".join(f"`{key}` {short(value)}" for key, value in trial.values.items())
+        lines.append(
+            f"| {trial.id} | {trial.state} | {' | '.join(scores)} | {clock(trial.seconds)} | {values} |"
+        )
+    if summary.failures:
+        lines += ["", "## Failures", "", *(f"- {trial.id}: {trial.error}" for trial in summary.failures)]
+    lines += ["", "## To do it again", ""]
+    for why, command in summary.commands():
+        lines += [f"{why}:", "", f"    {command}", ""]
+    return "\n".join(lines)
+
+
+def trials_csv(summary: Summary) -> str:
+    """One line a trial: identity, values, best validation, cost, test scores."""
+    splits = list(summary.config.data.test_splits)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    tests = [f"{split}_{metric}" for split in splits for metric in ("miou", "fscore")]
+    writer.writerow(["trial", "state", *summary.keys, *COLUMNS, *tests, "seconds", "run_id", "error"])
+    for trial in summary.trials:
+        values = [trial.values.get(key, "") for key in summary.keys]
+        best = [trial.best.get(column, "") for column in COLUMNS]
+        scores = [trial.mean_score(split, metric) for split in splits for metric in ("miou", "fscore")]
+        writer.writerow(
+            [
+                trial.id,
+                trial.state,
+                *values,
+                *best,
+                *scores,
+                round(trial.seconds, 1),
+                trial.run_id,
+                trial.error,
+            ]
+        )
+    return out.getvalue()
+
+
+def _markdown_row(row: Row) -> str:
+    papers = ["{:.1f} / {:.1f}".format(*row.paper[name]) if name in row.paper else "-" for name in PAPER_SETS]
+    if row.miou is None or row.fscore is None:
+        cells = ["-", "not finished", "-", "-", "-"]
+    else:
+        cells = [
+            str(row.miou.num_seeds),
+            spread(row.miou),
+            difference(row.miou),
+            spread(row.fscore),
+            difference(row.fscore),
+        ]
+    return f"| {row.recipe} | {' | '.join([*cells, *papers])} |"

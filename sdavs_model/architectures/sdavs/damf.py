@@ -1,0 +1,195 @@
+"""Discriminative Audio-Visual Mutual Fusion, paper III-C, equations (4) to (7).
+
+Both streams are enhanced (STC), each attends to the other (CMA), and each attention output meets the stream
+that asked nothing of it (residual cross multiplication, the crossing lines of figure 2).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdavs_model.architectures.sdavs.agreement import Agreement
+from sdavs_model.config import Ablation
+
+# Bottleneck of CAR's two matrices W_1 and W_2 (equation 6).
+CAR_REDUCTION = 4
+
+
+class DAMF(nn.Module):
+    """The fusion of one level.
+
+    Args:
+        width: channels C.
+        num_heads: heads of both attentions.
+        stride: spatial stride of STC; it keeps the token grids of the larger levels affordable.
+        key_stride: spatial stride of keys and values against their grid.
+        ablation: `direction`, `stc`, `car` and `rm` are read here.
+    """
+
+    def __init__(
+        self, *, width: int, num_heads: int, stride: int, key_stride: int, ablation: Ablation
+    ) -> None:
+        super().__init__()
+        attention = {"width": width, "num_heads": num_heads, "key_stride": key_stride}
+        self.rm = ablation.rm
+        self.place = AudioPlacement(width=width, num_heads=num_heads)
+        self.stc_audio = self.stc_video = None
+        if ablation.stc:
+            # The sound is placed on STC's grid to begin with: it has no detail that a finer one could hold.
+            self.stc_audio = STC(width=width, stride=1, car=ablation.car)
+            self.stc_video = STC(width=width, stride=stride, car=ablation.car)
+        self.audio_asks = self.video_asks = None
+        if ablation.direction in ("both", "av"):
+            self.audio_asks = CrossModalAttention(**attention)
+        if ablation.direction in ("both", "va"):
+            self.video_asks = CrossModalAttention(**attention)
+
+    def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse one level.
+
+        Args:
+            video: F'_v, [B, T, C, H, W].
+            audio: F_a, [B, T, C].
+
+        Returns:
+            F'_{a->v} on STC's grid [B, T, C, H / stride, W / stride] and F'_{v->a} [B, T, C, H, W]. With one
+            direction ablated, its place is taken by the stream it would have met.
+        """
+        video_tokens = video if self.stc_video is None else self.stc_video(video)
+        audio_map = self.place(video_tokens, audio)
+        audio_tokens = audio_map if self.stc_audio is None else self.stc_audio(audio_map)
+        fused_video, fused_audio = audio_map, video
+        if self.video_asks is not None:
+            from_audio = self.video_asks(query=video_tokens, source=audio_tokens)  # F_{a->v}
+            fused_video = self._meet(from_audio, audio_map)
+        if self.audio_asks is not None:
+            from_video = self.audio_asks(query=audio_tokens, source=video_tokens)  # F_{v->a}
+            fused_audio = self._meet(from_video, video)
+        return fused_video, fused_audio
+
+    def _meet(self, attended: Tensor, other: Tensor) -> Tensor:
+        """Residual cross multiplication, equation (7), or its variants of Table VIII.
+
+        "Residual", "thereby preserving original features": other + attended * other. Our reading; a bare
+        product would pass nothing on wherever the attention is near zero, as it is before training.
+        """
+        attended = _resize(attended, other.shape[-2:])
+        if self.rm == "multiply":
+            return torch.addcmul(other, attended, other)
+        if self.rm == "add":
+            return other + attended
+        return attended
+
+
+class AudioPlacement(nn.Module):
+    """F_a "upsampled and convolved to match the video features": gives the sound a place in the picture.
+
+    A vector spread evenly would make every audio query the same. Our choice: it is spread in proportion to its
+    head-wise agreement with the picture, as figure 6's audio maps show.
+    """
+
+    def __init__(self, *, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.agreement = Agreement(width=width, num_heads=num_heads)
+
+    def forward(self, video: Tensor, audio: Tensor) -> Tensor:
+        """video: [B, T, C, H, W], audio: [B, T, C] -> audio map [B, T, C, H, W]."""
+        B, T, C, H, W = video.shape
+        num_heads = self.agreement.num_heads
+        share = torch.sigmoid(self.agreement(audio.flatten(0, 1), video.flatten(0, 1)))
+        share = share.permute(0, 2, 3, 1).unsqueeze(-1)  # [BT, H, W, heads, 1]
+        placed = share * audio.view(B * T, 1, 1, num_heads, C // num_heads)
+        return placed.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
+
+
+class STC(nn.Module):
+    """Spatial-Temporal-Channel feature enhancer: a depthwise 3-D convolution, then CAR (figure 2).
+
+    Args:
+        width: channels C.
+        stride: spatial stride; attention then runs on a grid `stride` times smaller a side.
+        car: keep the channel-wise adaptive recalibration.
+    """
+
+    def __init__(self, *, width: int, stride: int, car: bool) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv3d(width, width, 3, stride=(1, stride, stride), padding=1, groups=width)
+        self.stride = stride
+        self.car = CAR(width=width) if car else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, T, C, H, W] -> [B, T, C, H / stride, W / stride]."""
+        volume = x.transpose(1, 2)
+        if volume.device.type == "cpu" and volume.dtype == torch.bfloat16:
+            # Channels last, torch 2.11 gives the weights wrong gradients when there are two frames, some of them
+            # whatever was in memory. fp32 and all other numbers of frames are right.
+            volume = volume.contiguous()
+        enhanced = F.gelu(self.depthwise(volume).transpose(1, 2))
+        enhanced = enhanced + (x if self.stride == 1 else self._shrink(x))
+        return enhanced if self.car is None else self.car(enhanced)
+
+    def _shrink(self, x: Tensor) -> Tensor:
+        small = F.avg_pool2d(x.flatten(0, 1), self.stride, ceil_mode=True)
+        return small.unflatten(0, x.shape[:2])
+
+
+class CAR(nn.Module):
+    """Channel-wise Adaptive Recalibration: X * sigmoid(W_2 delta(W_1 GAP(X))) (equation 6)."""
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        hidden = max(8, width // CAR_REDUCTION)
+        self.weigh = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, T, C, H, W] -> the same shape."""
+        return x * torch.sigmoid(self.weigh(x.mean((-2, -1))))[..., None, None]
+
+
+class CrossModalAttention(nn.Module):
+    """CMA: x + softmax(Q K^T / sqrt(d)) V with Q = Conv(LN(x)) and K, V = Conv_strided(LN(y)) (equation 5).
+
+    The identity of the query is our choice. With it the residual multiplication (equation 7) really multiplies
+    one modality by the other, which is what the text asks of it; attention alone returns a mean of the source,
+    and the crossing lines of figure 2 would then multiply sound by sound and picture by picture.
+
+    Attention stays within a second, where frame and sound belong together (III-A); STC carries the rest of the
+    time axis. k_q = 1; k_kv = 3, depthwise and with a stride "to reduce redundancy", followed by the linear maps
+    (our choice: the paper's kernel sizes are lost, these keep to its Table X).
+    """
+
+    def __init__(self, *, width: int, num_heads: int, key_stride: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_query = nn.LayerNorm(width)
+        self.norm_source = nn.LayerNorm(width)
+        self.reduce = nn.Conv2d(width, width, 3, stride=key_stride, padding=1, groups=width)
+        # No biases: those of the normalisation and of `reduce` pass through these and do the same.
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, *, query: Tensor, source: Tensor) -> Tensor:
+        """query, source: [B, T, C, H, W] -> what each position of `query` found in `source`, the same shape."""
+        B, T, C, H, W = query.shape
+        tokens = self.norm_query(query.permute(0, 1, 3, 4, 2).reshape(B * T, H * W, C))
+        normed = self.norm_source(source.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        context = self.reduce(normed).permute(0, 2, 3, 1).flatten(1, 2)  # [BT, HW / key_stride^2, C]
+        q = self._split(self.query(tokens))
+        k, v = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
+        attended = F.scaled_dot_product_attention(q, k, v)  # [BT, heads, HW, C / heads]
+        out = self.out(attended.transpose(1, 2).flatten(2))
+        return query + out.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """x: [B, T, C, h, w] -> [B, T, C, *size], bilinear."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    flat = F.interpolate(x.flatten(0, 1), size=tuple(size), mode="bilinear", align_corners=False)
+    return flat.unflatten(0, x.shape[:2])

@@ -1,0 +1,140 @@
+"""SDAVS on one page: encode, refine and fuse four levels, decode (paper III, figure 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdavs_model.architectures.sdavs.damf import DAMF
+from sdavs_model.architectures.sdavs.decoder import Decoder, Fuse, GroupNorm, Pointwise
+from sdavs_model.architectures.sdavs.snrp import SNRP, SNRPOutput
+from sdavs_model.config import SDAVSConfig
+from sdavs_model.encoders.audio_attention import AudioAttention
+from sdavs_model.encoders.vggish import VGGish
+from sdavs_model.encoders.visual import VisualEncoder
+
+# Spatial stride of STC by level: the token grids of the two largest levels are halved, the others are small.
+STC_STRIDES = (2, 2, 1, 1)
+# Spatial stride of keys and values by level (equation 5's "reduce redundancy"): on 24 x 24 positions and fewer of
+# the two smallest levels there is none to reduce.
+KEY_STRIDES = (2, 2, 1, 1)
+
+
+def build_model(config: SDAVSConfig) -> SDAVS:
+    """Build the model that `config` describes, with the weights it names.
+
+    Raises:
+        ValueError: the backbone has no four stages, or a weights file is missing or does not fit.
+    """
+    return SDAVS(config=config)
+
+
+class SDAVS(nn.Module):
+    """Selective noise suppression and discriminative mutual interaction for audio-visual segmentation.
+
+    Args:
+        config: the whole description; kept as `model.config`.
+    """
+
+    def __init__(self, *, config: SDAVSConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.visual_encoder = VisualEncoder(config=config)
+        self.audio_encoder = VGGish(width=config.vggish_width, weights=config.vggish_weights)
+        self.audio_attention = AudioAttention(width=config.width, num_heads=config.num_heads)
+        self.levels = nn.ModuleList(
+            Level(in_channels=channels, stride=stride, key_stride=key_stride, config=config)
+            for channels, stride, key_stride in zip(
+                self.visual_encoder.channels, STC_STRIDES, KEY_STRIDES, strict=True
+            )
+        )
+        self.decoder = Decoder(width=config.width, num_classes=config.num_classes)
+
+    def forward(self, frames: Tensor, log_mel: Tensor) -> Tensor:
+        """Segment what sounds.
+
+        Args:
+            frames: [B, T, 3, H, W], normalised by `Preprocessor`; H and W as in the config.
+            log_mel: [B, T, 1, 96, 64], one VGGish example a frame.
+
+        Returns:
+            Mask logits [B, T, K, H, W].
+        """
+        B, T = frames.shape[:2]
+        maps = self.visual_encoder(frames.flatten(0, 1))  # F_v: four times [BT, C_i, H_i, W_i]
+        embeddings = self.audio_encoder(log_mel.flatten(0, 1)).unflatten(0, (B, T))  # [B, T, 128]
+        audio = self.audio_attention(embeddings)  # F_a: [B, T, C]
+        fused = [
+            level(visual.unflatten(0, (B, T)), audio).fused.flatten(0, 1)
+            for level, visual in zip(self.levels, maps, strict=True)
+        ]
+        logits = self.decoder(fused)  # [BT, K, H / 4, W / 4]
+        logits = F.interpolate(logits, size=frames.shape[-2:], mode="bilinear", align_corners=False)
+        return logits.unflatten(0, (B, T))
+
+
+@dataclass
+class LevelOutput:
+    """One level's result and the steps on the way, which the analyses look at."""
+
+    fused: Tensor
+    """The input of the decoder stage: [B, T, C, H, W]."""
+    video: Tensor
+    """F_v at the common width, before SNRP: [B, T, C, H, W]."""
+    audio: Tensor
+    """F_a of this level: [B, T, C]."""
+    snrp: SNRPOutput | None
+    """What the selectors did, or None without SNRP."""
+    fused_video: Tensor
+    """F'_{a->v}: [B, T, C, h, w], on STC's grid."""
+    fused_audio: Tensor
+    """F'_{v->a}: [B, T, C, H, W]."""
+
+
+class Level(nn.Module):
+    """One of the four levels: lateral projection, SNRP, DAMF, Fuse.
+
+    Args:
+        in_channels: channels of the backbone's stage.
+        stride: STC's spatial stride.
+        key_stride: stride of the attentions' keys and values on that grid.
+        config: widths, heads and ablation.
+    """
+
+    def __init__(self, *, in_channels: int, stride: int, key_stride: int, config: SDAVSConfig) -> None:
+        super().__init__()
+        ablation, sizes = config.ablation, {"width": config.width, "num_heads": config.num_heads}
+        self.lateral = nn.Sequential(GroupNorm(in_channels), Pointwise(in_channels, config.width))
+        self.adapt_audio = nn.Sequential(nn.Linear(config.width, config.width), nn.LayerNorm(config.width))
+        self.snrp = SNRP(ablation=ablation, **sizes) if ablation.snrp != "none" else None
+        self.snrp_after_fusion = ablation.snrp == "after"
+        self.damf = None
+        if ablation.damf:
+            self.damf = DAMF(stride=stride, key_stride=key_stride, ablation=ablation, **sizes)
+        self.fuse = Fuse(width=config.width)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> LevelOutput:
+        """visual: [B, T, C_i, H, W], audio F_a: [B, T, C]."""
+        shape = visual.shape[:2]
+        # Channels-last in memory: attention, normalisation and convolution then share one layout.
+        visual = visual.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        video = self.lateral(visual).unflatten(0, shape)
+        audio = self.adapt_audio(audio)
+        selected = None
+        refined = video
+        if self.snrp is not None and not self.snrp_after_fusion:
+            selected = self.snrp(video, audio)
+            refined = selected.video
+        if self.damf is not None:
+            fused_video, fused_audio = self.damf(refined, audio)
+        else:
+            # Without DAMF the sound still reaches the decoder: spread evenly over the picture.
+            fused_video, fused_audio = audio[..., None, None], refined
+        fused = self.fuse(fused_video.flatten(0, 1), fused_audio.flatten(0, 1)).unflatten(0, shape)
+        if self.snrp is not None and self.snrp_after_fusion:
+            selected = self.snrp(fused, audio)
+            fused = selected.video
+        return LevelOutput(fused, video, audio, selected, fused_video, fused_audio)

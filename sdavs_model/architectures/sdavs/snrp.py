@@ -1,0 +1,135 @@
+"""Selective Noise-Resilient Processor, paper III-B, equations (1) to (3).
+
+Two gates, both steered by the sound, are applied to the picture one after the other: first over channels (CFS),
+then over positions (SFS). The sound itself passes unchanged (figure 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdavs_model.architectures.sdavs.agreement import Agreement
+from sdavs_model.config import Ablation
+
+# Side of the map that the figure's reading decodes from audio alone, before it is upsampled.
+AUDIO_MAP = 6
+
+
+@dataclass
+class SNRPOutput:
+    """What SNRP made of one level, kept whole because the paper's figures 5 and 8 look inside it."""
+
+    channel_selected: Tensor
+    """F~_v after the channel selector: [B, T, C, H, W] (equation 2)."""
+    video: Tensor
+    """F'_v after both selectors: [B, T, C, H, W] (equation 3)."""
+    channel_gate: Tensor | None
+    """w_c: [B, T, C], or None without the selector (equation 1)."""
+    spatial_gate: Tensor | None
+    """w_s: [B, T, 1, H, W] in (0, 1), or None without the selector (equation 3)."""
+
+
+class SNRP(nn.Module):
+    """The selectors of one level.
+
+    Args:
+        width: channels C.
+        num_heads: heads of the agreement that the spatial selector looks at.
+        ablation: `channel_selector`, `spatial_selector` and `spatial_gate` are read here.
+    """
+
+    def __init__(self, *, width: int, num_heads: int, ablation: Ablation) -> None:
+        super().__init__()
+        self.channel = ChannelSelector(width=width) if ablation.channel_selector else None
+        self.spatial: nn.Module | None = None
+        if ablation.spatial_selector:
+            selector = SpatialSelector if ablation.spatial_gate == "agreement" else AudioSpatialSelector
+            self.spatial = selector(width=width, num_heads=num_heads)
+
+    def forward(self, video: Tensor, audio: Tensor) -> SNRPOutput:
+        """video F_v: [B, T, C, H, W], audio F_a: [B, T, C]."""
+        channel_gate = spatial_gate = None
+        if self.channel is not None:
+            channel_gate = self.channel(audio)
+            video = video * channel_gate[..., None, None]  # equation (2)
+        selected = video
+        if self.spatial is not None:
+            spatial_gate = self.spatial(video, audio)
+            video = video * spatial_gate  # equation (3)
+        return SNRPOutput(selected, video, channel_gate, spatial_gate)
+
+
+class _Extractor(nn.Module):
+    """Figure 2's "Extractor" and "Assessment": what of this second is signal, judged with its neighbours.
+
+    Our choice: a convolution over three seconds, because steady noise shows as what does not change, and a
+    two-layer perceptron. All of it runs before anything is upsampled, which is why SNRP costs almost no
+    operations (Table X: 0.05 G).
+    """
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """audio: [B, T, C] -> [B, T, C]."""
+        x = self.norm(audio)
+        return self.mlp(x + self.neighbours(x.transpose(1, 2)).transpose(1, 2))
+
+
+class ChannelSelector(nn.Module):
+    """CFS: w_c = 2 sigmoid(MLP(F_a)), one weight a channel and second (equation 1).
+
+    The paper says that high weights enhance and low weights suppress, and names no sigmoid here. Our choice is
+    the range (0, 2), which leaves the picture untouched at zero input.
+    """
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        self.extract = _Extractor(width=width)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """audio: [B, T, C] -> w_c: [B, T, C] in (0, 2)."""
+        return 2 * torch.sigmoid(self.extract(audio))
+
+
+class SpatialSelector(nn.Module):
+    """SFS: w_s = sigmoid(Conv(agreement of F_a and F~_v)), one weight a position (equation 3)."""
+
+    def __init__(self, *, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.extract = _Extractor(width=width)
+        self.agreement = Agreement(width=width, num_heads=num_heads)
+        self.assess = nn.Sequential(
+            nn.Conv2d(num_heads, num_heads, 3, padding=1), nn.GELU(), nn.Conv2d(num_heads, 1, 1)
+        )
+
+    def forward(self, video: Tensor, audio: Tensor) -> Tensor:
+        """video: [B, T, C, H, W], audio: [B, T, C] -> w_s: [B, T, 1, H, W] in (0, 1)."""
+        B, T = audio.shape[:2]
+        similarity = self.agreement(self.extract(audio).flatten(0, 1), video.flatten(0, 1))
+        return torch.sigmoid(self.assess(similarity)).unflatten(0, (B, T))
+
+
+class AudioSpatialSelector(nn.Module):
+    """SFS as figure 2 draws it: a map decoded from audio alone and upsampled to the picture's size."""
+
+    def __init__(self, *, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.extract = _Extractor(width=width)
+        self.decode = nn.Linear(width, num_heads * AUDIO_MAP * AUDIO_MAP)
+        self.assess = nn.Conv2d(num_heads, 1, 3, padding=1)
+
+    def forward(self, video: Tensor, audio: Tensor) -> Tensor:
+        """video: [B, T, C, H, W], audio: [B, T, C] -> w_s: [B, T, 1, H, W] in (0, 1)."""
+        B, T = audio.shape[:2]
+        maps = self.decode(self.extract(audio)).view(B * T, self.num_heads, AUDIO_MAP, AUDIO_MAP)
+        maps = F.interpolate(self.assess(maps), size=video.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.sigmoid(maps).unflatten(0, (B, T))

@@ -1,0 +1,1 @@
+"""Augmentation of training clips: frames, audio, and the order in which both are changed."""

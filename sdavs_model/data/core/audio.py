@@ -1,0 +1,122 @@
+"""Sound files -> one mono waveform at the model's sample rate."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from sdavs_model.data.core.clip import SAMPLE_RATE
+
+
+def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Reads the sound of a file: PCM wav with the standard library, anything else with PyAV.
+
+    Several channels are averaged, as VGGish's own reader does.
+
+    Args:
+        source: a path, or an open seekable binary file (an upload); video files give their first sound track.
+        sample_rate: samples per second of the result.
+
+    Returns:
+        [N] float32 in [-1, 1], mono.
+
+    Raises:
+        ValueError: the file is missing, corrupt, cut short or holds no sound; the message names it.
+    """
+    name = _name(source)
+    if isinstance(source, str | Path) and not Path(source).is_file():
+        raise ValueError(f"{name}: no such sound file")
+    try:
+        channels, rate = _read_wav(source)
+    except (wave.Error, EOFError):
+        if not isinstance(source, str | Path):
+            source.seek(0)
+        channels, rate = _read_with_pyav(source, name)
+    if channels.shape[1] == 0:
+        raise ValueError(f"{name}: holds no sound")
+    return resample(channels.mean(axis=0, dtype=np.float32), rate, sample_rate)
+
+
+def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Changes the sample rate of [N] float32 with torchaudio's windowed sinc; the same rate is free."""
+    if rate == new_rate:
+        return waveform
+    # Imported here: it takes seconds, and most sound in training is at 16 kHz already.
+    import torch
+    from torchaudio.functional import resample as sinc_resample
+
+    return sinc_resample(torch.from_numpy(waveform), rate, new_rate).numpy()
+
+
+def whole_seconds(waveform: np.ndarray, num_seconds: int, path: Path) -> np.ndarray:
+    """[num_seconds * 16000] float32; a missing half second at the end becomes silence.
+
+    Raises:
+        ValueError: more than that is missing, so a frame would have no sound; names the file and the frame.
+    """
+    # Videos are cut to whole seconds only roughly; a second of which half is there counts as heard.
+    if len(waveform) < (num_seconds - 0.5) * SAMPLE_RATE:
+        raise ValueError(
+            f"{path}: {len(waveform) / SAMPLE_RATE:.2f} s of sound for {num_seconds} frames, so "
+            f"frame {int(len(waveform) / SAMPLE_RATE + 0.5) + 1} has none"
+        )
+    aligned = np.zeros(num_seconds * SAMPLE_RATE, np.float32)
+    aligned[: len(waveform)] = waveform[: len(aligned)]
+    return aligned
+
+
+def write_wav(path: Path, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """Writes [N] int16 as a mono PCM wav."""
+    assert samples.dtype == np.int16
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def _read_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
+    """[C, N] float32 and the rate of a PCM wav. Raises wave.Error for whatever is not one."""
+    with wave.open(str(source) if isinstance(source, Path) else source, "rb") as file:
+        num_channels, width, rate, num_samples = file.getparams()[:4]
+        data = file.readframes(num_samples)
+    if len(data) != num_samples * num_channels * width:
+        raise ValueError(f"{_name(source)}: corrupt wav, it ends before its {num_samples} samples")
+    if width == 1:
+        samples = np.frombuffer(data, np.uint8).astype(np.float32) / 128 - 1
+    elif width == 2:
+        samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+    elif width == 4:
+        samples = np.frombuffer(data, "<i4").astype(np.float32) / 2147483648
+    else:
+        raise wave.Error("24 bit: left to PyAV")
+    return samples.reshape(-1, num_channels).T, rate
+
+
+def _read_with_pyav(source: str | Path | BinaryIO, name: str) -> tuple[np.ndarray, int]:
+    """[C, N] float32 and the rate of anything FFmpeg can decode."""
+    # Imported here: plain wav, the common case, works on a machine without PyAV.
+    import av
+
+    blocks = []
+    try:
+        with av.open(str(source) if isinstance(source, Path) else source, "r") as container:
+            if not container.streams.audio:
+                raise ValueError(f"{name}: holds no sound track")
+            stream = container.streams.audio[0]
+            to_float = av.AudioResampler(format="fltp")
+            for frame in container.decode(stream):
+                blocks += [part.to_ndarray() for part in to_float.resample(frame)]
+            rate = stream.rate
+    except av.FFmpegError as error:
+        raise ValueError(f"{name}: cannot be read as sound ({error.strerror})") from error
+    if not blocks:
+        raise ValueError(f"{name}: holds no sound")
+    return np.concatenate(blocks, axis=1), rate
+
+
+def _name(source: str | Path | BinaryIO) -> str:
+    return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the sound"))

@@ -1,0 +1,192 @@
+"""RealAV: composed clips on disk, in the layouts of the benchmarks, so that the same loaders read both."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sdavs_model.data.core.parallel import in_processes
+from sdavs_model.data.realav.bundle import ASSETS_FOLDER, Assets, Pool
+from sdavs_model.data.realav.compose import COMPOSER_VERSION, compose_clip
+from sdavs_model.data.realav.layouts import LAYOUTS, SUBSETS, write_clip
+from sdavs_model.files import write_atomically
+
+STAMP_FILE = "realav.json"
+STARTED_FILE = "realav.started.json"
+CHUNK = 20
+
+# Which assets, and which backgrounds, a split is made of. "new scenes" knows its objects and recordings from
+# training and nothing else; "strict" shares nothing with it. The two are never mixed in one figure.
+SPLITS = {
+    "train": ("train", "train"),
+    "val": ("val", "val"),
+    "test_new_scenes": ("train", "test"),
+    "test_strict": ("test", "test"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealAVConfig:
+    """What decides the content of a prepared data set.
+
+    Raises:
+        ValueError: a count below 1 or a size below 32; the message names the field.
+    """
+
+    num_train: int = 1500
+    """Clips to train on."""
+    num_val: int = 60
+    """Clips of assets kept out of training, to choose the checkpoint with."""
+    num_test_new_scenes: int = 80
+    """Test clips of the training's objects and recordings, over new backgrounds."""
+    num_test_strict: int = 80
+    """Test clips of objects and recordings never seen or heard before."""
+    size: int = 96
+    """Side of the stored frames in pixels."""
+    num_frames: int = 5
+    """Frames, and seconds, of a clip."""
+    seed: int = 0
+    """Another seed gives other clips of the same assets."""
+    subset: str = "mixed"
+    """What the scenes are like, and the layout: one of `SUBSETS`. "avss" clips have five or ten frames."""
+
+    def __post_init__(self) -> None:
+        if self.subset not in SUBSETS:
+            raise ValueError(f"subset: {self.subset!r} is not allowed; allowed: {', '.join(SUBSETS)}")
+        for split in SPLITS:
+            if self.count(split) < 1:
+                raise ValueError(f"num_{split}: {self.count(split)} is below 1")
+        if self.size < 32 or self.num_frames < 1:
+            raise ValueError(f"size, num_frames: {self.size}, {self.num_frames} must be at least 32 and 1")
+
+    def count(self, split: str) -> int:
+        """The number of clips of a split."""
+        return getattr(self, f"num_{split}")
+
+
+def prepare(
+    root: Path,
+    config: RealAVConfig,
+    *,
+    assets_folder: Path = ASSETS_FOLDER,
+    num_workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bool:
+    """Composes the data set below the layout's folder in `root`, or finds it there and does nothing.
+
+    An interrupted run is continued by the next one with the same config. The csv, without which the loader
+    refuses the folder, and the stamp are written last.
+
+    Args:
+        root: the folder to write to.
+        config: what to write.
+        assets_folder: photographs and recordings with their manifest; the bundled ones unless said otherwise.
+        num_workers: processes that compose.
+        progress: called with (clips done, clips in all).
+
+    Returns:
+        True if clips were written, False if the data set was complete.
+
+    Raises:
+        ValueError: the folder holds a data set that is not RealAV; it is not touched.
+    """
+    kind = LAYOUTS[config.subset]
+    layout = root / kind.folder
+    assets = Assets(assets_folder)
+    wanted = {"config": asdict(config), "assets": assets.digest, "composer": COMPOSER_VERSION}
+    stamp = _read_json(layout / STAMP_FILE)
+    if stamp is not None and stamp["made_of"] == wanted and stamp["files"] == _count_files(layout):
+        (layout / STARTED_FILE).unlink(missing_ok=True)
+        return False
+    if stamp is not None or _read_json(layout / STARTED_FILE) != wanted:
+        if stamp is None and not (layout / STARTED_FILE).exists() and _holds_anything(layout):
+            raise ValueError(f"{layout}: is not empty and not RealAV; choose another folder")
+        _remove(layout)
+    layout.mkdir(parents=True, exist_ok=True)
+    write_atomically(layout / STARTED_FILE, json.dumps(wanted))
+
+    total = sum(config.count(split) for split in SPLITS)
+    jobs = list(_jobs(config))
+    done = 0
+    for count in in_processes(
+        write_clips, [(layout, config, assets_folder, *job) for job in jobs], num_workers
+    ):
+        done += count
+        progress(done, total)
+
+    plans = [
+        kind.plan(split, index, config.num_frames, assets.categories(SPLITS[split][0]))
+        for split in SPLITS
+        for index in range(config.count(split))
+    ]
+    kind.write_tables(layout, plans, assets.categories("train"))
+    stamp = {"made_of": wanted, "files": _count_files(layout)}
+    write_atomically(layout / STAMP_FILE, json.dumps(stamp, indent=2))
+    # After the stamp: a folder with neither would be taken for somebody else's.
+    (layout / STARTED_FILE).unlink()
+    return True
+
+
+def write_clips(
+    layout: Path, config: RealAVConfig, assets_folder: Path, split: str, first: int, last: int
+) -> int:
+    """Composes and writes clips first..last-1 of a split; those already complete are left. Returns how many."""
+    kind = LAYOUTS[config.subset]
+    assets = Assets(assets_folder)
+    objects, backgrounds = SPLITS[split]
+    categories = assets.categories(objects)
+    pool: Pool | None = None
+    for index in range(first, last):
+        plan = kind.plan(split, index, config.num_frames, categories)
+        files = kind.files(layout, plan)
+        if files.record.is_file():
+            continue
+        pool = pool or assets.pool(objects, backgrounds=backgrounds)
+        clip, scene = compose_clip(
+            name=plan.name,
+            seed=(config.seed, list(SPLITS).index(split), index),
+            pool=pool,
+            size=config.size,
+            num_frames=plan.num_frames,
+            scenes=plan.scenes,
+            classes=kind.classes(assets.categories("train")),
+        )
+        write_clip(files, clip, scene)
+    return last - first
+
+
+def _jobs(config: RealAVConfig) -> Iterator[tuple[str, int, int]]:
+    for split in SPLITS:
+        for first in range(0, config.count(split), CHUNK):
+            yield split, first, min(first + CHUNK, config.count(split))
+
+
+def _remove(layout: Path) -> None:
+    """Deletes an outdated data set; renamed first, so that an interrupted deletion is not taken for data."""
+    outdated = layout.with_name(f"{layout.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if layout.exists():
+        layout.rename(outdated)
+        shutil.rmtree(outdated)
+
+
+def _count_files(layout: Path) -> dict[str, int]:
+    """How many data files there are and their bytes in all: finds a copy that lost or cut any."""
+    count = size = 0
+    # The tables and the stamp lie in the layout's own folder, the data below it.
+    for folder, _, names in (entry for entry in os.walk(layout) if entry[0] != str(layout)):
+        count += len(names)
+        size += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+    return {"count": count, "bytes": size}
+
+
+def _read_json(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

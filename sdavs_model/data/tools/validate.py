@@ -1,0 +1,152 @@
+"""Everything that is wrong with a data set on disk, each with its file, in one pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sdavs_model.config import PreprocessConfig
+from sdavs_model.data.benchmarks.palette import colours_to_classes
+from sdavs_model.data.benchmarks.required_files import collecting_defects
+from sdavs_model.data.core.clip_set import ClipSet, Video
+from sdavs_model.data.core.images import read_image, size_text
+from sdavs_model.data.core.log_mel_file import read_log_mel
+from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.datasets import known_kind, open_dataset, splits_of
+
+NUM_FRAMES = {"avsbench-avss": 10, "vpo-ss": 3, "vpo-ms": 3, "vpo-msmi": 3}
+"""Seconds of a clip where they are not the five of AVSBench-object."""
+
+Progress = Callable[[str, int, int], None]
+"""Told which split is read, how many of its clips are done, and of how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was looked at and what is wrong with it."""
+
+    kind: str
+    num_clips: dict[str, int]
+    """By split."""
+    defects: tuple[str, ...]
+    """One sentence each; it begins with the file."""
+
+
+def open_splits(root: Path, kind: str = "auto", *, num_frames: int | None = None) -> dict[str, ClipSet]:
+    """All splits of a data set, unchanged clips.
+
+    Args:
+        root: its folder.
+        kind: as in `open_dataset`.
+        num_frames: seconds of a clip; None for the benchmark's own number.
+
+    Raises:
+        ValueError: as `open_dataset`.
+    """
+    known = known_kind(kind, root)
+    preprocessor = Preprocessor(PreprocessConfig())
+    length = num_frames or NUM_FRAMES.get(known, 5)
+    return {
+        split: open_dataset(known, root, split, preprocessor, num_frames=length)
+        for split in splits_of(known, root)
+    }
+
+
+def validate(
+    root: Path,
+    kind: str = "auto",
+    *,
+    num_frames: int | None = None,
+    num_workers: int = 1,
+    progress: Progress = lambda split, done, total: None,
+) -> Report:
+    """Looks for every file of every split and reads each of them.
+
+    Reported are missing files, wrong counts and sizes, pictures and sounds that cannot be read, sound shorter than
+    its frames, unknown colours and values in masks.
+
+    Args:
+        root: the data set's folder.
+        kind: as in `open_dataset`.
+        num_frames: seconds of a clip; None for the benchmark's own number.
+        num_workers: threads that read.
+        progress: called after every clip.
+
+    Raises:
+        ValueError: the folder holds no data set, or a table is missing or unreadable, so that nothing can be checked.
+    """
+    with collecting_defects() as missing:
+        splits = open_splits(root, kind, num_frames=num_frames)
+    defects = list(missing)
+    with ThreadPoolExecutor(num_workers) as workers, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unknown colours are defects here
+        for split, clips in splits.items():
+            for done, found in enumerate(
+                workers.map(lambda i, c=clips: _defects(c, i), range(len(clips))), 1
+            ):
+                defects += found
+                progress(split, done, len(clips))
+    return Report(
+        kind=known_kind(kind, root),
+        num_clips={split: len(clips) for split, clips in splits.items()},
+        # A file may belong to several clips.
+        defects=tuple(dict.fromkeys(defects)),
+    )
+
+
+def _defects(clips: ClipSet, index: int) -> list[str]:
+    """What is wrong with the files of one clip that are there."""
+    video = clips.videos[index]
+    defects: list[str] = []
+    shapes: dict[Path, tuple[int, ...]] = {}
+    for place, (path, mask) in enumerate(zip(video.frames, video.masks, strict=True)):
+        if not path.is_file():
+            continue
+        try:
+            frame = read_image(path, "RGB")
+            shapes[path] = frame.shape
+            first = next(iter(shapes))
+            if frame.shape != shapes[first]:
+                height, width = shapes[first][:2]
+                defects.append(f"{path}: {size_text(frame)}, but {first.name} is {width}x{height}")
+            if mask is not None and mask.is_file():
+                clips.read_masks(video, slice(place, place + 1), frame[None])
+                defects += _stray_values(clips, mask)
+        except ValueError as error:
+            defects.append(str(error))
+    try:
+        _hear(clips, video, index)
+    except ValueError as error:
+        defects.append(str(error))
+    return defects
+
+
+def _hear(clips: ClipSet, video: Video, index: int) -> None:
+    if all(path.is_file() for path in (video.wav, *video.more)):
+        clips.waveform(index)
+    elif video.log_mel is not None and video.log_mel.is_file():
+        read_log_mel(video.log_mel, len(video.frames))
+
+
+def _stray_values(clips: ClipSet, mask: Path) -> list[str]:
+    """Colours of no class, and greys in what should be black and white: the loaders take them for something."""
+    if clips.protocol == "object":
+        with Image.open(mask) as image:
+            grey = image.mode == "L"
+            values = np.unique(np.asarray(image)) if grey else np.zeros(0)
+        if len(values) > 2:
+            return [f"{mask}: {len(values)} grey values; a binary mask has two, 0 and another"]
+    coloured = mask.parent.parent / "labels_rgb" / mask.name
+    if clips.protocol == "semantic" and coloured.is_file():
+        picture = read_image(coloured, "RGB")
+        _, unknown = colours_to_classes(picture, len(clips.classes))
+        if unknown.any():
+            colour = tuple(int(value) for value in picture[unknown][0])
+            return [f"{coloured}: {int(unknown.sum())} pixels of no class's colour, such as {colour}"]
+    return []

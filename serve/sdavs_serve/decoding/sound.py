@@ -1,0 +1,140 @@
+"""The sound of an upload: one second around any moment, at 16 kHz mono, read once from front to back.
+
+Memory does not grow with the length of the sound. `sdavs_model.data.core.audio.read_audio` reads whole files of
+known origin; here the file is a stranger's, so nothing is decoded before somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from sdavs_model.data.core.clip import SAMPLE_RATE
+from sdavs_serve.errors import MediaError
+
+MIN_RATE = 4_000
+"""Below it, resampling to 16 kHz would let a small file unfold into a huge one. Our choice: half of the
+telephone's 8 kHz, the lowest rate that real recordings have."""
+
+MAX_GAP_S = 0.05
+"""Time stamps of containers jitter; only gaps above 50 ms are real and become silence."""
+
+
+class SoundTrack:
+    """The first sound track of an open container, on the container's own clock.
+
+    Raises:
+        MediaError: there is no sound track ("no_sound") or its sample rate is absurd ("unsupported").
+    """
+
+    def __init__(self, container: av.container.InputContainer, *, start: float, field: str) -> None:
+        """
+        Args:
+            container: open for this reader alone; it is decoded from its current position.
+            start: the container's time that counts as 0 s.
+            field: form field that the file came in, for messages.
+        """
+        if not container.streams.audio:
+            raise MediaError("no_sound", "the file has no sound track; SDAVS finds what sounds", field=field)
+        rate = container.streams.audio[0].rate
+        if rate < MIN_RATE:
+            raise MediaError("unsupported", f"a sample rate of {rate} Hz; allowed: {MIN_RATE}+", field=field)
+        self._field = field
+        self._blocks = self._decode(container, start)
+        self._buffer = np.zeros(0, np.float32)
+        self._position = 0  # of the buffer's first sample on the clock
+        self.num_decoded = 0
+        """Samples decoded so far, at 16 kHz; silence that fills gaps does not count."""
+
+    def second_around(self, centre: float) -> np.ndarray:
+        """[16000] float32 in [-1, 1], from `centre` - 0.5 s on; silence before the sound begins and after it ends.
+
+        Sound before that moment is forgotten, so moments must ascend.
+        """
+        first = round((centre - 0.5) * SAMPLE_RATE)
+        while self._position + len(self._buffer) < first + SAMPLE_RATE:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            self._buffer = np.concatenate([self._buffer, block])
+            self._forget(first)
+        self._forget(first)
+        second = np.zeros(SAMPLE_RATE, np.float32)
+        offset = self._position - first  # above 0 only before the sound's very beginning
+        heard = self._buffer[: max(0, SAMPLE_RATE - offset)]
+        second[offset : offset + len(heard)] = heard
+        return second
+
+    def read_to_end(self, *, no_further_than: float) -> float:
+        """Where the sound ends, in seconds; the search stops at `no_further_than`."""
+        while self._position + len(self._buffer) < no_further_than * SAMPLE_RATE:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            self._position += len(self._buffer)
+            self._buffer = block
+        return (self._position + len(self._buffer)) / SAMPLE_RATE
+
+    def _forget(self, first: int) -> None:
+        drop = min(max(0, first - self._position), len(self._buffer))
+        self._buffer = self._buffer[drop:]
+        self._position += drop
+
+    def _decode(self, container: av.container.InputContainer, start: float) -> Iterator[np.ndarray]:
+        """Blocks of [N] float32 that follow each other without gaps from 0 s on."""
+        # The layout is kept: FFmpeg's own mix-down of stereo is 3 dB louder than the mean that training uses.
+        for block, heard in gapless(container, start=start, rate=SAMPLE_RATE, layout=None, field=self._field):
+            if heard:
+                self.num_decoded += block.shape[1]
+            yield block.mean(axis=0, dtype=np.float32)
+
+
+def gapless(
+    container: av.container.InputContainer, *, start: float, rate: int, layout: str | None, field: str
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Blocks [C, N] float32 that follow each other without gaps from 0 s on, and whether each was in the file.
+
+    Args:
+        container: decoded from its current position.
+        start: the container's time that counts as 0 s.
+        rate: samples a second.
+        layout: "stereo" mixes as a player does; None keeps the channels.
+        field: form field that the file came in, for messages.
+
+    Raises:
+        MediaError: the sound changes its format midway.
+    """
+    resampler = av.AudioResampler(format="fltp", rate=rate, layout=layout)
+    end, num_channels = 0, 2 if layout == "stereo" else 1
+    for frame in container.decode(audio=0):
+        if frame.time is not None:
+            due = round((frame.time - start) * rate)
+            if due - end > rate * MAX_GAP_S:
+                for silence in _silence(due - end, piece=rate):
+                    yield np.repeat(silence, num_channels, axis=0), False
+                end = due
+        for block in _resample(resampler, frame, field):
+            end, num_channels = end + block.shape[1], block.shape[0]
+            yield block, True
+    if end:
+        for block in _resample(resampler, None, field):
+            yield block, True
+
+
+def _silence(num_samples: int, *, piece: int) -> Iterator[np.ndarray]:
+    # In pieces: a forged time stamp may claim years of it.
+    while num_samples > 0:
+        size = min(num_samples, piece)
+        yield np.zeros((1, size), np.float32)
+        num_samples -= size
+
+
+def _resample(resampler: av.AudioResampler, frame: av.AudioFrame | None, field: str) -> Iterator[np.ndarray]:
+    try:
+        parts = resampler.resample(frame)
+    except ValueError as error:
+        raise MediaError("corrupt", f"the sound changes its format midway ({error})", field=field) from error
+    for part in parts:
+        yield part.to_ndarray()

@@ -1,0 +1,1 @@
+"""Masks to responses: RLE, PNG, overlays."""

@@ -1,0 +1,1 @@
+"""The HTTP side: requests, forms, limits, keys, errors, metrics."""

@@ -1,0 +1,123 @@
+"""What a client may ask for: the fields of the form, and the form of the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import numpy as np
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from sdavs_serve.decoding.sandbox import Sandbox
+from sdavs_serve.decoding.upload import Kind, Upload
+from sdavs_serve.encoding.encode import JsonWriter, PngWriter, Writer, ZipWriter
+from sdavs_serve.encoding.overlay_video import OverlayVideoWriter
+from sdavs_serve.errors import RequestError
+from sdavs_serve.schema import AnswerHead
+
+MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4")
+"""Forms of the answer, the default first."""
+
+
+class SegmentForm(BaseModel):
+    """The form of POST /v1/segment: either `video`, or `frames` (repeated, in order of time) and `audio`.
+
+    Names and declared types of the files are ignored; their content decides.
+    """
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    video: UploadFile | None = None
+    """A video with sound: mp4, mov, webm or mkv."""
+    frames: list[UploadFile] = []
+    """Pictures, png or jpg, all of one size."""
+    audio: UploadFile | None = None
+    """A sound: wav, flac, ogg, mp3 or a video's. It belongs to `frames`; sent with `video`, the model hears it in
+    place of the video's own sound, and silence where it is shorter."""
+    fps: float | None = Field(default=None, gt=0, le=60, examples=[1.0])
+    """Frames sampled from a second of video, or sent for a second of sound. Default: the endpoint's, 1 unless
+    configured otherwise, which is what the model was trained on."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability above which a pixel belongs to the mask. Semantic models answer the most probable class instead."""
+    frame: int = Field(default=0, ge=0)
+    """Which frame `image/png` shows, from 0."""
+    overlay: bool = False
+    """Pictures (`image/png`, `application/zip`) show the mask over the frame instead of the bare mask."""
+
+    @field_validator("frames", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: list[Any]) -> list[Any]:
+        return [item for item in value if item != ""]  # /docs sends "" for a field that was left empty
+
+    async def read(self, *, default_fps: float) -> Upload:
+        """The files' content, on disk.
+
+        Raises:
+            RequestError: 422, not exactly one of the two ways to send a clip.
+        """
+        if (self.video is None) == (not self.frames):
+            detail = "send either video, or frames and audio"
+            raise RequestError(status=422, kind="invalid", detail=detail, field="video")
+        if self.frames and self.audio is None:
+            detail = "frames need audio: SDAVS finds what sounds"
+            raise RequestError(status=422, kind="no_sound", detail=detail, field="audio")
+        fps = self.fps or default_fps
+        if self.video and not self.audio:
+            whole = (0, self.video.size or 0)
+            return Upload(
+                file=self.video.file, kind="video", parts=[whole], fps=fps, threshold=self.threshold
+            )
+        assert self.audio
+        pictures = [self.video] if self.video else self.frames
+        file, parts = await asyncio.to_thread(_joined, [*pictures, self.audio])
+        kind: Kind = "video" if self.video else "pictures"
+        return Upload(file=file, kind=kind, parts=parts, fps=fps, threshold=self.threshold)
+
+    def new_writer(
+        self, media_type: str, upload: Upload, sandbox: Sandbox
+    ) -> Callable[[AnswerHead, list[str]], Writer]:
+        """A maker of writers for the form of answer that was negotiated."""
+
+        def sound(until: float) -> Iterator[np.ndarray]:
+            return sandbox.sound(upload, until=until).sound()
+
+        writers: dict[str, Callable[[AnswerHead, list[str]], Writer]] = {
+            "application/json": JsonWriter,
+            "image/png": lambda head, classes: PngWriter(classes, index=self.frame, overlay=self.overlay),
+            "application/zip": lambda head, classes: ZipWriter(head, classes, overlay=self.overlay),
+            "video/mp4": lambda head, classes: OverlayVideoWriter(fps=upload.fps, sound=sound),
+        }
+        return writers[media_type]
+
+
+def _joined(files: list[UploadFile]) -> tuple[IO[bytes], list[tuple[int, int]]]:
+    """Many files in one, because a decoder is given one descriptor; with the place of each."""
+    joined, parts = tempfile.TemporaryFile(), []  # noqa: SIM115 - closed with the request
+    for file in files:
+        start = joined.tell()
+        shutil.copyfileobj(file.file, joined)
+        parts.append((start, joined.tell() - start))
+    joined.flush()
+    return joined, parts
+
+
+def negotiate(accept: str) -> str:
+    """The form of answer that an Accept header likes best; ours in doubt.
+
+    Raises:
+        RequestError: 406, it accepts none of `MEDIA_TYPES`.
+    """
+    wishes = []
+    for position, part in enumerate(accept.split(",")):
+        pattern, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        wishes.append((-float(quality) if quality.replace(".", "", 1).isdigit() else -1.0, position, pattern))
+    for negative_quality, _, pattern in sorted(wishes):
+        for media_type in MEDIA_TYPES:
+            if negative_quality and pattern in ("*/*", f"{media_type.partition('/')[0]}/*", media_type):
+                return media_type
+    raise RequestError(status=406, kind="unsupported", detail=f"can answer with: {', '.join(MEDIA_TYPES)}")

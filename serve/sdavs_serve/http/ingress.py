@@ -1,0 +1,251 @@
+"""The HTTP side: addresses, forms, headers, probes. It decodes and encodes; the model lives elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+from fastapi import FastAPI, Form, Header, Request, Security
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.security import HTTPBearer
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from sdavs_platform.config.serve import ServeConfig
+
+import sdavs_serve
+from sdavs_serve.decoding.sandbox import Sandbox
+from sdavs_serve.errors import NoModel, RequestError
+from sdavs_serve.http.auth import Authentication, check_webhook
+from sdavs_serve.http.form import MEDIA_TYPES, SegmentForm, negotiate
+from sdavs_serve.http.gate import Gate
+from sdavs_serve.http.keys import KeyFile, keys_required
+from sdavs_serve.http.metrics import Measured, Metrics
+from sdavs_serve.http.problems import MEDIA_TYPE as PROBLEM
+from sdavs_serve.http.problems import handle_problems
+from sdavs_serve.http.segmenter import Segmenter
+from sdavs_serve.inference.asker import Asker
+from sdavs_serve.inference.mirror import Observer
+from sdavs_serve.inference.router import Route, Router
+from sdavs_serve.page.api_docs import add_docs
+from sdavs_serve.page.routes import add_page
+from sdavs_serve.rollout.state import RolloutState, SlotName
+from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
+
+MAX_WEBHOOK_BYTES = 64_000
+
+KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
+"""Describes the keys to programs and to /docs; `auth.Authentication` is what asks for them."""
+
+ERRORS = {
+    401: "no key, or an unknown one",
+    403: "a key for something else",
+    406: "none of the accepted forms of answer is offered",
+    409: "the version asked for by X-Model-Version is not loaded",
+    413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
+    415: "not a file of a kind that can be read",
+    422: "damaged, without sound, or a field out of range; `field` names the field",
+    429: "too many requests in work; see Retry-After",
+    503: "no model serves at the moment; see Retry-After",
+    504: "it took longer than the endpoint allows",
+}
+
+
+@serve.ingress()
+class Ingress:
+    """Serve's door; the app itself is built in the replica, where the config is known."""
+
+    def __init__(
+        self, config: ServeConfig, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle
+    ) -> None:
+        """
+        Args:
+            config: the endpoint's config.
+            slots: handles of the two `Predictor` deployments.
+            controller: handle of the `RolloutController`.
+        """
+        self._config = config
+        self._controller = controller
+        self._router = Router()
+        observer = Observer(slots=slots, controller=controller)
+        asker = Asker(slots=slots, router=self._router, observer=observer)
+        self._sandbox = Sandbox(config)
+        self._segmenter = Segmenter(config=config, router=self._router, asker=asker, sandbox=self._sandbox)
+
+    def check_health(self) -> None:
+        """Called by Serve, which replaces this copy if it raises."""
+        if not self._router.alive:
+            raise RuntimeError("the thread that follows the rollout has ended")
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(
+            config=self._config,
+            segmenter=self._segmenter,
+            sandbox=self._sandbox,
+            router=self._router,
+            metrics=Metrics(max_requests=self._config.max_requests),
+            nudge=self._controller.nudge.remote,
+        )
+
+
+def create_app(
+    *,
+    config: ServeConfig,
+    segmenter: Segmenter,
+    sandbox: Sandbox,
+    router: Router,
+    metrics: Metrics,
+    nudge: Callable[[], Awaitable[None]],
+) -> FastAPI:
+    """The FastAPI app around a segmenter and a rollout.
+
+    Args:
+        config: the endpoint's config.
+        segmenter: answers uploads.
+        sandbox: decodes them.
+        router: knows the rollout's document.
+        metrics: counts what happens.
+        nudge: asks the controller to look at the alias now.
+    """
+    app = FastAPI(
+        title="SDAVS",
+        summary="Masks of what sounds in a video",
+        description=sdavs_serve.__doc__ or "",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+    )
+    secret = Path(config.webhook_secret_file) if config.webhook_secret_file else None
+    # From the inside out: what is added last sees a request first.
+    app.add_middleware(Gate, max_requests=config.max_requests, max_upload_mb=config.max_upload_mb)
+    if keys_required(config):
+        app.add_middleware(Authentication, keys=KeyFile.of(config), webhook_secret=secret)
+    app.add_middleware(Measured, metrics=metrics)
+    handle_problems(app)
+    add_page(app, config)
+    add_docs(app)
+    keyed = [Security(KEY)] if keys_required(config) else []
+
+    @app.post("/v1/segment", response_class=JSONResponse, responses=_segment_responses(), dependencies=keyed)
+    async def segment(
+        request: Request,
+        form: Annotated[SegmentForm, Form(media_type="multipart/form-data")],
+        accept: Annotated[str, Header(description=", ".join(MEDIA_TYPES))] = MEDIA_TYPES[0],
+        x_model_version: Annotated[int | None, Header(description="Insist on a loaded version")] = None,
+    ) -> Response:
+        """Segment what sounds, frame by frame.
+
+        Sample i stands for the time from i / fps to (i + 1) / fps: the picture in the middle of it, and the
+        second of sound around that moment.
+        """
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise RequestError(status=415, kind="unsupported", detail="send the clip as multipart/form-data")
+        media_type = negotiate(accept)
+        upload = await form.read(default_fps=config.fps)
+        new_writer = form.new_writer(media_type, upload, sandbox)
+        done = await segmenter.segment(upload, new_writer, pinned=x_model_version)
+        metrics.frames.labels(str(done.version)).inc(done.num_frames)
+        for part in ("decode", "model", "encode"):
+            metrics.part_seconds.labels(part).inc(getattr(done.timings, part) / 1000)
+        headers = {
+            "X-Model-Version": str(done.version),
+            "X-Data-Digest": done.data_digest,
+            "Content-Length": str(done.body.seek(0, io.SEEK_END)),
+        }
+        return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
+
+    @app.get("/v1/model", responses={503: _problem("no model serves")}, dependencies=keyed)
+    async def model(response: Response) -> ModelStatus:
+        """Which model serves, and why a newer one does not."""
+        route = router.choose(only_active=True)
+        response.headers["X-Model-Version"] = str(route.release.version)
+        return model_status(router.state, route, device="cuda" if config.num_gpus else "cpu")
+
+    @app.get("/v1/rollout", dependencies=keyed)
+    async def rollout() -> RolloutState:
+        """Where the change to another version stands: phase, weights, gates, measurements, history."""
+        return router.state
+
+    @app.post("/v1/rollout/nudge", status_code=202, dependencies=keyed)
+    async def nudge_rollout(request: Request) -> Health:
+        """Look now where the alias points; it is looked at every few seconds anyway. MLflow's webhook may call this."""
+        if secret and "x-mlflow-signature" in request.headers:
+            check_webhook(request.headers, await _small_body(request), secret_file=secret)
+        await nudge()
+        return Health(status="ok")
+
+    @app.get("/metrics", response_class=PlainTextResponse, dependencies=keyed)
+    async def prometheus() -> Response:
+        """Requests, times, frames and the rollout, for Prometheus."""
+        text = await asyncio.to_thread(metrics.text, router.state)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """The process is alive."""
+        return Health(status="ok")
+
+    @app.get("/readyz", responses={503: {"model": Health}})
+    async def readyz(response: Response) -> Health:
+        """A model is loaded and answers."""
+        try:
+            router.choose(only_active=True)
+        except NoModel as error:
+            response.status_code = 503
+            return Health(status="not ready", detail=error.detail)
+        return Health(status="ok")
+
+    return app
+
+
+def _pieces(body: IO[bytes]) -> Iterator[bytes]:
+    with body:
+        body.seek(0)
+        while piece := body.read(1 << 20):
+            yield piece
+
+
+async def _small_body(request: Request) -> bytes:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_WEBHOOK_BYTES:
+            detail = f"a webhook of more than {MAX_WEBHOOK_BYTES} bytes"
+            raise RequestError(status=413, kind="too_large", detail=detail)
+    return body
+
+
+def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStatus:
+    """The answer of GET /v1/model."""
+    release, refused = route.release, state.refused
+    return ModelStatus(
+        model=release.info(route.alias),
+        backbone=release.backbone,
+        image_size=release.image_size,
+        num_frames=release.num_frames,
+        classes=release.classes,
+        metrics=release.metrics,
+        device=device,
+        refused=f"version {refused.version} at {refused.gate}: {refused.reason}" if refused else None,
+    )
+
+
+def _segment_responses() -> dict[int | str, dict[str, Any]]:
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    content: dict[str, Any] = dict.fromkeys(MEDIA_TYPES[1:], picture)
+    ok = {
+        "description": "The masks, in the form that the Accept header asks for.",
+        "model": SegmentAnswer,
+        "content": content,
+        "headers": {
+            "X-Model-Version": {"schema": {"type": "string"}, "description": "Registered version"},
+            "X-Data-Digest": {"schema": {"type": "string"}, "description": "What it was trained on"},
+        },
+    }
+    return {200: ok, **{status: _problem(text) for status, text in ERRORS.items()}}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}

@@ -1,0 +1,122 @@
+"""API keys: made here, shown once, kept as digests in a file that the endpoint reads again when it changes.
+
+A key is 256 random bits, so one SHA-256 is enough: slow hashes protect what people can guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sdavs_platform.config.paths import state_folder
+from sdavs_platform.config.serve import ServeConfig
+
+Scope = Literal["segment", "admin"]
+"""segment: send clips, ask for the model. admin: that, and the rollout and the metrics."""
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+class Key(BaseModel):
+    """One key, without itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    scope: Scope
+    sha256: str
+    created: float
+    """Unix time."""
+    note: str = ""
+    """Whose it is."""
+
+
+class KeyFile:
+    """The keys of an endpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_at: tuple[int, int] | None = None
+        self._keys: tuple[Key, ...] = ()
+
+    @classmethod
+    def of(cls, config: ServeConfig) -> KeyFile:
+        """The file that a config names, else `keys.json` in the state folder."""
+        return cls(Path(config.keys_file) if config.keys_file else state_folder() / "keys.json")
+
+    def entries(self) -> tuple[Key, ...]:
+        """All keys; none if there is no file.
+
+        Raises:
+            ValueError: the file is not a key file.
+        """
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return ()
+        if self._read_at != (status.st_mtime_ns, status.st_size):
+            try:
+                entries = json.loads(self.path.read_text())
+                self._keys = tuple(Key.model_validate(entry) for entry in entries)
+            except (json.JSONDecodeError, ValidationError) as error:
+                # Not the message itself: it would quote the file.
+                raise ValueError(f"{self.path}: not a key file ({type(error).__name__})") from None
+            self._read_at = (status.st_mtime_ns, status.st_size)
+        return self._keys
+
+    def scope_of(self, token: str) -> Scope | None:
+        """What the bearer of a key may do; None if it is no key."""
+        digest = _digest(token)
+        found: Scope | None = None
+        for key in self.entries():
+            # Every key is compared, in constant time each: the time tells nothing.
+            if hmac.compare_digest(key.sha256, digest):
+                found = key.scope
+        return found
+
+    def add(self, scope: Scope, *, note: str = "") -> str:
+        """Make a key; returned here and nowhere else."""
+        number, token = secrets.token_hex(4), f"sdavs_{secrets.token_urlsafe(32)}"
+        key = Key(id=number, scope=scope, sha256=_digest(token), created=time.time(), note=note)
+        self._write((*self.entries(), key))
+        return token
+
+    def remove(self, number: str) -> None:
+        """Forget a key; it stops working within a second.
+
+        Raises:
+            ValueError: there is no such key.
+        """
+        left = tuple(key for key in self.entries() if key.id != number)
+        if len(left) == len(self.entries()):
+            raise ValueError(
+                f"{self.path}: no key {number}; there are: {', '.join(k.id for k in left) or 'none'}"
+            )
+        self._write(left)
+
+    def _write(self, keys: tuple[Key, ...]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # mkstemp's file is readable by its owner alone, and the name changes hands in one step.
+        descriptor, scratch = tempfile.mkstemp(dir=self.path.parent, prefix=".keys-")
+        with os.fdopen(descriptor, "w") as file:
+            file.write(json.dumps([key.model_dump() for key in keys], indent=2) + "\n")
+        os.replace(scratch, self.path)
+
+
+def keys_required(config: ServeConfig) -> bool:
+    """Whether requests need a key: as configured, else wherever others than this machine can connect."""
+    if config.require_keys is not None:
+        return config.require_keys
+    return not (config.host == "localhost" or config.host == "::1" or config.host.startswith("127."))
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""One request from upload to answer: decode -> model -> encode, window by window."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from sdavs_platform.config.serve import ServeConfig
+
+from sdavs_serve.decoding.media import Window, windows
+from sdavs_serve.decoding.sandbox import Sandbox
+from sdavs_serve.decoding.upload import Upload
+from sdavs_serve.encoding.encode import AnsweredFrame, Writer
+from sdavs_serve.errors import NoModel, RequestError
+from sdavs_serve.inference.asker import Asker, Gone
+from sdavs_serve.inference.router import Route, Router
+from sdavs_serve.messages import Masks
+from sdavs_serve.rollout import store
+from sdavs_serve.schema import AnswerHead, Timings
+
+logger = logging.getLogger("ray.serve")
+
+NewWriter = Callable[[AnswerHead, list[str]], Writer]
+
+MAX_ATTEMPTS = 4
+"""How often a request may begin again because the version that it was given to is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmented:
+    """An answer, complete and on disk."""
+
+    body: IO[bytes]
+    media_type: str
+    version: int
+    data_digest: str
+    """Of what that version was trained on."""
+    num_frames: int
+    timings: Timings
+
+
+class Segmenter:
+    """Runs uploads through the version that the router chooses."""
+
+    def __init__(self, *, config: ServeConfig, router: Router, asker: Asker, sandbox: Sandbox) -> None:
+        self._config = config
+        self._router = router
+        self._asker = asker
+        self._sandbox = sandbox
+
+    async def segment(self, upload: Upload, new_writer: NewWriter, *, pinned: int | None = None) -> Segmented:
+        """All masks of an upload, all from one version of the model.
+
+        Args:
+            upload: what the client sent.
+            new_writer: makes the writer of the answer; called anew if another version has to begin again.
+            pinned: the version that the client insists on.
+
+        Raises:
+            RequestError: the upload cannot be read, is beyond a limit, or no model is there to answer.
+        """
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                for attempt in range(MAX_ATTEMPTS):
+                    # A candidate gets one chance; what follows is answered by the version that serves.
+                    route = self._router.choose(pinned=pinned, only_active=attempt > 0)
+                    try:
+                        return await self._segment(upload, new_writer, route)
+                    except Gone as gone:
+                        logger.info("request begins again: %s", gone)
+                        await asyncio.sleep(store.WATCH_S)
+        except TimeoutError:
+            raise RequestError(
+                status=504,
+                kind="timeout",
+                detail=f"no answer within {self._config.timeout_s:g} s; send a shorter clip",
+                limit="timeout_s",
+            ) from None
+        raise NoModel("the model is being exchanged; try again", retry_after_s=1)
+
+    async def _segment(self, upload: Upload, new_writer: NewWriter, route: Route) -> Segmented:
+        clock, release = _Clock(), route.release
+        head = AnswerHead(
+            model=release.info(route.alias),
+            fps=upload.fps,
+            threshold=upload.threshold if len(release.classes) == 2 else None,
+        )
+        writer, num_frames = new_writer(head, release.classes), 0
+        with closing(await asyncio.to_thread(self._sandbox.samples, upload)) as decoding:
+            parts = windows(decoding.samples(), num_frames=release.num_frames)
+            while True:
+                # Sockets, numpy and Pillow hold up the event loop, so they work in threads.
+                with clock.time("decode"):
+                    window = await asyncio.to_thread(next, parts, None)
+                if window is None:
+                    break
+                with clock.time("model"):
+                    answered = await self._asker.ask(route, window.clip, upload.threshold)
+                with clock.time("encode"):
+                    await asyncio.to_thread(_write, writer, window, answered)
+                num_frames += len(window.samples)
+        with clock.time("encode"):
+            body = await asyncio.to_thread(writer.finish, clock.timings())
+        return Segmented(
+            body=body,
+            media_type=writer.media_type,
+            version=release.version,
+            data_digest=release.data_digest,
+            num_frames=num_frames,
+            timings=clock.timings(),
+        )
+
+
+def _write(writer: Writer, window: Window, answered: Masks) -> None:
+    fresh = len(window.samples)
+    answers = zip(window.samples, answered.masks[-fresh:], answered.scores[-fresh:], strict=True)
+    for offset, (sample, mask, scores) in enumerate(answers):
+        writer.add(
+            AnsweredFrame(
+                index=window.first + offset,
+                time_s=sample.time_s,
+                picture=sample.picture,
+                mask=mask,
+                scores=scores,
+            )
+        )
+
+
+class _Clock:
+    """Sums up where one request's time goes."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._spent = {"decode": 0.0, "model": 0.0, "encode": 0.0}
+
+    @contextmanager
+    def time(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._spent[what] += time.perf_counter() - started
+
+    def timings(self) -> Timings:
+        """All in milliseconds."""
+        total = time.perf_counter() - self._started
+        spent = {what: round(seconds * 1000, 1) for what, seconds in self._spent.items()}
+        return Timings(**spent, total=round(total * 1000, 1))

@@ -1,0 +1,128 @@
+"""A registered model in memory: from the registry through its checks to masks. No Serve, no HTTP."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sdavs_platform.config.serve import ServeConfig
+from sdavs_platform.tracking.registry import RegisteredVersion, fetch_version
+
+from sdavs_model import LoadedModel, load_artifact
+from sdavs_model.artifact import read_golden
+from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
+from sdavs_model.golden import golden_difference
+from sdavs_model.masks import masks_at_size
+from sdavs_serve.messages import GoldenReport
+from sdavs_serve.rollout.state import Release, Target
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """One clip as the model takes it."""
+
+    frames: torch.Tensor
+    """[T, 3, S, S]."""
+    log_mel: torch.Tensor
+    """[T, 1, 96, 64]."""
+
+
+class ServedModel:
+    """One version, loaded, verified and warm."""
+
+    def __init__(self, *, loaded: LoadedModel, release: Release, folder: Path, device: torch.device) -> None:
+        """
+        Args:
+            loaded: the model, with its own preprocessing.
+            release: which version it is.
+            folder: its artifact on this machine.
+            device: where it runs.
+        """
+        self.loaded = loaded
+        self.release = release
+        self.folder = folder
+        self.device = device
+
+    @classmethod
+    def load(cls, release: Release, *, config: ServeConfig) -> ServedModel:
+        """Fetch a version, check it, load it and run it once; on CUDA if the config gives it `num_gpus`.
+
+        Raises:
+            ValueError: not what was registered, or it answers with numbers that are not finite.
+        """
+        found = RegisteredVersion(**release.model_dump(include=set(Target.model_fields)), tags={})
+        folder = fetch_version(found, uri=config.tracking_uri)
+        device = torch.device("cuda" if config.num_gpus else "cpu")
+        loaded = load_artifact(folder, device=device, sha256=release.sha256)
+        model = cls(loaded=loaded, release=release, folder=folder, device=device)
+        model._warm_up()
+        return model
+
+    def prepare(self, clip: Clip) -> Inputs:
+        """The clip through the model's own preprocessing, the same as in training and evaluation."""
+        preprocessor = self.loaded.preprocessor
+        return Inputs(
+            frames=preprocessor.frames(list(clip.frames)),
+            log_mel=preprocessor.log_mel(clip.waveform, clip.num_frames),
+        )
+
+    def run(self, batch: list[Inputs]) -> list[torch.Tensor]:
+        """Logits [T, K, S, S] of each clip, on the CPU; clips of equal length share a forward pass."""
+        by_length: dict[int, list[int]] = {}
+        for position, inputs in enumerate(batch):
+            by_length.setdefault(len(inputs.frames), []).append(position)
+        logits: dict[int, torch.Tensor] = {}
+        for positions in by_length.values():
+            frames = torch.stack([batch[position].frames for position in positions])
+            log_mel = torch.stack([batch[position].log_mel for position in positions])
+            with torch.inference_mode():
+                out = self.loaded.model(frames.to(self.device), log_mel.to(self.device)).float().cpu()
+            logits |= zip(positions, out, strict=True)
+        return [logits[position] for position in range(len(batch))]
+
+    def check_golden(self) -> GoldenReport:
+        """Answer the golden clips that came with the version.
+
+        Raises:
+            ValueError: it came without.
+        """
+        golden = read_golden(self.folder)
+        return GoldenReport(
+            difference=golden_difference(self.loaded.model, self.loaded.preprocessor, golden),
+            pictures=golden.pictures.numpy(),
+            log_mel=golden.log_mel.numpy(),
+        )
+
+    def prepare_golden(self, pictures: np.ndarray, log_mel: np.ndarray) -> Inputs:
+        """One golden clip, of any version: pictures [T, S, S, 3] uint8 and its log-mel examples [T, 1, 96, 64]."""
+        return Inputs(
+            frames=self.loaded.preprocessor.frames(pictures), log_mel=torch.from_numpy(log_mel.copy())
+        )
+
+    def _warm_up(self) -> None:
+        """One silent grey clip through the whole path: the first real request shall not pay for lazy set-up."""
+        started = time.monotonic()
+        num_frames = self.loaded.config.num_frames
+        silence = np.zeros(num_frames * SAMPLE_RATE, np.float32)
+        clip = Clip(name="warm-up", frames=np.full((num_frames, 48, 64, 3), 127, np.uint8), waveform=silence)
+        if not torch.isfinite(self.run([self.prepare(clip)])[0]).all():
+            raise ValueError("answers a silent grey clip with numbers that are not finite")
+        logger.info("version %s warmed up in %.1f s", self.release.version, time.monotonic() - started)
+
+
+def masks_with_scores(
+    logits: torch.Tensor, *, size: tuple[int, int], threshold: float
+) -> tuple[np.ndarray, list[dict[int, float]]]:
+    """Masks [T, H, W] of `masks_at_size`, and for each frame and class in it the mean probability inside."""
+    answer = masks_at_size(logits, size=size, threshold=threshold)
+    scores: list[dict[int, float]] = []
+    for classes, confidence in zip(answer.classes, answer.confidence, strict=True):
+        present = [int(value) for value in classes.unique() if value]
+        scores.append({value: float(confidence[classes == value].mean()) for value in present})
+    return answer.classes.numpy(), scores

@@ -1,0 +1,99 @@
+"""The shadow: some windows go to the other version as well. Its answers are compared and never returned."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Literal
+
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from sdavs_model.data.core.clip import Clip
+from sdavs_serve.inference.router import Route
+from sdavs_serve.messages import Masks
+from sdavs_serve.rollout.gates import Observation, disagreement
+from sdavs_serve.rollout.probe import CALL_LOST
+from sdavs_serve.rollout.state import SlotName
+
+logger = logging.getLogger("ray.serve")
+
+SEND_S = 0.5
+"""Observations are sent together, this often."""
+
+MAX_MIRRORED = 2
+"""Windows on their way to the other version at once; more are left out, so that the shadow never queues up memory."""
+
+
+class Observer:
+    """Collects what requests see of the versions, and tells the controller."""
+
+    def __init__(self, *, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle) -> None:
+        """
+        Args:
+            slots: handles of the two `Predictor` deployments.
+            controller: handle of the `RolloutController`.
+        """
+        self._slots = slots
+        self._controller = controller
+        self._pending: list[Observation] = []
+        self._tasks: set[asyncio.Task] = set()
+        self._num_mirrored = 0
+        self._sender: asyncio.Task | None = None
+
+    def saw(self, route: Route, *, ok: bool, seconds: float) -> None:
+        """One window was answered by the version that the request was given to, or was not."""
+        if route.mirror and route.who != "pinned":
+            self._add(Observation(stage=route.stage, who=route.who, ok=ok, seconds=seconds))
+
+    def mirror(self, route: Route, clip: Clip, threshold: float, answered: Masks) -> None:
+        """Perhaps have the other version answer the same window, without keeping the request waiting."""
+        if route.mirror and self._num_mirrored < MAX_MIRRORED and random.random() < route.share:
+            self._spawn(self._compare(route, clip, threshold, answered))
+
+    async def _compare(self, route: Route, clip: Clip, threshold: float, answered: Masks) -> None:
+        assert route.mirror
+        who: Literal["active", "candidate"] = "candidate" if route.who == "active" else "active"
+        self._num_mirrored += 1
+        started = time.perf_counter()
+        try:
+            other = await self._slots[route.mirror_slot].segment.remote(route.mirror.version, clip, threshold)
+        except (*CALL_LOST, BackPressureError):
+            return
+        except RayTaskError as error:
+            logger.warning("version %s failed in the shadow: %s", route.mirror.version, error.cause)
+            self._add(Observation(stage=route.stage, who=who, ok=False, seconds=0.0))
+            return
+        finally:
+            self._num_mirrored -= 1
+        if other is not None:
+            differ = disagreement(answered.masks, other.masks)
+            seconds = time.perf_counter() - started
+            self._add(Observation(stage=route.stage, who=who, ok=True, seconds=seconds, disagreement=differ))
+
+    def _add(self, observation: Observation) -> None:
+        self._pending.append(observation)
+        if self._sender is None or self._sender.done():
+            self._sender = self._spawn(self._send())
+
+    async def _send(self) -> None:
+        while self._pending:
+            await asyncio.sleep(SEND_S)
+            sent, self._pending = self._pending, []
+            await self._tell(self._controller.observe.remote(sent))
+
+    async def _tell(self, response) -> None:
+        try:
+            await response
+        except Exception as error:
+            # A controller that is being restarted begins the step anew; nothing was lost that it needs.
+            logger.info("the controller was not told: %s", error)
+
+    def _spawn(self, work) -> asyncio.Task:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,209 @@
+"""What the endpoint costs: throughput and latency at rising load, beside the bare model, with and without batches."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import httpx
+import numpy as np
+import ray
+from ray import serve
+from sdavs_platform.config.serve import ServeConfig
+
+from sdavs_serve.app import APPLICATION, build
+from sdavs_serve.decoding.media import decode_video, windows
+from sdavs_serve.rollout.effects import look_up, verify
+from sdavs_serve.rollout.state import Failure, Release
+
+READY_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the report."""
+
+    what: str
+    clips_per_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: int = 0
+    """Answers other than 200, such as 429 beyond `max_requests`."""
+
+
+def measure(
+    config: ServeConfig,
+    *,
+    video: bytes,
+    clients: Sequence[int],
+    seconds: float,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """Measure the bare model in this process, then the endpoint on a Ray cluster of its own.
+
+    Args:
+        config: of the endpoint; its rollout plays no part.
+        video: the clip that every request sends.
+        clients: how many send at once, one measurement each.
+        seconds: length of each measurement.
+        say: told what is being done.
+
+    Raises:
+        ValueError: no such model, or one that does not verify.
+    """
+    target, _ = look_up(config)
+    release = verify(target, config)
+    if isinstance(release, Failure):
+        raise ValueError(f"version {target.version}: {release.reason}")
+    here = config if _gpu_is_here() else config.model_copy(update={"num_gpus": 0.0})
+    rows = _bare(here, release, video, seconds, say)
+    single = config.model_copy(update={"max_batch_frames": release.num_frames, "batch_wait_ms": 0.0})
+    for batching, variant in (("one by one", single), ("in batches", config)):
+        rows += _endpoint(variant, batching, video, clients, seconds, say)
+    return rows
+
+
+def report_table(rows: Sequence[Row]) -> str:
+    """A table, and what batching is worth at the highest load."""
+    widest = max(len(row.what) for row in rows)
+    head = f"{'':<{widest}}  {'clips/s':>8} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'refused':>8}"
+    lines = [
+        f"{row.what:<{widest}}  {row.clips_per_s:8.2f} {row.p50_ms:8.0f} {row.p95_ms:8.0f} {row.p99_ms:8.0f} "
+        f"{row.refused:8d}"
+        for row in rows
+    ]
+    served = [row for row in rows if row.what.startswith("endpoint")]
+    before, after = served[len(served) // 2 - 1], served[-1]
+    gain = f"batching gains {after.clips_per_s / before.clips_per_s - 1:+.0%} throughput at the highest load"
+    return "\n".join([head, *lines, gain])
+
+
+def to_json(rows: Sequence[Row]) -> list[dict]:
+    """The rows as plain data."""
+    return [asdict(row) for row in rows]
+
+
+def _gpu_is_here() -> bool:
+    """The bare model falls back to the CPU as the endpoint does."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _bare(
+    config: ServeConfig, release: Release, video: bytes, seconds: float, say: Callable[[str], None]
+) -> list[Row]:
+    from sdavs_serve.inference.loaded_model import ServedModel, masks_with_scores
+
+    model = ServedModel.load(release, config=config)
+    window = next(windows(decode_video(video, fps=config.fps, limits=config), num_frames=release.num_frames))
+    inputs, size = model.prepare(window.clip), window.clip.frames.shape[1:3]
+    most = max(1, config.max_batch_frames // len(inputs.frames))
+    rows = []
+    for at_once in sorted({1, most}):
+        say(f"bare model, {at_once} at once")
+        times, ends = [], time.monotonic() + seconds
+        while time.monotonic() < ends:
+            started = time.perf_counter()
+            for logits in model.run([inputs] * at_once):
+                masks_with_scores(logits, size=size, threshold=0.5)
+            times.append(time.perf_counter() - started)
+        rows.append(_row(f"bare model, {at_once} at once", times, at_once * len(times) / sum(times)))
+    return rows
+
+
+def _endpoint(
+    config: ServeConfig,
+    batching: str,
+    video: bytes,
+    clients: Sequence[int],
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[Row]:
+    say(f"starting the endpoint, {batching}")
+    rows = []
+    with running(config) as address:
+        for count in clients:
+            say(f"endpoint, {batching}, {count} clients")
+            rows.append(under_load(f"endpoint, {batching}, {count} clients", address, video, count, seconds))
+    return rows
+
+
+@contextmanager
+def running(config: ServeConfig) -> Iterator[str]:
+    """The address of an endpoint on a Ray of its own; nothing that runs is touched.
+
+    Raises:
+        ValueError: the version was refused.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "ERROR"})
+        serve.run(build(config.model_dump(mode="json")), name=APPLICATION, route_prefix="/")
+        address = f"http://127.0.0.1:{port}"
+        _wait_ready(address)
+        yield address
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def under_load(what: str, address: str, video: bytes, count: int, seconds: float) -> Row:
+    """`count` clients that send `video` again and again for `seconds`; refused ones wait as they are told."""
+    times: list[float] = []
+    statuses: Counter[int] = Counter()
+    ends = time.monotonic() + seconds
+
+    def client() -> None:
+        with httpx.Client(base_url=address, timeout=120) as http:
+            while time.monotonic() < ends:
+                started = time.perf_counter()
+                answer = http.post("/v1/segment", files={"video": video})
+                statuses[answer.status_code] += 1
+                if answer.is_success:
+                    times.append(time.perf_counter() - started)
+                else:
+                    time.sleep(float(answer.headers.get("Retry-After", 1)))
+
+    threads = [threading.Thread(target=client) for _ in range(count)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.monotonic() - started
+    refused = sum(number for status, number in statuses.items() if status != 200)
+    return _row(what, times, len(times) / took, refused=refused)
+
+
+def _row(what: str, times: Sequence[float], clips_per_s: float, *, refused: int = 0) -> Row:
+    p50, p95, p99 = np.percentile(times, [50, 95, 99]) * 1000 if len(times) else (float("nan"),) * 3
+    return Row(
+        what=what,
+        clips_per_s=clips_per_s,
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        p99_ms=float(p99),
+        refused=refused,
+    )
+
+
+def _wait_ready(address: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while httpx.get(f"{address}/readyz", timeout=30).status_code != 200:
+        state = httpx.get(f"{address}/v1/rollout", timeout=30).json()
+        if state.get("refused"):
+            raise ValueError(f"version {state['refused']['version']}: {state['refused']['reason']}")
+        if time.monotonic() > deadline:
+            raise ValueError(f"the endpoint is not ready after {READY_S:g} s")
+        time.sleep(0.5)
