@@ -11,7 +11,6 @@ A second run with the same flags finds the data complete and does nothing; an in
 import argparse
 from pathlib import Path
 
-from _console import progress_bars
 from _subcommands import add_workers
 
 
@@ -47,11 +46,13 @@ def add_clip_flags(parser: argparse.ArgumentParser, **defaults: int) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Compose, or find everything in place."""
+    from sdavs_platform.console import progress
+
     from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     values = {name: value for name, value in vars(flags).items() if name not in ("out", "workers", "run")}
     config = RealAVConfig(**values)
-    with progress_bars() as show:
+    with progress() as show:
         written = prepare(
             flags.out,
             config,

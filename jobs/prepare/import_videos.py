@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from _console import progress_bars
 from _subcommands import add_workers
 
 
@@ -39,6 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Import what is new."""
+    from sdavs_platform.console import progress
+
     from sdavs_model.data.benchmarks.tables import read_rows
     from sdavs_model.data.tools.import_video import Import, find_videos, import_videos
 
@@ -55,7 +56,7 @@ def run(flags: argparse.Namespace) -> None:
         num_frames=flags.num_frames,
         size=flags.size,
     )
-    with progress_bars() as show:
+    with progress() as show:
         result = import_videos(
             flags.out,
             job,

@@ -14,7 +14,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from _console import progress_bars
 from _subcommands import add_workers
 from prepare.demo import add_clip_flags
 
@@ -52,6 +51,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Download, make assets, compose, describe."""
+    from sdavs_platform.console import progress
+
     from sdavs_model.data.realav.asset_set import SOURCES_FILE, download_packages, make_assets
     from sdavs_model.data.realav.build import SPLITS, RealAVConfig, prepare
     from sdavs_model.data.realav.bundle import Assets
@@ -68,7 +69,7 @@ def run(flags: argparse.Namespace) -> None:
         flags.debs or flags.out / "packages",
         flags.out / "assets",
     )
-    with progress_bars() as show:
+    with progress() as show:
         if flags.debs is None and not (assets / "manifest.csv").is_file():
             download_packages(packages, progress=show)
         make_assets(assets, packages, sources=sources, num_workers=flags.workers, progress=show)

@@ -11,8 +11,6 @@ an instance's role).
 import argparse
 from pathlib import Path
 
-from _console import progress_bars
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `prepare_data.py upload`."""
@@ -24,9 +22,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Copy what is not there."""
+    from sdavs_platform.console import progress
     from sdavs_platform.storage.data_cache import upload
 
-    with progress_bars(every=1000) as show:
+    with progress(every=1000) as show:
         sent = upload(
             flags.root,
             flags.uri,

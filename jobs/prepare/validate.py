@@ -10,7 +10,6 @@ sounds, sound shorter than its frames, unknown colours and values in masks.
 import argparse
 import json
 
-from _console import progress_bars
 from _subcommands import add_data_set, add_workers
 
 
@@ -24,12 +23,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Check and tell."""
+    from sdavs_platform.console import progress
     from sdavs_platform.storage.data_cache import local_copy
 
     from sdavs_model.data.tools.validate import validate
 
     root = local_copy(flags.root)
-    with progress_bars(every=1000) as show:
+    with progress(every=1000) as show:
         report = validate(
             root, flags.kind, num_frames=flags.num_frames, num_workers=flags.workers, progress=show
         )

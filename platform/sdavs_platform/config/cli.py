@@ -4,7 +4,6 @@ The flags, their groups and their help come from `RunConfig` itself, so that the
 """
 
 import argparse
-import difflib
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from sdavs_platform.config.suggestions import nearest_key
 from sdavs_platform.config.tree import RunConfig
 
 
@@ -223,7 +223,7 @@ def _explain(error: Any) -> str:
     """One line for one pydantic error."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: unknown key; {nearest_key(path)}"
+        return f"{path}: unknown key; {nearest_key(path, [key.path for key in config_keys()])}"
     if error["type"] == "value_error":
         return _joined(path, str(error["ctx"]["error"]))
     message = error["msg"][0].lower() + error["msg"][1:]
@@ -243,18 +243,3 @@ def _joined(path: str, message: str) -> str:
     if not path:
         return message
     return f"{path}.{message}" if named else f"{path}: {message}"
-
-
-def nearest_key(path: str) -> str:
-    """What a key that is not in the tree was probably meant to be, as half a sentence."""
-    known = [key.path for key in config_keys()]
-    sections = sorted({name.rsplit(".", 1)[0] for name in known if "." in name})
-    near = difflib.get_close_matches(path, known + sections, n=1, cutoff=0.6)
-    if not near:
-        leaf = path.rsplit(".", 1)[-1]
-        near = [name for name in known if name.rsplit(".", 1)[-1] == leaf][:1]
-    if near:
-        return f"did you mean {near[0]}?"
-    parent = path.rsplit(".", 1)[0] if "." in path else ""
-    siblings = [name for name in known + sections if name.rpartition(".")[0] == parent] or sections
-    return f"allowed: {', '.join(siblings)}"

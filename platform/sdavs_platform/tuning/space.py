@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import model_validator
 
-from sdavs_platform.config.cli import config_keys, load_config, nearest_key
+from sdavs_platform.config.cli import config_keys, load_config
+from sdavs_platform.config.suggestions import nearest_key
 from sdavs_platform.config.tree import RunConfig, Section
 
 if TYPE_CHECKING:
@@ -133,11 +134,11 @@ def normalized(space: Space, base: RunConfig) -> dict[str, Dimension]:
         ValueError: one line per wrong key or value: unknown (with the nearest known one), not to be varied, or
             a value that no combination makes valid.
     """
-    known = {key.path for key in config_keys()}
+    known = [key.path for key in config_keys()]
     mistakes = []
     for key in space:
         if key not in known:
-            mistakes.append(f"space.{key}: unknown key; {nearest_key(key)}")
+            mistakes.append(f"space.{key}: unknown key; {nearest_key(key, known)}")
         elif key.startswith(FIXED):
             mistakes.append(f"space.{key}: is the same for all trials of a sweep; set it in the config")
     if mistakes:
