@@ -16,9 +16,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from running import process
 from sdavs_platform.local import processes, state
 from sdavs_platform.local.processes import Service
 from sdavs_platform.local.state import MLflowState, StackState
+from waiting import patience, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -62,10 +64,10 @@ def free_ports() -> list[str]:
 def processes_of(shell: Shell) -> list[psutil.Process]:
     """All that run for this user, however they were started: Ray's and MLflow's inherit the home folder."""
     mine = []
-    for process in psutil.process_iter():
+    for one in psutil.process_iter():
         try:
-            if process.environ().get("HOME") == str(shell.home) and process.status() != psutil.STATUS_ZOMBIE:
-                mine.append(process)
+            if one.environ().get("HOME") == str(shell.home) and one.status() != psutil.STATUS_ZOMBIE:
+                mine.append(one)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return mine
@@ -76,9 +78,11 @@ def shell() -> Iterator[Shell]:
     # Not tmp_path: Ray's socket names would grow beyond what the system allows.
     home = Path(tempfile.mkdtemp(prefix="sdavs-", dir="/tmp"))
     user = Shell(home=home, ports=free_ports())
-    yield user
-    user.type("python jobs/demo.py --stop")
-    shutil.rmtree(home, ignore_errors=True)
+    try:
+        yield user
+    finally:
+        user.type("python jobs/demo.py --stop")
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,7 @@ def test_the_token_that_guards_ray_is_readable_by_its_owner_only(shell: Shell, s
 
 def test_a_stranger_without_the_token_cannot_submit_jobs(starts: list[StackState]):
     assert starts[0].ray
-    answer = httpx.get(f"{starts[0].ray.dashboard}/api/jobs/", trust_env=False)
+    answer = httpx.get(f"{starts[0].ray.dashboard}/api/jobs/", trust_env=False, timeout=patience(60))
     assert answer.status_code == 401
 
 
@@ -145,31 +149,26 @@ def test_stopping_ends_all_that_was_started_and_nothing_else(shell: Shell, start
 
 
 def test_ctrl_c_leaves_nothing_running(shell: Shell):
-    demo = subprocess.Popen(
-        [sys.executable, "jobs/demo.py", *shell.ports],
-        cwd=ROOT,
-        env=shell.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert demo.stdout
-    for line in demo.stdout:
-        if line.startswith("[2/"):
-            break
-    demo.send_signal(signal.SIGINT)
-    demo.stdout.read()
-    assert demo.wait(timeout=60) == 130
-    assert not processes_of(shell)
+    command = [sys.executable, "jobs/demo.py", *shell.ports]
+    with process(command, cwd=ROOT, env=shell.environment, stdout=subprocess.PIPE, text=True) as demo:
+        for line in demo.stdout:
+            if line.startswith("[2/"):
+                break
+        demo.send_signal(signal.SIGINT)
+        demo.stdout.read()
+        assert demo.wait(timeout=patience(60)) == 130
+        assert not processes_of(shell)
 
 
 def test_what_a_process_starts_while_it_ends_is_ended_with_it(tmp_path: Path):
     log = tmp_path / "log"
     script = 'trap "sleep 321 & exit" TERM; echo ready; while :; do sleep 0.05; done'
     service = processes.start(["bash", "-c", script], cwd=tmp_path, environment=os.environ, log=log)
-    while "ready" not in log.read_text():
-        time.sleep(0.02)
-    service.stop()
-    assert ["sleep", "321"] not in [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    try:
+        wait_until(lambda: "ready" in log.read_text(), what="the script", every=0.02)
+    finally:
+        service.stop()
+    assert ["sleep", "321"] not in [one.info["cmdline"] for one in psutil.process_iter(["cmdline"])]
 
 
 def test_a_child_that_nobody_remembers_is_ended_with_the_rest(tmp_path: Path):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from sdavs_platform.config.serve import ServeConfig
 from sdavs_serve.decoding.media import decode_video
+from waiting import patience
 
 from sdavs_model.data.tools.validate import open_splits, validate
 
@@ -58,7 +59,7 @@ def write_masks(folder: Path, count: int, size: tuple[int, int] = SIZE) -> None:
 def run_import(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     job = [sys.executable, "jobs/prepare_data.py", "import", f"--videos={root / 'videos'}"]
     job += [f"--masks={root / 'masks'}", f"--out={root / 'out'}", "--num-frames=2", "--workers=1", *flags]
-    return subprocess.run(job, capture_output=True, text=True, timeout=120)
+    return subprocess.run(job, capture_output=True, text=True, timeout=patience(120))
 
 
 @pytest.fixture(scope="module")

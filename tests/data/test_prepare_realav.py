@@ -8,16 +8,16 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import process
+from waiting import patience, wait_until
 
 from sdavs_model.data.core.statistics import asset_digests
 from sdavs_model.data.realav.asset_set import COLUMNS, SOURCES_FILE, make_assets, read_sources
@@ -104,7 +104,7 @@ def digests(out: Path) -> dict[str, str]:
 def made(debs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four subsets, made by the command."""
     out = tmp_path_factory.mktemp("realav")
-    subprocess.run(command(debs, out), check=True, capture_output=True, timeout=120)
+    subprocess.run(command(debs, out), check=True, capture_output=True, timeout=patience(120))
     return out
 
 
@@ -178,16 +178,17 @@ def test_a_killed_run_leaves_nothing_that_a_later_one_trusts_and_the_same_comman
     debs, made, tmp_path
 ):
     for wanted in ("assets/photos/*.webp", "ms3/Multi-sources/ms3_data/sources/*/*.json"):
-        run = subprocess.Popen(command(debs, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 90
-        while not list(tmp_path.glob(wanted)) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with process(command(debs, tmp_path), **quiet) as run:
+            wait_until(lambda wanted=wanted: list(tmp_path.glob(wanted)), what=wanted, every=0.01)
+            run.kill()
+            run.wait()
         assert not (tmp_path / "DATASHEET.md").exists()
         with pytest.raises(ValueError, match=r"missing|no such|holds none"):
             open_splits(tmp_path / "ms3", num_frames=3)
-    done = subprocess.run(command(debs, tmp_path), capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        command(debs, tmp_path), capture_output=True, text=True, check=True, timeout=patience(120)
+    )
     assert "DATASHEET.md" in done.stdout
     assert digests(tmp_path) == digests(made)
     assert not list(tmp_path.rglob("*.part"))
@@ -219,7 +220,7 @@ def test_without_apt_the_way_out_is_named(debs, tmp_path):
     tools.mkdir()
     job = [sys.executable, "jobs/prepare_data.py", "realav", "--out", str(tmp_path / "out")]
     ran = subprocess.run(
-        job, capture_output=True, text=True, env=os.environ | {"PATH": str(tools)}, timeout=60
+        job, capture_output=True, text=True, env=os.environ | {"PATH": str(tools)}, timeout=patience(60)
     )
     assert ran.returncode == 1
     assert "has no apt-get" in ran.stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from layouts import write_avis, write_s4, write_vpo
 from PIL import Image
+from waiting import patience
 
 from sdavs_model.data.core.statistics import statistics, total_digest
 from sdavs_model.data.realav.build import RealAVConfig, prepare
@@ -109,7 +110,7 @@ def test_vpo_and_avis_are_validated_file_by_file_as_well(tmp_path):
 def test_the_command_exits_with_1_for_defects_and_speaks_json(broken):
     job = [sys.executable, "jobs/prepare_data.py", "validate", str(broken), "--json", "--workers=1"]
     (broken / "Multi-sources/ms3_data/audio_wav/train/train_00004.wav").unlink()
-    ran = subprocess.run(job, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(job, capture_output=True, text=True, timeout=patience(60))
     assert ran.returncode == 1
     report = json.loads(ran.stdout)
     assert report["num_clips"]["train"] == 6

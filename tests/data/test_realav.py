@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import patience
 
 from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
 from sdavs_model.data.realav.build import SPLITS, prepare
@@ -79,10 +80,10 @@ def test_the_job_composes_in_parallel_what_one_process_composes(realav, small, t
         if field.name != "subset"
     ]
     job = [sys.executable, "jobs/prepare_data.py", "--out", str(tmp_path), "--workers=2", *flags]
-    done = subprocess.run(job, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(job, capture_output=True, text=True, check=True, timeout=patience(120))
     assert "RealAV written" in done.stdout
     assert digests(tmp_path, preprocessor) == digests(realav, preprocessor)
-    wrong = subprocess.run([*job, "--size=3"], capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run([*job, "--size=3"], capture_output=True, text=True, timeout=patience(60))
     assert wrong.returncode != 0
     assert wrong.stderr.startswith("error: size")
 

@@ -29,7 +29,6 @@ pytestmark = [
         not any(postgres.PACKAGES.glob("*/bin/postgres")),
         reason="no Postgres server is installed (Debian: postgresql)",
     ),
-    pytest.mark.timeout(600),
 ]
 
 
@@ -38,9 +37,11 @@ def home() -> Iterator[Path]:
     """A state folder that Postgres's own user can reach, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="services-", dir="/tmp"))
     folder.chmod(0o755)
-    yield folder
-    stop(folder)
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        stop(folder)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """One small data set, one state folder and one Ray cluster of two CPUs for all tests of the platform."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from running import ray_cluster, ray_driver, ray_environment
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -59,39 +57,32 @@ def make_config(data: Path, state: Path) -> Any:
 
 
 @contextlib.contextmanager
-def ray_environment() -> Iterator[None]:
-    """Variables of Ray's processes and of its drivers."""
-    roots = [str(ROOT), str(ROOT / "platform"), str(ROOT / "serve")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(roots))
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        # A process more beside every group of workers; test_nodes, where nodes are drained, has it.
-        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
+def train_environment() -> Iterator[None]:
+    """What the trainings of these tests want of Ray Train."""
+    quick = {
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # One process more for every group of workers; test_nodes, where nodes are drained, has it.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    }
+    with ray_environment(**quick):
         yield
 
 
 @pytest.fixture(scope="session")
 def two_cpus() -> Iterator[str]:
-    """The address of a Ray cluster of two CPUs of our own, whatever else runs on this machine."""
-    from ray.cluster_utils import Cluster
-
-    with ray_environment():
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    yield nodes.address
-    nodes.shutdown()
+    """The address of a Ray cluster of two CPUs."""
+    with contextlib.ExitStack() as running:
+        with train_environment():
+            nodes = running.enter_context(ray_cluster(num_cpus=2, include_dashboard=False))
+        yield nodes.address
 
 
 @pytest.fixture(scope="module")
 def cluster(two_cpus: str, make_config: Any) -> Iterator[None]:
     """This process is a driver of that cluster."""
-    import ray
     from sdavs_platform.cluster import worker_environment
 
-    with ray_environment():
-        environment = worker_environment(make_config("any")) | {"RAY_ADDRESS": two_cpus}
-        ray.init(address=two_cpus, runtime_env={"env_vars": environment}, logging_level="WARNING")
+    environment = worker_environment(make_config("any")) | {"RAY_ADDRESS": two_cpus}
+    with train_environment(), ray_driver(two_cpus, runtime_env={"env_vars": environment}):
         yield
-        ray.shutdown()

@@ -9,8 +9,6 @@ from sdavs_platform.training.checkpoints.checkpoint import consolidate
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
 from worker_group import run_group
 
-pytestmark = pytest.mark.timeout(300)
-
 STAGES = (0, 1, 2, 3)
 # fp32 sums of other lengths, in another order, through AdamW's normalised updates.
 TOLERANCE = 2e-3

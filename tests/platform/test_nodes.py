@@ -13,23 +13,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from running import ray_cluster, ray_driver, ray_environment
 from sdavs_platform.local import processes
 from sdavs_platform.storage.filesystem import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun, resolved_yaml
 from sdavs_platform.training.run import train
+from waiting import patience, wait_until
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 20
 """Steps between checkpoints: a checkpoint of any other step was not due."""
-HANG_S = 6
+HANG_S = round(patience(6))
 STARTED = r"(?:starting|resuming after step (\d+)) \| .* (\d) workers"
 
 
@@ -53,17 +56,23 @@ class Job:
             self.lines.append(line)
             print(f"{time.strftime('%X')} {line}", end="")
 
-    def wait(self, pattern: str, *, limit_s: float = 150) -> re.Match[str]:
+    def wait(self, pattern: str) -> re.Match[str]:
         """The next line with the pattern."""
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline:
-            while self.position < len(self.lines):
-                self.position += 1
-                if found := re.search(pattern, self.lines[self.position - 1]):
-                    return found
-            assert self._reader.is_alive(), f"ended without {pattern!r}"
-            time.sleep(0.1)
-        raise AssertionError(f"no line with {pattern!r}")
+        return wait_until(
+            lambda: self._next(pattern),
+            what=f"a line with {pattern!r}",
+            seconds=240,
+            details=lambda: "".join(self.lines[-20:]),
+        )
+
+    def _next(self, pattern: str) -> re.Match[str] | None:
+        has_ended = not self._reader.is_alive()
+        while self.position < len(self.lines):
+            self.position += 1
+            if found := re.search(pattern, self.lines[self.position - 1]):
+                return found
+        assert not has_ended, f"ended without {pattern!r}"
+        return None
 
     def last_step(self) -> int:
         """The last step that was told up to the line waited for."""
@@ -72,15 +81,18 @@ class Job:
 
     def end(self) -> None:
         """Return when the command has ended and all its lines are here."""
-        self.process.wait(timeout=120)
+        self.process.wait(timeout=patience(120))
         self._reader.join()
+
+    def kill(self) -> None:
+        """End the command, if it still runs; the job itself ends with its cluster."""
+        self.process.kill()
+        self.end()
 
 
 @pytest.fixture(scope="module")
 def nodes(make_config: Any) -> Iterator[Any]:
     """A head without room for workers, and two nodes with room for one each."""
-    import ray
-    from ray.cluster_utils import Cluster
     from sdavs_platform.cluster import worker_environment
 
     quick = {
@@ -88,33 +100,24 @@ def nodes(make_config: Any) -> Iterator[Any]:
         "health_check_period_ms": 1000,
         "health_check_failure_threshold": 4,
     }
-    sources = os.pathsep.join(str(ROOT / folder) for folder in (".", "platform", "serve"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("PYTHONPATH", sources)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "include_dashboard": True,
-                # Ray's usual ones may be another cluster's on this machine; the agent is who starts jobs.
-                "dashboard_port": processes.next_free(8300),
-                "dashboard_agent_listen_port": processes.next_free(52400),
-                "_system_config": quick,
-            },
-        )
-        cluster.spare = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    head = {
+        "num_cpus": 0,
+        "include_dashboard": True,
+        # Ray's usual ones may be another cluster's on this machine; the agent is who starts jobs.
+        "dashboard_port": processes.next_free(8300),
+        "dashboard_agent_listen_port": processes.next_free(52400),
+        "_system_config": quick,
+    }
+    with ray_environment(), ray_cluster(nodes=2, **head) as cluster, ExitStack() as ending:
+        cluster.spare = list(cluster.worker_nodes)
         variables = worker_environment(make_config("any")) | {"RAY_ADDRESS": cluster.address}
-        ray.init(address=cluster.address, runtime_env={"env_vars": variables}, logging_level="WARNING")
+        ending.enter_context(ray_driver(cluster.address, runtime_env={"env_vars": variables}))
         is_over = threading.Event()
         books = threading.Thread(target=keep_books, args=(is_over,), daemon=True)
         books.start()
+        ending.callback(books.join)
+        ending.callback(is_over.set)
         yield cluster
-        is_over.set()
-        books.join()
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def keep_books(is_over: threading.Event) -> None:
@@ -149,21 +152,31 @@ def config(make_config: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def story(nodes: Any, config: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    from ray.job_submission import JobSubmissionClient
-
     file = tmp_path_factory.mktemp("nodes") / "config.yaml"
     file.write_text(resolved_yaml(config))
     dashboard = f"http://{nodes.webui_url}"
     environment = {
         "SDAVS_HOME": os.environ["SDAVS_HOME"],
-        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(round(patience(60))),
         "RAY_DEDUP_LOGS": "0",
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "4",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(patience(4)),
     }
+    wait_until(lambda: takes_jobs(dashboard), what="the head's agent, which starts jobs")
+    with ExitStack() as ending:
+        job = Job(dashboard, "first", "--config", str(file), environment=environment)
+        ending.callback(job.kill)
+        told = watched(job, nodes, config, data)
+    budget = config.training.model_copy(update={"max_minutes": 0.001})
+    train(config.model_copy(update={"training": budget}), finishes=False)
+    return told
+
+
+def watched(job: Job, nodes: Any, config: Any, data: Path) -> SimpleNamespace:
+    """What happens to the job until it is stopped."""
+    from ray.job_submission import JobSubmissionClient
+
     told = SimpleNamespace()
-    await_agent(dashboard)
-    job = Job(dashboard, "first", "--config", str(file), environment=environment)
     told.begun = job.wait(STARTED)
     job.wait(f" step {EVERY + 5}/")
 
@@ -176,7 +189,7 @@ def story(nodes: Any, config: Any, data: Path, tmp_path_factory: pytest.TempPath
     nodes.remove_node(nodes.spare.pop(), allow_graceful=False)
     told.after_drain = job.wait(STARTED)
     told.step_before_drain = job.last_step()
-    nodes.spare.append(nodes.add_node(num_cpus=1))
+    nodes.spare.append(nodes.add_node(wait=False, num_cpus=1))
     told.after_growth = job.wait(STARTED)
     job.wait(" step ")
 
@@ -185,33 +198,26 @@ def story(nodes: Any, config: Any, data: Path, tmp_path_factory: pytest.TempPath
     told.step_before_loss = job.last_step()
     job.wait(" step ")
 
-    JobSubmissionClient(dashboard).stop_job("first")
+    JobSubmissionClient(job.dashboard).stop_job("first")
     job.end()
-    told.stopped_status = JobSubmissionClient(dashboard).get_job_status("first")
+    told.stopped_status = JobSubmissionClient(job.dashboard).get_job_status("first")
     job.position = len(job.lines)
     told.step_before_stop = job.last_step()
     told.run = TrainingRun.find("nodes", storage=config.storage.uri, uri=config.tracking.uri)
     told.stopped_run = told.run.client.get_run(told.run.run_id).info.status
     told.newest = newest_step(config)
-
-    budget = config.training.model_copy(update={"max_minutes": 0.001})
-    train(config.model_copy(update={"training": budget}), finishes=False)
     return told
 
 
-def await_agent(dashboard: str) -> None:
-    """Return when the head's agent, which starts jobs, has told the dashboard of itself."""
+def takes_jobs(dashboard: str) -> bool:
+    """Whether the head's agent has told the dashboard of itself."""
     from ray.job_submission import JobSubmissionClient
 
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            JobSubmissionClient(dashboard).submit_job(entrypoint="true")
-            return
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+    try:
+        JobSubmissionClient(dashboard).submit_job(entrypoint="true")
+    except RuntimeError:
+        return False
+    return True
 
 
 def hang_a_worker(job: Job, data: Path) -> re.Match[str]:
@@ -228,10 +234,10 @@ def hang_a_worker(job: Job, data: Path) -> re.Match[str]:
 
 
 def drain(nodes: Any, node: Any) -> None:
-    """What a cloud's notice becomes: this node ends in a minute."""
+    """What a cloud's notice becomes: this node ends soon."""
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", nodes.address]
     command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--reason-message", "spot", "--deadline-remaining-seconds", "60"]
+    command += ["--reason-message", "spot", "--deadline-remaining-seconds", str(round(patience(60)))]
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from running import kill_family
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.telemetry.delivery_queue import Outbox
+from waiting import patience, wait_until
 
 PORT = 8031
 URI = f"http://127.0.0.1:{PORT}"
-
-pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -34,22 +34,27 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         ]
         with (tmp_path / "server.log").open("ab") as log:
             started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
-        while True:
-            try:
-                if httpx.get(f"{URI}/health").is_success:
-                    return started[-1]
-            except httpx.HTTPError:
-                time.sleep(0.2)
+        wait_until(answers, what=f"MLflow at {URI}", details=(tmp_path / "server.log").read_text)
+        return started[-1]
 
-    yield start
-    for server in started:
-        stop(server)
+    try:
+        yield start
+    finally:
+        for server in started:
+            kill_family(server.pid)
+
+
+def answers() -> bool:
+    try:
+        return httpx.get(f"{URI}/health").is_success
+    except httpx.HTTPError:
+        return False
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
     if server.poll() is None:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait(patience(30))
 
 
 def told(run: TrainingRun) -> list[int]:
@@ -63,8 +68,7 @@ def test_points_wait_for_an_mlflow_server_that_is_away_and_arrive_once_and_in_or
     drawn: list[str] = []
     outbox = Outbox(run, points=[(1, {"train/loss": 1.0})], retry_seconds=0.2)
     outbox.send()
-    while outbox.waiting():
-        time.sleep(0.05)
+    wait_until(lambda: not outbox.waiting(), what="the first point to be told")
     stop(server)
     for step in (2, 3):
         outbox.put((step, {"train/loss": 1.0 / step}))

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from sdavs_platform.training.checkpoints.checkpoint import consolidate
 from sdavs_platform.training.checkpoints.manifest import verify_complete
 from sdavs_platform.training.export import export_from_storage
 from sdavs_platform.training.run import TrainResult, train
+from waiting import patience, wait_until
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 STEPS = 16
 
@@ -59,7 +59,7 @@ def killed(config: Any, cluster: None) -> TrainResult:
     kill = threading.Thread(target=kill_a_worker, args=(checkpoint_list(config("killed")),), daemon=True)
     kill.start()
     result = train(config("killed"), finishes=False)
-    kill.join(timeout=1)
+    kill.join(timeout=patience(10))
     assert not kill.is_alive(), "the training was over before a worker could be killed"
     assert not list(Path(tempfile.gettempdir()).glob(f"sdavs-checkpoint-{result.run_id}-*"))
     return result
@@ -75,8 +75,7 @@ def newest_checkpoint(config: Any) -> Path:
 
 
 def kill_a_worker(checkpoints: Path) -> None:
-    while not checkpoints.is_file():
-        time.sleep(0.02)
+    wait_until(checkpoints.is_file, what="the first checkpoint", every=0.02)
     workers = [
         process
         for process in psutil.process_iter(["name", "environ"])
@@ -84,8 +83,11 @@ def kill_a_worker(checkpoints: Path) -> None:
         and (process.info["environ"] or {}).get("SDAVS_HOME") == os.environ["SDAVS_HOME"]
     ]
     listed = checkpoints.read_text()
-    while all(folder.name in listed for folder in checkpoints.parent.glob("checkpoint_*/")):
-        time.sleep(0.002)
+    wait_until(
+        lambda: any(folder.name not in listed for folder in checkpoints.parent.glob("checkpoint_*/")),
+        what="a checkpoint that arrives",
+        every=0.002,
+    )
     workers[-1].send_signal(signal.SIGKILL)
 
 
@@ -162,8 +164,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ).returncode
     ):
         pytest.skip("mounting a small disk needs root")
-    yield tmp_path
-    subprocess.run(["umount", "-l", tmp_path], check=True)
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 def test_storage_without_room_ends_in_one_clear_failure(config, small_disk):

@@ -15,7 +15,7 @@ from sdavs_model.data.core.statistics import total_digest
 from sdavs_model.data.realav.build import RealAVConfig, prepare
 from sdavs_model.data.tools.validate import open_splits
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from running import kill_family, process
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
 from sdavs_platform.storage.data_cache import MANIFEST, local_copy, upload
@@ -23,6 +24,7 @@ from sdavs_platform.storage.filesystem import CHECKPOINT_LIST, Storage, has_chec
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.run import train
+from waiting import patience, wait_until
 
 from sdavs_model import load_artifact
 
@@ -35,8 +37,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """An S3 server on free ports of this machine, its address and keys in the standard places."""
     folder = tmp_path_factory.mktemp("s3")
     store = ObjectStore(host="127.0.0.1", port=processes.next_free(19000), key="reader", secret="writer")
-    service = store.start(folder)
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as ending:
+        patch = ending.enter_context(pytest.MonkeyPatch.context())
+        service = store.start(folder)
+        ending.callback(kill_family, service.pid)  # asked to end, it waits ten seconds for streams of its own
         keys = folder / "credentials"
         keys.write_text(
             f"[default]\naws_access_key_id = {store.key}\naws_secret_access_key = {store.secret}\n"
@@ -47,7 +51,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
             patch.delenv(name, raising=False)
         store.wait(service, folder=folder, buckets=("data", "results"))
         yield store
-    psutil.Process(service.pid).kill()  # asked to end, it waits ten seconds for streams of its own
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +121,13 @@ def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_r
         local_copy("s3://data/hostile", cache=tmp_path)
 
 
-def fetching(uri: str, cache: Path, told: str) -> "subprocess.Popen[str]":
+def fetching(uri: str, cache: Path, told: str) -> "AbstractContextManager[subprocess.Popen[str]]":
     """A process of its own that makes a local copy; `told` is called with (files done, files in all)."""
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.storage.data_cache import local_copy\n"
         f"local_copy({uri!r}, cache=Path(sys.argv[1]), num_workers=1, progress={told})\n"
     )
-    return subprocess.Popen(
+    return process(
         [sys.executable, "-c", program, str(cache)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
@@ -133,16 +136,18 @@ def fetching(uri: str, cache: Path, told: str) -> "subprocess.Popen[str]":
 
 
 def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
-    workers = [fetching(bucket, tmp_path, told="lambda done, total: print(done)") for _ in range(2)]
-    counts = sorted(len(worker.communicate(timeout=120)[0].splitlines()) for worker in workers)
+    with ExitStack() as running:
+        told = "lambda done, total: print(done)"
+        workers = [running.enter_context(fetching(bucket, tmp_path, told=told)) for _ in range(2)]
+        counts = sorted(len(worker.communicate(timeout=patience(120))[0].splitlines()) for worker in workers)
     assert [worker.returncode for worker in workers] == [0, 0]
     assert counts == [0, len(contents(clips))]
 
 
 def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_path):
     die = "lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None"
-    fetch = fetching(bucket, tmp_path, told=die)
-    fetch.wait(timeout=120)
+    with fetching(bucket, tmp_path, told=die) as fetch:
+        fetch.wait(timeout=patience(120))
     assert fetch.returncode == -signal.SIGKILL
     truth = contents(clips)
     left = {
@@ -206,7 +211,6 @@ def make_remote(make_config: Any, data: Path) -> Any:
     return make
 
 
-@pytest.mark.timeout(300)
 def test_a_killed_training_goes_on_from_the_bucket_and_passes_half_uploads_over(
     server, cluster, make_remote, tmp_path, capfd
 ):
@@ -265,9 +269,12 @@ def kill_a_worker_that_writes(server: ObjectStore, settings: Any, num_checkpoint
     That is the next one after so many were listed, or are no longer kept.
     """
     seen: set[str] = set()
-    while len(seen) < num_checkpoints:
+
+    def enough_are_listed() -> bool:
         seen.update(listed(server))
-        time.sleep(0.05)
+        return len(seen) >= num_checkpoints
+
+    wait_until(enough_are_listed, what=f"{num_checkpoints} checkpoints in the bucket", every=0.05)
     run = TrainingRun.find(settings.name, storage=settings.storage.uri, uri=settings.tracking.uri)
     assert run
     workers = [
@@ -276,8 +283,11 @@ def kill_a_worker_that_writes(server: ObjectStore, settings: Any, num_checkpoint
         if "RayTrainWorker" in process.info["name"]
         and (process.info["environ"] or {}).get("AWS_ENDPOINT_URL") == server.endpoint
     ]
-    while all(list(part.glob("manifest-*")) for part in parts_here(run.run_id)):
-        time.sleep(0.001)
+    wait_until(
+        lambda: any(not list(part.glob("manifest-*")) for part in parts_here(run.run_id)),
+        what="a part of a checkpoint that is being written",
+        every=0.001,
+    )
     workers[0].send_signal(signal.SIGKILL)
 
 

@@ -17,7 +17,7 @@ from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.checkpoints.manifest import verify_complete
 from sdavs_platform.training.run import train
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def runs_named(config):

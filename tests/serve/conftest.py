@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sdavs_serve.tools.fuzz import mux_sound
 from stack import Stack, running_stack
 from visitor import CHROMIUM, opened_page
+from waiting import patience
 
 RATE = 16_000
 
@@ -111,7 +112,7 @@ def browser() -> Iterator[Browser]:
     # Not for the session: while it is there, the thread has an event loop, and no test could start another.
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
-    expect.set_options(timeout=30_000)  # for machines that are busy with other things
+    expect.set_options(timeout=patience(30_000))
     with sync_playwright() as playwright:
         # The sandbox wants rights that root in a container has not.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from sdavs_serve.rollout.state import RolloutState
 from stack import Stack, kill, running_stack
 from traffic import traffic
+from waiting import wait_until
 
 MOMENTS = ("verify", "load", "warm-up", "golden", "shadow", "canary", "switch")
 """The phases in their order; the warm-up is the end of the load, and the switch is the first moment after it."""
@@ -39,17 +40,19 @@ class Missed(Exception):
 def reach(stack: Stack, moment: str, version: int) -> RolloutState:
     """The document as soon as the rollout of `version` is there."""
     phase = {"warm-up": "load", "switch": "idle"}.get(moment, moment)
-    deadline = time.monotonic() + 90
-    while True:
+
+    def found() -> RolloutState | None:
         state = stack.document()
         tried = state.served if moment == "switch" else state.candidate
         if tried and tried.version == version and state.phase == phase:
-            time.sleep(WARM_UP_S if moment == "warm-up" else 0)
             return state
         if state.phase == "idle" and state.served and state.served.version == version:
             raise Missed(f"{moment} of version {version}")
-        assert time.monotonic() < deadline, f"never in {moment}: {state.model_dump_json(indent=1)}"
-        time.sleep(0.005)
+        return None
+
+    state = wait_until(found, what=moment, every=0.005, details=lambda: stack.document())
+    time.sleep(WARM_UP_S if moment == "warm-up" else 0)
+    return state
 
 
 def deployment_of(victim: str, state: RolloutState) -> str:
@@ -61,22 +64,20 @@ def deployment_of(victim: str, state: RolloutState) -> str:
 
 def replaced(stack: Stack, deployment: str, gone: Sequence[int]) -> list[int]:
     """Wait until Serve has started another process in the place of those that are gone."""
-    deadline = time.monotonic() + 90
-    while not (fresh := [number for number in stack.processes(deployment) if number not in gone]):
-        assert time.monotonic() < deadline, f"{deployment} has not come back"
-        time.sleep(0.1)
-    return fresh
+    return wait_until(
+        lambda: [number for number in stack.processes(deployment) if number not in gone],
+        what=f"{deployment} to come back",
+    )
 
 
 def both_answer(stack: Stack, video: bytes) -> None:
     """Wait until the served version and the one before answer, each by a copy of its own."""
     versions = [release.version for release in stack.state().slots.values() if release]
-    deadline = time.monotonic() + 90
-    while any(
-        stack.post(video=video, headers={"X-Model-Version": str(version)}).status_code != 200
-        for version in versions
-    ):
-        assert time.monotonic() < deadline, f"not both of {versions} answer"
+
+    def ok(version: int) -> bool:
+        return stack.post(video=video, headers={"X-Model-Version": str(version)}).status_code == 200
+
+    wait_until(lambda: all(map(ok, versions)), what=f"answers of {versions}")
 
 
 def one_rollout(stack: Stack, video: bytes, version: int, moment: str, victim: str) -> bool:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from sdavs_serve.http.keys import SCOPES, KeyFile
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import Rle
+from waiting import patience, wait_until
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model, save_artifact
 from sdavs_model.data.core.preprocess import Preprocessor
@@ -49,9 +49,9 @@ QUICK = RolloutConfig(
     probe_after_s=0.3,
     # A busy machine of two cores makes small models jump; the slow model of the tests is slower than this.
     max_latency_ratio=4.0,
-    latency_slack_ms=200.0,
+    latency_slack_ms=patience(200.0),
     max_disagreement=0.3,
-    load_timeout_s=60.0,
+    load_timeout_s=patience(120.0),
 )
 
 
@@ -106,6 +106,7 @@ class Stack:
             max_upload_mb=1,
             max_requests=4,
             max_batch_frames=8,
+            timeout_s=patience(120),
             rollout=QUICK,
         ).model_copy(update=self.changes)
         nudge = f"http://127.0.0.1:{self.config.port}/v1/rollout/nudge"
@@ -114,7 +115,14 @@ class Stack:
         promote("sdavs", self.register(seed=1), uri=self.uri)
         self.address = deploy(self.config, dashboard=self.dashboard)
         key = self.keys_by_scope["admin"]
-        wait_ready(self.address, self.config, dashboard=self.dashboard, say=print, api_key=key)
+        wait_ready(
+            self.address,
+            self.config,
+            dashboard=self.dashboard,
+            say=print,
+            api_key=key,
+            timeout_s=patience(900),
+        )
 
     def register(
         self,
@@ -154,7 +162,7 @@ class Stack:
         self.client.set_registered_model_alias("sdavs", "champion", str(version))
 
     def state(self) -> RolloutState:
-        answer = httpx.get(f"{self.address}/v1/rollout", headers=self.admin, timeout=30)
+        answer = httpx.get(f"{self.address}/v1/rollout", headers=self.admin, timeout=patience(30))
         return RolloutState.model_validate_json(answer.content)
 
     def document(self) -> RolloutState:
@@ -169,11 +177,17 @@ class Stack:
 
     def until(self, what: Callable[[RolloutState], bool], *, seconds: float = 90.0) -> RolloutState:
         """The first document that `what` holds for."""
-        deadline = time.monotonic() + seconds
-        while not what(state := self.state()):
-            assert time.monotonic() < deadline, f"not in {seconds} s: {state.model_dump_json(indent=1)}"
-            time.sleep(0.1)
-        return state
+
+        def found() -> RolloutState | None:
+            state = self.state()
+            return state if what(state) else None
+
+        return wait_until(
+            found,
+            what="a state of the rollout",
+            seconds=seconds,
+            details=lambda: self.state().model_dump_json(indent=1),
+        )
 
     def tags(self, version: int) -> dict[str, str]:
         return self.client.get_model_version("sdavs", str(version)).tags
@@ -192,12 +206,12 @@ class Stack:
             files=files or named,
             data=data or {},
             headers={"Accept": accept} | self.admin | (headers or {}),
-            timeout=timeout_s,
+            timeout=patience(timeout_s),
         )
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear these labels."""
-        text = httpx.get(f"{self.address}/metrics", headers=self.admin, timeout=30).text
+        text = httpx.get(f"{self.address}/metrics", headers=self.admin, timeout=patience(30)).text
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 

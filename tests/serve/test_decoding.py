@@ -15,6 +15,7 @@ from sdavs_serve.encoding.encode import AnsweredFrame, JsonWriter
 from sdavs_serve.errors import MediaError
 from sdavs_serve.schema import AnswerHead, ModelInfo, SegmentAnswer, Timings
 from sdavs_serve.tools.fuzz import fuzz
+from waiting import patience
 
 LIMITS = ServeConfig(max_seconds=4000, max_frames=4000)
 
@@ -65,7 +66,9 @@ def test_killed_decoders_are_started_again(sandbox, make_video):
         process.kill()
     with pytest.raises(MediaError, match="the decoder died"):
         list(decoding)
-    server.wait(10)  # an upload that comes before it is gone is still handed to it, and lost with it
+    server.wait(
+        patience(10)
+    )  # an upload that comes before it is gone is still handed to it, and lost with it
     assert len(list(sandbox.samples(upload_of(video)).samples())) == 2
 
 
@@ -76,7 +79,7 @@ def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
     working = server.children(recursive=True)
     assert working
     decoding.close()
-    _, alive = psutil.wait_procs(working, timeout=20)
+    _, alive = psutil.wait_procs(working, timeout=patience(20))
     assert not alive
 
 

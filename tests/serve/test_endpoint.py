@@ -23,6 +23,7 @@ from sdavs_serve.decoding.media import decode_video
 from sdavs_serve.encoding.encode import decode_rle
 from sdavs_serve.schema import SegmentAnswer
 from stack import mask_of
+from waiting import patience
 
 from sdavs_model import load_artifact
 from sdavs_model.data.datasets import known_kind
@@ -134,8 +135,8 @@ def test_too_many_requests_at_once_get_429_and_the_probes_still_answer(stack, ma
     video = make_video(5, fps=5)
     with ThreadPoolExecutor(16) as pool:
         answers = [pool.submit(stack.post, {"fps": "4"}, video=video) for _ in range(16)]
-        assert httpx.get(f"{stack.address}/healthz", timeout=10).status_code == 200
-        assert httpx.get(f"{stack.address}/readyz", timeout=10).status_code == 200
+        assert httpx.get(f"{stack.address}/healthz", timeout=patience(10)).status_code == 200
+        assert httpx.get(f"{stack.address}/readyz", timeout=patience(10)).status_code == 200
         statuses = [answer.result() for answer in answers]
     assert {answer.status_code for answer in statuses} == {200, 429}
     busy = next(answer for answer in statuses if answer.status_code == 429)
@@ -183,7 +184,7 @@ def test_the_readmes_lines_for_curl_work_as_they_are_typed(stack, make_video, ma
 
 
 def test_openapi_describes_every_form_of_answer(stack):
-    description = httpx.get(f"{stack.address}/openapi.json", timeout=10).json()
+    description = httpx.get(f"{stack.address}/openapi.json", timeout=patience(10)).json()
     responses = description["paths"]["/v1/segment"]["post"]["responses"]
     assert set(responses["200"]["content"]) == {
         "application/json",

@@ -2,11 +2,11 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import httpx
 from stack import Stack
+from waiting import patience, wait_until
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "infra" / "check"))
 
@@ -20,8 +20,8 @@ def scraped(stack: Stack) -> set[str]:
     """Names of all samples that Prometheus would get now, by Ray's own list of targets and the endpoint."""
     targets = json.loads((stack.folder / "ray" / "prom_metrics_service_discovery.json").read_text())
     addresses = [f"http://{target}/metrics" for group in targets for target in group["targets"]]
-    own = httpx.get(f"{stack.address}/metrics", headers=stack.admin, timeout=30).text
-    pages = [own, *(httpx.get(address, timeout=30).text for address in addresses)]
+    own = httpx.get(f"{stack.address}/metrics", headers=stack.admin, timeout=patience(30)).text
+    pages = [own, *(httpx.get(address, timeout=patience(30)).text for address in addresses)]
     return {
         line.split("{")[0].split(" ")[0]
         for page in pages
@@ -34,7 +34,9 @@ def test_every_metric_of_a_dashboard_or_alert_is_exported(stack: Stack, make_vid
     wanted = {name for name in promql.named_metrics() if not name.startswith(FROM_TABLES)}
     assert len(wanted) > 15
     assert stack.post(video=("clip.mp4", make_video(), "video/mp4")).status_code == 200
-    deadline = time.monotonic() + 60  # Ray exports every few seconds
-    while missing := wanted - scraped(stack):
-        assert time.monotonic() < deadline, {name: sorted(promql.named_metrics()[name]) for name in missing}
-        time.sleep(1)
+    wait_until(
+        lambda: wanted <= scraped(stack),
+        what="Ray, which exports every few seconds",
+        every=1,
+        details=lambda: {name: sorted(promql.named_metrics()[name]) for name in wanted - scraped(stack)},
+    )

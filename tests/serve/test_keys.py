@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from waiting import patience
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_real_endpoint_asks_for_keys_and_no_log_holds_one(stack, make_video):
                 method,
                 stack.address + path,
                 headers=headers,
-                timeout=60,
+                timeout=patience(60),
                 files={"video": make_video(1)} if method == "POST" else None,
             ).status_code
             for path, method in paths.items()
@@ -114,7 +115,7 @@ def test_a_real_endpoint_asks_for_keys_and_no_log_holds_one(stack, make_video):
         "segment": [200, 200, 403, 403],
         "admin": [200] * 4,
     }
-    assert httpx.get(f"{stack.address}/healthz", timeout=30).status_code == 200
+    assert httpx.get(f"{stack.address}/healthz", timeout=patience(30)).status_code == 200
     stack.promote(stack.serving())  # MLflow signs its webhook with the secret
     texts = [path.read_text(errors="replace") for path in stack.folder.rglob("*") if is_log(path)]
     assert any("/v1/segment 401" in text for text in texts), "requests are logged"

@@ -16,6 +16,7 @@ from sdavs_serve.http.problems import handle_problems
 from sdavs_serve.page.routes import add_page
 from stack import free_port, mask_of
 from visitor import drawn, give, set_opacity, show
+from waiting import patience
 
 MARK = np.array([255, 48, 64])
 
@@ -134,7 +135,7 @@ def test_a_rollout_is_watched_as_it_happens(opened, stack):
     expect(opened.locator("#rollout-state")).to_contain_text(f"Version {version} is tried")
     expect(opened.locator("#rollout-phases [aria-current=step]")).to_be_visible()
     done = f"Version {version} serves, following @champion."
-    expect(opened.locator("#rollout-state")).to_have_text(done, timeout=90_000)
+    expect(opened.locator("#rollout-state")).to_have_text(done, timeout=patience(90_000))
     expect(opened.locator("#model-name")).to_have_text(f"sdavs {version} @champion")
     expect(opened.locator("#rollout-gates")).to_contain_text("golden passed")
     expect(opened.locator("#rollout-weights")).to_contain_text(f"Version {version}100 %")

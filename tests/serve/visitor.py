@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from sdavs_serve.page.routes import POLICY
+from waiting import patience
 
 CHROMIUM = shutil.which("chromium")
 
@@ -17,6 +18,7 @@ def opened_page(browser: Browser, address: str, key: str, **device: object) -> I
     """The page with a key; whatever a test does with it, it must stay on its own origin and throw nothing."""
     context = browser.new_context(accept_downloads=True, **device)
     context.add_init_script(f"sessionStorage.setItem('sdavs-api-key', '{key}')")
+    context.set_default_timeout(patience(60_000))
     page = context.new_page()
     addresses, errors = [], []
     context.on("request", lambda request: addresses.append(request.url))

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import ray
 from rich.console import Console
+from running import process
 from sdavs_platform.tuning.simulation import made_up_sweep, run_made_up
 from sdavs_platform.tuning.store import SweepStore
+from waiting import patience, wait_until
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.timeout(240)
 
 
 def quiet(sweep, storage, **options):
@@ -22,27 +23,25 @@ def quiet(sweep, storage, **options):
 
 
 def started(address, storage, num_trials=4):
-    command = [sys.executable, HERE / "made_up.py", address, storage, str(num_trials)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # Long enough epochs for what happens in the midst of them, however slow the machine is.
+    command = [sys.executable, HERE / "made_up.py", address, storage, str(num_trials), str(patience(0.3))]
+    return process(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for_finished(store, number):
-    while sum(trial.state == "finished" for trial in store.trials()) < number:
-        time.sleep(0.1)
+def wait_for_a_finished_trial(store):
+    wait_until(lambda: any(trial.state == "finished" for trial in store.trials()), what="a finished trial")
 
 
 def test_a_killed_driver_is_continued_by_the_same_command_without_repeating_a_finished_trial(
     cluster, tmp_path
 ):
     store = SweepStore(str(tmp_path), "killed")
-    first = started(cluster, tmp_path)
-    wait_for_finished(store, 1)
-    first.kill()
-    first.wait()
+    with started(cluster, tmp_path):
+        wait_for_a_finished_trial(store)
     before = {trial.id: trial for trial in store.trials()}
     assert len(before) < 4
-    second = started(cluster, tmp_path)
-    output, _ = second.communicate()
+    with started(cluster, tmp_path) as second:
+        output, _ = second.communicate()
     assert second.returncode == 0, output
     after = {trial.id: trial for trial in store.trials()}
     assert [trial.state for trial in after.values()] == ["finished"] * 4
@@ -53,11 +52,11 @@ def test_a_killed_driver_is_continued_by_the_same_command_without_repeating_a_fi
 
 def test_an_interrupt_ends_the_sweep_in_order_and_keeps_what_is_done(cluster, tmp_path):
     store = SweepStore(str(tmp_path), "killed")
-    process = started(cluster, tmp_path)
-    wait_for_finished(store, 1)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    with started(cluster, tmp_path) as driver:
+        wait_for_a_finished_trial(store)
+        driver.send_signal(signal.SIGTERM)
+        output, _ = driver.communicate()
+    assert driver.returncode == 0, output
     assert "Traceback" not in output
     states = [trial.state for trial in store.trials()]
     assert "finished" in states
@@ -123,10 +122,11 @@ def test_a_population_must_fit_side_by_side(cluster, tmp_path):
 
 
 def test_afterwards_the_cluster_is_as_empty_as_before(cluster):
-    deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU") != 2 or _num_groups():
-        assert time.monotonic() < deadline, (ray.available_resources(), _num_groups())
-        time.sleep(0.2)
+    wait_until(
+        lambda: ray.available_resources().get("CPU") == 2 and not _num_groups(),
+        what="both CPUs and no placement group",
+        details=lambda: (ray.available_resources(), _num_groups()),
+    )
 
 
 def _num_groups():

@@ -1,6 +1,5 @@
 """A search with real trainings: Ray Train and DeepSpeed inside Tune, MLflow, the registry, the report."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,7 @@ from sdavs_platform.tuning.store import SweepStore
 from sdavs_platform.tuning.study import parse_study
 from sdavs_platform.tuning.sweep import best_trial, load_sweep
 from sdavs_platform.tuning.trial import Training
-
-pytestmark = pytest.mark.timeout(600)
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +86,9 @@ def test_each_trial_ends_as_it_should_and_says_why(store):
 
 
 def test_stopped_trials_release_everything(swept):
-    deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU") != 2:
-        assert time.monotonic() < deadline, ray.available_resources()
-        time.sleep(0.2)
+    wait_until(
+        lambda: ray.available_resources().get("CPU") == 2, what="both CPUs", details=ray.available_resources
+    )
 
 
 def test_the_trials_are_children_of_the_sweep_in_mlflow_and_end_in_their_own_states(store, config):

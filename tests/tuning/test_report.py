@@ -15,6 +15,7 @@ from sdavs_platform.tuning.report.build import build_report
 from sdavs_platform.tuning.report.compare import compare, interval
 from sdavs_platform.tuning.report.summary import summarize
 from sdavs_platform.tuning.store import SweepStore
+from waiting import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +49,7 @@ def opened(browser, path, width):
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda r: problems.append(r.url) if r.url.startswith("http") else None)
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(patience(120_000))
     page.goto(path.as_uri())
     page.wait_for_selector(".js-plotly-plot .main-svg")
     assert not problems

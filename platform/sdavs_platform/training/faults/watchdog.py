@@ -26,8 +26,11 @@ from sdavs_platform.tracking.runs import TrainingRun
 
 Item = TypeVar("Item")
 
-GATHER_S = 20.0
-"""Our choice: how long the other workers' stacks are waited for; the storage may be what hangs."""
+GATHER_S = 60.0
+"""Our choice: longest wait for the stacks of all workers and for MLflow; the storage may be what hangs."""
+
+NEIGHBOUR_S = 10.0
+"""Our choice: longest wait for the stack of a worker of this node, which may have begun its step later."""
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>\S+)')
 _WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/training/collectives.py", "/training/notices.py")
@@ -90,9 +93,13 @@ class Watchdog:
                 break
         else:
             return
+        deadline = time.monotonic() + GATHER_S
         gathering = threading.Thread(target=self._gather, daemon=True)
         gathering.start()
         gathering.join(GATHER_S)
+        if self._rank != self._reporter():
+            # The first error ends all workers, and the reporter may still be on its way to MLflow.
+            time.sleep(max(0.0, deadline - time.monotonic()))
         error = TimeoutError(self._message(seconds))
         print(f"worker {self._rank}: {error}", flush=True)
         # As Ray Train itself does for uploads that fail: the controller hears of it while the training thread hangs.
@@ -102,7 +109,10 @@ class Watchdog:
     def _gather(self) -> None:
         """Bring this node's stacks to the storage, and take the other nodes' from there."""
         storage = Storage(self.address, field="storage.uri")
+        deadline = time.monotonic() + NEIGHBOUR_S
         for file in self._folder.glob("rank-*.txt"):
+            while _is_due(file.read_text()) and time.monotonic() < deadline:
+                time.sleep(0.2)
             stack = _told(file)
             self._stacks[_rank_of(file.name)] = stack
             storage.write(file.name, stack.encode())
@@ -111,10 +121,14 @@ class Watchdog:
             for name in storage.sizes():
                 with storage.open(name) as stream:
                     self._stacks[_rank_of(name)] = stream.read().decode()
-        if self._rank == min(rank for rank, stack in self._stacks.items() if _frames(stack)):
+        if self._rank == self._reporter():
             run = TrainingRun(uri=self._uri, run_id=self._run_id)
             for rank, stack in self._stacks.items():
                 run.client.log_text(self._run_id, stack, f"stacks/{Path(self.address).name}/rank-{rank}.txt")
+
+    def _reporter(self) -> int | None:
+        """The first worker whose process is known to run."""
+        return min((rank for rank, stack in self._stacks.items() if _frames(stack)), default=None)
 
     def _message(self, seconds: float) -> str:
         places = {rank: _place(self._stacks.get(rank)) for rank in range(self._world_size)}
@@ -132,11 +146,18 @@ def _rank_of(name: str) -> int:
 def _told(file: Path) -> str:
     """A worker's stack, or what its node knows of a process that has written none."""
     stack = file.read_text()
-    if _frames(stack):
-        return stack
+    return stack if _frames(stack) else f"{stack}no stack: the process is {_status(stack)}\n"
+
+
+def _is_due(stack: str) -> bool:
+    """Whether a worker that has not written its stack is able to."""
+    return not _frames(stack) and _status(stack) not in ("gone", psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+
+
+def _status(stack: str) -> str:
+    """The state of the process that this file of stacks belongs to."""
     pid = int(stack.split("process ")[1].split()[0])
-    status = psutil.Process(pid).status() if psutil.pid_exists(pid) else "gone"
-    return f"{stack}no stack: the process is {status}\n"
+    return psutil.Process(pid).status() if psutil.pid_exists(pid) else "gone"
 
 
 def _frames(stack: str) -> list[re.Match[str]]:

@@ -1,0 +1,109 @@
+"""Ray clusters and processes that tests start: ended with the test, also when it fails halfway through the start."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from waiting import patience
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def process(command: list[Any], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A `subprocess.Popen` that is killed on the way out, with its children, if it still runs."""
+    with subprocess.Popen(command, **options) as started:
+        try:
+            yield started
+        finally:
+            kill_family(started.pid)
+
+
+def kill_family(number: int) -> None:
+    """SIGKILL for a process and all below it; returns when they are gone."""
+    try:
+        parent = psutil.Process(number)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=patience(30))
+
+
+@contextmanager
+def ray_environment(*folders: Path, **variables: str) -> Iterator[None]:
+    """The variables of Ray's processes and of its drivers.
+
+    Args:
+        folders: whose modules workers import, besides the product's.
+        variables: more of them.
+    """
+    roots = [ROOT, ROOT / "platform", ROOT / "serve", *folders]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, roots)))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@contextmanager
+def ray_cluster(*, nodes: int = 0, **head: Any) -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster` of our own, whatever else runs on this machine.
+
+    Args:
+        nodes: how many nodes of one CPU each it has besides the head.
+        head: settings of the head, as `Cluster.add_node` takes them.
+    """
+    from ray.cluster_utils import Cluster
+
+    with ExitStack() as ending:
+        ending.callback(_kill_new_children, known=_children())
+        cluster = Cluster()
+        ending.callback(cluster.shutdown)
+        # Ray itself would wait for 30 seconds, on any machine.
+        cluster.add_node(wait=False, **head)
+        cluster.wait_for_nodes(timeout=patience(60))
+        for _ in range(nodes):
+            cluster.add_node(wait=False, num_cpus=1)
+            cluster.wait_for_nodes(timeout=patience(60))
+        yield cluster
+
+
+@contextmanager
+def ray_driver(address: str, **options: Any) -> Iterator[None]:
+    """This process is a driver of that cluster."""
+    import ray
+
+    with ExitStack() as ending:
+        ending.callback(ray.shutdown)
+        ray.init(address=address, logging_level="WARNING", **options)
+        yield
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _kill_new_children(known: set[psutil.Process]) -> None:
+    """Ray's processes that `Cluster.shutdown` does not know of: of a node that failed while it started."""
+    for child in _children() - known:
+        if _is_of_ray(child):
+            kill_family(child.pid)
+
+
+def _is_of_ray(child: psutil.Process) -> bool:
+    try:
+        return any("/ray/" in word for word in child.cmdline())
+    except psutil.NoSuchProcess:
+        return False
