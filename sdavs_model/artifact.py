@@ -19,6 +19,7 @@ from safetensors.torch import load_model, save_model
 
 from sdavs_model.architectures.sdavs.model import SDAVS, build_model
 from sdavs_model.config import PreprocessConfig, SDAVSConfig, check_keys
+from sdavs_model.files import sha256_of
 from sdavs_model.golden import GOLDEN_FILE, Golden, parse_golden, record_golden, write_golden
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def save_artifact(
         "metrics": metrics,
         "lineage": lineage,
         "signature": signature(config),
-        "sha256": {name: file_sha256(folder / name) for name in (WEIGHTS_FILE, GOLDEN_FILE)},
+        "sha256": {name: sha256_of(folder / name) for name in (WEIGHTS_FILE, GOLDEN_FILE)},
     }
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
     return card
@@ -151,7 +152,7 @@ def check_files(folder: Path, *, sha256: str | None = None) -> str:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise ValueError(f"{weights}: missing")
-    actual = file_sha256(weights)
+    actual = sha256_of(weights)
     promises = (read_card(folder)["sha256"].get(WEIGHTS_FILE), CARD_FILE), (sha256, "the registry")
     for promised, by in promises:
         if promised is not None and promised != actual:
@@ -201,9 +202,3 @@ def signature(config: SDAVSConfig) -> dict[str, Any]:
         },
         "outputs": {"logits": {"dtype": "float32", "shape": [-1, -1, K, S, S]}},
     }
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,25 +1,50 @@
-"""Files that appear under their name when they are whole, so that a killed run leaves none that is half."""
-
-from __future__ import annotations
+"""Files on disk: written so that a killed run never leaves half of one under its name, and their digests."""
 
 import csv
-from collections.abc import Sequence
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
+def write_atomically(path: Path, content: str | bytes, *, private: bool = False) -> None:
+    """Writes a file of text (UTF-8) or bytes; readers see the old content or the new one, never a part.
+
+    Args:
+        path: in a folder that exists.
+        content: all of it.
+        private: only the file's owner may read it.
+    """
+    with replacing(path) as part:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+
+
 def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """A csv."""
-    with (part := _part(path)).open("w", newline="") as file:
+    """Writes a csv in the same way."""
+    with replacing(path) as part, part.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    part.replace(path)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """A file of text or bytes."""
-    part = _part(path)
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to in place of `path`, which it replaces when the block ends.
+
+    If the block raises, `path` is left as it was. Several processes and threads may write the same `path` at once:
+    the last one wins.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
+def sha256_of(path: str | Path) -> str:
+    """The sha256 (hex) of a file's content, read in pieces. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

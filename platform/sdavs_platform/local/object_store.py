@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdavs_model.files import write_atomically
 from sdavs_platform.local import processes
 from sdavs_platform.local.processes import Service
 
@@ -39,7 +40,7 @@ class ObjectStore:
             "credentials": [{"accessKey": self.key, "secretKey": self.secret}],
             "actions": ["Admin"],
         }
-        write_private(folder / "identities.json", json.dumps({"identities": [identity]}))
+        write_atomically(folder / "identities.json", json.dumps({"identities": [identity]}), private=True)
         options: dict[str, Any] = {
             "dir": folder,
             "ip": self.host,
@@ -101,11 +102,3 @@ class ObjectStore:
             region_name="us-east-1",
             config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 0}),
         )
-
-
-def write_private(file: Path, content: str) -> None:
-    """Write a file that its owner alone may read."""
-    scratch = file.with_name(f"{file.name}.new")
-    scratch.touch(mode=0o600)
-    scratch.write_text(content)
-    os.replace(scratch, file)

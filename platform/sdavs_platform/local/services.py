@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdavs_model.files import write_atomically
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.local import mlflow_server, postgres, processes, state
 from sdavs_platform.local.mlflow_server import Stores
-from sdavs_platform.local.object_store import ObjectStore, write_private
+from sdavs_platform.local.object_store import ObjectStore
 from sdavs_platform.local.state import ServerState, StackState
 
 Say = Callable[[str], None]
@@ -71,9 +72,8 @@ def up(*, ports: Ports, say: Say, home: Path | None = None) -> dict[str, str]:
     port, password = known.postgres.port, keys.database_password
     postgres.wait(known.postgres.service, folder=folder / "postgres", port=port, password=password)
     credentials = folder / "aws_credentials"
-    write_private(
-        credentials, f"[default]\naws_access_key_id = {keys.key}\naws_secret_access_key = {keys.secret}\n"
-    )
+    login = f"[default]\naws_access_key_id = {keys.key}\naws_secret_access_key = {keys.secret}\n"
+    write_atomically(credentials, login, private=True)
     s3 = {"AWS_ENDPOINT_URL": store.endpoint, "AWS_SHARED_CREDENTIALS_FILE": str(credentials)}
     if known.mlflow is None:
         environment = postgres.login(port=port, password=password) | s3
@@ -128,5 +128,6 @@ def _keys(folder: Path) -> Keys:
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         drawn = {"key": secrets.token_hex(10), "secret": secrets.token_hex(20)}
-        write_private(file, json.dumps(drawn | {"database_password": secrets.token_urlsafe(24)}))
+        content = json.dumps(drawn | {"database_password": secrets.token_urlsafe(24)})
+        write_atomically(file, content, private=True)
     return Keys(**json.loads(file.read_text()))

@@ -1,13 +1,13 @@
 """What `make demo` and `make services` started, in one file: reused by the next run, ended by `make stop`."""
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sdavs_model.files import write_atomically
 from sdavs_platform.local.processes import Service
 
 
@@ -83,9 +83,7 @@ def _alive(server: ServerState | None) -> ServerState | None:
 def write(home: Path, state: StackState) -> None:
     """Replace the state file in one step, so that nobody ever reads half of it."""
     home.mkdir(parents=True, exist_ok=True)
-    scratch = home / "state.json.new"
-    scratch.write_text(state.model_dump_json(indent=2) + "\n")
-    os.replace(scratch, home / "state.json")
+    write_atomically(home / "state.json", state.model_dump_json(indent=2) + "\n")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ UI the signature. Two tags guard it: `sha256` (the weights) and `manifest_sha256
 config, the preprocessing and the weights' own sum).
 """
 
-import hashlib
 import os
 import re
 import tempfile
@@ -19,6 +18,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 from sdavs_model.config import SDAVSConfig
+from sdavs_model.files import sha256_of
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import mlflow_client, tracking_uri
 
@@ -201,8 +201,7 @@ def file_sha256(path: Path) -> str:
     """
     if not path.is_file():
         raise ValueError(f"{path}: missing from the model artifact")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _shown(address: str) -> str:

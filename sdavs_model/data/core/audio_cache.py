@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import wave
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.core.clip import SAMPLE_RATE
+from sdavs_model.files import replacing, sha256_of
 
 CACHE_VERSION = 1
 """Goes up with every change of what `read_audio` or `Preprocessor.log_mel` make of a file."""
@@ -60,10 +60,8 @@ class SoundCache:
         except (OSError, EOFError, ValueError):
             array = make()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{key}.{os.getpid()}.part")
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.save(file, array)
-        part.replace(path)
         return array
 
     def _key(self, files: Sequence[Path], settings: Mapping[str, Any]) -> str:
@@ -78,8 +76,7 @@ class SoundCache:
             raise ValueError(f"{path}: no such sound file") from None
         seen = (path, stat.st_size, stat.st_mtime_ns)
         if seen not in self._digests:
-            with path.open("rb") as file:
-                self._digests[seen] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._digests[seen] = sha256_of(path)
         return self._digests[seen]
 
 

@@ -23,6 +23,7 @@ from sdavs_model.data.core.clip_files import Video
 from sdavs_model.data.core.images import read_frames, read_image, size_text
 from sdavs_model.data.core.log_mel_file import read_log_mel
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.files import sha256_of
 
 BINARY_CLASSES = ("background", "sounding object")
 FULL_MASKS = "full_masks"
@@ -186,8 +187,7 @@ class ClipSet(Dataset):
         """sha256 (hex) over the path and content of every file of this split: what a training saw."""
         total = hashlib.sha256()
         for file in dict.fromkeys([*self.tables, *(file for video in self.videos for file in video.files)]):
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            total.update(f"{file.relative_to(self.root).as_posix()} {content}\n".encode())
+            total.update(f"{file.relative_to(self.root).as_posix()} {sha256_of(file)}\n".encode())
         return total.hexdigest()
 
     @functools.cached_property

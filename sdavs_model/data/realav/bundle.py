@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sdavs_model.data.core.audio import read_audio
+from sdavs_model.files import sha256_of
 
 ASSETS_FOLDER = Path(__file__).parent / "assets"
 
@@ -61,7 +61,7 @@ class Assets:
         manifest = folder / "manifest.csv"
         if not manifest.is_file():
             raise ValueError(f"{manifest}: missing, so there are no assets to compose clips of")
-        self.digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        self.digest = sha256_of(manifest)
         with manifest.open(newline="") as file:
             self.rows = list(csv.DictReader(file))
 
@@ -105,7 +105,7 @@ class Assets:
         path = self.folder / row["path"]
         if not path.is_file():
             raise ValueError(f"{path}: missing from the bundled data set")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+        if sha256_of(path) != row["sha256"]:
             raise ValueError(f"{path}: does not have the sha256 that {self.folder / 'manifest.csv'} gives")
         return path
 

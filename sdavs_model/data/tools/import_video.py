@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +15,7 @@ from PIL import Image
 from sdavs_model.data.benchmarks import layout_names as names
 from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.core.images import foreground, read_image, size_text
-from sdavs_model.files import write_atomically, write_table
+from sdavs_model.files import sha256_of, write_atomically, write_table
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
 RECORDS = "imported"
@@ -124,8 +123,8 @@ def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
     masks = _find_masks(job.masks / name)
     record = layout / RECORDS / f"{name}.json"
     made_of = {
-        "video": _sha256(path),
-        "masks": [_sha256(mask) for mask in masks],
+        "video": sha256_of(path),
+        "masks": [sha256_of(mask) for mask in masks],
         "num_frames": job.num_frames,
         "size": job.size,
     }
@@ -197,8 +196,3 @@ def _read_mask(path: Path, picture: np.ndarray) -> np.ndarray:
     if len(greys) > 2:
         raise ValueError(f"{path}: unknown values, {len(greys)} greys; allowed: black and one other")
     return foreground(stored)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
-import tempfile
 import time
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,6 +16,8 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.serve import ServeConfig
+
+from sdavs_model.files import write_atomically
 
 Scope = Literal["segment", "admin"]
 """segment: send clips, ask for the model. admin: that, and the rollout and the metrics."""
@@ -104,11 +104,8 @@ class KeyFile:
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # mkstemp's file is readable by its owner alone, and the name changes hands in one step.
-        descriptor, scratch = tempfile.mkstemp(dir=self.path.parent, prefix=".keys-")
-        with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps([key.model_dump() for key in keys], indent=2) + "\n")
-        os.replace(scratch, self.path)
+        content = json.dumps([key.model_dump() for key in keys], indent=2) + "\n"
+        write_atomically(self.path, content, private=True)
 
 
 def keys_required(config: ServeConfig) -> bool:

@@ -1,9 +1,10 @@
 """What each worker wrote of a checkpoint, so that a part that never arrived, or was damaged since, is noticed."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+
+from sdavs_model.files import sha256_of
 
 FORMAT = 2
 
@@ -11,7 +12,7 @@ FORMAT = 2
 def write_manifest(folder: Path, *, rank: int, world_size: int) -> None:
     """List this worker's files with sizes and digests. The last file it writes: without it nothing counts."""
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -38,7 +39,7 @@ def verify_complete(folder: Path, *, is_read: Callable[[int], bool] = lambda ran
                 raise ValueError(
                     f"{file}: {is_now}, but {written['bytes']} bytes were written; incomplete checkpoint"
                 )
-            if is_read(rank) and _digest(file) != written["sha256"]:
+            if is_read(rank) and sha256_of(file) != written["sha256"]:
                 raise ValueError(f"{file}: not the bytes that were written; damaged checkpoint")
     return world_size
 
@@ -55,8 +56,3 @@ def _manifest(folder: Path, rank: int) -> dict:
 
 def _path(folder: Path, rank: int) -> Path:
     return folder / f"manifest-rank{rank}.json"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
