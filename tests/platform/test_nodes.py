@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from sdavs_platform.local import processes
-from sdavs_platform.storage.filesystem import CHECKPOINT_LIST
+from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun, resolved_yaml
 from sdavs_platform.training.run import train

@@ -18,10 +18,12 @@ import psutil
 import pytest
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
+from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.storage.data_cache import MANIFEST, local_copy, upload
-from sdavs_platform.storage.filesystem import CHECKPOINT_LIST, Storage, has_checkpoints, require_writable
+from sdavs_platform.storage.filesystem import Storage, require_writable
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.training.checkpoints.listing import has_checkpoints
 from sdavs_platform.training.run import train
 
 from sdavs_model import load_artifact

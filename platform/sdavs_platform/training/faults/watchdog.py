@@ -18,9 +18,8 @@ from typing import TypeVar
 
 import psutil
 import torch.distributed as dist
-from ray.train.v2._internal.execution.context import get_train_context
-from ray.train.v2._internal.util import construct_user_exception_with_traceback
 
+from sdavs_platform.ray_internals import fail_worker
 from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.tracking.runs import TrainingRun
 
@@ -30,7 +29,7 @@ GATHER_S = 20.0
 """Our choice: how long the other workers' stacks are waited for; the storage may be what hangs."""
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>\S+)')
-_WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/training/collectives.py", "/training/notices.py")
+_WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/telemetry/collectives.py", "/faults/notices.py")
 """Where a worker stands that waits for another one."""
 
 
@@ -95,9 +94,7 @@ class Watchdog:
         gathering.join(GATHER_S)
         error = TimeoutError(self._message(seconds))
         print(f"worker {self._rank}: {error}", flush=True)
-        # As Ray Train itself does for uploads that fail: the controller hears of it while the training thread hangs.
-        failures = get_train_context().execution_context.training_thread_runner.get_exception_queue()
-        failures.put(construct_user_exception_with_traceback(error))
+        fail_worker(error)
 
     def _gather(self) -> None:
         """Bring this node's stacks to the storage, and take the other nodes' from there."""
