@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from running import ray_cluster, ray_driver, ray_environment
 from sdavs_platform.local import processes
-from sdavs_platform.storage.filesystem import CHECKPOINT_LIST
+from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun, resolved_yaml
 from sdavs_platform.training.run import train

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from sdavs_platform.storage.filesystem import CHECKPOINT_LIST
+from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.training.checkpoints.checkpoint import consolidate
 from sdavs_platform.training.checkpoints.manifest import verify_complete

@@ -19,10 +19,12 @@ import pytest
 from running import kill_family, process
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
+from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.storage.data_cache import MANIFEST, local_copy, upload
-from sdavs_platform.storage.filesystem import CHECKPOINT_LIST, Storage, has_checkpoints, require_writable
+from sdavs_platform.storage.filesystem import Storage, require_writable
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.training.checkpoints.listing import has_checkpoints
 from sdavs_platform.training.run import train
 from waiting import patience, wait_until
 

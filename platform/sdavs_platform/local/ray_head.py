@@ -13,6 +13,7 @@ from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.local import processes
 from sdavs_platform.local.state import RayState
 from sdavs_platform.local.token import require_token
+from sdavs_platform.ray_internals import dashboard_headers, latest_cluster_file
 
 START_LIMIT_S = 180.0
 
@@ -72,9 +73,7 @@ def wait(head: RayState, *, home: Path) -> None:
 
 def accepts_jobs(dashboard: str) -> bool:
     """Whether the dashboard answers and knows a living node: before that, submitting a job fails."""
-    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-
-    reply = processes.ask(f"{dashboard}/nodes?view=summary", get_auth_headers_if_auth_enabled({}))
+    reply = processes.ask(f"{dashboard}/nodes?view=summary", dashboard_headers())
     nodes = json.loads(reply)["data"]["summary"] if reply else []
     return any(node["raylet"].get("state") == "ALIVE" for node in nodes)
 
@@ -110,9 +109,7 @@ def num_cpus(head: RayState) -> float:
 
 def forget(head: RayState) -> None:
     """Remove Ray's note of the latest cluster if it names this one: `ray.init()` would wait for a dead address."""
-    from ray._common.utils import get_ray_address_file
-
-    note = Path(get_ray_address_file(None))
+    note = latest_cluster_file()
     if note.is_file() and note.read_text().strip().endswith(head.gcs_address.removeprefix("127.0.0.1")):
         note.unlink()
 

@@ -7,11 +7,7 @@ from typing import IO
 
 from pyarrow import fs
 
-# Ray Train's list of the checkpoints of a run; without it nothing can be resumed.
-CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
-
-_MARKER = ".validate_storage_marker"
-"""Ray Train writes this file at every start, too; where it cannot, it speaks of a dead actor."""
+from sdavs_platform.ray_internals import STORAGE_MARKER
 
 REFUSALS = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID")
 """How pyarrow names what S3 answers to wrong or missing keys."""
@@ -117,26 +113,10 @@ class Storage:
         return ValueError(f"{self._field}: {self.uri} cannot be {verb}: {error}")
 
 
-def checkpoint_address(storage: str, name: str, path: str) -> str:
-    """The address of a checkpoint of the training `name`, with the scheme that Ray Train leaves out of `path`."""
-    return f"{storage.rstrip('/')}/{name}/{path.rsplit('/', 1)[-1]}"
-
-
-def has_checkpoints(uri: str, name: str) -> bool:
-    """Whether a training of this name has left checkpoints at `uri`.
-
-    Raises:
-        ValueError: the storage cannot be reached, or has no such bucket.
-    """
-    storage = Storage(uri, field="storage.uri")
-    storage.require()
-    return storage.exists(f"{name}/{CHECKPOINT_LIST}")
-
-
 def require_writable(uri: str, name: str) -> None:
     """Make sure that a training of this name can leave checkpoints at `uri`.
 
     Raises:
         ValueError: the storage refuses to be written, or cannot be reached.
     """
-    Storage(uri, field="storage.uri").write(f"{name}/{_MARKER}", b"")
+    Storage(uri, field="storage.uri").write(f"{name}/{STORAGE_MARKER}", b"")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
+from sdavs_platform.deepspeed_internals import skip_compiled_collective
 
 
 def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world_size: int) -> Any:
@@ -15,9 +16,7 @@ def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world
     import deepspeed
 
     if not config.cluster.use_gpu:
-        # Declared unavailable, or DeepSpeed compiles its shared-memory collective, a minute on a machine that
-        # has a compiler and an error on one that has none. gloo does the same work.
-        deepspeed.ops.__compatible_ops__ = {}
+        skip_compiled_collective()
     # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use. On CPU torch would go over all
     # memory once for each operation; fused it goes once. On GPU its own choice is as good.
     on_cpu = not config.cluster.use_gpu or config.deepspeed.offload_optimizer

@@ -1,6 +1,5 @@
 """Any checkpoint of a training, which may still run or have been killed, as an artifact folder."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import yaml
 
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.filesystem import CHECKPOINT_LIST, Storage
 from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.training.checkpoints.listing import best_checkpoint, checkpoint_address, has_checkpoints
 from sdavs_platform.training.finish import export_checkpoint
 
 
@@ -32,31 +31,30 @@ def export_from_storage(
     Raises:
         ValueError: no such training or checkpoint, or the checkpoint is incomplete; names it.
     """
-    place = Storage(storage, field="--storage")
-    if not place.exists(f"{name}/{CHECKPOINT_LIST}"):
+    if not has_checkpoints(storage, name, field="--storage"):
         raise ValueError(f"--name: no training {name!r} has left checkpoints at {storage}")
-    with place.open(f"{name}/{CHECKPOINT_LIST}") as file:
-        chosen = _chosen(json.loads(file.read()), checkpoint)
+    chosen, metrics = _chosen(ray.train.Result.from_path(f"{storage.rstrip('/')}/{name}"), checkpoint)
     config, run_id = _recorded(name, storage=storage, uri=uri)
-    address = f"{storage.rstrip('/')}/{name}/{chosen['checkpoint_dir_name']}"
+    address = checkpoint_address(storage, name, chosen.path)
     lineage = {"run_id": run_id, "name": name, "checkpoint": address} | {
-        key: chosen["metrics"][key] for key in ("epoch", "step")
+        key: metrics[key] for key in ("epoch", "step")
     }
     out.mkdir(parents=True, exist_ok=True)
     export_checkpoint(ray.train.Checkpoint(address), out, config=config, lineage=lineage)
-    return chosen["metrics"]
+    return metrics
 
 
-def _chosen(known: dict[str, Any], checkpoint: str) -> dict[str, Any]:
-    results = known["checkpoint_results"]  # by ascending J
+def _chosen(trained: ray.train.Result, checkpoint: str) -> tuple[ray.train.Checkpoint, dict[str, Any]]:
     if checkpoint == "best":
-        return results[-1]
+        return best_checkpoint(trained)
     if checkpoint == "newest":
-        return known["latest_checkpoint_result"]
-    for result in results:
-        if result["checkpoint_dir_name"] == checkpoint:
-            return result
-    names = ", ".join(result["checkpoint_dir_name"] for result in results)
+        assert trained.checkpoint is not None
+        assert trained.metrics is not None
+        return trained.checkpoint, trained.metrics
+    known = {Path(one.path).name: (one, metrics) for one, metrics in trained.best_checkpoints or ()}
+    if checkpoint in known:
+        return known[checkpoint]
+    names = ", ".join(known)
     raise ValueError(f"--checkpoint: there is no {checkpoint!r}; allowed: best, newest, {names}")
 
 

@@ -15,6 +15,7 @@ from sdavs_model import build_model
 from sdavs_model.engine import evaluate, move, training_loss
 from sdavs_model.metrics import Metrics
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.deepspeed_internals import loss_scale
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoints.checkpoint import (
     LoopState,
@@ -24,9 +25,9 @@ from sdavs_platform.training.checkpoints.checkpoint import (
     save_checkpoint,
     scratch_folder,
 )
-from sdavs_platform.training.checkpoints.resume import await_checkpoint, resume
+from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoint
+from sdavs_platform.training.checkpoints.resume import resume
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
-from sdavs_platform.training.faults.callbacks import UNSCORED
 from sdavs_platform.training.faults.notices import Notices
 from sdavs_platform.training.faults.watchdog import Watchdog
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
@@ -180,8 +181,7 @@ class Worker:
         readings = {
             "train/lr": max(self.engine.get_lr()),
             "train/grad_norm": float(norm) if norm is not None else 0.0,
-            # The plain AdamW of ZeRO-0 in fp32 has no scale at all.
-            "train/loss_scale": float(getattr(self.engine.optimizer, "loss_scale", 1.0)),
+            "train/loss_scale": loss_scale(self.engine),
         }
         readings |= self.times.means()
         if self.config.cluster.use_gpu:

@@ -8,7 +8,6 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from sdavs_model import SDAVSConfig
 from sdavs_model.data.core.statistics import total_digest
@@ -17,10 +16,11 @@ from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.bundled_data import bundled_data
-from sdavs_platform.storage.filesystem import checkpoint_address, has_checkpoints, require_writable
+from sdavs_platform.storage.filesystem import require_writable
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.batches import open_split
+from sdavs_platform.training.checkpoints.listing import best_checkpoint, checkpoint_address, has_checkpoints
 from sdavs_platform.training.entry import finish_on_worker, train_on_worker
 from sdavs_platform.training.faults.callbacks import GiveUp, ValidationsOnly
 from sdavs_platform.training.faults.failure import root_cause
@@ -128,9 +128,7 @@ def resolved(config: RunConfig) -> RunConfig:
 def _finish(
     config: RunConfig, run: TrainingRun, trained: ray.train.Result, *, digest: str, finishes: bool
 ) -> TrainResult:
-    assert trained.best_checkpoints is not None
-    # Of equals the one reported last: it may stand in for one that was found damaged.
-    checkpoint, reported = max(reversed(trained.best_checkpoints), key=lambda best: best[1]["val_miou"])
+    checkpoint, reported = best_checkpoint(trained)
     assert config.storage.uri is not None
     address = checkpoint_address(config.storage.uri, config.name, checkpoint.path)
     if (done := run.finished_result()) and done["checkpoint"] == address:
@@ -196,7 +194,7 @@ def _fit(
         "elastic_resize_monitor_interval_s": cluster.resize_seconds,
     }
     stop = StopRequest(on_request=lambda: _say_stopped(config, run))
-    trainer = _Trainer(
+    trainer = TorchTrainer(
         train_on_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -236,15 +234,6 @@ def _fit(
     if stop.is_made:
         sys.exit(EXIT_CODE)
     return trained
-
-
-class _Trainer(TorchTrainer):
-    """Without the process that Ray Train starts beside every group of workers for Ray Data, which nobody uses here."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        # Ray's types are of its first Train, where this method was another class's.
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
 
 
 def check_data(config: RunConfig) -> str:

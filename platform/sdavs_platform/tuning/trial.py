@@ -4,7 +4,6 @@ The process leases no CPU: it waits for its training's workers. They get their p
 the sweep starts only as many trials as the cluster holds groups of workers.
 """
 
-import contextlib
 import hashlib
 import json
 import threading
@@ -19,7 +18,8 @@ from ray import tune
 from ray.util.queue import Empty, Queue
 
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.filesystem import checkpoint_address
+from sdavs_platform.ray_internals import abort_training
+from sdavs_platform.training.checkpoints.listing import checkpoint_address
 from sdavs_platform.training.run import TrainResult, train
 from sdavs_platform.tuning.objectives import measure_cost, on_a_worker, score_clips
 from sdavs_platform.tuning.space import with_values
@@ -176,9 +176,7 @@ class Training:
         """End the training if it still runs, and give its workers and their places back."""
         if self._thread.is_alive() and self._controller is not None:
             self._is_stopped = True
-            # The controller ends itself when it has given everything back.
-            with contextlib.suppress(ray.exceptions.RayActorError):
-                ray.get(self._controller.abort.remote())
+            abort_training(self._controller)
         self._queue.shutdown(force=True)
 
     def _nothing_left(self) -> dict[str, Any]:

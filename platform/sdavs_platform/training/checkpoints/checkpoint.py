@@ -7,8 +7,6 @@ probe.safetensors    a fixed batch and the live engine's answer to it, to verify
 shards/              DeepSpeed's own files
 """
 
-import contextlib
-import io
 import json
 import random
 import shutil
@@ -22,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model
+from sdavs_platform.deepspeed_internals import full_state_dict, save_shards
 from sdavs_platform.training.checkpoints.manifest import verify_complete, write_manifest
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
 from sdavs_platform.training.engine import CastInputs
@@ -98,8 +97,7 @@ def save_checkpoint(
     folder: Path, *, engine: Any, state: LoopState, untold: Untold, probe: Probe, rank: int
 ) -> None:
     """Write this worker's part into `folder`; all workers call it together, each with its own folder."""
-    engine.save_checkpoint(str(folder), tag=TAG)
-    (folder / "zero_to_fp32.py").unlink(missing_ok=True)
+    save_shards(engine, folder, tag=TAG)
     own = {"random": _random_states(), "buffers": _running_statistics(engine), **vars(untold)}
     torch.save(own, _own_file(folder, rank))
     if rank == 0:
@@ -159,7 +157,7 @@ def consolidate(
     """
     verify_complete(folder)
     model = build_model(config).eval()
-    model.load_state_dict(_full_state(folder, zero_stage))
+    model.load_state_dict(full_state_dict(folder, tag=TAG, zero_stage=zero_stage))
     probe = Probe(**load_file(folder / "probe.safetensors"))
     judge = build_model(config).eval()
     judge.load_state_dict(model.state_dict())
@@ -173,17 +171,6 @@ def consolidate(
             f"(by {difference:.2e} of the largest logit; allowed: {allowed:.0e})"
         )
     return model, difference
-
-
-def _full_state(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
-    if zero_stage == 0:
-        shard = folder / TAG / "mp_rank_00_model_states.pt"
-        module = torch.load(shard, map_location="cpu", weights_only=False)["module"]
-        return {name: tensor.float() for name, tensor in module.items()}
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
 
 
 def _own_file(folder: Path, rank: int) -> Path:

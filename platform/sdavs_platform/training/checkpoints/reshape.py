@@ -7,7 +7,7 @@ file per parameter and moment, before every start; this is one pass over memory-
 when the number has changed, and checkpoints keep one format.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Shapes = Mapping[str, Sequence[int]]
-"""Of a group's parameters, by name, in the order in which they lie in the flat vector."""
-
-# ZeRO-1 and 2 cut where every part is a whole number of 4 bytes of a 2-byte format.
-ALIGNMENT = 2
+from sdavs_platform.deepspeed_internals import (
+    ALIGNMENT,
+    Shapes,
+    load_shard,
+    model_shards,
+    optimizer_shards,
+    shard_keys,
+    shard_name,
+    zero_stage_of,
+)
 
 
 def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> None:
@@ -29,16 +34,16 @@ def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> No
         folder: DeepSpeed's files, of any number of workers.
         out: empty folder; gets the files that the worker `rank` loads, and no other's.
     """
-    model_files = sorted(folder.glob("*model_states.pt"), key=_rank_in)
-    model = _load(model_files[0])
+    model_files = model_shards(folder)
+    model = load_shard(model_files[0])
     old_world_size = model["dp_world_size"]
-    torch.save(model | {"dp_world_size": world_size}, out / _named(model_files[0], rank))
-    optimizer_files = sorted(folder.glob("*optim_states.pt"), key=_rank_in)
+    torch.save(model | {"dp_world_size": world_size}, out / shard_name(model_files[0], rank))
+    optimizer_files = optimizer_shards(folder)
     if not optimizer_files:  # ZeRO-0: everything is whole, and in the model's file
         return
     assert len(optimizer_files) == old_world_size
-    shards = [_load(path)["optimizer_state_dict"] for path in optimizer_files]
-    recut = _recut_weights if int(shards[0]["zero_stage"]) == 3 else _recut_flat
+    shards = [load_shard(path)["optimizer_state_dict"] for path in optimizer_files]
+    recut = _recut_weights if zero_stage_of(shards[0]) == 3 else _recut_flat
     groups: list[Shapes] = model["param_shapes"]
 
     def recut_all(parts_of: Callable[[dict[str, Any], int], Tensor]) -> list[Tensor]:
@@ -47,7 +52,7 @@ def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> No
             for index, shapes in enumerate(groups)
         ]
 
-    weights, optimizer = _keys(shards[0])
+    weights, optimizer = shard_keys(shards[0])
     new = dict(shards[0])
     assert len(new[weights]) == len(groups)
     new[weights] = recut_all(lambda shard, index: shard[weights][index])
@@ -58,8 +63,8 @@ def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> No
         for index, part in enumerate(cut):
             states[index][name] = part
     new[optimizer] = new[optimizer] | {"state": states}
-    file = _load(optimizer_files[0]) | {"optimizer_state_dict": new}
-    torch.save(file, out / _named(optimizer_files[0], rank))
+    file = load_shard(optimizer_files[0]) | {"optimizer_state_dict": new}
+    torch.save(file, out / shard_name(optimizer_files[0], rank))
 
 
 def _recut_flat(parts: list[Tensor], shapes: Shapes, *, rank: int, world_size: int) -> Tensor:
@@ -84,24 +89,3 @@ def _recut_weights(parts: list[Tensor], shapes: Shapes, *, rank: int, world_size
 def _cut(whole: Tensor, size: int, rank: int) -> Tensor:
     part = whole[rank * size : (rank + 1) * size]
     return torch.cat([part, part.new_zeros(size - len(part))])
-
-
-def _keys(shard: dict[str, Any]) -> tuple[str, str]:
-    """Where a shard keeps its fp32 weights and its optimizer."""
-    if int(shard["zero_stage"]) == 3:
-        return "fp32_flat_groups", "optimizer_state_dict"
-    return "single_partition_of_fp32_groups", "base_optimizer_state"
-
-
-def _load(path: Path) -> dict[str, Any]:
-    # DeepSpeed's files hold objects of its own classes. They are this training's, compared with their digests.
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
-
-
-def _rank_in(path: Path) -> int:
-    """zero_pp_rank_7_mp_rank_00_optim_states.pt -> 7; mp_rank_00_model_states.pt -> 0."""
-    return int(path.name.partition("pp_rank_")[2].partition("_")[0] or 0)
-
-
-def _named(path: Path, rank: int) -> str:
-    return path.name.replace("pp_rank_0_", f"pp_rank_{rank}_")

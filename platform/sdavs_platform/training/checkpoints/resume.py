@@ -8,6 +8,7 @@ import ray.train
 import torch.distributed as dist
 
 from sdavs_platform.training.checkpoints.checkpoint import LoopState, Untold, load_checkpoint
+from sdavs_platform.training.checkpoints.listing import own_checkpoints
 from sdavs_platform.training.checkpoints.manifest import verify_complete
 from sdavs_platform.training.engine import keeping_hyperparameters
 
@@ -49,19 +50,6 @@ def resume(
         state, _ = load_checkpoint(Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size)
         # What that training has not told yet belongs into its own run.
         return state, Untold()
-
-
-def await_checkpoint() -> None:
-    """Return when the checkpoint that all workers have reported last counts: its parts have arrived."""
-    ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
-
-
-def own_checkpoints() -> list[ray.train.Checkpoint]:
-    """Those that Ray Train knows of, all uploaded by every worker, newest first."""
-    reported = ray.train.get_all_reported_checkpoints()
-    return [
-        one.checkpoint for one in sorted(reported, key=lambda one: one.metrics.get("step", 0), reverse=True)
-    ]
 
 
 def _verified(folder: Path) -> tuple[int, str | None]:

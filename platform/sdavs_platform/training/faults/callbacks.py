@@ -4,10 +4,8 @@ from typing import Any
 
 import ray.train
 
+from sdavs_platform.training.checkpoints.listing import UNSCORED
 from sdavs_platform.training.faults.notices import PreemptedError, StoppedError
-
-UNSCORED = -1.0
-"""Stands for J in the report of a checkpoint between validations, below every true one: kept while it is the newest."""
 
 VAIN = (ValueError, FloatingPointError)
 """Errors that come again when the training is repeated: bad files, a loss that is not finite."""
@@ -18,8 +16,7 @@ class GiveUp(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """See `ray.train.UserCallback`; what is raised here is not retried, except for a preemption."""
-        for rank, error in worker_exceptions.items():
-            cause = getattr(error, "_base_exc", error)
+        for rank, cause in worker_exceptions.items():
             if isinstance(cause, PreemptedError):
                 # At once, where Ray Train would train on until the node's end, for nothing: all is saved.
                 # It is not counted as a failure.

@@ -14,11 +14,9 @@ def root_cause(error: ray.train.TrainingFailedError) -> str:
     if isinstance(error, ray.train.ControllerError):
         # Ours: see `GiveUp`.
         return _last_line(str(error.controller_failure))
-    causes = [
-        getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()
-    ]
-    if not causes:
+    if not isinstance(error, ray.train.WorkerGroupError):
         return _last_line(str(error))
+    causes = list(error.worker_failures.values())
     ours = [cause for cause in causes if isinstance(cause, VAIN)]
     cause = (ours or causes)[0]
     message = _last_line(str(cause))

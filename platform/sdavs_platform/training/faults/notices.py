@@ -16,8 +16,8 @@ from types import FrameType, TracebackType
 
 import torch
 import torch.distributed as dist
-from ray.experimental import internal_kv
-from ray.train.v2._internal.execution.context import get_train_context
+
+from sdavs_platform.ray_internals import is_preempted, kv_get, kv_put
 
 EXIT_CODE = 128 + signal.SIGTERM
 """Of a job that was stopped, as shells have it."""
@@ -25,7 +25,6 @@ EXIT_CODE = 128 + signal.SIGTERM
 STOP_PATIENCE_S = 60.0
 """Our choice: workers that do not step, because they start or wait for room, are not waited for longer."""
 
-_NAMESPACE = b"sdavs"
 _LISTEN_S = 0.5
 
 
@@ -73,7 +72,7 @@ class StopRequest:
         if self.is_made:
             sys.exit(EXIT_CODE)
         self.is_made = True
-        internal_kv._internal_kv_put(self.key, b"1", namespace=_NAMESPACE)
+        kv_put(self.key, b"1")
         threading.Thread(target=self._on_request, daemon=True).start()
         self._impatient = threading.Timer(STOP_PATIENCE_S, os.kill, args=(os.getpid(), signal.SIGTERM))
         self._impatient.daemon = True
@@ -87,13 +86,12 @@ class Notices:
         # On the CPU also where the workers' own group is NCCL's: asking must not wait for the GPU.
         self._group = dist.new_group(backend="gloo")
         self._is_stopping = False
-        self._preemption = get_train_context().preemption_context
         if rank == 0:
             threading.Thread(target=self._listen, args=(stop_key,), name="notices", daemon=True).start()
 
     def begin(self) -> None:
         """Tell the others what this worker has heard, while the step runs."""
-        heard = (self._is_stopping, self._preemption.preemption_info is not None)
+        heard = (self._is_stopping, is_preempted())
         self._heard = torch.tensor(heard, dtype=torch.int32)
         self._asking = dist.all_reduce(self._heard, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
@@ -108,4 +106,4 @@ class Notices:
     def _listen(self, key: str) -> None:
         while not self._is_stopping:
             time.sleep(_LISTEN_S)
-            self._is_stopping = internal_kv._internal_kv_get(key, namespace=_NAMESPACE) is not None
+            self._is_stopping = kv_get(key) is not None

@@ -18,9 +18,8 @@ from typing import TypeVar
 
 import psutil
 import torch.distributed as dist
-from ray.train.v2._internal.execution.context import get_train_context
-from ray.train.v2._internal.util import construct_user_exception_with_traceback
 
+from sdavs_platform.ray_internals import fail_worker
 from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.tracking.runs import TrainingRun
 
@@ -33,7 +32,7 @@ NEIGHBOUR_S = 10.0
 """Our choice: longest wait for the stack of a worker of this node, which may have begun its step later."""
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>\S+)')
-_WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/training/collectives.py", "/training/notices.py")
+_WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/telemetry/collectives.py", "/faults/notices.py")
 """Where a worker stands that waits for another one."""
 
 
@@ -102,9 +101,7 @@ class Watchdog:
             time.sleep(max(0.0, deadline - time.monotonic()))
         error = TimeoutError(self._message(seconds))
         print(f"worker {self._rank}: {error}", flush=True)
-        # As Ray Train itself does for uploads that fail: the controller hears of it while the training thread hangs.
-        failures = get_train_context().execution_context.training_thread_runner.get_exception_queue()
-        failures.put(construct_user_exception_with_traceback(error))
+        fail_worker(error)
 
     def _gather(self) -> None:
         """Bring this node's stacks to the storage, and take the other nodes' from there."""

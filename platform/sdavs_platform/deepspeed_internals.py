@@ -1,0 +1,92 @@
+"""What this project uses of DeepSpeed that DeepSpeed does not document, as read in DeepSpeed 0.19.8.
+
+Most of it is the layout of the shards in a checkpoint. Each function has a test in
+tests/platform/test_deepspeed_internals.py: an upgrade of DeepSpeed that changes one fails there and is mended here.
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Shapes = Mapping[str, Sequence[int]]
+"""Of the parameters of one parameter group, by name, in the order in which they lie in the group's flat vector."""
+
+ALIGNMENT = 2
+"""ZeRO-1 and 2 cut a flat vector where every part is a whole number of 4 bytes of a 2-byte format."""
+
+
+def skip_compiled_collective() -> None:
+    """Let DeepSpeed on CPUs use gloo. Call before `deepspeed.initialize`.
+
+    It would compile a shared-memory collective of its own: a minute on a machine with a compiler, an error on one
+    without. No setting turns that off; an operation that is not listed as compatible is not built.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}
+
+
+def loss_scale(engine: Any) -> float:
+    """The factor of the loss; 1 except in fp16. The plain optimizer of ZeRO-0 in fp32 has none."""
+    return float(getattr(engine.optimizer, "loss_scale", 1.0))
+
+
+def save_shards(engine: Any, folder: Path, *, tag: str) -> None:
+    """Write this worker's shards below `folder/tag`; all workers call it together."""
+    engine.save_checkpoint(str(folder), tag=tag)
+    # A copy of DeepSpeed's conversion script. `full_state_dict` does its work.
+    (folder / "zero_to_fp32.py").unlink(missing_ok=True)
+
+
+def full_state_dict(folder: Path, *, tag: str, zero_stage: int) -> dict[str, torch.Tensor]:
+    """The whole model in fp32 out of all workers' shards."""
+    if zero_stage == 0:
+        module = load_shard(folder / tag / "mp_rank_00_model_states.pt")["module"]
+        return {name: tensor.float() for name, tensor in module.items()}
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    # It prints what it does, with a progress bar.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag)
+
+
+def model_shards(folder: Path) -> list[Path]:
+    """Files of weights and buffers, by worker; a single one where all workers have the same."""
+    return sorted(folder.glob("*model_states.pt"), key=_rank)
+
+
+def optimizer_shards(folder: Path) -> list[Path]:
+    """Files of fp32 weights and optimizer states, by worker; none of ZeRO-0, which keeps them with the model."""
+    return sorted(folder.glob("*optim_states.pt"), key=_rank)
+
+
+def shard_name(first: Path, rank: int) -> str:
+    """The name of a worker's file, given the first worker's."""
+    return first.name.replace("pp_rank_0_", f"pp_rank_{rank}_")
+
+
+def load_shard(path: Path) -> dict[str, Any]:
+    """A shard, on the CPU wherever it was written. DeepSpeed's files hold objects of its own classes: only for files
+    whose digests have been verified."""
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+
+
+def shard_keys(optimizer_state: Mapping[str, Any]) -> tuple[str, str]:
+    """Where an optimizer shard keeps its fp32 weights and the optimizer's own state."""
+    if zero_stage_of(optimizer_state) == 3:
+        return "fp32_flat_groups", "optimizer_state_dict"
+    return "single_partition_of_fp32_groups", "base_optimizer_state"
+
+
+def zero_stage_of(optimizer_state: Mapping[str, Any]) -> int:
+    """The ZeRO stage that wrote an optimizer shard."""
+    return int(optimizer_state["zero_stage"])
+
+
+def _rank(path: Path) -> int:
+    """zero_pp_rank_7_mp_rank_00_optim_states.pt -> 7; mp_rank_00_model_states.pt -> 0."""
+    return int(path.name.partition("pp_rank_")[2].partition("_")[0] or 0)

@@ -1,0 +1,119 @@
+"""What this project uses of Ray that Ray does not document, as read in Ray 2.60.0.
+
+Each function says why no documented way serves, and has a test in tests/platform/test_ray_internals.py: an upgrade of
+Ray that breaks one fails there and is mended here alone. Ray is imported inside the functions, because that takes
+seconds and some callers want no more than a name.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+NAMESPACE = b"sdavs"
+"""Of all our keys in Ray's key-value store; what belongs together shares a prefix."""
+
+CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of the checkpoints of a run, in the run's folder. Without it nothing can be resumed. Its content is
+read through `ray.train.Result.from_path`; the name answers, without Ray, whether there is anything to read."""
+
+STORAGE_MARKER = ".validate_storage_marker"
+"""Ray Train writes this empty file into a run's folder at every start. Writing it first finds storage that refuses,
+for which Ray Train reports a dead actor, and adds no file of our own."""
+
+
+# The key-value store of Ray's head (`ray.experimental.internal_kv`). It outlives every process but the head, and with a
+# fault-tolerant head that one, too. Ray documents named actors for shared state, which are lost with their process.
+
+
+def kv_put(key: str, value: str | bytes, *, overwrite: bool = True) -> bool:
+    """Store a value; returns whether the key existed. With `overwrite=False` an existing value stays."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    return _internal_kv_put(key, value, overwrite=overwrite, namespace=NAMESPACE)
+
+
+def kv_get(key: str) -> bytes | None:
+    """The value of a key; None if there is none."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return _internal_kv_get(key, namespace=NAMESPACE)
+
+
+def kv_keys(prefix: str) -> list[str]:
+    """All keys with a prefix, in no order."""
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    return [key.decode() for key in _internal_kv_list(prefix, namespace=NAMESPACE)]
+
+
+def kv_delete(key: str) -> None:
+    """Remove a key; one that is not there is no error."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(key, namespace=NAMESPACE)
+
+
+# Ray Train, in a worker.
+
+
+def is_preempted() -> bool:
+    """Whether Ray Train has told this worker that a node of its group is about to be taken away.
+
+    `ray.train.get_preemption_info` tells the same to all workers at once, through an actor that they all wait for: a
+    round trip in every step. Our workers agree in a collective that runs beside the step (`training.faults.notices`).
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+def fail_worker(error: Exception) -> None:
+    """Report an error of this worker from another thread than the training's, which may hang.
+
+    Ray Train does so itself for background uploads that fail. An error can otherwise only be raised in the training
+    thread, and a process that ends by itself takes its message along.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+    from ray.train.v2._internal.util import construct_user_exception_with_traceback
+
+    failures = get_train_context().execution_context.training_thread_runner.get_exception_queue()
+    failures.put(construct_user_exception_with_traceback(error))
+
+
+# Ray Train, from outside.
+
+
+def abort_training(controller: Any) -> None:
+    """End a training and give its workers back. Blocking.
+
+    `fit` can only be interrupted in the main thread, and a sweep's trial runs it in another one.
+
+    Args:
+        controller: the training's actor: `ray.get_runtime_context().current_actor` in a `ray.train.UserCallback`.
+    """
+    import ray
+
+    # It ends itself when it has given everything back.
+    with contextlib.suppress(ray.exceptions.RayActorError):
+        ray.get(controller.abort.remote())
+
+
+# A Ray head of this machine.
+
+
+def dashboard_headers() -> dict[str, str]:
+    """The headers that Ray's dashboard asks for; empty where it asks for none.
+
+    Ray's clients send them, but those clients follow RAY_ADDRESS and proxies of the environment, whatever address they
+    are given.
+    """
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    return get_auth_headers_if_auth_enabled({})
+
+
+def latest_cluster_file() -> Path:
+    """Where `ray start` notes the cluster that `ray.init()` joins; a note of a dead one makes it wait."""
+    from ray._common.utils import get_ray_address_file
+
+    return Path(get_ray_address_file(None))

@@ -1,0 +1,50 @@
+"""The checkpoints of a training that count: those that Ray Train lists, because every worker's part has arrived."""
+
+from typing import Any
+
+import ray.train
+
+from sdavs_platform.ray_internals import CHECKPOINT_LIST
+from sdavs_platform.storage.filesystem import Storage
+
+UNSCORED = -1.0
+"""J in the report of a checkpoint between validations: below every real score, so that it is kept only while it is
+among the newest."""
+
+
+def has_checkpoints(uri: str, name: str, *, field: str = "storage.uri") -> bool:
+    """Whether a training of this name has left checkpoints at `uri`; `field` names that address in errors.
+
+    Raises:
+        ValueError: the storage cannot be reached, or has no such bucket.
+    """
+    storage = Storage(uri, field=field)
+    storage.require()
+    return storage.exists(f"{name}/{CHECKPOINT_LIST}")
+
+
+def checkpoint_address(storage: str, name: str, path: str) -> str:
+    """The address of a checkpoint of the training `name`, with the scheme that Ray Train leaves out of `path`."""
+    return f"{storage.rstrip('/')}/{name}/{path.rsplit('/', 1)[-1]}"
+
+
+def best_checkpoint(trained: ray.train.Result) -> tuple[ray.train.Checkpoint, dict[str, Any]]:
+    """The checkpoint with the highest validation J, and what was reported with it.
+
+    Of equals the one reported last: it may replace one that was found damaged.
+    """
+    assert trained.best_checkpoints is not None
+    return max(reversed(trained.best_checkpoints), key=lambda one: one[1]["val_miou"])
+
+
+def own_checkpoints() -> list[ray.train.Checkpoint]:
+    """In a worker: the checkpoints of its training, newest first."""
+    reported = ray.train.get_all_reported_checkpoints()
+    return [
+        one.checkpoint for one in sorted(reported, key=lambda one: one.metrics.get("step", 0), reverse=True)
+    ]
+
+
+def await_checkpoint() -> None:
+    """In a worker: return when the checkpoint that all workers have reported last counts."""
+    ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)

@@ -1,0 +1,110 @@
+"""One contract a function of `deepspeed_internals`: what an upgrade of DeepSpeed may not change unnoticed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sdavs_platform import deepspeed_internals
+from worker_group import ENVIRONMENT, run_group
+
+pytestmark = pytest.mark.timeout(300)
+
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def saved(make_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of two workers after one step, in a folder a stage."""
+    folder = tmp_path_factory.mktemp("shards")
+    model = {"backbone": "test_convnext2", "image_size": 32, "width": 16, "num_heads": 2}
+    lives = []
+    for stage in STAGES:
+        config = make_config(
+            f"zero{stage}",
+            model=model,
+            data={"augment": {"window": 2}},
+            deepspeed={"zero_stage": stage},
+            training={"batch_size": 4},
+        )
+        lives.append(
+            {
+                "name": f"zero{stage}",
+                "config": config.model_dump(mode="json"),
+                "steps": (0, 1),
+                "load": None,
+                "save": (1, str(folder / f"zero{stage}")),
+            }
+        )
+        (folder / f"zero{stage}").mkdir()
+    run_group(2, lives, folder)
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_shards_are_found_by_worker_and_named_after_it(saved, stage):
+    folder = saved / f"zero{stage}" / "shards"
+    models = [path.name for path in deepspeed_internals.model_shards(folder)]
+    optimizers = deepspeed_internals.optimizer_shards(folder)
+    assert len(models) == (2 if stage == 3 else 1)
+    assert len(optimizers) == (2 if stage else 0)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*models, *(path.name for path in optimizers)]
+    )
+    for rank, path in enumerate(optimizers):
+        assert deepspeed_internals.shard_name(optimizers[0], rank) == path.name
+    assert not (folder.parent / "zero_to_fp32.py").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_an_optimizer_shard_keeps_flat_weights_and_moments_of_each_parameter_group(saved, stage):
+    folder = saved / f"zero{stage}" / "shards"
+    shapes = deepspeed_internals.load_shard(deepspeed_internals.model_shards(folder)[0])["param_shapes"]
+    for path in deepspeed_internals.optimizer_shards(folder):
+        state = deepspeed_internals.load_shard(path)["optimizer_state_dict"]
+        assert deepspeed_internals.zero_stage_of(state) == stage
+        weights, optimizer = deepspeed_internals.shard_keys(state)
+        assert len(state[weights]) == len(state[optimizer]["state"]) == len(shapes)
+        for index, group in enumerate(state[weights]):
+            assert group.dim() == 1
+            assert group.dtype == torch.float32
+            assert state[optimizer]["state"][index]["exp_avg"].shape == group.shape
+            if stage < 3:
+                assert group.numel() % deepspeed_internals.ALIGNMENT == 0
+
+
+def test_all_stages_hold_the_same_whole_model_in_fp32(saved):
+    whole = {
+        stage: deepspeed_internals.full_state_dict(saved / f"zero{stage}", tag="shards", zero_stage=stage)
+        for stage in STAGES
+    }
+    for stage in STAGES[1:]:
+        assert whole[stage].keys() == whole[0].keys()
+        for name, tensor in whole[stage].items():
+            torch.testing.assert_close(tensor, whole[0][name], rtol=1e-3, atol=1e-4)
+
+
+def test_on_cpu_deepspeed_compiles_no_collective():
+    program = (
+        "import deepspeed; from deepspeed.comm.torch import build_shm_op; "
+        "from sdavs_platform.deepspeed_internals import skip_compiled_collective; "
+        "skip_compiled_collective(); print(build_shm_op())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "None"
+
+
+def test_an_optimizer_without_a_loss_scale_has_scale_1():
+    class Engine:
+        optimizer = torch.optim.SGD([torch.zeros(1)])
+
+    assert deepspeed_internals.loss_scale(Engine()) == 1
