@@ -63,6 +63,34 @@ def test_flags_win_over_the_last_file_and_that_over_the_first(tmp_path):
     assert (config.seed, config.optimizer.lr, config.optimizer.gamma) == (3, 0.2, 0.5)
 
 
+TYPED = ["2026-07-01", "007", "20260701", "12_30", "on", "no", "1.0", "true", "null", "1e3"]
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_a_text_key_takes_what_was_typed_also_where_yaml_reads_a_date_a_number_or_a_boolean(tmp_path, name):
+    flag = parse_config(description="", default_yaml=None, argv=["--name", name])
+    (tmp_path / "a.yaml").write_text(f"name: {name}\n")
+    assert flag.name == load_config([tmp_path / "a.yaml"]).name == name
+
+
+def test_texts_of_sections_and_lists_are_taken_as_typed_too(tmp_path):
+    (tmp_path / "a.yaml").write_text("tracking: {experiment: 2026}\ndata: {test_splits: [1, 02]}\n")
+    argv = ["--config", f"{tmp_path}/a.yaml", "--data.train_split", "1", "--storage.uri", "/results #2"]
+    config = parse_config(description="", default_yaml=None, argv=argv)
+    assert config.tracking.experiment == "2026"
+    assert config.data.test_splits == ("1", "02")
+    assert config.data.train_split == "1"
+    assert config.storage.uri == "/results #2"
+
+
+def test_null_unsets_a_text_key_that_may_be_unset_and_quotes_make_it_text(tmp_path):
+    (tmp_path / "a.yaml").write_text("tracking: {registered_model: null}\n")
+    assert load_config([tmp_path / "a.yaml"]).tracking.registered_model is None
+    for typed, meant in (("null", None), ("'null'", "null"), ('"007"', "007")):
+        config = parse_config(description="", default_yaml=None, argv=["--tracking.registered_model", typed])
+        assert config.tracking.registered_model == meant
+
+
 def test_a_mistake_on_the_command_line_exits_with_status_2_and_one_line(capsys):
     with pytest.raises(SystemExit) as exit_status:
         parse_config(description="", default_yaml=None, argv=["--training.epoch", "3"])

@@ -160,3 +160,13 @@ def test_a_sweep_may_be_defined_in_python(tmp_path):
         "def sweep():\n    return {'space': {'seed': {'choice': list(range(3))}}, 'search': 'grid'}\n"
     )
     assert load_sweep(path, {"name": "mine"}).space["seed"].choice == (0, 1, 2)
+
+
+def test_names_in_a_sweep_are_taken_as_typed(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "name: 2026-07-01\nstudy: noise\nbase: {tracking: {experiment: 007}, training: {epochs: 2}}\n"
+    )
+    sweep = load_sweep(path, {})
+    assert sweep.name == "2026-07-01"
+    assert sweep.base == {"tracking": {"experiment": "007"}, "training": {"epochs": 2}}

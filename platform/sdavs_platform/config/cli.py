@@ -32,6 +32,11 @@ def config_keys() -> list[Key]:
     return list(_walk(schema, schema["$defs"], RunConfig().model_dump(mode="json"), ""))
 
 
+def config_kinds() -> dict[str, str]:
+    """Type in words by dotted path."""
+    return {key.path: key.kind for key in config_keys()}
+
+
 def load_config(
     sources: Sequence[str | Path | Mapping[str, Any]] = (), overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
@@ -118,13 +123,14 @@ def add_config_flags(
         )
 
 
-def overrides_of(flags: Mapping[str, str], unknown: Sequence[str]) -> dict[str, Any]:
+def overrides_of(flags: dict[str, str], unknown: Sequence[str]) -> dict[str, Any]:
     """Dotted key -> value, from the flags of `add_config_flags` and the words that argparse did not know.
 
     Raises:
         ValueError: a word that is no flag.
     """
-    return {key: _value(text) for key, text in flags.items()} | _loose_flags(unknown)
+    kinds = config_kinds()
+    return {key: _value(text, kinds.get(key, "")) for key, text in (flags | _loose_flags(unknown)).items()}
 
 
 def yaml_text(value: Any) -> str:
@@ -160,23 +166,29 @@ def _kind(field: dict[str, Any]) -> str:
     return " ".join([words.get(field["type"], field["type"]), *bounds])
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+def read_yaml(path: Path, kinds: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The mapping that a YAML file holds; text keys hold their text as it was typed.
+
+    Args:
+        kinds: dotted path -> `Key.kind` (default: the config tree's).
 
     Raises:
         ValueError: there is no such file, or it holds something else.
     """
     if not path.is_file():
         raise ValueError(f"--config: there is no file {path}")
+    content = path.read_text()
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: must hold keys and values, not a {type(values).__name__}")
-    return values
+    # BaseLoader leaves every scalar as it was typed.
+    typed = yaml.load(content, yaml.BaseLoader)
+    return _with_text(values, typed, config_kinds() if kinds is None else kinds, "")
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,20 +205,47 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _value(text: str) -> Any:
+def _value(text: str, kind: str) -> Any:
+    """What the text of a flag means: for a text key itself, else what YAML reads in it."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    is_quoted = isinstance(value, str) and text.lstrip()[:1] in ("'", '"')
+    if _is_text(kind) and not is_quoted and not (value is None and "null" in kind):
+        return text
+    return _with_text(value, yaml.load(text, yaml.BaseLoader), {"": kind}, "")
 
 
-def _loose_flags(unknown: Sequence[str]) -> dict[str, Any]:
+def _with_text(value: Any, typed: Any, kinds: Mapping[str, str], path: str) -> Any:
+    """`value` as YAML reads it, but with text keys as they were typed: YAML takes 2026-07-01 for a date, 007 for 7.
+
+    Args:
+        typed: the same with every scalar as text.
+        kinds: `Key.kind` by path.
+        path: where in the config tree `value` stands.
+    """
+    kind = kinds.get(path, "")
+    if isinstance(value, dict) and isinstance(typed, dict):
+        inside = {key: f"{path}.{key}" if path else str(key) for key in value}
+        return {key: _with_text(each, typed.get(str(key)), kinds, inside[key]) for key, each in value.items()}
+    if isinstance(value, list) and isinstance(typed, list) and kind == "list of text":
+        return [raw if isinstance(raw, str) else each for each, raw in zip(value, typed, strict=True)]
+    is_null = value is None and "null" in kind
+    return typed if _is_text(kind) and isinstance(typed, str) and not is_null else value
+
+
+def _is_text(kind: str) -> bool:
+    return kind in ("text", "text | null")
+
+
+def _loose_flags(unknown: Sequence[str]) -> dict[str, str]:
     """Flags that no key answers to, kept as keys so that validation names the nearest; and `KEY=VALUE`.
 
     Raises:
         ValueError: a word that is neither.
     """
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, str] = {}
     words = list(unknown)
     while words:
         word = words.pop(0)
@@ -215,7 +254,7 @@ def _loose_flags(unknown: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{word!r}: not understood; write --section.key VALUE")
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else ""
-        overrides[name] = _value(text)
+        overrides[name] = text
     return overrides
 
 
@@ -223,12 +262,12 @@ def _explain(error: Any) -> str:
     """One line for one pydantic error."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: unknown key; {nearest_key(path, [key.path for key in config_keys()])}"
+        return f"{path}: unknown key; {nearest_key(path, list(config_kinds()))}"
     if error["type"] == "value_error":
         return _joined(path, str(error["ctx"]["error"]))
     message = error["msg"][0].lower() + error["msg"][1:]
     message = re.sub(r"^input should (be )?", "must be ", message)
-    kinds = {key.path: key.kind for key in config_keys()}
+    kinds = config_kinds()
     parent = re.sub(r"(\.\d+)+$", "", path)
     allowed = f"; allowed: {kinds[parent]}" if parent in kinds else ""
     return f"{path}: {yaml_text(error['input'])} is not allowed: {message}{allowed}"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from sdavs_platform.config.cli import read_yaml
+from sdavs_platform.config.cli import config_kinds, read_yaml
 from sdavs_platform.config.tree import Section
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import TrialRecord
@@ -185,7 +185,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--sweep: there is no file {path}")
     if path.suffix != ".py":
-        return read_yaml(path)
+        base = {f"base.{key}": kind for key, kind in config_kinds().items()}
+        return read_yaml(path, base | {"name": "text"})
     make = runpy.run_path(str(path)).get("sweep")
     if not callable(make):
         raise ValueError(f"{path}: has no function sweep() that returns the definition")
