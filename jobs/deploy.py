@@ -46,7 +46,7 @@ def main() -> None:
     from sdavs_platform.local.token import send_token_if_any
 
     send_token_if_any()
-    from sdavs_serve.app import deploy, wait_ready  # imports Ray, which reads the token's mode once
+    from sdavs_serve.deployment import deploy, wait_ready  # imports Ray, which reads the token's mode once
 
     short = {
         "model_uri": flags.model,
@@ -63,7 +63,6 @@ def main() -> None:
             address,
             config,
             dashboard=flags.dashboard,
-            say=lambda line: print(line, flush=True),
             api_key=os.environ.get("SDAVS_API_KEY"),
         )
     except (ValueError, RuntimeError, TimeoutError, ConnectionError) as error:

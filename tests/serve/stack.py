@@ -25,8 +25,8 @@ from sdavs_platform.config.tree import ServeConfig
 from sdavs_platform.local import stack as local
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.registry import promote, register_artifact
-from sdavs_serve.app import deploy, wait_ready
-from sdavs_serve.encoding.encode import decode_rle
+from sdavs_serve.deployment import deploy, wait_ready
+from sdavs_serve.encoding.responses import decode_rle
 from sdavs_serve.http.keys import SCOPES, KeyFile
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState
@@ -114,7 +114,7 @@ class Stack:
         promote("sdavs", self.register(seed=1), uri=self.uri)
         self.address = deploy(self.config, dashboard=self.dashboard)
         key = self.keys_by_scope["admin"]
-        wait_ready(self.address, self.config, dashboard=self.dashboard, say=print, api_key=key)
+        wait_ready(self.address, self.config, dashboard=self.dashboard, api_key=key)
 
     def register(
         self,
