@@ -55,6 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Measure and print the table."""
+    from sdavs_platform import console
     from sdavs_platform.config.tree import ServeConfig
     from sdavs_platform.local.sample import write_video
     from sdavs_platform.tracking.client import tracking_uri
@@ -62,6 +63,7 @@ def run(flags: argparse.Namespace) -> None:
 
     from sdavs_model.golden import standard_clip
 
+    console.configure(to_stderr=True)
     config = ServeConfig(
         model_uri=flags.model,
         tracking_uri=tracking_uri(flags.tracking_uri),
