@@ -42,11 +42,13 @@ def main() -> None:
         help="Ray's dashboard (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
     flags, loose = parser.parse_known_args()
+    from sdavs_platform import console
     from sdavs_platform.config.cli import load_config, overrides_of
     from sdavs_platform.local.token import send_token_if_any
 
+    console.configure()
     send_token_if_any()
-    from sdavs_serve.app import deploy, wait_ready  # imports Ray, which reads the token's mode once
+    from sdavs_serve.deployment import deploy, wait_ready
 
     short = {
         "model_uri": flags.model,
@@ -63,7 +65,6 @@ def main() -> None:
             address,
             config,
             dashboard=flags.dashboard,
-            say=lambda line: print(line, flush=True),
             api_key=os.environ.get("SDAVS_API_KEY"),
         )
     except (ValueError, RuntimeError, TimeoutError, ConnectionError) as error:

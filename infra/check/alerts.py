@@ -180,7 +180,7 @@ def trouble_an_endpoint(folder: Path, alerts: Alerts, *, head: int, port: int, d
     from sdavs_platform.config.tree import ServeConfig
     from sdavs_platform.local.sample import write_video
     from sdavs_platform.tracking.registry import promote
-    from sdavs_serve.app import deploy, wait_ready
+    from sdavs_serve.deployment import deploy, wait_ready
 
     from sdavs_model.golden import standard_clip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 from sdavs_platform.config.cli import load_config
-from sdavs_serve.declaration import declaration
+from sdavs_serve.deployment import declaration
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = {"local": "cluster.yaml", "gpu": "gpu.yaml", "production": "production.yaml"}

@@ -3,15 +3,14 @@
     python jobs/benchmark.py serve                                          the champion, a drawn clip of five seconds
     python jobs/benchmark.py serve --video clip.mp4 --clients 1 4 16 --seconds 30
     python jobs/benchmark.py serve --num-gpus 0.5 --max-batch-frames 80
-    python jobs/benchmark.py serve --max-replicas 2 --clients 8             copies that come and go with the load
+    python jobs/benchmark.py serve --max-replicas 2 --clients 8             replicas added and removed with the load
 
 Starts a Ray of its own, twice: once answering window by window, once in batches. With --max-replicas above 1 it
-shows how the number of copies follows the load instead. Nothing that runs is touched.
+shows how the number of replicas follows the load instead. A running endpoint is not touched.
 """
 
 import argparse
 import json
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--max-replicas",
         type=int,
         default=1,
-        help="model copies under load; above 1 a timeline of them is printed (default: %(default)s)",
+        help="model replicas under load; above 1 a timeline of them is printed (default: %(default)s)",
     )
     what.add_argument(
         "--max-batch-frames", type=int, help="frames of one forward pass (default: the endpoint's)"
@@ -55,7 +54,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Measure and tell."""
+    """Measure and print the table."""
+    from sdavs_platform import console
     from sdavs_platform.config.tree import ServeConfig
     from sdavs_platform.local.sample import write_video
     from sdavs_platform.tracking.client import tracking_uri
@@ -63,6 +63,7 @@ def run(flags: argparse.Namespace) -> None:
 
     from sdavs_model.golden import standard_clip
 
+    console.configure(to_stderr=True)
     config = ServeConfig(
         model_uri=flags.model,
         tracking_uri=tracking_uri(flags.tracking_uri),
@@ -78,7 +79,7 @@ def run(flags: argparse.Namespace) -> None:
         video = flags.video or Path(scratch) / "clip.mp4"
         if not flags.video:
             write_video(standard_clip(5), video)
-        load = {"video": video.read_bytes(), "seconds": flags.seconds, "say": _say}
+        load = {"video": video.read_bytes(), "seconds": flags.seconds}
         if flags.max_replicas > 1:
             _follow(config, max(flags.clients), load, as_json=flags.json)
             return
@@ -94,12 +95,8 @@ def _follow(config: "ServeConfig", clients: int, load: dict[str, Any], *, as_jso
     moments, row = follow_load(config, clients=clients + 1, **load)
     if as_json:
         print(
-            json.dumps({"copies": [asdict(moment) for moment in moments], "load": to_json([row])}, indent=2)
+            json.dumps({"replicas": [asdict(moment) for moment in moments], "load": to_json([row])}, indent=2)
         )
         return
     print(timeline(moments))
     print(f"{row.clips_per_s:.2f} clips/s, {row.refused} answers of 429 to the client too many")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

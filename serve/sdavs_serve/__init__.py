@@ -1,1 +1,1 @@
-"""The endpoint: video with sound in over HTTP, masks of what sounds out, on Ray Serve."""
+"""The endpoint on Ray Serve: takes video with sound over HTTP, returns masks of what is making the sound."""

@@ -1,7 +1,5 @@
 """A typed client of the endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,12 +8,12 @@ from types import TracebackType
 import httpx
 from PIL import Image
 
-from sdavs_serve.encoding.encode import decode_rle
+from sdavs_serve.encoding.responses import decode_rle
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import FrameMask, ModelStatus, Problem, SegmentAnswer
 
 Files = list[tuple[str, str | Path]]
-"""Fields of the form, each with a file's path."""
+"""Form fields, each with the path of a file."""
 
 
 class EndpointError(Exception):
@@ -27,7 +25,7 @@ class EndpointError(Exception):
 
 
 class Client:
-    """Talks to one endpoint; use it with `with`."""
+    """Calls one endpoint; a context manager."""
 
     def __init__(
         self,
@@ -39,16 +37,16 @@ class Client:
     ) -> None:
         """
         Args:
-            address: the endpoint, as `sdavs_serve.app.deploy` returns it.
+            address: the endpoint, as `sdavs_serve.deployment.deploy` returns it.
             api_key: where the endpoint requires one; `jobs/keys.py` makes them.
-            version: insist on this version of the model; the endpoint refuses if it is not loaded.
-            timeout_s: longest wait for an answer.
+            version: request this version of the model; the endpoint refuses if it is not loaded.
+            timeout_s: longest wait for a response.
         """
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(base_url=address, timeout=timeout_s, headers=headers)
         self._pin = {} if version is None else {"X-Model-Version": str(version)}
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(
@@ -61,7 +59,7 @@ class Client:
         return ModelStatus.model_validate_json(_body(self._http.get("/v1/model")))
 
     def rollout(self) -> RolloutState:
-        """Where the change to another version stands; needs a key for admins where keys are required."""
+        """Progress of the change to another version; needs a key for admins where keys are required."""
         return RolloutState.model_validate_json(_body(self._http.get("/v1/rollout")))
 
     def segment(
@@ -76,7 +74,7 @@ class Client:
 
         Args:
             video: mp4, mov, webm or mkv.
-            audio: heard in place of the video's own sound.
+            audio: replaces the video's own sound.
             fps: frames sampled a second; None leaves it to the endpoint.
             threshold: probability above which a pixel belongs to the mask.
 
@@ -153,7 +151,7 @@ class Client:
 
 
 def save_mask(frame: FrameMask, path: str | Path) -> None:
-    """Write one answered mask as a png of 0 and 255."""
+    """Write the mask of a frame as a png of 0 and 255."""
     Image.fromarray(decode_rle(frame.rle) * 255).save(path)
 
 
@@ -162,7 +160,7 @@ def _body(answer: httpx.Response) -> bytes:
         return answer.content
     if answer.headers.get("content-type") == "application/problem+json":
         raise EndpointError(Problem.model_validate_json(answer.content))
-    # Not ours: the proxy answers in plain text while no application runs.
+    # Not from the endpoint: Serve's proxy answers in plain text while no application runs.
     raise EndpointError(
         Problem(
             type="about:blank",

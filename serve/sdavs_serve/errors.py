@@ -1,6 +1,4 @@
-"""What can go wrong with a request, as exceptions that know their HTTP status and name limit or field."""
-
-from __future__ import annotations
+"""Errors of a request, as exceptions with their HTTP status and the limit or field at fault."""
 
 from typing import Literal
 
@@ -16,7 +14,7 @@ STATUS_OF_KIND: dict[Kind, int] = {
 
 
 class RequestError(Exception):
-    """A request that gets no masks. The ingress turns it into an `application/problem+json` answer."""
+    """A refused request. The ingress turns it into an `application/problem+json` response."""
 
     def __init__(
         self,
@@ -31,7 +29,7 @@ class RequestError(Exception):
         """
         Args:
             status: HTTP status code.
-            kind: stable word for programs, the last part of the problem's `type`.
+            kind: stable name for programs, the last part of the problem's `type`.
             detail: one sentence for people.
             limit: key of `ServeConfig` that was exceeded.
             field: form field at fault.
@@ -47,20 +45,20 @@ class RequestError(Exception):
 
 
 class MediaError(RequestError):
-    """An upload that cannot be read as a clip: 413 (too large), 415 (unsupported) or 422 (all else)."""
+    """An upload that cannot be read as a clip: 413 (too large), 415 (unsupported) or 422 (everything else)."""
 
     def __init__(self, kind: Kind, detail: str, *, field: str, limit: str | None = None) -> None:
         super().__init__(status=STATUS_OF_KIND[kind], kind=kind, detail=detail, limit=limit, field=field)
 
 
 class Busy(RequestError):
-    """More requests than `max_requests` are in work: 429."""
+    """`max_requests` requests are being processed already: 429."""
 
     def __init__(self, max_requests: int) -> None:
         super().__init__(
             status=429,
             kind="busy",
-            detail=f"{max_requests} requests are in work already; try again shortly",
+            detail=f"{max_requests} requests are being processed already; try again shortly",
             limit="max_requests",
             retry_after_s=1,
         )

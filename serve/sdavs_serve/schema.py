@@ -1,6 +1,4 @@
-"""The JSON that the endpoint speaks. The OpenAPI page is made of these docstrings and examples."""
-
-from __future__ import annotations
+"""JSON documents of the endpoint. The OpenAPI description is made from these docstrings and examples."""
 
 from typing import Any, Literal
 
@@ -8,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Answer(BaseModel):
-    """Base: fields are described by the docstring under each."""
+    """Base class: the docstring under each field is its description."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=(), frozen=True)
 
@@ -23,14 +21,14 @@ class Rle(Answer):
 
 
 class ModelInfo(Answer):
-    """Which model answered, down to the bytes of its weights."""
+    """The model that made the masks."""
 
     name: str
     """Registered name."""
     version: str
     """Registered version."""
     alias: str | None
-    """Alias under which it was deployed; null if by number."""
+    """Alias that points to it; null if none is followed or it points elsewhere."""
     run_id: str
     """MLflow run that trained it."""
     data_digest: str
@@ -40,7 +38,7 @@ class ModelInfo(Answer):
 
 
 class ClassMask(Answer):
-    """One class in one frame; only semantic models answer these."""
+    """One class in one frame, from semantic models only."""
 
     index: int
     """Value of the class, from 1."""
@@ -51,14 +49,14 @@ class ClassMask(Answer):
     score: float
     """Mean probability inside the mask."""
     area: float
-    """Share of the frame that the mask covers, 0 to 1."""
+    """Fraction of the frame that the mask covers, 0 to 1."""
 
 
 class FrameMask(Answer):
-    """What sounds in one frame."""
+    """Mask of what is making the sound in one frame."""
 
     index: int
-    """Position in the answer, from 0."""
+    """Position in the response, from 0."""
     time_s: float
     """Moment of the frame, in seconds from the start of the clip."""
     size: tuple[int, int]
@@ -68,13 +66,13 @@ class FrameMask(Answer):
     score: float
     """Mean probability inside the mask; 0 where the mask is empty."""
     area: float
-    """Share of the frame that the mask covers, 0 to 1."""
+    """Fraction of the frame that the mask covers, 0 to 1."""
     classes: list[ClassMask] | None = None
     """Each class in the frame; null from a binary model. `rle` is all of them together."""
 
 
 class Timings(Answer):
-    """Where the time went, in milliseconds."""
+    """Duration of each part of the request, in milliseconds."""
 
     decode: float
     """Reading the upload."""
@@ -83,22 +81,22 @@ class Timings(Answer):
     encode: float
     """Writing masks."""
     total: float
-    """From the complete upload to the answer."""
+    """From the complete upload to the complete response."""
 
 
 class AnswerHead(Answer):
-    """What is known of an answer before its first frame."""
+    """What a response says about all its frames."""
 
     model: ModelInfo
     fps: float
-    """Frames sampled a second; frame i stands for the time from i / fps to (i + 1) / fps."""
+    """Frames sampled a second; frame i covers the time from i / fps to (i + 1) / fps."""
     threshold: float | None
-    """Probability above which a pixel belongs to the mask; null from a semantic model, which answers the most
+    """Probability above which a pixel belongs to the mask; null from a semantic model, which assigns the most
     probable class."""
 
 
 class SegmentAnswer(AnswerHead):
-    """The answer of POST /v1/segment: as many masks as frames sampled, in order of time."""
+    """The response of POST /v1/segment: one mask for each sampled frame, in order of time."""
 
     frames: list[FrameMask]
     timings_ms: Timings
@@ -133,7 +131,7 @@ class SegmentAnswer(AnswerHead):
 
 
 class ModelStatus(Answer):
-    """The answer of GET /v1/model."""
+    """The response of GET /v1/model."""
 
     model: ModelInfo
     backbone: str
@@ -141,19 +139,19 @@ class ModelStatus(Answer):
     image_size: int
     """Side of the model's square input, in pixels; masks come in the size of the upload all the same."""
     num_frames: int
-    """Frames that the model sees at once."""
+    """Frames that the model processes at once."""
     classes: list[str]
     """Names of the mask values, background first."""
     metrics: dict[str, Any]
-    """What the model scored before it was registered."""
+    """Scores of the model from before it was registered."""
     device: str
-    """Where it runs."""
+    """Device that it runs on."""
     refused: str | None = None
-    """Why the version deployed last is not the one that serves; null if it is."""
+    """Why the version that the alias points to does not serve; null if it does."""
 
 
 class Health(Answer):
-    """The answer of the probes."""
+    """The response of the probes."""
 
     status: Literal["ok", "not ready"]
     detail: str | None = None
@@ -161,7 +159,7 @@ class Health(Answer):
 
 
 class Problem(Answer):
-    """Any error, as RFC 9457 describes it (`application/problem+json`)."""
+    """Any error, as defined by RFC 9457 (`application/problem+json`)."""
 
     type: str = Field(examples=["urn:sdavs:problem:too_large"])
     """Stable name of the problem, for programs."""

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.config.tree import ServeConfig
-from sdavs_serve.declaration import declaration
+from sdavs_serve.deployment import declaration
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("kubectl"), reason="kubectl builds the overlays; it is not installed"

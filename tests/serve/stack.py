@@ -24,8 +24,8 @@ from sdavs_platform.config.tree import ServeConfig
 from sdavs_platform.local import stack as local
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.registry import promote, register_artifact
-from sdavs_serve.app import deploy, wait_ready
-from sdavs_serve.encoding.encode import decode_rle
+from sdavs_serve.deployment import deploy, wait_ready
+from sdavs_serve.encoding.responses import decode_rle
 from sdavs_serve.http.keys import SCOPES, KeyFile
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState
@@ -119,7 +119,6 @@ class Stack:
             self.address,
             self.config,
             dashboard=self.dashboard,
-            say=print,
             api_key=key,
             timeout_s=patience(900),
         )

@@ -9,9 +9,8 @@ import psutil
 import pytest
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.decoding.media import decode_video, windows
-from sdavs_serve.decoding.sandbox import Sandbox
-from sdavs_serve.decoding.upload import Upload
-from sdavs_serve.encoding.encode import AnsweredFrame, JsonWriter
+from sdavs_serve.decoding.sandbox import Sandbox, Upload
+from sdavs_serve.encoding.responses import JsonWriter, SegmentedFrame
 from sdavs_serve.errors import MediaError
 from sdavs_serve.schema import AnswerHead, ModelInfo, SegmentAnswer, Timings
 from sdavs_serve.tools.fuzz import fuzz
@@ -64,7 +63,7 @@ def test_killed_decoders_are_started_again(sandbox, make_video):
     server = psutil.Process(sandbox.server)
     for process in [*server.children(recursive=True), server]:
         process.kill()
-    with pytest.raises(MediaError, match="the decoder died"):
+    with pytest.raises(MediaError, match="the decoder crashed"):
         list(decoding)
     server.wait(
         patience(10)
@@ -107,7 +106,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
         for window in windows(sandbox.samples(upload).samples(), num_frames=5):
             for sample in window.samples:
                 mask = (sample.picture[..., 0] > 128).astype(np.uint8)
-                frame = AnsweredFrame(
+                frame = SegmentedFrame(
                     index=0, time_s=sample.time_s, picture=sample.picture, mask=mask, scores={1: 0.9}
                 )
                 writer.add(frame)

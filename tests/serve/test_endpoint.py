@@ -20,7 +20,7 @@ from sdavs_platform.evaluation.registered_model import open_for
 from sdavs_platform.tracking.registry import fetch
 from sdavs_serve.client import Client, EndpointError, save_mask
 from sdavs_serve.decoding.media import decode_video
-from sdavs_serve.encoding.encode import decode_rle
+from sdavs_serve.encoding.responses import decode_rle
 from sdavs_serve.schema import SegmentAnswer
 from stack import mask_of
 from waiting import patience

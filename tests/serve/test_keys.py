@@ -9,7 +9,7 @@ import httpx
 import pytest
 from mlflow.webhooks.delivery import _generate_hmac_signature
 from sdavs_platform.config.tree import ServeConfig
-from sdavs_serve.app import deploy
+from sdavs_serve.deployment import deploy
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.auth import Authentication, check_webhook
 from sdavs_serve.http.keys import KeyFile, keys_required

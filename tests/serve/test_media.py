@@ -5,11 +5,11 @@ import pytest
 import torch
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.decoding.media import decode_pictures, decode_stereo, decode_video, heard_with, windows
-from sdavs_serve.encoding.encode import COLOURS, AnsweredFrame, decode_rle, draw_overlay, encode_rle
 from sdavs_serve.encoding.overlay_video import OverlayVideoWriter
+from sdavs_serve.encoding.responses import COLOURS, SegmentedFrame, decode_rle, draw_overlay, encode_rle
 from sdavs_serve.errors import MediaError, RequestError
 from sdavs_serve.http.form import negotiate
-from sdavs_serve.inference.loaded_model import masks_with_scores
+from sdavs_serve.inference.served_model import masks_with_scores
 from sdavs_serve.schema import Timings
 
 LIMITS = ServeConfig()
@@ -112,7 +112,7 @@ def test_a_mask_survives_its_run_lengths():
 def test_a_semantic_frame_names_each_class_and_all_of_them_together():
     mask = np.zeros((4, 8), np.uint8)
     mask[:, 2:4], mask[:2, 6:] = 1, 2
-    frame = AnsweredFrame(
+    frame = SegmentedFrame(
         index=0, time_s=0.5, picture=np.zeros((4, 8, 3), np.uint8), mask=mask, scores={1: 0.75, 2: 0.5}
     )
     answer = frame.to_schema(["background", "dog", "cat"])
@@ -151,7 +151,7 @@ def test_the_overlay_video_keeps_frames_and_sound_in_step(make_video, chirp):
     for index, sample in enumerate(decode_video(video, fps=1, limits=LIMITS)):
         odd = sample.picture[:47, :63]
         writer.add(
-            AnsweredFrame(
+            SegmentedFrame(
                 index=index,
                 time_s=sample.time_s,
                 picture=odd,

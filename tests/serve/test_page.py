@@ -132,7 +132,7 @@ def test_a_rollout_is_watched_as_it_happens(opened, stack):
     expect(opened.locator("#rollout-phases")).to_be_hidden()
     version = stack.register(seed=1)
     stack.promote(version)
-    expect(opened.locator("#rollout-state")).to_contain_text(f"Version {version} is tried")
+    expect(opened.locator("#rollout-state")).to_contain_text(f"Rolling out version {version}")
     expect(opened.locator("#rollout-phases [aria-current=step]")).to_be_visible()
     done = f"Version {version} serves, following @champion."
     expect(opened.locator("#rollout-state")).to_have_text(done, timeout=patience(90_000))

@@ -74,7 +74,9 @@ def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, 
     state = stack.state()
     assert (state.refused, state.served.version) == (None, better)
     lost = {e.what for e in state.history if e.version == better and "was lost" in e.what}
-    assert lost == {"a copy was lost in the canary; waiting"}, "a controller's end is no copy's"
+    assert lost == {"a replica was lost in the canary; waiting for another one"}, (
+        "a controller's end is no copy's"
+    )
 
 
 def _corrupt(stack) -> int:

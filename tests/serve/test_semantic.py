@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from sdavs_platform.local.sample import write_video
-from sdavs_serve.encoding.encode import COLOURS, decode_rle
+from sdavs_serve.encoding.responses import COLOURS, decode_rle
 from sdavs_serve.schema import Rle
 from stack import mask_of
 from visitor import drawn, give, set_opacity, show

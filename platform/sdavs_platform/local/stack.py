@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdavs_platform.config.paths import state_folder
-from sdavs_platform.local import endpoint, mlflow_server, ray_head, services, state
+from sdavs_platform.local import mlflow_server, ray_head, serve_api, services, state
 from sdavs_platform.local.state import MLflowState, RayState, StackState
 from sdavs_platform.local.token import send_token_if_any
 
@@ -73,7 +73,7 @@ def down(*, say: Say, home: Path | None = None) -> None:
         say(
             f"removing the endpoint from Ray at {known.ray.dashboard}, which goes on: it was not started here"
         )
-        endpoint.remove(known.ray.dashboard)
+        serve_api.remove(known.ray.dashboard)
     if known.mlflow and known.mlflow.service:
         say(f"stopping MLflow ({known.mlflow.uri})")
         known.mlflow.service.stop()
@@ -96,7 +96,7 @@ def _foreign_ray(ports: Ports, say: Say) -> RayState | None:
     cpus = ray_head.num_cpus(head)
     if cpus < ray_head.MIN_CPUS:
         unfit = f"has {cpus:g} CPUs and the demo needs {ray_head.MIN_CPUS}"
-    elif others := endpoint.other_applications(head.dashboard):
+    elif others := serve_api.other_applications(head.dashboard):
         unfit = f"serves {', '.join(others)}, which deploying here would remove"
     else:
         say(f"using the Ray at {head.dashboard} that runs already")

@@ -16,10 +16,26 @@ MODE = "RAY_AUTH_MODE"
 
 def has_token() -> bool:
     """Whether Ray would find a token: variable, named file, or the default file."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or _token_file().is_file()
+
+
+def token_headers() -> dict[str, str]:
+    """The header that Ray's dashboard asks for; empty unless token authentication is on.
+
+    Raises:
+        ValueError: it is on and there is no token.
+    """
+    if os.environ.get(MODE) != "token":
+        return {}
+    if not has_token():
+        raise ValueError(f"{MODE} is token, but neither RAY_AUTH_TOKEN nor {_token_file()} holds one")
+    token = os.environ.get("RAY_AUTH_TOKEN") or _token_file().read_text()
+    return {"Authorization": f"Bearer {token.strip()}"}
+
+
+def _token_file() -> Path:
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return (Path(path) if path else Path.home() / ".ray" / "auth_token").is_file()
+    return Path(path) if path else Path.home() / ".ray" / "auth_token"
 
 
 def send_token_if_any() -> None:

@@ -1,1 +1,1 @@
-"""Strangers' files are decoded in processes that have limits, no secrets, no further files, and may die."""
+"""Untrusted uploads are decoded in processes with limits, without secrets or access to files, that may die."""

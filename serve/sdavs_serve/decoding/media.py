@@ -1,13 +1,11 @@
-"""Uploads -> windows of clips. Reads front to back; memory holds one window, however long the video.
+"""Uploads -> windows of clips. Reads front to back; memory holds one window, whatever the length of the video.
 
-Alignment: sample i stands for the time from i / fps to (i + 1) / fps. Its picture is the one on screen in the
+Alignment: sample i covers the time from i / fps to (i + 1) / fps. Its picture is the one on screen in the
 middle of that time and its sound is the second around the same moment (our choice: AVSBench takes the last
 sixteenth of each second, which lags the sound by half a second; the middle is fair to both ends, and equals
-the bundled data, whose frame i stands still for the whole second i). At fps 1 the seconds of sound follow each
+the bundled data, whose frame i is shown for the whole second i). At fps 1 the seconds of sound follow each
 other without gap or overlap, as in training.
 """
-
-from __future__ import annotations
 
 import io
 import math
@@ -21,12 +19,12 @@ import av
 import numpy as np
 
 from sdavs_model.data.core.clip import Clip
+from sdavs_serve.decoding.pictures import PictureTrack, decode_picture
 from sdavs_serve.decoding.sound import SoundTrack, gapless
-from sdavs_serve.decoding.video_frames import PictureTrack, decode_picture
 from sdavs_serve.errors import MediaError
 
-# Content decides, never the name or the declared type. FFmpeg is told the format instead of guessing it:
-# its guesses include play lists, which open further files and addresses.
+# Content decides, never the name or the declared type. FFmpeg gets the format instead of guessing it: its guesses
+# include playlists, which open further files and addresses.
 VIDEO_MAGIC = {
     b"ftyp": "mov",
     b"moov": "mov",
@@ -47,7 +45,7 @@ OVERLAY_RATE = 48_000
 
 
 class Limits(Protocol):
-    """The keys of `ServeConfig` that decoding minds."""
+    """The keys of `ServeConfig` that decoding checks."""
 
     @property
     def max_seconds(self) -> float: ...
@@ -74,13 +72,13 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What the model sees at once: up to `num_frames` consecutive samples."""
+    """The model's input: up to `num_frames` consecutive samples."""
 
     clip: Clip
     first: int
-    """Index, in the whole upload, of the first sample that no earlier window has answered."""
+    """Index, in the whole upload, of the first sample that no earlier window covers."""
     samples: list[Sample]
-    """The samples that this window answers: the last ones of the clip. Those before them only give context."""
+    """The samples whose masks this window yields: the last ones of the clip. Those before them only give context."""
 
 
 def windows(samples: Iterable[Sample], *, num_frames: int) -> Iterator[Window]:
@@ -130,7 +128,7 @@ def decode_video(data: Content, *, fps: float, limits: Limits, field: str = "vid
         sound = SoundTrack(sounds, start=start, field=field)
         size: tuple[int, ...] | None = None
         for index, picture in enumerate(track.sampled(fps)):
-            # Again at every frame: a file may announce less than it holds, or a time stamp of a year.
+            # Checked at every frame: a file may announce less than it holds, or jump ahead by a year.
             _check_end((index + 1) / fps, fps, limits, field)
             if index >= limits.max_frames:
                 raise _too_many_frames(limits, field)
@@ -139,13 +137,15 @@ def decode_video(data: Content, *, fps: float, limits: Limits, field: str = "vid
             size = picture.shape
             time_s = (index + 0.5) / fps
             yield Sample(time_s=time_s, picture=picture, second=sound.second_around(time_s))
-        # Either track may be the shorter one by intent; a file that was cut short lacks the end of both.
+        # Either track may be shorter on purpose; a file that was cut short lacks the end of both.
         end = max(track.end, sound.read_to_end(no_further_than=announced))
         if end < announced - TRUNCATION_SLACK_S:
             detail = f"cut short: {end:.1f} of {announced:.1f} s can be read"
             raise MediaError("corrupt", detail, field=field)
         if not sound.num_decoded:
-            raise MediaError("no_sound", "the sound track is empty; SDAVS finds what sounds", field=field)
+            raise MediaError(
+                "no_sound", "the sound track is empty; SDAVS segments what is making the sound", field=field
+            )
 
 
 def decode_pictures(
@@ -171,7 +171,7 @@ def decode_pictures(
 
 
 def heard_with(samples: Iterable[Sample], sound: Content) -> Iterator[Sample]:
-    """The same moments with the sound of another file, and silence after its end.
+    """The same samples with the sound of another file, and silence after its end.
 
     Raises:
         MediaError: the file is of another kind, damaged or empty.
@@ -212,24 +212,24 @@ def decode_stereo(data: Content, *, until: float) -> Iterator[np.ndarray]:
 
 
 def video_format(data: Content) -> str | None:
-    """FFmpeg's name of the container, by its first bytes; None if it is none of ours."""
+    """FFmpeg's name of the container, by its first bytes; None if it is not accepted."""
     head = bytes(data[:8])
     return "matroska" if head.startswith(EBML_MAGIC) else VIDEO_MAGIC.get(head[4:])
 
 
 def sound_format(data: Content) -> str | None:
-    """FFmpeg's name of a sound file, or of a video that holds sound; None if it is none of ours."""
+    """FFmpeg's name of a sound file, or of a video with sound; None if it is not accepted."""
     head = bytes(data[:8])
     return next((kind for magic, kind in SOUND_MAGIC.items() if head.startswith(magic)), video_format(data))
 
 
 def open_media(data: Content, kind: str) -> av.container.InputContainer:
-    """Opens an upload as the container that its first bytes say; seekable, without a copy."""
+    """Opens an upload as the given container; seekable, without copying it."""
     return av.open(_View(data), mode="r", format=kind)
 
 
 class _View(io.RawIOBase):
-    """A file over memory that stays where it is; `io.BytesIO` would copy a mapped upload into memory."""
+    """A file view of memory; `io.BytesIO` would copy a mapped upload into memory."""
 
     def __init__(self, data: Content) -> None:
         self._data = memoryview(data)

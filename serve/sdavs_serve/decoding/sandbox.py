@@ -1,6 +1,7 @@
-"""The ingress's side: an upload goes to a decoder process, samples come back, and its death is the file's fault."""
+"""The ingress's side of decoding: an upload goes to a decoder process, samples come back.
 
-from __future__ import annotations
+A decoder that dies is blamed on the upload: its client gets an error and nobody else notices.
+"""
 
 import contextlib
 import logging
@@ -11,18 +12,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any, Literal
 
 import numpy as np
 from sdavs_platform.config.serve import ServeConfig
 
-from sdavs_serve.decoding import wire
+from sdavs_serve.decoding import protocol
+from sdavs_serve.decoding.decoder import Job, MediaLimits
 from sdavs_serve.decoding.media import Sample
-from sdavs_serve.decoding.upload import Upload
-from sdavs_serve.decoding.work import Job, MediaLimits
 from sdavs_serve.errors import MediaError
 
 logger = logging.getLogger("ray.serve")
+
+Kind = Literal["video", "pictures"]
 
 SECOND = 64_000
 """Bytes of a second of sound, 16 kHz float32."""
@@ -31,8 +34,25 @@ SOUND_BLOCK = 64_000_000
 """Bytes that one block of sound may have."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A video, or pictures and a sound file, in one unnamed file on disk: memory does not grow with it.
+
+    No path or file name of the client is kept.
+    """
+
+    file: IO[bytes]
+    kind: Kind
+    parts: list[tuple[int, int]]
+    """Offset and length in the file: of the video or of each picture and, last, of the sound (optional for video)."""
+    fps: float
+    """Frames sampled a second."""
+    threshold: float
+    """Probability above which a pixel belongs to the mask of a binary model."""
+
+
 class Decoding:
-    """One job under way. Iterate in a thread; `close` from anywhere ends it, and the decoder with it."""
+    """One running job. Iterate in a thread; `close`, from any thread, ends it and its decoder."""
 
     def __init__(self, connection: socket.socket, job: Job, field: str) -> None:
         self._connection = connection
@@ -40,7 +60,7 @@ class Decoding:
         self._field = field
 
     def samples(self) -> Iterator[Sample]:
-        """The upload, moment by moment. Raises MediaError as soon as something is wrong."""
+        """The samples of the upload, in order of time. Raises MediaError as soon as something is wrong."""
         for message in self._messages(max_array=max(3 * self._job.limits.max_pixels, SECOND)):
             picture, second = message.arrays
             yield Sample(time_s=message.body["time_s"], picture=picture, second=second)
@@ -51,14 +71,14 @@ class Decoding:
             yield message.arrays[0]
 
     def close(self) -> None:
-        """A decoder that still works ends at its next word."""
+        """End the job; a decoder that still works exits at its next message."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
-    def _messages(self, *, max_array: int) -> Iterator[wire.Message]:
+    def _messages(self, *, max_array: int) -> Iterator[protocol.Message]:
         try:
-            wire.send(self._connection, wire.Message(what="job", body=self._job.to_json()))
+            protocol.send(self._connection, protocol.Message(what="job", body=self._job.to_json()))
             while (message := self._receive(max_array)).what != "end":
                 if message.what == "error":
                     raise MediaError(**message.body)
@@ -68,11 +88,11 @@ class Decoding:
         finally:
             self.close()
 
-    def _receive(self, max_array: int) -> wire.Message:
+    def _receive(self, max_array: int) -> protocol.Message:
         try:
-            return wire.receive(self._connection, max_array=max_array)
-        except (wire.Broken, TimeoutError) as error:
-            logger.warning("a decoder is gone: %s", error)
+            return protocol.receive(self._connection, max_array=max_array)
+        except (protocol.Broken, TimeoutError) as error:
+            logger.warning("a decoder has ended unexpectedly: %s", error)
             raise self._death(0) from error
 
     def _death(self, number: int) -> MediaError:
@@ -83,12 +103,12 @@ class Decoding:
         if number == signal.SIGALRM:
             detail = f"takes more than {limits.timeout_s:g} s to decode"
             return MediaError("too_large", detail, field=self._field, limit="timeout_s")
-        name = signal.Signals(number).name if number else "no word"
-        return MediaError("corrupt", f"the decoder died of it ({name})", field=self._field)
+        name = signal.Signals(number).name if number else "no signal"
+        return MediaError("corrupt", f"the decoder crashed on it ({name})", field=self._field)
 
 
 class Sandbox:
-    """Starts decoders; one for each ingress replica."""
+    """Starts decoders. Each ingress replica has one."""
 
     def __init__(self, config: ServeConfig) -> None:
         self._limits = MediaLimits.of(config)
@@ -97,21 +117,21 @@ class Sandbox:
         self._server: subprocess.Popen | None = None
 
     def samples(self, upload: Upload) -> Decoding:
-        """Decode an upload."""
+        """Start decoding an upload."""
         return self._start(upload, upload.kind)
 
     def sound(self, upload: Upload, *, until: float) -> Decoding:
-        """Decode its sound once more, for an overlay."""
+        """Start decoding its sound once more, for an overlay."""
         return self._start(upload, "sound", until=until)
 
     @property
     def server(self) -> int:
-        """Number of the process that decoders are forked from; it is started with the first upload."""
+        """Process id of the fork server, which starts with the first upload."""
         assert self._server
         return self._server.pid
 
     def close(self) -> None:
-        """End the process that decoders are forked from."""
+        """Stop the fork server."""
         with self._lock:
             self._stop()
 
@@ -127,7 +147,7 @@ class Sandbox:
                     socket.send_fds(self._control, [b"!"], [theirs.fileno(), upload.file.fileno()])
                     break
                 except OSError:
-                    # The server is gone, which no upload can bring about; somebody killed it.
+                    # The fork server is gone. No upload can cause that; somebody killed it.
                     self._stop()
                     if attempt:
                         raise
@@ -136,7 +156,7 @@ class Sandbox:
 
     def _launch(self) -> None:
         ours, theirs = socket.socketpair()
-        # No variable of ours goes along: among them are addresses with passwords.
+        # None of our variables is passed on: some are addresses with passwords.
         environment = {
             "PATH": os.defpath,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -144,7 +164,7 @@ class Sandbox:
         }
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "sdavs_serve.decoding.server", str(theirs.fileno())],
+                [sys.executable, "-m", "sdavs_serve.decoding.fork_server", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 cwd="/",

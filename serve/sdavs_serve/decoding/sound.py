@@ -1,10 +1,8 @@
 """The sound of an upload: one second around any moment, at 16 kHz mono, read once from front to back.
 
-Memory does not grow with the length of the sound. `sdavs_model.data.core.audio.read_audio` reads whole files of
-known origin; here the file is a stranger's, so nothing is decoded before somebody asks for it.
+Memory does not grow with the length of the sound. `sdavs_model.data.core.audio.read_audio` reads whole trusted files;
+an untrusted upload is decoded only as far as it is needed.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 
@@ -26,7 +24,7 @@ class SoundTrack:
     """The first sound track of an open container, on the container's own clock.
 
     Raises:
-        MediaError: there is no sound track ("no_sound") or its sample rate is absurd ("unsupported").
+        MediaError: there is no sound track ("no_sound") or its sample rate is below `MIN_RATE` ("unsupported").
     """
 
     def __init__(self, container: av.container.InputContainer, *, start: float, field: str) -> None:
@@ -37,7 +35,11 @@ class SoundTrack:
             field: form field that the file came in, for messages.
         """
         if not container.streams.audio:
-            raise MediaError("no_sound", "the file has no sound track; SDAVS finds what sounds", field=field)
+            raise MediaError(
+                "no_sound",
+                "the file has no sound track; SDAVS segments what is making the sound",
+                field=field,
+            )
         rate = container.streams.audio[0].rate
         if rate < MIN_RATE:
             raise MediaError("unsupported", f"a sample rate of {rate} Hz; allowed: {MIN_RATE}+", field=field)
@@ -51,7 +53,7 @@ class SoundTrack:
     def second_around(self, centre: float) -> np.ndarray:
         """[16000] float32 in [-1, 1], from `centre` - 0.5 s on; silence before the sound begins and after it ends.
 
-        Sound before that moment is forgotten, so moments must ascend.
+        Sound before that moment is dropped, so moments must ascend.
         """
         first = round((centre - 0.5) * SAMPLE_RATE)
         while self._position + len(self._buffer) < first + SAMPLE_RATE:

@@ -1,7 +1,5 @@
 """What a client sent, in one nameless file on disk: memory does not grow with it, no path is the client's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import IO, Literal
 

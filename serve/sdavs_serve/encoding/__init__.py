@@ -1,1 +1,1 @@
-"""Masks to responses: RLE, PNG, overlays."""
+"""From masks to responses: JSON with run lengths, png, zip, overlay video."""

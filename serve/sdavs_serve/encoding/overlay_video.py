@@ -1,6 +1,4 @@
-"""The overlay as an mp4 (H.264, AAC): the sampled frames with their masks, and the upload's own sound."""
-
-from __future__ import annotations
+"""Response body `video/mp4` (H.264, AAC): the sampled frames with their masks, and the upload's sound."""
 
 import math
 import tempfile
@@ -12,11 +10,11 @@ import av
 import numpy as np
 
 from sdavs_serve.decoding.media import OVERLAY_RATE
-from sdavs_serve.encoding.encode import AnsweredFrame, draw_overlay
+from sdavs_serve.encoding.responses import SegmentedFrame, draw_overlay
 from sdavs_serve.schema import Timings
 
 MIN_RATE = 10
-"""Pictures a second in the file. Sampled frames are repeated up to it: players seek badly in slower video."""
+"""Pictures a second in the file. Sampled frames are repeated to reach it: players seek badly in slower video."""
 
 
 class OverlayVideoWriter:
@@ -45,7 +43,7 @@ class OverlayVideoWriter:
         self._audio = self._container.add_stream("aac", rate=OVERLAY_RATE, layout="stereo")
         self._num_pictures = 0
 
-    def add(self, frame: AnsweredFrame) -> None:
+    def add(self, frame: SegmentedFrame) -> None:
         """Encode the frame."""
         drawn = draw_overlay(frame.picture, frame.mask)
         # H.264 with 4:2:0 colour needs even sides.

@@ -1,1 +1,1 @@
-"""The HTTP side: requests, forms, limits, keys, errors, metrics."""
+"""The HTTP side: requests, forms, admission, keys, errors, metrics."""

@@ -1,6 +1,4 @@
-"""Who may do what: decided by path and key before a body is read."""
-
-from __future__ import annotations
+"""Authentication and authorization: decided by path and key before a body is read."""
 
 import base64
 import hashlib
@@ -19,7 +17,7 @@ from sdavs_serve.http.problems import problem_response
 NUDGE = "/v1/rollout/nudge"
 
 SCOPE_OF_PATH: dict[str, KeyScope] = {"/v1/segment": "segment", "/v1/model": "segment"}
-"""All else below /v1, and /metrics, is for admins. Probes and pages are open: they hold nothing of anybody's."""
+"""Everything else below /v1, and /metrics, is for admins. Probes and pages are open."""
 
 MAX_AGE_S = 300.0
 """How old a webhook's signature may be."""
@@ -31,8 +29,8 @@ class Authentication:
     def __init__(self, app: ASGIApp, *, keys: KeyFile, webhook_secret: Path | None) -> None:
         """
         Args:
-            keys: who may come in.
-            webhook_secret: file with the secret that MLflow signs its webhooks with; it stands in for a key at NUDGE.
+            keys: the accepted keys.
+            webhook_secret: file with the secret that MLflow signs its webhooks with; it replaces a key at NUDGE.
         """
         self._app = app
         self._keys = keys
@@ -64,12 +62,12 @@ class Authentication:
 
 
 def check_webhook(headers: Headers, body: bytes, *, secret_file: Path) -> None:
-    """Make sure that MLflow signed a webhook with our secret, lately.
+    """Check that MLflow signed a webhook with our secret, recently.
 
     MLflow's header is `v1,` and the base64 of HMAC-SHA256 over "delivery id.timestamp.body".
 
     Raises:
-        RequestError: 401, it did not.
+        RequestError: 401, the signature is wrong or old.
     """
     timestamp = headers.get("x-mlflow-timestamp", "")
     signed = f"{headers.get('x-mlflow-delivery-id', '')}.{timestamp}.".encode() + body

@@ -1,6 +1,4 @@
-"""What a client may ask for: the fields of the form, and the form of the answer."""
-
-from __future__ import annotations
+"""The request form of POST /v1/segment, and the choice of the response's media type."""
 
 import asyncio
 import shutil
@@ -12,15 +10,14 @@ import numpy as np
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sdavs_serve.decoding.sandbox import Sandbox
-from sdavs_serve.decoding.upload import Kind, Upload
-from sdavs_serve.encoding.encode import JsonWriter, PngWriter, Writer, ZipWriter
+from sdavs_serve.decoding.sandbox import Kind, Sandbox, Upload
 from sdavs_serve.encoding.overlay_video import OverlayVideoWriter
+from sdavs_serve.encoding.responses import JsonWriter, PngWriter, Writer, ZipWriter
 from sdavs_serve.errors import RequestError
 from sdavs_serve.schema import AnswerHead
 
 MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4")
-"""Forms of the answer, the default first."""
+"""Media types of the response, the default first."""
 
 
 class SegmentForm(BaseModel):
@@ -63,7 +60,7 @@ class SegmentForm(BaseModel):
             detail = "send either video, or frames and audio"
             raise RequestError(status=422, kind="invalid", detail=detail, field="video")
         if self.frames and self.audio is None:
-            detail = "frames need audio: SDAVS finds what sounds"
+            detail = "frames need audio: SDAVS segments what is making the sound"
             raise RequestError(status=422, kind="no_sound", detail=detail, field="audio")
         fps = self.fps or default_fps
         if self.video and not self.audio:
@@ -80,7 +77,7 @@ class SegmentForm(BaseModel):
     def new_writer(
         self, media_type: str, upload: Upload, sandbox: Sandbox
     ) -> Callable[[AnswerHead, list[str]], Writer]:
-        """A maker of writers for the form of answer that was negotiated."""
+        """A factory of writers for the negotiated media type."""
 
         def sound(until: float) -> Iterator[np.ndarray]:
             return sandbox.sound(upload, until=until).sound()
@@ -95,7 +92,7 @@ class SegmentForm(BaseModel):
 
 
 def _joined(files: list[UploadFile]) -> tuple[IO[bytes], list[tuple[int, int]]]:
-    """Many files in one, because a decoder is given one descriptor; with the place of each."""
+    """Concatenate the files, because a decoder gets one descriptor; with offset and length of each."""
     joined, parts = tempfile.TemporaryFile(), []  # noqa: SIM115 - closed with the request
     for file in files:
         start = joined.tell()
@@ -106,7 +103,7 @@ def _joined(files: list[UploadFile]) -> tuple[IO[bytes], list[tuple[int, int]]]:
 
 
 def negotiate(accept: str) -> str:
-    """The form of answer that an Accept header likes best; ours in doubt.
+    """The media type that an Accept header prefers; the first of `MEDIA_TYPES` among equals.
 
     Raises:
         RequestError: 406, it accepts none of `MEDIA_TYPES`.

@@ -1,6 +1,4 @@
-"""The HTTP side: addresses, forms, headers, probes. It decodes and encodes; the model lives elsewhere."""
-
-from __future__ import annotations
+"""The ingress deployment: routes, headers, probes. It decodes and encodes; the model runs in other deployments."""
 
 import asyncio
 import io
@@ -18,17 +16,17 @@ from sdavs_platform.config.serve import ServeConfig
 import sdavs_serve
 from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.errors import NoModel, RequestError
+from sdavs_serve.http.admission import Admission
 from sdavs_serve.http.auth import Authentication, check_webhook
 from sdavs_serve.http.form import MEDIA_TYPES, SegmentForm, negotiate
-from sdavs_serve.http.gate import Gate
 from sdavs_serve.http.keys import KeyFile, keys_required
-from sdavs_serve.http.metrics import Measured, Metrics
+from sdavs_serve.http.metrics import Metrics, RequestMetrics
 from sdavs_serve.http.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.http.problems import handle_problems
 from sdavs_serve.http.segmenter import Segmenter
-from sdavs_serve.inference.asker import Asker
-from sdavs_serve.inference.mirror import Observer
+from sdavs_serve.inference.dispatch import Dispatcher
 from sdavs_serve.inference.router import Route, Router
+from sdavs_serve.inference.shadow import Observer
 from sdavs_serve.page.api_docs import add_docs
 from sdavs_serve.page.routes import add_page
 from sdavs_serve.rollout.state import RolloutState, SlotName
@@ -37,17 +35,17 @@ from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
 MAX_WEBHOOK_BYTES = 64_000
 
 KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
-"""Describes the keys to programs and to /docs; `auth.Authentication` is what asks for them."""
+"""Describes the keys in OpenAPI and in /docs; `auth.Authentication` checks them."""
 
 ERRORS = {
     401: "no key, or an unknown one",
     403: "a key for something else",
-    406: "none of the accepted forms of answer is offered",
+    406: "none of the accepted media types is offered",
     409: "the version asked for by X-Model-Version is not loaded",
     413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
     415: "not a file of a kind that can be read",
     422: "damaged, without sound, or a field out of range; `field` names the field",
-    429: "too many requests in work; see Retry-After",
+    429: "too many requests at once; see Retry-After",
     503: "no model serves at the moment; see Retry-After",
     504: "it took longer than the endpoint allows",
 }
@@ -55,7 +53,7 @@ ERRORS = {
 
 @serve.ingress()
 class Ingress:
-    """Serve's door; the app itself is built in the replica, where the config is known."""
+    """The deployment that Serve's proxy calls; the app is built in the replica, where the config is known."""
 
     def __init__(
         self, config: ServeConfig, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle
@@ -70,14 +68,16 @@ class Ingress:
         self._controller = controller
         self._router = Router()
         observer = Observer(slots=slots, controller=controller)
-        asker = Asker(slots=slots, router=self._router, observer=observer)
+        dispatcher = Dispatcher(slots=slots, router=self._router, observer=observer)
         self._sandbox = Sandbox(config)
-        self._segmenter = Segmenter(config=config, router=self._router, asker=asker, sandbox=self._sandbox)
+        self._segmenter = Segmenter(
+            config=config, router=self._router, dispatcher=dispatcher, sandbox=self._sandbox
+        )
 
     def check_health(self) -> None:
-        """Called by Serve, which replaces this copy if it raises."""
+        """Called by Serve, which replaces this replica if it raises."""
         if not self._router.alive:
-            raise RuntimeError("the thread that follows the rollout has ended")
+            raise RuntimeError("the thread that follows the rollout has stopped")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(
@@ -103,26 +103,26 @@ def create_app(
 
     Args:
         config: the endpoint's config.
-        segmenter: answers uploads.
+        segmenter: segments uploads.
         sandbox: decodes them.
-        router: knows the rollout's document.
-        metrics: counts what happens.
-        nudge: asks the controller to look at the alias now.
+        router: follows the rollout's document.
+        metrics: counts requests.
+        nudge: makes the controller look the alias up now.
     """
     app = FastAPI(
         title="SDAVS",
-        summary="Masks of what sounds in a video",
+        summary="Masks of what is making the sound in a video",
         description=sdavs_serve.__doc__ or "",
         version="1",
         docs_url=None,
         redoc_url=None,
     )
     secret = Path(config.webhook_secret_file) if config.webhook_secret_file else None
-    # From the inside out: what is added last sees a request first.
-    app.add_middleware(Gate, max_requests=config.max_requests, max_upload_mb=config.max_upload_mb)
+    # From the inside out: the one added last sees a request first.
+    app.add_middleware(Admission, max_requests=config.max_requests, max_upload_mb=config.max_upload_mb)
     if keys_required(config):
         app.add_middleware(Authentication, keys=KeyFile.of(config), webhook_secret=secret)
-    app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(RequestMetrics, metrics=metrics)
     handle_problems(app)
     add_page(app, config)
     add_docs(app)
@@ -135,9 +135,9 @@ def create_app(
         accept: Annotated[str, Header(description=", ".join(MEDIA_TYPES))] = MEDIA_TYPES[0],
         x_model_version: Annotated[int | None, Header(description="Insist on a loaded version")] = None,
     ) -> Response:
-        """Segment what sounds, frame by frame.
+        """Segment what is making the sound, frame by frame.
 
-        Sample i stands for the time from i / fps to (i + 1) / fps: the picture in the middle of it, and the
+        Sample i covers the time from i / fps to (i + 1) / fps: the picture in the middle of it, and the
         second of sound around that moment.
         """
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -165,12 +165,12 @@ def create_app(
 
     @app.get("/v1/rollout", dependencies=keyed)
     async def rollout() -> RolloutState:
-        """Where the change to another version stands: phase, weights, gates, measurements, history."""
+        """Progress of the change to another version: phase, weights, gates, measurements, history."""
         return router.state
 
     @app.post("/v1/rollout/nudge", status_code=202, dependencies=keyed)
     async def nudge_rollout(request: Request) -> Health:
-        """Look now where the alias points; it is looked at every few seconds anyway. MLflow's webhook may call this."""
+        """Look the alias up now, instead of at the next poll. MLflow's webhook may call this."""
         if secret and "x-mlflow-signature" in request.headers:
             check_webhook(request.headers, await _small_body(request), secret_file=secret)
         await nudge()
@@ -189,7 +189,7 @@ def create_app(
 
     @app.get("/readyz", responses={503: {"model": Health}})
     async def readyz(response: Response) -> Health:
-        """A model is loaded and answers."""
+        """A model is loaded and serves."""
         try:
             router.choose(only_active=True)
         except NoModel as error:
@@ -218,7 +218,7 @@ async def _small_body(request: Request) -> bytes:
 
 
 def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStatus:
-    """The answer of GET /v1/model."""
+    """The response of GET /v1/model."""
     release, refused = route.release, state.refused
     return ModelStatus(
         model=release.info(route.alias),
@@ -236,12 +236,15 @@ def _segment_responses() -> dict[int | str, dict[str, Any]]:
     picture = {"schema": {"type": "string", "format": "binary"}}
     content: dict[str, Any] = dict.fromkeys(MEDIA_TYPES[1:], picture)
     ok = {
-        "description": "The masks, in the form that the Accept header asks for.",
+        "description": "The masks, in the media type that the Accept header asks for.",
         "model": SegmentAnswer,
         "content": content,
         "headers": {
             "X-Model-Version": {"schema": {"type": "string"}, "description": "Registered version"},
-            "X-Data-Digest": {"schema": {"type": "string"}, "description": "What it was trained on"},
+            "X-Data-Digest": {
+                "schema": {"type": "string"},
+                "description": "Digest of the data it was trained on",
+            },
         },
     }
     return {200: ok, **{status: _problem(text) for status, text in ERRORS.items()}}

@@ -1,9 +1,7 @@
-"""API keys: made here, shown once, kept as digests in a file that the endpoint reads again when it changes.
+"""API keys: created here, shown once, stored as digests in a file that the endpoint rereads when it changes.
 
-A key is 256 random bits, so one SHA-256 is enough: slow hashes protect what people can guess.
+A key has 256 random bits, so one SHA-256 is enough: slow hashes protect passwords that can be guessed.
 """
-
-from __future__ import annotations
 
 import hashlib
 import hmac
@@ -20,13 +18,13 @@ from sdavs_platform.config.serve import ServeConfig
 from sdavs_model.files import write_atomically
 
 Scope = Literal["segment", "admin"]
-"""segment: send clips, ask for the model. admin: that, and the rollout and the metrics."""
+"""segment: send clips, query the model. admin: also the rollout and the metrics."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 class Key(BaseModel):
-    """One key, without itself."""
+    """Record of one key, without the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,7 +34,7 @@ class Key(BaseModel):
     created: float
     """Unix time."""
     note: str = ""
-    """Whose it is."""
+    """Who uses it."""
 
 
 class KeyFile:
@@ -48,8 +46,8 @@ class KeyFile:
         self._keys: tuple[Key, ...] = ()
 
     @classmethod
-    def of(cls, config: ServeConfig) -> KeyFile:
-        """The file that a config names, else `keys.json` in the state folder."""
+    def of(cls, config: ServeConfig) -> "KeyFile":
+        """The key file of a config, else `keys.json` in the state folder."""
         return cls(Path(config.keys_file) if config.keys_file else state_folder() / "keys.json")
 
     def entries(self) -> tuple[Key, ...]:
@@ -73,24 +71,24 @@ class KeyFile:
         return self._keys
 
     def scope_of(self, token: str) -> Scope | None:
-        """What the bearer of a key may do; None if it is no key."""
+        """The scope of a key; None if it is unknown."""
         digest = _digest(token)
         found: Scope | None = None
         for key in self.entries():
-            # Every key is compared, in constant time each: the time tells nothing.
+            # All keys are compared, each in constant time, so that the time reveals nothing.
             if hmac.compare_digest(key.sha256, digest):
                 found = key.scope
         return found
 
     def add(self, scope: Scope, *, note: str = "") -> str:
-        """Make a key; returned here and nowhere else."""
+        """Create a key. Only its digest is kept."""
         number, token = secrets.token_hex(4), f"sdavs_{secrets.token_urlsafe(32)}"
         key = Key(id=number, scope=scope, sha256=_digest(token), created=time.time(), note=note)
         self._write((*self.entries(), key))
         return token
 
     def remove(self, number: str) -> None:
-        """Forget a key; it stops working within a second.
+        """Remove a key; it stops working within a second.
 
         Raises:
             ValueError: there is no such key.
@@ -109,7 +107,7 @@ class KeyFile:
 
 
 def keys_required(config: ServeConfig) -> bool:
-    """Whether requests need a key: as configured, else wherever others than this machine can connect."""
+    """Whether requests need a key: as configured, else unless only this machine can connect."""
     if config.require_keys is not None:
         return config.require_keys
     return not (config.host == "localhost" or config.host == "::1" or config.host.startswith("127."))

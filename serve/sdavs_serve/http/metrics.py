@@ -1,10 +1,8 @@
-"""What Prometheus scrapes at /metrics: this endpoint's requests and models, of all ingress replicas together.
+"""GET /metrics for Prometheus: requests, model versions and the rollout, of all ingress replicas together.
 
-Every replica leaves its numbers in Ray's key-value store; whichever is asked adds them up. Ray's own metrics
-(queues, replicas, GPUs) are at Ray's own address and are not repeated.
+Every replica publishes its numbers in Ray's key-value store, and the one that is scraped merges them. Ray exports its
+own metrics (queues, replicas, GPUs) at its own address; they are not repeated.
 """
-
-from __future__ import annotations
 
 import threading
 import time
@@ -29,7 +27,7 @@ from sdavs_serve.rollout.store import NAMESPACE
 SNAPSHOTS = "metrics/"
 PUBLISH_S = 2.0
 FORGET_S = 600.0
-"""So long the numbers of an ingress that has ended are still told."""
+"""How long the numbers of an ingress that has ended are still reported."""
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PATHS = {
@@ -45,13 +43,13 @@ PATHS = {
 
 
 class Metrics:
-    """Counters of one ingress replica.
-
-    Args:
-        max_requests: how many requests it admits at once.
-    """
+    """Counters of one ingress replica."""
 
     def __init__(self, *, max_requests: int) -> None:
+        """
+        Args:
+            max_requests: how many requests it admits at once.
+        """
         disable_created_metrics()
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -103,7 +101,7 @@ class Metrics:
             time.sleep(PUBLISH_S)
 
 
-class Measured:
+class RequestMetrics:
     """ASGI middleware that counts requests."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -111,15 +109,15 @@ class Measured:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and note how it went."""
+        """Pass the request on; record its status and duration."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Only known paths: a stranger could make up any number of others.
+        # Only known paths get a label: clients could invent any number of others.
         path = scope["path"] if scope["path"] in PATHS else "other"
         status = 500
 
-        async def noted(message: Message) -> None:
+        async def recorded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -128,7 +126,7 @@ class Measured:
         started = time.perf_counter()
         self._metrics.open.inc()
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, recorded)
         finally:
             self._metrics.open.dec()
             self._metrics.requests.labels(path, str(status)).inc()
@@ -146,7 +144,7 @@ class _Merged:
 def _of_rollout(state: RolloutState) -> CollectorRegistry:
     registry = CollectorRegistry()
     weight = Gauge(
-        "sdavs_version_weight", "Share of requests that a version answers", ["version"], registry=registry
+        "sdavs_version_weight", "Fraction of requests that a version answers", ["version"], registry=registry
     )
     for slot in SLOTS:
         release = state.slots[slot]
@@ -155,10 +153,10 @@ def _of_rollout(state: RolloutState) -> CollectorRegistry:
         elif release:
             weight.labels(str(release.version)).set(state.weight * state.ready)
     phase = Gauge(
-        "sdavs_rollout_phase", "1 for the phase that the rollout is in", ["phase"], registry=registry
+        "sdavs_rollout_phase", "1 for the current phase of the rollout", ["phase"], registry=registry
     )
     phase.labels(state.phase).set(1)
-    Gauge("sdavs_rollouts", "Rollouts begun", registry=registry).set(state.rollout)
+    Gauge("sdavs_rollouts", "Rollouts started", registry=registry).set(state.rollout)
     Gauge("sdavs_version_refused", "1 while the alias points to a refused version", registry=registry).set(
         state.refused is not None
     )

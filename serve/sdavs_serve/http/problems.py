@@ -1,6 +1,4 @@
-"""Every error leaves as `application/problem+json` (RFC 9457), whoever found it."""
-
-from __future__ import annotations
+"""Every error as an `application/problem+json` response (RFC 9457), whoever raised it."""
 
 from http import HTTPStatus
 
@@ -17,11 +15,11 @@ from sdavs_serve.schema import Problem
 MEDIA_TYPE = "application/problem+json"
 
 REQUEST_ID_HEADER = "x-request-id"
-"""Serve's proxy puts it into every request that has none, and into every answer."""
+"""Serve's proxy adds it to every request without one, and to every response."""
 
 
 def problem_response(error: RequestError, scope: Scope) -> Response:
-    """The HTTP answer for an error."""
+    """The HTTP response for an error."""
     problem = Problem(
         type=f"urn:sdavs:problem:{error.kind}",
         title=HTTPStatus(error.status).phrase,
@@ -40,7 +38,7 @@ def problem_response(error: RequestError, scope: Scope) -> Response:
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Make `app` answer its own errors, FastAPI's and those of unknown addresses as problems."""
+    """Make `app` respond with problems to its own errors, to FastAPI's and to unknown paths."""
 
     @app.exception_handler(RequestError)
     async def of_ours(request: Request, error: RequestError) -> Response:
@@ -57,9 +55,9 @@ def handle_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def of_the_unforeseen(request: Request, error: Exception) -> Response:
-        # What went wrong goes to the log, where Starlette sends it, and not to a stranger.
+        # Starlette logs the exception; the client does not get to see it.
         ours = RequestError(
-            status=500, kind="internal", detail="an error of the endpoint; it has been logged"
+            status=500, kind="internal", detail="internal error of the endpoint; it has been logged"
         )
         return problem_response(ours, request.scope)
 

@@ -1,6 +1,4 @@
-"""One request from upload to answer: decode -> model -> encode, window by window."""
-
-from __future__ import annotations
+"""One request from upload to response: decode -> model -> encode, window by window."""
 
 import asyncio
 import logging
@@ -13,13 +11,12 @@ from typing import IO
 from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.decoding.media import Window, windows
-from sdavs_serve.decoding.sandbox import Sandbox
-from sdavs_serve.decoding.upload import Upload
-from sdavs_serve.encoding.encode import AnsweredFrame, Writer
+from sdavs_serve.decoding.sandbox import Sandbox, Upload
+from sdavs_serve.encoding.responses import SegmentedFrame, Writer
 from sdavs_serve.errors import NoModel, RequestError
-from sdavs_serve.inference.asker import Asker, Gone
+from sdavs_serve.inference.dispatch import Dispatcher, VersionGone
 from sdavs_serve.inference.router import Route, Router
-from sdavs_serve.messages import Masks
+from sdavs_serve.model_calls import Masks
 from sdavs_serve.rollout import store
 from sdavs_serve.schema import AnswerHead, Timings
 
@@ -28,18 +25,18 @@ logger = logging.getLogger("ray.serve")
 NewWriter = Callable[[AnswerHead, list[str]], Writer]
 
 MAX_ATTEMPTS = 4
-"""How often a request may begin again because the version that it was given to is gone."""
+"""How many versions a request may be routed to before it fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segmented:
-    """An answer, complete and on disk."""
+    """A complete response, on disk."""
 
     body: IO[bytes]
     media_type: str
     version: int
     data_digest: str
-    """Of what that version was trained on."""
+    """Of the data that this version was trained on."""
     num_frames: int
     timings: Timings
 
@@ -47,10 +44,12 @@ class Segmented:
 class Segmenter:
     """Runs uploads through the version that the router chooses."""
 
-    def __init__(self, *, config: ServeConfig, router: Router, asker: Asker, sandbox: Sandbox) -> None:
+    def __init__(
+        self, *, config: ServeConfig, router: Router, dispatcher: Dispatcher, sandbox: Sandbox
+    ) -> None:
         self._config = config
         self._router = router
-        self._asker = asker
+        self._dispatcher = dispatcher
         self._sandbox = sandbox
 
     async def segment(self, upload: Upload, new_writer: NewWriter, *, pinned: int | None = None) -> Segmented:
@@ -58,21 +57,21 @@ class Segmenter:
 
         Args:
             upload: what the client sent.
-            new_writer: makes the writer of the answer; called anew if another version has to begin again.
+            new_writer: makes the writer of the response; called again if the request starts over with another version.
             pinned: the version that the client insists on.
 
         Raises:
-            RequestError: the upload cannot be read, is beyond a limit, or no model is there to answer.
+            RequestError: the upload cannot be read, is beyond a limit, or no model can answer.
         """
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 for attempt in range(MAX_ATTEMPTS):
-                    # A candidate gets one chance; what follows is answered by the version that serves.
+                    # A candidate gets one attempt; further ones go to the served version.
                     route = self._router.choose(pinned=pinned, only_active=attempt > 0)
                     try:
                         return await self._segment(upload, new_writer, route)
-                    except Gone as gone:
-                        logger.info("request begins again: %s", gone)
+                    except VersionGone as gone:
+                        logger.info("request starts over: %s", gone)
                         await asyncio.sleep(store.WATCH_S)
         except TimeoutError:
             raise RequestError(
@@ -81,7 +80,7 @@ class Segmenter:
                 detail=f"no answer within {self._config.timeout_s:g} s; send a shorter clip",
                 limit="timeout_s",
             ) from None
-        raise NoModel("the model is being exchanged; try again", retry_after_s=1)
+        raise NoModel("the model is being replaced; try again", retry_after_s=1)
 
     async def _segment(self, upload: Upload, new_writer: NewWriter, route: Route) -> Segmented:
         clock, release = _Clock(), route.release
@@ -94,15 +93,15 @@ class Segmenter:
         with closing(await asyncio.to_thread(self._sandbox.samples, upload)) as decoding:
             parts = windows(decoding.samples(), num_frames=release.num_frames)
             while True:
-                # Sockets, numpy and Pillow hold up the event loop, so they work in threads.
+                # Sockets, numpy and Pillow would block the event loop, so they run in threads.
                 with clock.time("decode"):
                     window = await asyncio.to_thread(next, parts, None)
                 if window is None:
                     break
                 with clock.time("model"):
-                    answered = await self._asker.ask(route, window.clip, upload.threshold)
+                    predicted = await self._dispatcher.predict(route, window.clip, upload.threshold)
                 with clock.time("encode"):
-                    await asyncio.to_thread(_write, writer, window, answered)
+                    await asyncio.to_thread(_write, writer, window, predicted)
                 num_frames += len(window.samples)
         with clock.time("encode"):
             body = await asyncio.to_thread(writer.finish, clock.timings())
@@ -116,12 +115,12 @@ class Segmenter:
         )
 
 
-def _write(writer: Writer, window: Window, answered: Masks) -> None:
+def _write(writer: Writer, window: Window, predicted: Masks) -> None:
     fresh = len(window.samples)
-    answers = zip(window.samples, answered.masks[-fresh:], answered.scores[-fresh:], strict=True)
+    answers = zip(window.samples, predicted.masks[-fresh:], predicted.scores[-fresh:], strict=True)
     for offset, (sample, mask, scores) in enumerate(answers):
         writer.add(
-            AnsweredFrame(
+            SegmentedFrame(
                 index=window.first + offset,
                 time_s=sample.time_s,
                 picture=sample.picture,
@@ -132,7 +131,7 @@ def _write(writer: Writer, window: Window, answered: Masks) -> None:
 
 
 class _Clock:
-    """Sums up where one request's time goes."""
+    """Adds up how long each part of one request takes."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()

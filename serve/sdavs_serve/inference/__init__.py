@@ -1,1 +1,1 @@
-"""From a window of a clip to masks: routing, batching, the loaded model."""
+"""From a window of a clip to masks: routing, batching, the loaded model, shadow traffic."""

@@ -1,6 +1,4 @@
-"""Which version answers a request: by the rollout's document, which every ingress follows on its own."""
-
-from __future__ import annotations
+"""Chooses the version that answers a request, by the rollout's document, which every ingress follows on its own."""
 
 import random
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ PIN_HEADER = "x-model-version"
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One request's version, chosen once and kept to its end."""
+    """The version of one request, chosen once and kept until its end."""
 
     slot: SlotName
     release: Release
@@ -23,11 +21,11 @@ class Route:
     """The alias, if it points to this version now."""
     who: Literal["active", "candidate", "pinned"]
     stage: int
-    """Stage of the rollout that this request is observed for."""
+    """Stage of the rollout that observations of this request count for."""
     mirror: Release | None
-    """The version that some windows are sent to as well; it is in the other slot."""
-    share: float
-    """Share of the windows that are."""
+    """The version that some windows are also sent to; it is in the other slot."""
+    mirror_fraction: float
+    """Fraction of the windows that are."""
 
     @property
     def mirror_slot(self) -> SlotName:
@@ -57,7 +55,7 @@ class Router:
 
         Args:
             pinned: the version that the client insists on.
-            only_active: no experiments: the candidate has failed this request already.
+            only_active: no candidate; it has already failed this request.
 
         Raises:
             RequestError: 409, the pinned version is not loaded.
@@ -74,7 +72,7 @@ class Router:
         return _route(state, state.active, "active", mirror=candidate)
 
     def is_trusted(self, route: Route) -> bool:
-        """Whether the candidate that a request was given to is still to be given requests."""
+        """Whether the candidate of a route still gets traffic."""
         state = self.state
         return state.ready and state.stage == route.stage
 
@@ -111,7 +109,7 @@ def _route(
         who=who,
         stage=state.stage,
         mirror=mirror if state.ready else None,
-        share=state.mirror,
+        mirror_fraction=state.mirror,
     )
 
 
@@ -119,5 +117,5 @@ def _why_not(state: RolloutState) -> str:
     if state.refused:
         return f"version {state.refused.version} was refused at {state.refused.gate}: {state.refused.reason}"
     if state.candidate:
-        return f"version {state.candidate.version} is being made ready: {state.phase}"
+        return f"version {state.candidate.version} is being prepared: {state.phase}"
     return "no version has been found yet"

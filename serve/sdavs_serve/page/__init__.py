@@ -1,1 +1,1 @@
-"""The page for people at `GET /`: static files without a build step, and a few clips to try."""
+"""The web page at `GET /`: static files without a build step, and a few sample clips."""

@@ -1,6 +1,4 @@
-"""`GET /docs`: Swagger UI from files of this endpoint. FastAPI's own page would have visitors ask a CDN."""
-
-from __future__ import annotations
+"""`GET /docs`: Swagger UI from files of this endpoint; FastAPI's own page loads them from a CDN."""
 
 from importlib import resources
 
@@ -11,16 +9,16 @@ from starlette.exceptions import HTTPException
 from sdavs_serve.page.routes import HEADERS, MEDIA_TYPES, POLICY
 
 FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
-"""What of fastapi_offline's folder is served."""
+"""Files of fastapi_offline that are served."""
 
 DOCS_POLICY = POLICY.replace("img-src 'self'", "img-src 'self' data:").replace(
     "style-src 'self'", "style-src 'self' 'unsafe-inline'"
 )
-"""As the page's, with the pictures that Swagger UI's style sheet holds and the styles that it writes."""
+"""The page's policy, and the inline pictures and styles of Swagger UI."""
 
 
 def add_docs(app: FastAPI) -> None:
-    """Let `app`, made without FastAPI's own pages, answer `GET /docs`."""
+    """Add `GET /docs` to an app that was made without FastAPI's own pages."""
     shipped = resources.files("fastapi_offline").joinpath("static")
     files = {name: shipped.joinpath(name).read_bytes() for name in FILES}
     page = resources.files(__package__).joinpath("static", "docs.html").read_bytes()

@@ -1,6 +1,4 @@
-"""The page's addresses: `/`, its files, its samples, and what it has to know about the endpoint."""
-
-from __future__ import annotations
+"""Routes of the page: `/`, its files, its sample clips, and the endpoint's limits that it shows."""
 
 import asyncio
 from importlib import resources
@@ -29,7 +27,7 @@ POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "connect-src 'self'",
-        # blob: is what the visitor has chosen or downloaded; it has not left the browser.
+        # blob: a file that the visitor chose or downloaded, inside the browser.
         "img-src 'self' blob:",
         "media-src 'self' blob:",
         "base-uri 'none'",
@@ -49,11 +47,11 @@ HEADERS = {
 
 
 def add_page(app: FastAPI, config: ServeConfig) -> None:
-    """Let `app` answer `GET /` with the page.
+    """Add the page to `app`.
 
     Args:
-        app: gets the routes; they are not part of the API and not in its description.
-        config: the limits that the page tells its visitors.
+        app: gets the routes, which are not part of the API and not in its description.
+        config: holds the limits that the page shows.
     """
     # Read once: a request's path is looked up here and never becomes a path on disk.
     static = {

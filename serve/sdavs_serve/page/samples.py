@@ -1,6 +1,4 @@
-"""Clips to try on the page, composed of the bundled photographs and recordings when somebody first asks for them."""
-
-from __future__ import annotations
+"""Sample clips of the page, composed from the bundled photographs and recordings at the first request."""
 
 import io
 import tempfile
@@ -22,13 +20,13 @@ NUM_FRAMES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One scene: who is in it, and what it shows about listening."""
+    """One scene: what is in it, and what it demonstrates."""
 
     title: str
     about: str
     sources: tuple[Source, ...]
     seed: tuple[int, ...]
-    """Decides places and sizes; chosen by eye."""
+    """Determines positions and sizes; chosen by eye."""
 
 
 def _seen(category: str, seconds: str) -> Source:
@@ -79,7 +77,7 @@ class SampleFiles:
 
 
 class SampleClips:
-    """The samples' files, made once in each ingress replica (about a second) and kept: some 60 kB each."""
+    """The samples' files, made once in each ingress replica (about a second) and kept; about 60 kB each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -99,7 +97,7 @@ class SampleClips:
 
 
 def _files(sample: Sample, pool: Pool) -> SampleFiles:
-    # Brings torch, which the ingress has no other use for.
+    # Imports torch, which the ingress does not need otherwise.
     from sdavs_platform.local.sample import write_video
 
     def scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:

@@ -1,1 +1,1 @@
-"""How a new version takes over: verified, loaded beside the old one, compared, given traffic step by step."""
+"""How a new version takes over: verified, loaded next to the old one, compared, given traffic step by step."""

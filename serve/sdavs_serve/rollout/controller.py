@@ -1,10 +1,8 @@
-"""The reconciler: a Serve deployment that moves the endpoint to where the alias points, one careful step a tick.
+"""The rollout controller: a Serve deployment that moves the endpoint to the version that the alias points to.
 
-It may be killed at any moment. All it knows is in the document (`store.py`) and all it does can be done twice.
-It is not needed to answer requests.
+It may be killed at any moment: its state is in the document (`store.py`), and each of its actions can be repeated.
+Requests are answered without it.
 """
-
-from __future__ import annotations
 
 import asyncio
 import logging
@@ -16,21 +14,21 @@ from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 from sdavs_platform.config.serve import ServeConfig
 
-from sdavs_serve.messages import GoldenReport
-from sdavs_serve.rollout import effects, store
+from sdavs_serve.model_calls import GoldenReport
+from sdavs_serve.rollout import registry, store
 from sdavs_serve.rollout.gates import Observation, Stage
-from sdavs_serve.rollout.machine import Seen, advance
-from sdavs_serve.rollout.probe import probe_both
+from sdavs_serve.rollout.rules import Seen, advance
 from sdavs_serve.rollout.state import Failure, Release, RolloutState, SlotName, TagWrite, Target
+from sdavs_serve.rollout.synthetic_traffic import compare_on_golden_clip
 
 logger = logging.getLogger("ray.serve")
 
 TICK_S = 0.5
-"""Longest pause between two looks at the world."""
+"""Longest pause between two ticks."""
 
 
 class RolloutController:
-    """Follows the alias. Its only messages are hints: a nudge to look now, and what requests observed."""
+    """Follows the alias. It receives hints only: a nudge to look the alias up now, and observations of requests."""
 
     def __init__(self, config: ServeConfig, slots: dict[SlotName, DeploymentHandle]) -> None:
         """
@@ -57,9 +55,9 @@ class RolloutController:
         self._loop = asyncio.get_running_loop().create_task(self._run())
 
     def check_health(self) -> None:
-        """Called by Serve, which replaces the controller if it raises."""
+        """Called by Serve, which replaces this replica if it raises."""
         if self._loop.done():
-            raise RuntimeError(f"the reconciler has ended: {self._loop.exception()}")
+            raise RuntimeError(f"the rollout controller has stopped: {self._loop.exception()}")
 
     async def nudge(self) -> None:
         """Look the alias up now instead of at the next poll."""
@@ -67,7 +65,7 @@ class RolloutController:
         self._nudged.set()
 
     async def observe(self, observations: Sequence[Observation]) -> None:
-        """Take what requests have seen of the two versions."""
+        """Add observations of requests to the current step."""
         self._stage.add(observations)
         self._quiet_since = time.monotonic()
 
@@ -77,8 +75,8 @@ class RolloutController:
             try:
                 await self._tick()
             except Exception:
-                # MLflow or Ray's head may be away for a while. The next tick begins from what is true then.
-                logger.exception("the rollout did not get on; trying again")
+                # MLflow or Ray's head may be unavailable for a while; the next tick starts from the state then.
+                logger.exception("the rollout controller failed; trying again")
             try:
                 await asyncio.wait_for(self._nudged.wait(), TICK_S)
             except TimeoutError:
@@ -86,17 +84,17 @@ class RolloutController:
 
     async def _tick(self) -> None:
         state = await asyncio.to_thread(store.read_state)
-        source = effects.source_digest(self._config)
+        source = registry.source_digest(self._config)
         if state.source != source:
-            # Another registry's rollout: nothing of it holds here. The number goes on, for the writers' fence.
+            # Another registry's rollout does not apply here. The revision continues, as the fence between writers.
             alias = self._config.model_uri.partition("@")[2] or None
             state = RolloutState(revision=state.revision, source=source, alias=alias, stage=state.stage)
         if self._stage.number != state.stage:
             self._stage = Stage(number=state.stage)
-        self._start_talk(state)
+        self._start_registry_calls(state)
         self._start_work(state)
         target, tagged = self._target or (None, False)
-        # What was looked up before our last tags were written knows nothing of them.
+        # A look-up from before our last tags were written does not show them.
         tagged = tagged or self._looked_at < self._tagged_at
         seen = Seen(
             now=time.time(),
@@ -109,14 +107,14 @@ class RolloutController:
             measured=self._stage.measured(),
             trouble=self._trouble,
         )
-        told = tuple(write for write in state.outbox if write != self._tagged)
-        following = advance(state.model_copy(update={"outbox": told}), seen, self._config.rollout)
+        waiting = tuple(write for write in state.outbox if write != self._tagged)
+        following = advance(state.model_copy(update={"outbox": waiting}), seen, self._config.rollout)
         if following != state:
             await self._change(state, following)
 
     async def _change(self, state: RolloutState, following: RolloutState) -> None:
         if await asyncio.to_thread(store.write_state, following) is None:
-            logger.warning("another controller is at work; reading its document")
+            logger.warning("another controller wrote the document; reading it")
             return
         for event in (event for event in following.history if event not in state.history):
             logger.info("rollout %d: version %s: %s", following.rollout, event.version, event.what)
@@ -125,8 +123,8 @@ class RolloutController:
             self._quiet_since = time.monotonic()
             self._nudged.set()  # the next phase need not wait for the next tick
 
-    def _start_talk(self, state: RolloutState) -> None:
-        """Ask and tell MLflow in the background: while it is slow or away, gates go on being judged."""
+    def _start_registry_calls(self, state: RolloutState) -> None:
+        """Read from and write to MLflow in the background, so that a slow or absent MLflow does not delay the gates."""
         loop = asyncio.get_running_loop()
         if (self._looking is None or self._looking.done()) and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._config.rollout.poll_s
@@ -140,23 +138,23 @@ class RolloutController:
     async def _look_up(self, *, orphaned: bool) -> None:
         started = time.monotonic()
         try:
-            self._target = await asyncio.to_thread(effects.look_up, self._config)
+            self._target = await asyncio.to_thread(registry.look_up, self._config)
             self._looked_at = started
             if orphaned:
                 name = self._target[0].name
-                self._fallback = await asyncio.to_thread(effects.last_served, name, self._config)
+                self._fallback = await asyncio.to_thread(registry.last_served, name, self._config)
         except Exception as error:
-            # Without MLflow nothing new begins; what serves goes on, and so does a rollout under way.
+            # Without MLflow no rollout starts; the served version keeps serving, and a rollout under way continues.
             self._target = None
-            logger.warning("the alias cannot be looked up: %s", error)
+            logger.warning("cannot look up the alias: %s", error)
         self._nudged.set()
 
     async def _tag(self, write: TagWrite) -> None:
-        """Write the oldest tags of the outbox; what MLflow does not take stays for a later tick."""
+        """Write the oldest tags of the queue; if MLflow does not take them, a later tick tries again."""
         try:
-            await asyncio.to_thread(effects.write_tags, write, self._config)
+            await asyncio.to_thread(registry.write_tags, write, self._config)
         except Exception as error:
-            logger.warning("tags of version %d cannot be written: %s", write.version, error)
+            logger.warning("cannot write tags of version %d: %s", write.version, error)
             await asyncio.sleep(self._config.rollout.poll_s)
             return
         self._tagged, self._tagged_at = write, time.monotonic()
@@ -164,7 +162,7 @@ class RolloutController:
         self._nudged.set()
 
     def _start_work(self, state: RolloutState) -> None:
-        """See to it that the phase's work is done once, in the background, and dropped when the phase is over."""
+        """Run the phase's work in the background, once, and cancel it when the phase is over."""
         key = (state.stage, state.phase)
         if self._work and self._work[0] != key:
             self._work[1].cancel()
@@ -193,17 +191,21 @@ class RolloutController:
             await work
         except Exception as error:
             self._trouble = f"{type(error).__name__}: {error}"
-            logger.warning("to be tried again: %s", self._trouble)
+            logger.warning(
+                "phase %s failed and is tried again: %s",
+                self._work[0][1] if self._work else "",
+                self._trouble,
+            )
 
     async def _verify(self, candidate: Target) -> None:
-        self._outcome = await asyncio.to_thread(effects.verify, candidate, self._config)
+        self._outcome = await asyncio.to_thread(registry.verify, candidate, self._config)
         self._nudged.set()
 
     async def _check_golden(self, slot: SlotName, release: Release) -> None:
         limit = self._config.rollout.golden_tolerance
         try:
             report = await self._ask_golden(slot, release)
-        except RayTaskError as error:  # the version's own failure, not Ray's
+        except RayTaskError as error:  # the version failed, not Ray
             self._outcome = Failure(gate="golden", reason=str(error.cause))
             return
         what = f"logits differ by {report.difference:.1e} of the largest (golden_tolerance {limit:g})"
@@ -214,19 +216,19 @@ class RolloutController:
     async def _ask_golden(self, slot: SlotName, release: Release) -> GoldenReport:
         report = await self._slots[slot].golden.remote(release.version)
         if report is None:
-            raise RuntimeError(f"version {release.version} is not loaded any more")
+            raise RuntimeError(f"version {release.version} is no longer loaded")
         self._golden = (release.identity, report)
         return report
 
     async def _probe(self, state: RolloutState) -> None:
-        """Stand in for traffic where there is none."""
+        """Compare both versions on a golden clip while there is no traffic."""
         active, candidate = state.served, state.slots[state.other]
         assert active
         assert candidate
         assert state.active
         known = self._golden if self._golden and self._golden[0] == candidate.identity else None
         report = known[1] if known else await self._ask_golden(state.other, candidate)
-        observations = await probe_both(
+        observations = await compare_on_golden_clip(
             active=(self._slots[state.active], active.version),
             candidate=(self._slots[state.other], candidate.version),
             report=report,

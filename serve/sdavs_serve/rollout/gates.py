@@ -1,6 +1,4 @@
-"""Is the new version good enough to go on? Judged on errors, latency and disagreement of one step."""
-
-from __future__ import annotations
+"""Is the new version good enough for the next step? Judged by errors, latency and disagreement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,23 +14,23 @@ MAX_KEPT = 2000
 
 
 TAIL_SAMPLES = 60
-"""Answers of either version from which on the 95th percentile is judged; among fewer it is a matter of chance (the
-slowest one or two), and the median is judged instead."""
+"""Predictions of either version from which the 95th percentile is judged. Among fewer it is chance (the slowest one or
+two), and the median is judged instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One window of a request, as the ingress saw it."""
+    """How one window of a request went, as the ingress saw it."""
 
     stage: int
     """`RolloutState.stage` when the request chose its version."""
     who: Literal["active", "candidate"]
     ok: bool
-    """False: the version failed where it should have answered."""
+    """False: the version failed."""
     seconds: float
-    """From the call of the model to its answer."""
+    """From the call of the model to its prediction."""
     disagreement: float | None = None
-    """1 - IoU with the other version's masks, where both answered."""
+    """1 - IoU with the other version's masks, where there are both."""
 
 
 @dataclass(kw_only=True)
@@ -46,7 +44,7 @@ class Stage:
     disagreements: list[float] = field(default_factory=list)
 
     def add(self, observations: Sequence[Observation]) -> None:
-        """Take what belongs to this stage; what is late from an earlier one is dropped."""
+        """Add observations of this stage; late ones of an earlier stage are dropped."""
         for seen in observations:
             if seen.stage != self.number:
                 continue
@@ -80,7 +78,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a step's measurements mean."""
+    """What follows from the measurements of a step."""
 
     decision: Literal["wait", "pass", "refuse"]
     detail: str
@@ -93,13 +91,16 @@ def judge(measured: Measured, *, elapsed: float, comparing: bool, limits: Rollou
         measured: both versions in this step.
         elapsed: seconds since it began.
         comparing: the step must also have compared `step_samples` windows: so in the shadow. In the canary
-            fewer do, since only a share of the windows is mirrored there.
+            fewer are enough, since only a fraction of the windows is compared there.
         limits: the thresholds.
     """
     active, candidate = measured.active, measured.candidate
     allowed = limits.max_error_rate * max(candidate.requests, limits.step_samples)
     if candidate.errors > allowed:
-        detail = f"{candidate.errors} errors in {candidate.requests} answers (max_error_rate {limits.max_error_rate:g})"
+        detail = (
+            f"{candidate.errors} errors in {candidate.requests} predictions "
+            f"(max_error_rate {limits.max_error_rate:g})"
+        )
         return Verdict(decision="refuse", detail=detail)
     enough = min(active.requests, candidate.requests) >= limits.step_samples
     if enough and (slow := _too_slow(active, candidate, limits)):
@@ -115,13 +116,13 @@ def judge(measured: Measured, *, elapsed: float, comparing: bool, limits: Rollou
     if enough and (compared_enough or not comparing) and elapsed >= limits.step_seconds:
         return Verdict(decision="pass", detail=_summary(measured))
     if elapsed > limits.step_timeout_s:
-        detail = f"{candidate.requests} answers in {elapsed:.0f} s (step_samples {limits.step_samples})"
+        detail = f"{candidate.requests} predictions in {elapsed:.0f} s (step_samples {limits.step_samples})"
         return Verdict(decision="refuse", detail=detail)
     return Verdict(decision="wait", detail=_summary(measured))
 
 
 def disagreement(left: np.ndarray, right: np.ndarray) -> float:
-    """1 - IoU of two answers to the same frames, over all frames together; 0 where both are empty.
+    """1 - IoU of two predictions for the same frames, over all frames together; 0 where both are empty.
 
     Args:
         left: [T, H, W] class of each pixel, 0 is background.
@@ -142,14 +143,14 @@ def _too_slow(active: Side, candidate: Side, limits: RolloutConfig) -> str | Non
     if tried <= served * limits.max_latency_ratio + limits.latency_slack_ms:
         return None
     return (
-        f"{name} of its windows' times {tried:.0f} ms, of the served version's {served:.0f} ms "
+        f"{name} latency {tried:.0f} ms against {served:.0f} ms of the served version "
         f"(max_latency_ratio {limits.max_latency_ratio:g})"
     )
 
 
 def _summary(measured: Measured) -> str:
     candidate, active = measured.candidate, measured.active
-    parts = [f"{candidate.requests} answers", f"{candidate.errors} errors"]
+    parts = [f"{candidate.requests} predictions", f"{candidate.errors} errors"]
     if candidate.p95_ms is not None and active.p95_ms is not None:
         parts.append(f"p95 {candidate.p95_ms:.0f} ms against {active.p95_ms:.0f} ms")
     if measured.disagreement is not None:

@@ -1,6 +1,7 @@
-"""The rollout as one document: what each slot holds, who answers, where a change stands. Written by the controller."""
+"""The rollout as one document: what each slot holds, which version answers, and the progress of a change.
 
-from __future__ import annotations
+Written by the controller, read by every replica. GET /v1/rollout returns it.
+"""
 
 from typing import Literal
 
@@ -12,14 +13,14 @@ SlotName = Literal["a", "b"]
 SLOTS: tuple[SlotName, SlotName] = ("a", "b")
 
 Phase = Literal["idle", "verify", "load", "golden", "shadow", "canary"]
-"""idle: nothing changes. The others are what a candidate goes through, in this order."""
+"""idle: no rollout is under way. A candidate passes through the others in this order."""
 
 HISTORY = 50
 """Events kept."""
 
 
 class Target(Answer):
-    """A version as the registry names it. A number and not an alias: it means the same weights everywhere."""
+    """A version in the registry, by number and not by alias: it means the same weights everywhere."""
 
     name: str
     version: int
@@ -31,26 +32,26 @@ class Target(Answer):
 
     @property
     def identity(self) -> str:
-        """Tells it from every other one: two versions may have the same files, two registries the same numbers."""
+        """Identifies it: two versions may have the same files, and two registries the same numbers."""
         return f"{self.name}/{self.version}@{self.manifest_sha256}"
 
 
 class Release(Target):
-    """A verified version, with what its own card says of it."""
+    """A verified version, with the facts of its own card."""
 
     data_digest: str
     """Digest of the data set it was trained on; empty if not recorded."""
     backbone: str
     image_size: int
     num_frames: int
-    """Frames that it sees at once."""
+    """Frames that it processes at once."""
     classes: list[str]
     """Names of the mask values, background first."""
     metrics: dict
-    """What it scored before it was registered."""
+    """Its scores from before it was registered."""
 
     def info(self, alias: str | None) -> ModelInfo:
-        """What an answer says of the model that gave it."""
+        """The model's entry in a response."""
         return ModelInfo(
             name=self.name,
             version=str(self.version),
@@ -70,7 +71,7 @@ class Failure(Answer):
 
 
 class GateResult(Answer):
-    """One gate that the candidate has passed, or the one that stopped it."""
+    """A gate that the candidate has passed, or the one that refused it."""
 
     gate: str
     passed: bool
@@ -80,7 +81,7 @@ class GateResult(Answer):
 
 
 class Refusal(Answer):
-    """The version that the alias points to, and why it does not serve."""
+    """The refused version that the alias points to, and why it was refused."""
 
     version: int
     gate: str
@@ -98,14 +99,14 @@ class Event(Answer):
 
 
 class Side(Answer):
-    """What one of the two versions did in the current step."""
+    """One of the two versions in the current step."""
 
     requests: int = 0
-    """Windows that it answered, or should have."""
+    """Windows sent to it."""
     errors: int = 0
     p50_ms: float | None = None
     p95_ms: float | None = None
-    """Time of one window, 95th percentile."""
+    """95th percentile of the time for one window."""
 
 
 class Measured(Answer):
@@ -114,13 +115,13 @@ class Measured(Answer):
     active: Side = Side()
     candidate: Side = Side()
     compared: int = 0
-    """Windows that both answered."""
+    """Windows that both versions processed."""
     disagreement: float | None = None
     """Mean of 1 - IoU of their masks."""
 
 
 class TagWrite(Answer):
-    """Tags on their way to a version in MLflow."""
+    """Tags to be written to a version in MLflow."""
 
     name: str
     version: int
@@ -128,43 +129,43 @@ class TagWrite(Answer):
 
 
 class RolloutState(Answer):
-    """The answer of GET /v1/rollout, and what survives a killed controller.
+    """The response of GET /v1/rollout, and all that a restarted controller needs.
 
-    Slots holds what each of the two model deployments has to hold. `active` answers; in the shadow and the
-    canary `candidate` is in the other slot, in between that slot keeps the version that served before, warm.
+    `slots` assigns a version to each of the two model deployments. `active` answers requests. During shadow and canary
+    the candidate is in the other slot; otherwise that slot keeps the version that served before, loaded.
     """
 
     revision: int = 0
     """Grows by one with every change; the store refuses a second writer of the same number."""
     source: str = ""
-    """Digest of registry and model address, so that another deployment's state is not taken for this one's."""
+    """Digest of registry and model address, so that another deployment's document is not mistaken for this one's."""
     alias: str | None = None
     """The alias that is followed; null for a fixed version."""
     wanted: int | None = None
     """Version that the alias points to."""
     active: SlotName | None = None
-    """Slot that answers; null before the first version has passed."""
+    """Slot that answers requests; null before the first version has passed."""
     slots: dict[SlotName, Release | None] = Field(default={"a": None, "b": None})
-    """What each slot has to hold."""
+    """Version assigned to each slot."""
     rollout: int = 0
     """Number of the rollout, counted from 1."""
     phase: Phase = "idle"
     since: float = 0.0
     """Unix time at which the phase, or its step, began."""
     candidate: Target | None = None
-    """The version that is being tried."""
+    """The version that is being rolled out."""
     step: int = 0
     """Canary step, from 0."""
     stage: int = 0
-    """Grows whenever measuring begins anew; measurements carry it."""
+    """Grows whenever measuring restarts; observations carry it."""
     ready: bool = False
-    """The candidate is loaded everywhere, and may be given traffic."""
+    """The candidate is loaded on all its replicas and may get traffic."""
     mirror: float = 0.0
-    """Share of the windows that both versions answer."""
+    """Fraction of the windows that go to both versions."""
     weight: float = 0.0
-    """Share of the requests that the candidate answers."""
+    """Fraction of the requests that the candidate answers."""
     restarts: int = 0
-    """How often the candidate was lost."""
+    """How often replicas of the candidate were lost."""
     gates: tuple[GateResult, ...] = ()
     """Of the current rollout, or of the last one."""
     measured: Measured = Measured()
@@ -174,20 +175,20 @@ class RolloutState(Answer):
     history: tuple[Event, ...] = ()
     """Newest last."""
     outbox: tuple[TagWrite, ...] = ()
-    """Tags that MLflow has not got yet."""
+    """Delivery queue: tags that MLflow does not have yet."""
 
     @property
     def other(self) -> SlotName:
-        """The slot that does not answer."""
+        """The slot that does not answer requests."""
         return "b" if self.active == "a" else "a"
 
     @property
     def served(self) -> Release | None:
-        """The version that answers."""
+        """The version that answers requests."""
         return self.slots[self.active] if self.active else None
 
     def slot_of(self, version: int) -> SlotName | None:
-        """The slot whose version may be asked for by number: it serves, has served, or is in shadow or canary."""
+        """The slot of a version that clients may request: it serves, served before, or is in shadow or canary."""
         for slot in SLOTS:
             release = self.slots[slot]
             tried = slot == self.other and self.candidate is not None

@@ -1,16 +1,14 @@
-"""Where the rollout's document lives: Ray's own key-value store, beside what Serve keeps of itself.
+"""Storage of the rollout's document and of the replicas' reports: Ray's key-value store, which Serve uses, too.
 
 Our choice, among four. A file needs a disk that all nodes share. Tags in MLflow would stop every replica from
-starting while MLflow is down, and MLflow is no part of answering a request. An actor forgets when it is killed.
+starting while MLflow is down, and MLflow is no part of answering a request. An actor loses it when it is killed.
 The key-value store outlives every process but Ray's head, and with it, where Ray's head is made fault-tolerant
-(KubeRay: `gcsFaultToleranceOptions`), it outlives that one, too. Lost with the head, nothing is wrong: the next
-deployment begins at the version that the alias names.
+(KubeRay: `gcsFaultToleranceOptions`), it outlives that one, too. After its loss the next deployment
+starts from the registry.
 
 Writers are fenced: revision N + 1 can be written once, so of two controllers (one of them cut off and not yet
-dead) only one changes the document, and the other one reads it anew.
+dead) only one changes the document, and the other one reads it again.
 """
-
-from __future__ import annotations
 
 import logging
 import threading
@@ -21,7 +19,7 @@ import ray
 from pydantic import BaseModel, ConfigDict
 from ray.experimental import internal_kv
 
-from sdavs_serve.rollout.machine import SlotReport
+from sdavs_serve.rollout.rules import SlotReport
 from sdavs_serve.rollout.state import SLOTS, RolloutState, SlotName
 
 logger = logging.getLogger("ray.serve")
@@ -31,28 +29,28 @@ STATE = "rollout/"
 REPORTS = "slot/"
 
 WATCH_S = 0.25
-"""How often replicas look at the document: with it, and not with the controller, goes every change."""
+"""How often replicas read the document. They follow it, and not the controller."""
 
 SILENT_S = 10.0
-"""A copy that has not been heard of for so long is lost. Copies speak every `WATCH_S`, when they get to run."""
+"""A replica without a report for so long is lost. Replicas report every `WATCH_S`, when they get to run."""
 
 SERVE_NAMESPACE = "serve"
 """Ray's namespace in which Serve keeps its actors."""
 
 
-class CopyReport(BaseModel):
-    """What one replica of a slot says of itself."""
+class ReplicaReport(BaseModel):
+    """What one replica of a slot reports about itself."""
 
     model_config = ConfigDict(frozen=True)
 
     beat: int
-    """Grows; compared by the reader's clock, because nodes' clocks differ."""
+    """Counts reports. The reader times the changes by its own clock, because nodes' clocks differ."""
     wants: str | None
-    """`Target.identity` of what it was told to hold."""
+    """`Target.identity` of the version assigned to it."""
     holds: str | None
-    """The same of what it has loaded and warmed up."""
+    """`Target.identity` of the version that it has loaded and warmed up."""
     failed: str | None = None
-    """Why it could not load what it was told to."""
+    """Why it could not load the assigned version."""
 
 
 def read_state() -> RolloutState:
@@ -67,52 +65,52 @@ def read_state() -> RolloutState:
 
 
 def write_state(state: RolloutState) -> RolloutState | None:
-    """Write the successor of the document that `state` was made from; None if somebody else was faster."""
+    """Write the successor of the document that `state` was made from; None if another controller was faster."""
     state = state.model_copy(update={"revision": state.revision + 1})
     key = _key(state.revision)
     existed = internal_kv._internal_kv_put(key, state.model_dump_json(), overwrite=False, namespace=NAMESPACE)
     if existed:
         return None
     for old in internal_kv._internal_kv_list(STATE, namespace=NAMESPACE):
-        # One is left for whoever has listed the keys and not read yet.
+        # The one before stays for readers that have listed the keys and not read yet.
         if old < _key(state.revision - 1).encode():
             internal_kv._internal_kv_del(old, namespace=NAMESPACE)
     return state
 
 
-def write_report(slot: SlotName, actor: str, report: CopyReport) -> None:
-    """Tell the controller; a copy is known by the name of its actor."""
+def write_report(slot: SlotName, actor: str, report: ReplicaReport) -> None:
+    """Report to the controller; a replica is identified by the name of its actor."""
     internal_kv._internal_kv_put(f"{REPORTS}{slot}/{actor}", report.model_dump_json(), namespace=NAMESPACE)
 
 
 class ReportReader:
-    """The reports of all copies that live."""
+    """Reads the reports of all live replicas."""
 
     def __init__(self) -> None:
         self._beats: dict[str, int] = {}
         self._heard: dict[str, float] = {}
 
     def read(self, state: RolloutState) -> dict[SlotName, SlotReport]:
-        """What the copies of each slot say together of what the document wants of them. Blocking."""
+        """What the replicas of each slot report about the versions assigned by the document. Blocking."""
         return {slot: self._summary(slot, state) for slot in SLOTS}
 
     def _summary(self, slot: SlotName, state: RolloutState) -> SlotReport:
         wanted = state.slots[slot]
         identity = wanted.identity if wanted else None
-        copies = self._live(slot)
-        failed = next((copy.failed for copy in copies if copy.failed and copy.wants == identity), None)
-        holds = {copy.holds for copy in copies}
+        replicas = self._live(slot)
+        failed = next((one.failed for one in replicas if one.failed and one.wants == identity), None)
+        holds = {one.holds for one in replicas}
         return SlotReport(loaded=holds.pop() if len(holds) == 1 else None, failed=failed)
 
-    def _live(self, slot: SlotName) -> list[CopyReport]:
+    def _live(self, slot: SlotName) -> list[ReplicaReport]:
         now, prefix, live = time.monotonic(), f"{REPORTS}{slot}/", []
         for name in internal_kv._internal_kv_list(prefix, namespace=NAMESPACE):
             content, key = internal_kv._internal_kv_get(name, namespace=NAMESPACE), name.decode()
-            # Ray knows at once that a process has ended, and only silence tells that one hangs or is cut off.
+            # Ray knows at once that a process has ended; one that hangs or is cut off shows only by its silence.
             if content is None or not _exists(key.removeprefix(prefix)):
                 internal_kv._internal_kv_del(name, namespace=NAMESPACE)
                 continue
-            report = CopyReport.model_validate_json(content)
+            report = ReplicaReport.model_validate_json(content)
             if self._beats.get(key) != report.beat:
                 self._beats[key], self._heard[key] = report.beat, now
             if now - self._heard[key] < SILENT_S:
@@ -129,35 +127,35 @@ def _exists(actor: str) -> bool:
 
 
 class Watcher:
-    """Follows the document from a thread of its own; a busy event loop does not hold it up."""
+    """Follows the document in a thread of its own, so that a busy event loop does not delay it."""
 
-    def __init__(self, on_look: Callable[[RolloutState], None] | None = None) -> None:
+    def __init__(self, on_read: Callable[[RolloutState], None] | None = None) -> None:
         """
         Args:
-            on_look: called in the watching thread with each document read, changed or not.
+            on_read: called in the watching thread with each document read, changed or not.
         """
         self.state = read_state()
-        self._on_look = on_look
+        self._on_read = on_read
         self._thread = threading.Thread(target=self._run, name="rollout watcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start following."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether it still follows."""
+        """Whether the thread still runs."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
         while True:
             try:
                 self.state = read_state()
-                if self._on_look:
-                    self._on_look(self.state)
+                if self._on_read:
+                    self._on_read(self.state)
             except Exception as error:
-                # Ray's head may be restarting. What was right a moment ago is right still.
-                logger.warning("the rollout's document cannot be followed: %s", error)
+                # Ray's head may be restarting; the last document still holds.
+                logger.warning("cannot read the rollout's document: %s", error)
             time.sleep(WATCH_S)
 
 

@@ -1,1 +1,1 @@
-"""Load tests and fuzzing of a local endpoint."""
+"""Load tests of a local endpoint, and fuzzing of its decoders."""

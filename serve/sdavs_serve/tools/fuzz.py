@@ -1,12 +1,10 @@
-"""Thousands of damaged files through the decoders: none may crash the server, hang, leak, or answer nonsense.
+"""Fuzzing of the decoders with damaged files: none may crash the server, hang, leak, or yield invalid samples.
 
     python -m sdavs_serve.tools.fuzz --files 5000
     python -m sdavs_serve.tools.fuzz --files 1 --seed 4711        that one file again
 
-The damage is drawn from the seed, so a file that does harm can be made again.
+The damage is drawn from the seed, so every file can be reproduced.
 """
-
-from __future__ import annotations
 
 import argparse
 import io
@@ -26,8 +24,7 @@ import psutil
 from PIL import Image
 from sdavs_platform.config.serve import ServeConfig
 
-from sdavs_serve.decoding.sandbox import Sandbox
-from sdavs_serve.decoding.upload import Upload
+from sdavs_serve.decoding.sandbox import Sandbox, Upload
 from sdavs_serve.errors import MediaError
 
 LIMITS = ServeConfig(
@@ -44,7 +41,7 @@ CODECS = {
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of the files."""
+    """Results of a run."""
 
     answers: Counter[str] = field(default_factory=Counter)
     """Number of files by kind of answer."""
@@ -61,7 +58,7 @@ def fuzz(*, num_files: int, seed: int, budget_s: float = float("inf")) -> Outcom
     """Send `num_files` damaged files, or as many as fit into `budget_s` seconds.
 
     Raises:
-        Exception: anything but a refusal as clients get it; the message names the file's seed.
+        RuntimeError: a file caused anything but a refusal; the message names its seed.
     """
     originals = [small_video(kind) for kind in CODECS]
     outcome, sandbox = Outcome(), Sandbox(LIMITS)
@@ -167,7 +164,7 @@ def _answer(sandbox: Sandbox, upload: Upload) -> str:
             for sample in sandbox.samples(upload).samples():
                 assert np.isfinite(sample.second).all(), "sound that is not finite"
         except MediaError as refusal:
-            died = " (decoder died)" if "died of it" in refusal.detail else ""
+            died = " (decoder died)" if "crashed on it" in refusal.detail else ""
             return f"{refusal.status} {refusal.kind}{died}"
     return "200"
 

@@ -1,13 +1,11 @@
-"""What the endpoint costs: throughput and latency at rising load, beside the bare model, with and without batches."""
-
-from __future__ import annotations
+"""Load test: throughput and latency of the endpoint at rising load, with and without batches, and of the bare model."""
 
 import logging
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -17,10 +15,13 @@ import ray
 from ray import serve
 from sdavs_platform.config.serve import ServeConfig
 
-from sdavs_serve.app import APPLICATION, build
+from sdavs_serve.app import build
 from sdavs_serve.decoding.media import decode_video, windows
-from sdavs_serve.rollout.effects import look_up, verify
+from sdavs_serve.deployment import APPLICATION
+from sdavs_serve.rollout.registry import look_up, verify
 from sdavs_serve.rollout.state import Failure, Release
+
+logger = logging.getLogger(__name__)
 
 READY_S = 600.0
 
@@ -35,7 +36,7 @@ class Row:
     p95_ms: float
     p99_ms: float
     refused: int = 0
-    """Answers other than 200, such as 429 beyond `max_requests`."""
+    """Responses other than 200, such as 429 beyond `max_requests`."""
 
 
 def measure(
@@ -44,7 +45,6 @@ def measure(
     video: bytes,
     clients: Sequence[int],
     seconds: float,
-    say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Measure the bare model in this process, then the endpoint on a Ray cluster of its own.
 
@@ -53,7 +53,6 @@ def measure(
         video: the clip that every request sends.
         clients: how many send at once, one measurement each.
         seconds: length of each measurement.
-        say: told what is being done.
 
     Raises:
         ValueError: no such model, or one that does not verify.
@@ -63,15 +62,15 @@ def measure(
     if isinstance(release, Failure):
         raise ValueError(f"version {target.version}: {release.reason}")
     here = config if _gpu_is_here() else config.model_copy(update={"num_gpus": 0.0})
-    rows = _bare(here, release, video, seconds, say)
+    rows = _bare(here, release, video, seconds)
     single = config.model_copy(update={"max_batch_frames": release.num_frames, "batch_wait_ms": 0.0})
     for batching, variant in (("one by one", single), ("in batches", config)):
-        rows += _endpoint(variant, batching, video, clients, seconds, say)
+        rows += _endpoint(variant, batching, video, clients, seconds)
     return rows
 
 
 def report_table(rows: Sequence[Row]) -> str:
-    """A table, and what batching is worth at the highest load."""
+    """A table, and what batching gains at the highest load."""
     widest = max(len(row.what) for row in rows)
     head = f"{'':<{widest}}  {'clips/s':>8} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'refused':>8}"
     lines = [
@@ -97,10 +96,8 @@ def _gpu_is_here() -> bool:
     return torch.cuda.is_available()
 
 
-def _bare(
-    config: ServeConfig, release: Release, video: bytes, seconds: float, say: Callable[[str], None]
-) -> list[Row]:
-    from sdavs_serve.inference.loaded_model import ServedModel, masks_with_scores
+def _bare(config: ServeConfig, release: Release, video: bytes, seconds: float) -> list[Row]:
+    from sdavs_serve.inference.served_model import ServedModel, masks_with_scores
 
     model = ServedModel.load(release, config=config)
     window = next(windows(decode_video(video, fps=config.fps, limits=config), num_frames=release.num_frames))
@@ -108,7 +105,7 @@ def _bare(
     most = max(1, config.max_batch_frames // len(inputs.frames))
     rows = []
     for at_once in sorted({1, most}):
-        say(f"bare model, {at_once} at once")
+        logger.info("bare model, %d at once", at_once)
         times, ends = [], time.monotonic() + seconds
         while time.monotonic() < ends:
             started = time.perf_counter()
@@ -125,20 +122,19 @@ def _endpoint(
     video: bytes,
     clients: Sequence[int],
     seconds: float,
-    say: Callable[[str], None],
 ) -> list[Row]:
-    say(f"starting the endpoint, {batching}")
+    logger.info("starting the endpoint, %s", batching)
     rows = []
     with running(config) as address:
         for count in clients:
-            say(f"endpoint, {batching}, {count} clients")
+            logger.info("endpoint, %s, %d clients", batching, count)
             rows.append(under_load(f"endpoint, {batching}, {count} clients", address, video, count, seconds))
     return rows
 
 
 @contextmanager
 def running(config: ServeConfig) -> Iterator[str]:
-    """The address of an endpoint on a Ray of its own; nothing that runs is touched.
+    """An endpoint on a private Ray, by its address; a Ray that runs already is not touched.
 
     Raises:
         ValueError: the version was refused.
@@ -159,7 +155,7 @@ def running(config: ServeConfig) -> Iterator[str]:
 
 
 def under_load(what: str, address: str, video: bytes, count: int, seconds: float) -> Row:
-    """`count` clients that send `video` again and again for `seconds`; refused ones wait as they are told."""
+    """`count` clients that send `video` again and again for `seconds`; refused ones wait for `Retry-After`."""
     times: list[float] = []
     statuses: Counter[int] = Counter()
     ends = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-// Talking to the endpoint: the key, JSON, uploads with progress, and its problem bodies as errors.
+// Requests to the endpoint: the key, JSON, uploads with progress, and its problem documents as errors.
 
 const STORED_KEY = "sdavs-api-key";
 
@@ -7,7 +7,7 @@ export const key = {
   set: (value) => (value ? sessionStorage.setItem(STORED_KEY, value) : sessionStorage.removeItem(STORED_KEY)),
 };
 
-/** What the endpoint refuses and why, as RFC 9457 has it: title, detail, status, limit, request_id. */
+/** An error of the endpoint as defined by RFC 9457: title, detail, status, limit, request_id. */
 export class Problem extends Error {
   constructor({ title, detail = "", status = 0, limit, request_id, retryAfter }) {
     super(`${title}: ${detail}`);
@@ -36,10 +36,10 @@ export async function getJson(path) {
  * POST /v1/segment.
  *
  * @param request.video the clip, a Blob
- * @param request.sound a Blob that is heard in place of the clip's own sound, or null
+ * @param request.sound a Blob that replaces the clip's own sound, or null
  * @param request.fps masks a second
  * @param request.accept media type of the answer
- * @param onProgress called with the share that is uploaded, from 0 to 1
+ * @param onProgress called with the uploaded fraction, from 0 to 1
  * @param signal an AbortSignal
  * @returns the answer as a Blob. Throws a Problem, or Cancelled.
  */
@@ -48,7 +48,7 @@ export function segment({ video, sound, fps, accept }, { onProgress, signal }) {
   form.append("video", video, "video");
   if (sound) form.append("audio", sound, "audio");
   form.append("fps", String(fps));
-  // fetch() cannot tell how much of a body has been sent.
+  // fetch() cannot report how much of a body has been sent.
   const request = new XMLHttpRequest();
   return new Promise((resolve, reject) => {
     request.open("POST", "v1/segment");
@@ -71,7 +71,7 @@ function problemOf(status, statusText, body, retryAfter) {
   try {
     return new Problem({ ...JSON.parse(body), retryAfter });
   } catch {
-    // Not ours: the proxy answers in plain text while no application runs.
+    // Not from the endpoint: Serve's proxy answers in plain text while no application runs.
     return new Problem({ title: statusText || `Error ${status}`, detail: body.slice(0, 200), status, retryAfter });
   }
 }

@@ -1,4 +1,4 @@
-// Draw the API's description; nothing is asked of a validator elsewhere, and a key lives as long as the tab shows it.
+// Swagger UI of the API, without an external validator; a key is kept only while the tab is open.
 
 SwaggerUIBundle({
   url: "openapi.json",

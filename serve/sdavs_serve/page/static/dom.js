@@ -24,9 +24,9 @@ export function setFacts(list, pairs) {
   list.replaceChildren(...shown.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
 
-export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+export const percent = (fraction) => `${(100 * fraction).toFixed(fraction > 0 && fraction < 0.1 ? 1 : 0)} %`;
 
-/** Tell screen readers. */
+/** Announce to screen readers. */
 export function say(text) {
   $("status").textContent = text;
 }

@@ -1,11 +1,11 @@
-// The API key: entered in a dialog, kept by the browser for this tab's session and nowhere else.
+// The API key: entered in a dialog, stored by the browser for this tab's session only.
 
 import { key } from "./api.js";
 import { $ } from "./dom.js";
 
 let afterwards = () => {};
 
-/** Open the dialog; `done` is called when a key was given. */
+/** Open the dialog; `done` is called when a key was entered. */
 export function askForKey(done) {
   afterwards = done;
   $("key").value = key.get();
@@ -15,7 +15,7 @@ export function askForKey(done) {
   $("key").focus();
 }
 
-/** @param onChange called after the key was set or forgotten */
+/** @param onChange called after the key was set or removed */
 export function wireKeys(onChange) {
   $("key-button").addEventListener("click", () => askForKey(() => {}));
   $("key-cancel").addEventListener("click", () => $("key-dialog").close());
@@ -28,7 +28,7 @@ export function wireKeys(onChange) {
     event.preventDefault();
     const entered = $("key").value.trim();
     if (!/^[\x21-\x7e]+$/.test(entered)) {
-      $("key-note").textContent = "A key is one word of letters, digits and signs.";
+      $("key-note").textContent = "A key consists of letters, digits and symbols, without spaces.";
       return;
     }
     key.set(entered);

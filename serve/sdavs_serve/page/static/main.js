@@ -1,4 +1,4 @@
-// The page as a whole: which clip is open, what the model hears, and what is shown of its answer.
+// The page as a whole: the open clip, the sound that the model gets, and the part of its result that is shown.
 
 import { getJson, Problem } from "./api.js";
 import { $, el, percent, say, setFacts } from "./dom.js";
@@ -13,8 +13,8 @@ import { drawAnswers, drawSound } from "./timeline.js";
 const OWN = { id: "own", listening: "own", label: "Own sound", blob: null };
 const EXPLAIN = {
   own: "",
-  muted: "The same pictures with silence. Whatever is still marked was found by looking alone.",
-  swapped: "The same pictures with another sound. A model that listens now marks something else, or nothing.",
+  muted: "The same pictures with silence. What is still marked was found from the pictures alone.",
+  swapped: "The same pictures with another sound. A model that uses the sound marks something else now, or nothing.",
 };
 
 let setup = { samples: [], limits: {}, fps: 1 };
@@ -31,14 +31,14 @@ const player = new Player($("canvas"), {
   },
 });
 
-// Asking
+// Requests
 
-/** The endpoint's answer for a clip with a sound; asked once and kept. */
+/** The endpoint's answer for a clip with a sound; requested once and cached. */
 async function answerFor(asked, sound, fps) {
   const id = `${sound.id}|${fps}`;
   if (!asked.entries.has(id)) {
     const request = { video: asked.video, sound: sound.blob, fps, accept: "application/json" };
-    const answer = JSON.parse(await (await ask(request, "The model looks and listens")).text());
+    const answer = JSON.parse(await (await ask(request, "Running the model")).text());
     asked.entries.set(id, { answer, sound, fps, overlay: null });
   }
   return asked.entries.get(id);
@@ -60,14 +60,14 @@ function open(video, name, sample = null) {
   }, name);
 }
 
-/** Let the model hear something else, or be asked for more or fewer masks. The controls follow what is shown. */
+/** Request the clip with another sound, or with more or fewer masks. The controls follow what is shown. */
 async function askAgain(choose) {
   const mine = ++turn;
   await attempt(async () => {
     const { sound, fps } = await choose();
     await show(clip, await answerFor(clip, sound, fps));
   });
-  if (mine === turn) showControls(); // else a later choice is still on its way
+  if (mine === turn) showControls(); // else a later choice is still being loaded
 }
 
 async function soundFor(listening) {
@@ -101,18 +101,18 @@ async function show(shownClip, shownEntry) {
   if (isNew) fillSwap();
   showControls();
   const { name, version } = answer.model;
-  $("answered").textContent = `Answered by ${name} ${version} in ${(answer.timings_ms.total / 1000).toFixed(2)} s.`;
-  say(`${answer.frames.length} frames answered, ${sound.label}.`);
+  $("answered").textContent = `Segmented by ${name} ${version} in ${(answer.timings_ms.total / 1000).toFixed(2)} s.`;
+  say(`${answer.frames.length} frames segmented, ${sound.label}.`);
   showMoment(player.time);
 }
 
 async function loadVideo(shownClip, shownEntry) {
   shownClip.playable &&= await canPlay(shownClip.video);
   if (shownClip.playable) return player.load(shownClip.video);
-  // The endpoint reads more kinds of video than browsers play. Its own overlay video can be played anywhere.
+  // The endpoint reads more kinds of video than browsers play. Its own overlay video plays everywhere.
   const { sound, fps } = shownEntry;
   const request = { video: shownClip.video, sound: sound.blob, fps, accept: "video/mp4" };
-  shownEntry.overlay ??= await ask(request, "This browser cannot play this kind of video; fetching one that it can play");
+  shownEntry.overlay ??= await ask(request, "This browser cannot play this kind of video; fetching the overlay video instead");
   await player.load(shownEntry.overlay);
 }
 
@@ -126,7 +126,7 @@ function showControls() {
   $("opacity").disabled = !clip.playable;
   $("listen-explain").textContent = clip.playable
     ? EXPLAIN[sound.listening]
-    : `${EXPLAIN[sound.listening]} This browser cannot play the file itself, so this is the endpoint's overlay video; its masks have a fixed opacity.`;
+    : `${EXPLAIN[sound.listening]} This browser cannot play the file, so this is the endpoint's overlay video; its masks have a fixed opacity.`;
 }
 
 function showMoment(time) {
@@ -266,7 +266,7 @@ async function start() {
   wirePlayer();
   const greet = () => {
     attempt(showModel);
-    // A failure here is no reason to hide another message: the next answer names its version anyway.
+    // A failure here must not hide another message: the next answer names its version anyway.
     follow(() => showModel().catch((problem) => say(problem.message)));
   };
   wireKeys(greet);

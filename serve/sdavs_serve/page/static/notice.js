@@ -1,4 +1,4 @@
-// What the visitor is told while the endpoint works, and when it refuses.
+// Messages for the visitor: progress of a request, and errors.
 
 import { Cancelled, key, Problem, segment } from "./api.js";
 import { $, percent, say } from "./dom.js";
@@ -6,7 +6,7 @@ import { askForKey } from "./keys.js";
 
 let running = null;
 
-/** POST a clip and show how far it is. A second one ends the first. Throws as `segment` does. */
+/** POST a clip and show the progress. A second request aborts the first. Throws as `segment` does. */
 export async function ask(request, what) {
   running?.abort();
   const mine = (running = new AbortController());
@@ -15,10 +15,10 @@ export async function ask(request, what) {
   $("progress-text").textContent = "Uploading";
   bar.value = 0;
   say(`Uploading. ${what}`);
-  const onProgress = (share) => {
-    bar.value = share;
-    $("progress-text").textContent = `Uploading, ${percent(share)}`;
-    if (share < 1) return;
+  const onProgress = (fraction) => {
+    bar.value = fraction;
+    $("progress-text").textContent = `Uploading, ${percent(fraction)}`;
+    if (fraction < 1) return;
     bar.removeAttribute("value");
     $("progress-text").textContent = what;
     say(what);
@@ -30,7 +30,7 @@ export async function ask(request, what) {
   }
 }
 
-/** Do something that may be refused. What was there stays there; the visitor may try again. `about` names the file. */
+/** Run `work` and show its error, if any. What was shown before stays; the visitor may retry. `about` names the file. */
 export async function attempt(work, about = "") {
   hideProblem();
   try {
@@ -46,7 +46,7 @@ function showProblem(problem, about, retry) {
   const needsKey = problem.status === 401 || problem.status === 403;
   const more = [
     problem.limit && `Limit: ${problem.limit}.`,
-    problem.retryAfter && `Possible again in ${problem.retryAfter} s.`,
+    problem.retryAfter && `Try again in ${problem.retryAfter} s.`,
     problem.requestId && `Request ${problem.requestId}.`,
   ];
   $("problem-title").textContent = about ? `${about}: ${problem.title}.` : `${problem.title}.`;

@@ -1,8 +1,8 @@
-// An answered frame as two pictures to lay over it: the filled mask, and its outline.
+// The mask of a frame as two pictures to draw over it: the filled mask, and its outline.
 
 import { paint } from "./rle.js";
 
-// As in the endpoint's own overlays (sdavs_serve/encoding/encode.py): binary models use the first.
+// As in the endpoint's own overlays (sdavs_serve/encoding/responses.py): binary models use the first.
 export const COLOURS = [
   [255, 48, 64],
   [48, 160, 255],

@@ -1,11 +1,11 @@
-// The clip on a canvas: the video's picture, the mask of the moment over it, and the sound that the model hears.
+// The clip on a canvas: the video's picture, its current mask, and the sound that the model gets.
 
 import { Overlays } from "./overlay.js";
 
 // Small videos are drawn larger than they are, so that outlines stay thin.
 const DRAWN_WIDTH = 960;
 
-/** Whether this browser can play a video; tried aside, so that what is open stays open. */
+/** Whether this browser can play a video; tried in another element, so that the open clip stays open. */
 export async function canPlay(blob) {
   const video = document.createElement("video");
   video.preload = "auto";
@@ -65,7 +65,7 @@ export class Player {
   /**
    * Show an answer's masks.
    *
-   * @param answer what the endpoint said
+   * @param answer the endpoint's `SegmentAnswer`
    * @param burntIn the video itself is the overlay, so that nothing is drawn over it
    */
   setAnswer(answer, { burntIn = false } = {}) {
@@ -104,13 +104,13 @@ export class Player {
     return this.#video.currentTime;
   }
 
-  /** Length in seconds. Recordings of browsers do not know their own; the answer does. */
+  /** Length in seconds. Videos recorded by browsers do not contain it; then it is the answer's. */
   get duration() {
     if (Number.isFinite(this.#video.duration)) return this.#video.duration;
     return this.#answer ? this.#answer.frames.length / this.#answer.fps : 0;
   }
 
-  /** Index of the answered frame that stands for the moment shown. */
+  /** Index of the answer's frame at the current time. */
   get frame() {
     const { frames, fps } = this.#answer;
     return Math.min(frames.length - 1, Math.floor(this.time * fps + 1e-6));

@@ -1,4 +1,4 @@
-// The rollout as it happens, for whoever may see it: polled, drawn anew only where it has changed.
+// The rollout, live, for visitors with an admin key: polled, redrawn only when it has changed.
 
 import { getJson, Problem } from "./api.js";
 import { $, el, percent } from "./dom.js";
@@ -16,14 +16,14 @@ const POLL_MS = { idle: 2000, moving: 1000 };
 let shown = "";
 let servedVersion = null;
 let timer = 0;
-let tellServed = () => {};
+let onServedChanged = () => {};
 
-/** Begin, or begin again after the key has changed; `onServed` is called whenever another version serves. */
+/** Start polling, or restart after the key has changed; `onServed` is called whenever another version serves. */
 export function follow(onServed) {
   clearTimeout(timer);
   shown = "";
   servedVersion = null;
-  tellServed = onServed;
+  onServedChanged = onServed;
   poll();
 }
 
@@ -40,7 +40,7 @@ async function poll() {
         $("rollout").hidden = true;
         return; // until the key changes
       }
-      tell(`No answer (${error.detail || error.title}); asking again.`);
+      setStatus(`No answer (${error.detail || error.title}); retrying.`);
       shown = "";
     }
   }
@@ -53,9 +53,9 @@ function draw(state) {
   if (text === shown) return;
   shown = text;
   const version = state.active && state.slots[state.active].version;
-  if (servedVersion !== null && version !== servedVersion) tellServed();
+  if (servedVersion !== null && version !== servedVersion) onServedChanged();
   servedVersion = version;
-  tell(sentence(state));
+  setStatus(sentence(state));
   const { refused } = state;
   $("rollout-refused").hidden = !refused;
   if (refused) $("rollout-refused").textContent = `Version ${refused.version} was refused at ${refused.gate}: ${refused.reason}`;
@@ -70,8 +70,8 @@ function draw(state) {
   );
 }
 
-// A live region: the same text is not set twice, or it would be read again at every poll.
-function tell(text) {
+// A live region: setting the same text again would have it read aloud at every poll.
+function setStatus(text) {
   if ($("rollout-state").textContent !== text) $("rollout-state").textContent = text;
 }
 
@@ -79,7 +79,7 @@ function sentence({ phase, active, slots, candidate, alias, step }) {
   const served = active && slots[active];
   if (phase === "idle") return served ? `Version ${served.version} serves${alias ? `, following @${alias}` : ""}.` : "No version serves yet.";
   const doing = phase === "canary" ? `canary, step ${step + 1}` : PHASES[phase].toLowerCase();
-  return `Version ${candidate.version} is tried: ${doing}.${served ? ` Version ${served.version} serves.` : ""}`;
+  return `Rolling out version ${candidate.version}: ${doing}.${served ? ` Version ${served.version} serves.` : ""}`;
 }
 
 function drawPhases({ phase, refused }) {

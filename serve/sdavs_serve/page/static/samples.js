@@ -1,4 +1,4 @@
-// The endpoint's own clips: shown with their first frame, fetched when they are wanted.
+// The sample clips: shown with their first frame, fetched when chosen.
 
 import { Problem } from "./api.js";
 import { el } from "./dom.js";
@@ -9,7 +9,7 @@ const blobs = new Map();
 export async function fetchSample(name) {
   if (!blobs.has(name)) {
     const answer = await fetch(`page/samples/${name}.mp4`).catch(() => null);
-    if (!answer?.ok) throw new Problem({ title: "No answer", detail: "The sample cannot be fetched." });
+    if (!answer?.ok) throw new Problem({ title: "No answer", detail: "The sample cannot be loaded." });
     blobs.set(name, await answer.blob());
   }
   return blobs.get(name);

@@ -1,6 +1,6 @@
-// What the model may be given to hear, and what it looks like.
+// Sounds for the model, and their waveforms.
 
-/** A tenth of a second of silence as a wav file. The endpoint hears silence where a sound is shorter than the video. */
+/** A tenth of a second of silence as a wav file. The endpoint adds silence where a sound is shorter than the video. */
 export function silence() {
   const rate = 16000;
   const bytes = (rate / 10) * 2;

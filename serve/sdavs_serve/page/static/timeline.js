@@ -1,4 +1,4 @@
-// What the model heard and how much it marked, over time: the sound's shape, and one row of bars for each sound tried.
+// The timeline: the waveform of the sound, and for each sound tried one row of bars, how much the model marked.
 
 import { el, svg } from "./dom.js";
 import { peaks } from "./sound.js";
@@ -32,7 +32,7 @@ export function drawAnswers(rows, answers) {
   }
 }
 
-/** Draw the shape of a sound (null: silence) into the first row; a sound that cannot be decoded here has none. */
+/** Draw the waveform of a sound (null: silence) into the first row; empty if the browser cannot decode the sound. */
 export async function drawSound(rows, blob, seconds, isCurrent) {
   const loud = blob && seconds <= LONGEST_DRAWN_S ? await peaks(blob, seconds, STEPS) : null;
   if (!isCurrent()) return;

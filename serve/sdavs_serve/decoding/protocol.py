@@ -1,6 +1,4 @@
-"""What ingress and decoder say to each other over a socket: a JSON header with the sizes of the arrays behind it."""
-
-from __future__ import annotations
+"""Messages between ingress and decoder over a socket: a JSON header, then the arrays whose sizes it names."""
 
 import json
 import math
@@ -14,7 +12,7 @@ import numpy as np
 LENGTH = struct.Struct("!I")
 
 MAX_HEADER = 16_000_000
-"""Bytes; a longer header is a decoder that was taken over and should not be believed."""
+"""Bytes; a longer header comes from a decoder that was taken over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +20,17 @@ class Message:
     """One message."""
 
     what: str
-    """Of the decoder: sample, sound, error, end, died. Of the ingress: job."""
+    """From the decoder: sample, sound, error, end, died. From the ingress: job."""
     body: dict[str, Any] = field(default_factory=dict)
     arrays: tuple[np.ndarray, ...] = ()
 
 
 class Broken(Exception):
-    """The other side is gone, or talks nonsense."""
+    """The other side is gone, or its message is malformed."""
 
 
 def send(connection: socket.socket, message: Message) -> None:
-    """Send one message; waits until the other side takes it, so nothing piles up."""
+    """Send one message; blocks until the other side takes it, so nothing accumulates."""
     arrays = [np.ascontiguousarray(array) for array in message.arrays]
     kinds = [{"dtype": array.dtype.str, "shape": array.shape} for array in arrays]
     header = json.dumps({"what": message.what, "body": message.body, "arrays": kinds}).encode()
@@ -45,7 +43,7 @@ def receive(connection: socket.socket, *, max_array: int) -> Message:
     """The next message.
 
     Args:
-        connection: its timeout holds for each piece.
+        connection: its timeout applies to each piece.
         max_array: bytes that one array may have.
 
     Raises:
@@ -79,6 +77,6 @@ def _exactly(connection: socket.socket, size: int) -> bytearray:
     while view:
         count = connection.recv_into(view)
         if not count:
-            raise Broken("the connection has ended")
+            raise Broken("the connection was closed")
         view = view[count:]
     return content

@@ -1,6 +1,4 @@
-"""What the controller does to the world for one phase: look the alias up, check an artifact, write tags. Blocking."""
-
-from __future__ import annotations
+"""The controller's side of the MLflow registry: look the alias up, check an artifact, write tags. Blocking."""
 
 import hashlib
 
@@ -16,27 +14,27 @@ from sdavs_platform.tracking.registry import (
 )
 
 from sdavs_model.config import SDAVSConfig
-from sdavs_serve.rollout.machine import SERVED_TAG, STATE_TAG
+from sdavs_serve.rollout.rules import SERVED_TAG, STATE_TAG
 from sdavs_serve.rollout.state import Failure, Release, TagWrite, Target
 
 
 def source_digest(config: ServeConfig) -> str:
-    """Names registry and model address without showing them: the address may hold a password."""
+    """Identifies registry and model address without revealing them: the address may hold a password."""
     return hashlib.sha256(f"{tracking_uri(config.tracking_uri)} {config.model_uri}".encode()).hexdigest()[:16]
 
 
 def look_up(config: ServeConfig) -> tuple[Target, bool]:
-    """Where the model address leads now, and whether that version bears STATE_TAG.
+    """The version that the model address means now, and whether it has STATE_TAG.
 
     Raises:
-        ValueError: nowhere, or to a version that was registered without digests.
+        ValueError: there is none, or it was registered without digests.
     """
     found = resolve(config.model_uri, uri=config.tracking_uri)
     return _target(found), STATE_TAG in found.tags
 
 
 def last_served(name: str, config: ServeConfig) -> Target | None:
-    """The version that took over last, by its tags."""
+    """The version that took over last, according to the tags."""
     served = versions_by_tag(name, SERVED_TAG, uri=config.tracking_uri)
     if not served:
         return None
@@ -45,7 +43,7 @@ def last_served(name: str, config: ServeConfig) -> Target | None:
 
 def verify(target: Target, config: ServeConfig) -> Release | Failure:
     """Download a version and check digests and signature; nothing of it is loaded or run."""
-    # Brings torch and timm, seconds for which a new controller in the place of a dead one need not wait.
+    # Imports torch and timm; a controller that replaces a dead one need not wait seconds for them.
     from sdavs_model.artifact import check_files, read_card
 
     try:
@@ -76,7 +74,7 @@ def verify(target: Target, config: ServeConfig) -> Release | Failure:
 
 
 def write_tags(write: TagWrite, config: ServeConfig) -> None:
-    """Tags of one version; raises whatever MLflow raises, and the controller tries again."""
+    """Write tags of one version. Raises whatever MLflow raises; the controller tries again."""
     set_tags(write.name, write.version, write.tags, uri=config.tracking_uri)
 
 

@@ -1,10 +1,8 @@
-"""Masks -> what a client asked for: JSON with run lengths, one png, a zip of pngs, or an overlay video.
+"""Masks -> response bodies: JSON with run lengths, one png, or a zip of pngs; and what they are drawn with.
 
-Every writer takes frames one after the other and puts their encoded form into a file on disk, so memory does not
-grow with the number of frames, and nothing is sent before it is known that all of it can be.
+Every writer takes frames one after the other and writes them to a file on disk. So memory does not grow with the number
+of frames, and nothing is sent before the response is complete.
 """
-
-from __future__ import annotations
 
 import io
 import shutil
@@ -35,15 +33,15 @@ COLOURS = np.array(
     ],
     np.uint8,
 )
-"""Of the classes: background, then the one of binary models; more classes than colours begin again."""
+"""Colours of the classes: background, then the class of binary models. With more classes the colours repeat."""
 
 PALETTE = np.vstack([COLOURS[:1], np.resize(COLOURS[1:], (255, 3))])
 """[256, 3]: the colour of every value that a mask can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnsweredFrame:
-    """One frame with its mask, on the way to the client."""
+class SegmentedFrame:
+    """One frame with its mask."""
 
     index: int
     time_s: float
@@ -52,10 +50,10 @@ class AnsweredFrame:
     mask: np.ndarray
     """[H, W] uint8, class of each pixel; 0 is background, binary models know 1."""
     scores: dict[int, float]
-    """Mean probability inside the mask of each class that is there."""
+    """Mean probability inside the mask, for each class present."""
 
     def to_schema(self, classes: list[str]) -> FrameMask:
-        """The frame as JSON; `classes` are the model's, background first."""
+        """The frame as in the JSON response; `classes` are the model's, background first."""
         inside = (self.mask > 0).astype(np.uint8)
         masks = [self._class_mask(value, classes[value]) for value in self.scores]
         area = sum(mask.area for mask in masks)
@@ -76,19 +74,19 @@ class AnsweredFrame:
 
 
 class Writer(Protocol):
-    """One answer in the making."""
+    """Writes one response."""
 
     media_type: str
 
-    def add(self, frame: AnsweredFrame) -> None:
-        """Take the next frame."""
+    def add(self, frame: SegmentedFrame) -> None:
+        """Add the next frame."""
 
     def finish(self, timings: Timings) -> IO[bytes]:
-        """The body of the HTTP answer, rewound."""
+        """The response body, rewound."""
 
 
 class JsonWriter:
-    """`application/json`: the answer itself."""
+    """`application/json`: `SegmentAnswer`."""
 
     media_type = "application/json"
 
@@ -98,13 +96,13 @@ class JsonWriter:
         self._file.write(head.model_dump_json()[:-1].encode() + b',"frames":[')
         self._separator = b""
 
-    def add(self, frame: AnsweredFrame) -> None:
+    def add(self, frame: SegmentedFrame) -> None:
         """Append the frame."""
         self._file.write(self._separator + frame.to_schema(self._classes).model_dump_json().encode())
         self._separator = b","
 
     def finish(self, timings: Timings) -> IO[bytes]:
-        """The answer as JSON."""
+        """The JSON document."""
         self._file.write(b'],"timings_ms":' + timings.model_dump_json().encode() + b"}")
         return _rewound(self._file)
 
@@ -124,8 +122,8 @@ class PngWriter:
         self._num_frames = 0
         self._body: bytes | None = None
 
-    def add(self, frame: AnsweredFrame) -> None:
-        """Keep the one frame."""
+    def add(self, frame: SegmentedFrame) -> None:
+        """Keep the frame if it is the requested one."""
         self._num_frames += 1
         if frame.index == self._index:
             self._body = encode_png(self._draw(frame))
@@ -139,7 +137,7 @@ class PngWriter:
 
 
 class ZipWriter:
-    """`application/zip`: `00000.png`, `00001.png`, ... and the answer as `segmentation.json`."""
+    """`application/zip`: `00000.png`, `00001.png`, ... and the JSON response as `segmentation.json`."""
 
     media_type = "application/zip"
 
@@ -149,7 +147,7 @@ class ZipWriter:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been sent
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)  # png is compressed already
 
-    def add(self, frame: AnsweredFrame) -> None:
+    def add(self, frame: SegmentedFrame) -> None:
         """Append the frame's png."""
         self._json.add(frame)
         self._zip.writestr(f"{frame.index:05d}.png", encode_png(self._draw(frame)))
@@ -201,8 +199,8 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def _drawing(classes: list[str], *, overlay: bool) -> Callable[[AnsweredFrame], Image.Image]:
-    """How a model of these classes is shown: an overlay; 0 and 255; or the classes' numbers with a palette."""
+def _drawing(classes: list[str], *, overlay: bool) -> Callable[[SegmentedFrame], Image.Image]:
+    """Draws a frame: an overlay; 0 and 255 for a binary model; or class numbers with a palette."""
     if overlay:
         return lambda frame: Image.fromarray(draw_overlay(frame.picture, frame.mask))
     if len(classes) == 2:
@@ -210,7 +208,7 @@ def _drawing(classes: list[str], *, overlay: bool) -> Callable[[AnsweredFrame], 
     return _with_palette
 
 
-def _with_palette(frame: AnsweredFrame) -> Image.Image:
+def _with_palette(frame: SegmentedFrame) -> Image.Image:
     picture = Image.fromarray(frame.mask)
     picture.putpalette(PALETTE.tobytes())
     return picture

@@ -1,6 +1,4 @@
-"""One window to the version that its request was given to: asked again if a copy dies, given up if it cannot answer."""
-
-from __future__ import annotations
+"""Sends one window to the version that its request was routed to: again if a replica dies, elsewhere if it cannot."""
 
 import asyncio
 import time
@@ -11,27 +9,26 @@ from ray.serve.handle import DeploymentHandle
 
 from sdavs_model.data.core.clip import Clip
 from sdavs_serve.errors import NoModel
-from sdavs_serve.inference.mirror import Observer
 from sdavs_serve.inference.router import Route, Router
-from sdavs_serve.messages import Masks
-from sdavs_serve.rollout.probe import CALL_LOST
+from sdavs_serve.inference.shadow import Observer
+from sdavs_serve.model_calls import CALL_LOST, Masks
 from sdavs_serve.rollout.state import SlotName
 
-LOOK_UP_S = 0.5
-"""How often a request that waits for a candidate looks whether the candidate is still trusted."""
+POLL_S = 0.5
+"""How often a request that waits for a candidate checks whether the candidate still gets traffic."""
 
 MAX_LOST = 5
-"""How many copies may die over one window before the client hears of it."""
+"""How many replicas may die over one window before the client gets an error."""
 
 PAUSE_S = 0.5
 """Before the second attempt; doubled before each further one."""
 
 
-class Gone(Exception):
-    """The version of this request cannot answer any more; the request begins again with another one."""
+class VersionGone(Exception):
+    """The version of this request cannot answer any more; the request starts over with another one."""
 
 
-class Asker:
+class Dispatcher:
     """Calls the model deployments."""
 
     def __init__(
@@ -40,56 +37,56 @@ class Asker:
         """
         Args:
             slots: handles of the two `Predictor` deployments.
-            router: tells whether a candidate is still trusted.
-            observer: told how every call went.
+            router: knows whether a candidate still gets traffic.
+            observer: records how every call went.
         """
         self._slots = slots
         self._router = router
         self._observer = observer
 
-    async def ask(self, route: Route, clip: Clip, threshold: float) -> Masks:
+    async def predict(self, route: Route, clip: Clip, threshold: float) -> Masks:
         """The masks of one window.
 
         Raises:
-            Gone: the version is not loaded any more, or a candidate failed.
-            NoModel: the queue is full, or copies of the version that serves die again and again.
+            VersionGone: the version is no longer loaded, or a candidate failed.
+            NoModel: the queue is full, or replicas of the served version die again and again.
         """
         for attempt in range(MAX_LOST):
             started = time.perf_counter()
             try:
-                answered = await self._call(route, clip, threshold)
+                predicted = await self._call(route, clip, threshold)
             except CALL_LOST:
                 if route.who == "candidate":
-                    raise Gone(f"a copy of candidate {route.release.version} died") from None
+                    raise VersionGone(f"a replica of candidate {route.release.version} died") from None
                 await asyncio.sleep(PAUSE_S * 2**attempt)  # until Serve has noticed, too
                 continue
             except BackPressureError as error:
                 if route.who == "candidate":
-                    raise Gone(f"the queue of candidate {route.release.version} is full") from None
+                    raise VersionGone(f"the queue of candidate {route.release.version} is full") from None
                 raise NoModel("the model's queue is full; try again", limit="max_queued") from error
             except RayTaskError as error:
-                self._observer.saw(route, ok=False, seconds=time.perf_counter() - started)
+                self._observer.record(route, ok=False, seconds=time.perf_counter() - started)
                 if route.who == "candidate":
-                    raise Gone(f"candidate {route.release.version} failed: {error.cause}") from None
+                    raise VersionGone(f"candidate {route.release.version} failed: {error.cause}") from None
                 raise
-            if answered is None:
-                raise Gone(f"version {route.release.version} is not loaded any more")
-            self._observer.saw(route, ok=True, seconds=time.perf_counter() - started)
-            self._observer.mirror(route, clip, threshold, answered)
-            return answered
+            if predicted is None:
+                raise VersionGone(f"version {route.release.version} is no longer loaded")
+            self._observer.record(route, ok=True, seconds=time.perf_counter() - started)
+            self._observer.maybe_compare(route, clip, threshold, predicted)
+            return predicted
         raise NoModel("the model is restarting; try again")
 
     async def _call(self, route: Route, clip: Clip, threshold: float) -> Masks | None:
         call = self._slots[route.slot].segment.remote(route.release.version, clip, threshold)
         if route.who != "candidate":
             return await call
-        # With its last copy gone Serve would keep the call until another copy is there; the client need not wait.
+        # With its last replica gone Serve would hold the call until there is another one; the client need not wait.
         answer = asyncio.ensure_future(_awaited(call))
         while not answer.done():
-            await asyncio.wait({answer}, timeout=LOOK_UP_S)
+            await asyncio.wait({answer}, timeout=POLL_S)
             if not answer.done() and not self._router.is_trusted(route):
                 answer.cancel()
-                raise Gone(f"candidate {route.release.version} is not trusted any more")
+                raise VersionGone(f"candidate {route.release.version} gets no traffic any more")
         return answer.result()
 
 

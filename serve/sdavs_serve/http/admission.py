@@ -1,6 +1,4 @@
-"""What is decided before a body is read: is there room for one more request, and is it small enough."""
-
-from __future__ import annotations
+"""Admission of uploads before their body is read: how many at once, and how large."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,8 +11,8 @@ MEGABYTE = 1_000_000
 SEGMENT = "/v1/segment"
 
 
-class Gate:
-    """ASGI middleware around the whole app; only uploads pass through its checks.
+class Admission:
+    """ASGI middleware around the whole app that limits uploads.
 
     Probes are not counted, so that a busy endpoint still answers them.
     """
@@ -53,7 +51,7 @@ class Gate:
             return message
 
         async def guarded(message: Message) -> None:
-            # FastAPI turns what goes wrong while it reads a form into a 400 of its own; this one is ours.
+            # FastAPI turns an exception while it reads a form into a 400 of its own; the 413 below replaces it.
             if not refused:
                 await send(message)
 

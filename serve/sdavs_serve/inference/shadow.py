@@ -1,6 +1,7 @@
-"""The shadow: some windows go to the other version as well. Its answers are compared and never returned."""
+"""Shadow traffic: some windows also go to the other version; its masks are compared and never returned.
 
-from __future__ import annotations
+What requests observe of both versions is collected here and sent to the rollout controller.
+"""
 
 import asyncio
 import logging
@@ -14,9 +15,8 @@ from ray.serve.handle import DeploymentHandle
 
 from sdavs_model.data.core.clip import Clip
 from sdavs_serve.inference.router import Route
-from sdavs_serve.messages import Masks
+from sdavs_serve.model_calls import CALL_LOST, Masks
 from sdavs_serve.rollout.gates import Observation, disagreement
-from sdavs_serve.rollout.probe import CALL_LOST
 from sdavs_serve.rollout.state import SlotName
 
 logger = logging.getLogger("ray.serve")
@@ -25,11 +25,11 @@ SEND_S = 0.5
 """Observations are sent together, this often."""
 
 MAX_MIRRORED = 2
-"""Windows on their way to the other version at once; more are left out, so that the shadow never queues up memory."""
+"""Windows in flight to the other version at once; further ones are not compared, so that no queue grows in memory."""
 
 
 class Observer:
-    """Collects what requests see of the versions, and tells the controller."""
+    """Collects how calls to the versions went, and sends it to the controller."""
 
     def __init__(self, *, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle) -> None:
         """
@@ -44,17 +44,17 @@ class Observer:
         self._num_mirrored = 0
         self._sender: asyncio.Task | None = None
 
-    def saw(self, route: Route, *, ok: bool, seconds: float) -> None:
-        """One window was answered by the version that the request was given to, or was not."""
+    def record(self, route: Route, *, ok: bool, seconds: float) -> None:
+        """Note how the version that a request was routed to handled one window."""
         if route.mirror and route.who != "pinned":
             self._add(Observation(stage=route.stage, who=route.who, ok=ok, seconds=seconds))
 
-    def mirror(self, route: Route, clip: Clip, threshold: float, answered: Masks) -> None:
-        """Perhaps have the other version answer the same window, without keeping the request waiting."""
-        if route.mirror and self._num_mirrored < MAX_MIRRORED and random.random() < route.share:
-            self._spawn(self._compare(route, clip, threshold, answered))
+    def maybe_compare(self, route: Route, clip: Clip, threshold: float, predicted: Masks) -> None:
+        """Send the same window to the other version for a fraction of the calls; the request does not wait for it."""
+        if route.mirror and self._num_mirrored < MAX_MIRRORED and random.random() < route.mirror_fraction:
+            self._spawn(self._compare(route, clip, threshold, predicted))
 
-    async def _compare(self, route: Route, clip: Clip, threshold: float, answered: Masks) -> None:
+    async def _compare(self, route: Route, clip: Clip, threshold: float, predicted: Masks) -> None:
         assert route.mirror
         who: Literal["active", "candidate"] = "candidate" if route.who == "active" else "active"
         self._num_mirrored += 1
@@ -70,7 +70,7 @@ class Observer:
         finally:
             self._num_mirrored -= 1
         if other is not None:
-            differ = disagreement(answered.masks, other.masks)
+            differ = disagreement(predicted.masks, other.masks)
             seconds = time.perf_counter() - started
             self._add(Observation(stage=route.stage, who=who, ok=True, seconds=seconds, disagreement=differ))
 
@@ -83,14 +83,14 @@ class Observer:
         while self._pending:
             await asyncio.sleep(SEND_S)
             sent, self._pending = self._pending, []
-            await self._tell(self._controller.observe.remote(sent))
+            await self._deliver(self._controller.observe.remote(sent))
 
-    async def _tell(self, response) -> None:
+    async def _deliver(self, response) -> None:
         try:
             await response
         except Exception as error:
-            # A controller that is being restarted begins the step anew; nothing was lost that it needs.
-            logger.info("the controller was not told: %s", error)
+            # A restarted controller begins the current step again and needs none of these observations.
+            logger.info("observations did not reach the rollout controller: %s", error)
 
     def _spawn(self, work) -> asyncio.Task:
         task = asyncio.get_running_loop().create_task(work)

@@ -1,38 +1,32 @@
-"""One golden clip through both versions, as a request would go."""
-
-from __future__ import annotations
+"""Golden clips sent to both versions while there is no real traffic to compare them on."""
 
 import random
 import time
 
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import DeploymentUnavailableError
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from sdavs_serve.messages import GoldenReport, Masks
+from sdavs_serve.model_calls import CALL_LOST, GoldenReport, Masks
 from sdavs_serve.rollout.gates import Observation, disagreement
 
-CALL_LOST = (RayActorError, DeploymentUnavailableError)
-"""A call that died with the copy that had it: no word about the model."""
 
-
-async def probe_both(
+async def compare_on_golden_clip(
     *,
     active: tuple[DeploymentHandle, int],
     candidate: tuple[DeploymentHandle, int],
     report: GoldenReport,
     stage: int,
 ) -> list[Observation]:
-    """Ask both, one after the other.
+    """Send one golden clip to both, one after the other.
 
     Args:
         active: handle and version.
         candidate: handle and version.
-        report: holds the clips; one is chosen by chance.
+        report: holds the clips; one is drawn at random.
         stage: of the rollout's document.
 
     Returns:
-        What was observed; nothing if a copy died over it.
+        What was observed; nothing if a replica died during the call.
     """
     clip = random.randrange(len(report.pictures))
     pictures, log_mel = report.pictures[clip], report.log_mel[clip]

@@ -1,13 +1,11 @@
-"""The rollout's rules: from the document and what is seen of the world to the next document. Pure: no clock, no I/O.
+"""The rollout's rules: from the document and the observed state to the next document. Pure: no clock, no I/O.
 
     idle -> verify -> load -> golden -> shadow -> canary (step by step) -> idle, switched
               any failed gate -> idle, refused       alias moved meanwhile -> idle, withdrawn
 
-Level-triggered: only what is true now counts, never a message, so a controller that was killed goes on from
-the document alone, and a version pointed to in passing is never served.
+Level-triggered: only the present state counts, never a message. So a restarted controller continues from the document
+alone, and a version that the alias pointed to only briefly is never served.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +30,7 @@ from sdavs_serve.rollout.state import (
 )
 
 STATE_TAG, GATE_TAG, REASON_TAG, TIME_TAG = "rollout", "rollout_gate", "rollout_reason", "rollout_at"
-"""Tags of a model version in MLflow. Removing `rollout` from a refused version has it tried again."""
+"""Tags of a model version in MLflow. A refused version is tried again when its tag `rollout` is removed."""
 
 SERVED_TAG = "rollout_served_at"
 """When a version last took over, so that an endpoint that lost its state can find a version that was good."""
@@ -40,35 +38,35 @@ SERVED_TAG = "rollout_served_at"
 
 @dataclass(frozen=True, kw_only=True)
 class SlotReport:
-    """What the copies of one slot say together."""
+    """Summary of the reports of one slot's replicas."""
 
     loaded: str | None = None
-    """`Target.identity` of what all copies that were heard of lately hold, if that is one and the same."""
+    """`Target.identity` of the version that all live replicas hold, if it is the same."""
     failed: str | None = None
-    """Why a copy could not load what the slot has to hold."""
+    """Why a replica could not load the version assigned to the slot."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The world, as far as the rules need it."""
+    """The observed state, as far as the rules need it."""
 
     now: float
     """Unix time."""
     target: Target | None = None
-    """Where the alias points; None if MLflow does not say."""
+    """The version that the alias points to; None if it is unknown."""
     target_tagged: bool = False
-    """Whether that version bears STATE_TAG."""
+    """Whether that version has STATE_TAG."""
     fallback: Target | None = None
     """The version that served last according to the tags; looked up only if nothing serves and nothing can."""
     slots: dict[SlotName, SlotReport] = field(default_factory=dict)
     verified: Release | Failure | None = None
     """Outcome of the candidate's download and checks."""
     golden: str | Failure | None = None
-    """Outcome of the candidate's golden clips: a word of praise, or why not."""
+    """Outcome of the candidate's golden clips: the measured difference, or why they failed."""
     measured: Measured = field(default_factory=Measured)
     """Both versions in the current stage."""
     trouble: str | None = None
-    """What went wrong when the controller last tried to bring an outcome about; it tries again."""
+    """The last error of the current phase's work, which the controller retries."""
 
 
 def advance(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
@@ -82,9 +80,9 @@ def _follow_alias(state: RolloutState, seen: Seen) -> RolloutState:
     if target is None:
         return state
     if target.version == state.wanted:
-        told = not any(write.version == target.version for write in state.outbox)
-        if state.refused and told and not seen.target_tagged:
-            state = _event(state, seen, target.version, f"tag {STATE_TAG} removed: to be tried again")
+        delivered = not any(write.version == target.version for write in state.outbox)
+        if state.refused and delivered and not seen.target_tagged:
+            state = _event(state, seen, target.version, f"tag {STATE_TAG} removed: will be tried again")
             return state.model_copy(update={"refused": None})
         return state
     state = state.model_copy(update={"wanted": target.version, "refused": None})
@@ -109,12 +107,12 @@ def _idle(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutStat
     warm = state.slots[state.other]
     if warm and warm.identity == goal.identity and _holds(state.other, warm, seen):
         state = state.model_copy(update={"rollout": state.rollout + 1, "gates": (), "candidate": goal})
-        return _switch(state, seen, "was still warm")
+        return _switch(state, seen, "it was still loaded")
     state = state.model_copy(
         update={"rollout": state.rollout + 1, "candidate": goal, "gates": (), "restarts": 0, "refused": None}
     )
     state = _tag(state, seen, goal, {STATE_TAG: "rolling out"})
-    return _enter(_event(state, seen, goal.version, "rollout begins"), seen, "verify")
+    return _enter(_event(state, seen, goal.version, "rollout started"), seen, "verify")
 
 
 def _verify(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
@@ -138,7 +136,7 @@ def _load(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutStat
         return _refuse(state, seen, Failure(gate="load", reason=failed))
     if not _holds(state.other, release, seen):
         return _in_time(state, seen, limits.load_timeout_s, gate="load", what="loaded")
-    state = _gate(state, seen, "load", "loaded beside the served version and warmed up")
+    state = _gate(state, seen, "load", "loaded next to the served version and warmed up")
     return _enter(state, seen, "golden")
 
 
@@ -150,13 +148,13 @@ def _golden(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSt
         assert release
         if not _holds(state.other, release, seen):
             state = _lose(state, seen, limits)
-            again = state.model_copy(update={"gates": state.gates[:-1]})  # without that of the load
+            again = state.model_copy(update={"gates": state.gates[:-1]})  # without the load gate
             return _enter(again, seen, "load") if state.candidate else state
-        return _in_time(state, seen, limits.load_timeout_s, gate="golden", what="answered")
+        return _in_time(state, seen, limits.load_timeout_s, gate="golden", what="checked")
     state = _gate(state, seen, "golden", seen.golden)
-    # With nothing to compare with there is no shadow: a first version, or one that replaces a broken one.
+    # A first version, or one that replaces a broken one, has nothing to be compared with.
     if state.active is None or _report(state.active, seen).failed:
-        return _switch(state, seen, "nothing else could serve")
+        return _switch(state, seen, "no other version could serve")
     return _enter(state, seen, "shadow", mirror=limits.shadow_share)
 
 
@@ -169,10 +167,12 @@ def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSta
             state = _lose(state, seen, limits)
             return state.model_copy(update={"ready": False, "since": seen.now, "measured": Measured()})
         if failed := _report(state.other, seen).failed:
-            return _refuse(state, seen, Failure(gate="stability", reason=f"not loaded again: {failed}"))
-        return _in_time(state, seen, limits.load_timeout_s, gate="stability", what="back")
+            return _refuse(
+                state, seen, Failure(gate="stability", reason=f"could not be loaded again: {failed}")
+            )
+        return _in_time(state, seen, limits.load_timeout_s, gate="stability", what="loaded again")
     if not state.ready:
-        state = _event(state, seen, release.version, f"loaded again; the {state.phase} goes on")
+        state = _event(state, seen, release.version, f"loaded again; the {state.phase} continues")
         return _enter(
             state, seen, state.phase, mirror=limits.shadow_share, step=state.step, weight=state.weight
         )
@@ -194,13 +194,13 @@ def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSta
 
 
 def _lose(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
-    """Note that a copy of the candidate was lost; refuse the candidate if that has happened too often."""
+    """Record that a replica of the candidate was lost; refuse the candidate if that has happened too often."""
     candidate = state.candidate
     assert candidate
     if state.restarts == limits.max_restarts:
-        reason = f"its copies were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
+        reason = f"its replicas were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
         return _refuse(state, seen, Failure(gate="stability", reason=reason))
-    what = f"a copy was lost in the {state.phase}; waiting"
+    what = f"a replica was lost in the {state.phase}; waiting for another one"
     state = state.model_copy(update={"restarts": state.restarts + 1})
     return _event(state, seen, candidate.version, what)
 
@@ -247,14 +247,14 @@ def _refuse(state: RolloutState, seen: Seen, failure: Failure) -> RolloutState:
     candidate = state.candidate
     assert candidate
     result = GateResult(gate=failure.gate, passed=False, detail=failure.reason, at=seen.now)
-    # A fallback's failure is no word about the version that the alias points to; that one stays refused.
+    # If a fallback fails, the version that the alias points to stays refused all the same.
     refusal = Refusal(version=candidate.version, gate=failure.gate, reason=failure.reason, at=seen.now)
     state = state.model_copy(update={"gates": (*state.gates, result), "refused": refusal})
     return _drop(state, seen, tag="refused", gate=failure.gate, reason=failure.reason)
 
 
 def _drop(state: RolloutState, seen: Seen, *, tag: str, gate: str, reason: str) -> RolloutState:
-    """The candidate goes; whatever served goes on serving."""
+    """Drop the candidate; the served version keeps serving."""
     candidate = state.candidate
     assert candidate
     state = _tag(state, seen, candidate, {STATE_TAG: tag, GATE_TAG: gate, REASON_TAG: reason})

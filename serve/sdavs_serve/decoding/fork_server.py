@@ -1,11 +1,9 @@
-"""The process that decoders are forked from: `python -m sdavs_serve.decoding.server FD`, started by `sandbox.py`.
+"""The process that decoders are forked from: `python -m sdavs_serve.decoding.fork_server FD`, started by `sandbox.py`.
 
-It has imported what decoding needs and has seen no upload yet, so a fork costs milliseconds and knows nothing of
-other clients. Each upload gets two forks: a watchman, and under it the decoder itself, which gives up what it
-might misuse before it reads the first byte.
+It has imported what decoding needs and has seen no upload yet, so a fork takes milliseconds and holds nothing of
+other clients. Each upload gets two forks: a supervisor, and under it the decoder itself, which gives up its rights
+before it reads the first byte.
 """
-
-from __future__ import annotations
 
 import contextlib
 import importlib
@@ -22,33 +20,34 @@ import av
 import numpy as np
 from PIL import Image
 
-from sdavs_serve.decoding import wire, work
+from sdavs_serve.decoding import decoder, protocol
+from sdavs_serve.decoding.pictures import decode_picture
 
 
 def main(control: socket.socket) -> None:
-    """Fork a decoder for every pair of descriptors (connection, file) that comes; end with the ingress."""
+    """Fork a decoder for every pair of descriptors (connection, file) received; exit with the ingress."""
     _warm_up()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # watchmen are nobody's business once they are forked
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
     while True:
-        told, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        if not told:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
             return
         if os.fork() == 0:
             control.close()
             connection, file = socket.socket(fileno=descriptors[0]), descriptors[1]
-            _watch(connection, file)
+            _supervise(connection, file)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _watch(connection: socket.socket, file: int) -> None:
-    """Fork the decoder, and tell how it died if it did. Never returns."""
+def _supervise(connection: socket.socket, file: int) -> None:
+    """Fork the decoder, and report how it died if it did. Never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    decoder = os.fork()
-    if decoder == 0:
+    child = os.fork()
+    if child == 0:
         status = 1
         try:
-            work.run(connection, file, confine=_confine)
+            decoder.run(connection, file, confine=_confine)
             status = 0
         except BrokenPipeError:
             status = 0  # the client has gone
@@ -56,16 +55,16 @@ def _watch(connection: socket.socket, file: int) -> None:
             traceback.print_exc()
         finally:
             os._exit(status)
-    _, ended = os.waitpid(decoder, 0)
+    _, ended = os.waitpid(child, 0)
     if ended:
         died = {"signal": os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else 0}
         with contextlib.suppress(OSError):
-            wire.send(connection, wire.Message(what="died", body=died))
+            protocol.send(connection, protocol.Message(what="died", body=died))
     os._exit(0)
 
 
-def _confine(job: work.Job, file_size: int) -> None:
-    """Give up memory, time and every further file or connection, for good."""
+def _confine(job: decoder.Job, file_size: int) -> None:
+    """Limit memory and time, and give up the right to open files or connections, for good."""
     with open("/proc/self/statm") as statm:
         in_use = int(statm.read().split()[0]) * resource.getpagesize()
     memory = in_use + file_size + round(job.limits.decoder_memory_mb * 1e6)
@@ -73,7 +72,7 @@ def _confine(job: work.Job, file_size: int) -> None:
     _lower(resource.RLIMIT_CPU, max(1, round(job.limits.decoder_cpu_s)))
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_CORE, 0)
-    # Lower than any free number: whatever a file tells FFmpeg to open, it gets an error.
+    # No descriptor is free: whatever a file makes FFmpeg open, it gets an error.
     _lower(resource.RLIMIT_NOFILE, 0)
     signal.alarm(max(1, round(job.limits.timeout_s)))
 
@@ -83,7 +82,7 @@ def _lower(what: int, limit: int) -> None:
 
 
 def _warm_up() -> None:
-    """Load what PyAV and Pillow would load on first use; a confined process can open no module."""
+    """Load what PyAV and Pillow would load on first use; a confined process cannot import."""
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -91,7 +90,7 @@ def _warm_up() -> None:
     for kind in ("PNG", "JPEG"):
         file = io.BytesIO()
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, kind)
-        work.decode_picture(file.getvalue(), max_pixels=100, field="")
+        decode_picture(file.getvalue(), max_pixels=100, field="")
 
 
 if __name__ == "__main__":

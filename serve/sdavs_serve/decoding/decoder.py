@@ -1,6 +1,4 @@
-"""What a decoder does: one job over one file, its results into the connection. Runs confined; see `server.py`."""
-
-from __future__ import annotations
+"""The decoder: one job on one file, results to the connection. Runs confined; see `fork_server.py`."""
 
 import mmap
 import os
@@ -9,17 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sdavs_serve.decoding import wire
+from sdavs_serve.decoding import protocol
 from sdavs_serve.decoding.media import decode_pictures, decode_stereo, decode_video, heard_with
-from sdavs_serve.decoding.video_frames import decode_picture
 from sdavs_serve.errors import MediaError
-
-__all__ = ["Job", "MediaLimits", "decode_picture", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """The keys of `ServeConfig` that decoding needs; the decoder has no use for the rest, nor for pydantic."""
+    """The keys of `ServeConfig` that decoding needs; the decoder needs neither the rest nor pydantic."""
 
     max_seconds: float
     max_frames: int
@@ -29,7 +24,7 @@ class MediaLimits:
     decoder_cpu_s: float
 
     @classmethod
-    def of(cls, config: Any) -> MediaLimits:
+    def of(cls, config: Any) -> "MediaLimits":
         """The limits of a `ServeConfig`."""
         return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
 
@@ -39,39 +34,39 @@ class Job:
     """What to decode."""
 
     what: Literal["video", "pictures", "sound"]
-    """sound: that of a video or of the sound file behind the pictures, for an overlay."""
+    """sound: of the video, or of the sound file behind the pictures, for an overlay."""
     parts: list[tuple[int, int]]
-    """Offset and length in the file: of the video or of each picture and, last, of the sound; a video needs none."""
+    """Offset and length in the file: of the video or of each picture and, last, of the sound (optional for video)."""
     fps: float
     limits: MediaLimits
     until: float = 0.0
-    """Seconds of sound wanted."""
+    """For `sound`: seconds to decode."""
 
     def to_json(self) -> dict[str, Any]:
-        """For `from_json`."""
+        """As JSON, for `from_json`."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, body: dict[str, Any]) -> Job:
-        """What `to_json` made."""
+    def from_json(cls, body: dict[str, Any]) -> "Job":
+        """From the output of `to_json`."""
         return cls(**{**body, "limits": MediaLimits(**body["limits"])})
 
 
 def run(connection: socket.socket, file: int, *, confine: Callable[[Job, int], None]) -> None:
-    """Read the job, give up all rights, decode, and send what comes of it."""
-    job = Job.from_json(wire.receive(connection, max_array=0).body)
+    """Read the job, call `confine`, decode, and send the results."""
+    job = Job.from_json(protocol.receive(connection, max_array=0).body)
     size = os.fstat(file).st_size
-    # Mapped, not read: the kernel pages it in as it is needed, and memory does not grow with the file.
+    # Mapped, not read: the kernel pages it in as needed, and memory does not grow with the file.
     content = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
     confine(job, size)
     try:
         for message in _messages(job, [content[start : start + length] for start, length in job.parts]):
-            wire.send(connection, message)
-        wire.send(connection, wire.Message(what="end"))
+            protocol.send(connection, message)
+        protocol.send(connection, protocol.Message(what="end"))
     except (MediaError, MemoryError) as error:
         refusal = error if isinstance(error, MediaError) else _too_much(job)
         body = {name: getattr(refusal, name) for name in ("kind", "detail", "field", "limit")}
-        wire.send(connection, wire.Message(what="error", body=body))
+        protocol.send(connection, protocol.Message(what="error", body=body))
 
 
 def _too_much(job: Job) -> MediaError:
@@ -80,10 +75,10 @@ def _too_much(job: Job) -> MediaError:
     return MediaError("too_large", detail, field=field, limit="decoder_memory_mb")
 
 
-def _messages(job: Job, parts: list[memoryview]) -> Iterator[wire.Message]:
+def _messages(job: Job, parts: list[memoryview]) -> Iterator[protocol.Message]:
     if job.what == "sound":
         for block in decode_stereo(parts[-1], until=job.until):
-            yield wire.Message(what="sound", arrays=(block,))
+            yield protocol.Message(what="sound", arrays=(block,))
         return
     if job.what == "video":
         samples = decode_video(parts[0], fps=job.fps, limits=job.limits)
@@ -92,6 +87,6 @@ def _messages(job: Job, parts: list[memoryview]) -> Iterator[wire.Message]:
     else:
         samples = decode_pictures(parts[:-1], parts[-1], fps=job.fps, limits=job.limits)
     for sample in samples:
-        yield wire.Message(
+        yield protocol.Message(
             what="sample", body={"time_s": sample.time_s}, arrays=(sample.picture, sample.second)
         )

@@ -1,18 +1,24 @@
-"""What the deployments tell each other. Light to import: the ingress needs neither torch nor MLflow."""
+"""Calls to the model deployments: what they return, and which failures are the replica's and not the model's.
 
-from __future__ import annotations
+Light to import: the ingress needs neither torch nor MLflow.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError
+
+CALL_LOST = (RayActorError, DeploymentUnavailableError)
+"""The call was lost with the replica that had it; this says nothing about the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Masks:
-    """What the model says about one clip."""
+    """A model's prediction for one clip."""
 
     version: int
-    """Version of the model that said it."""
+    """Version of the model that made it."""
     masks: np.ndarray
     """[T, H, W] uint8 in the size of the clip's frames: 0 is background, else the class; binary models know 1."""
     scores: list[dict[int, float]]
@@ -21,7 +27,7 @@ class Masks:
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenReport:
-    """How a loaded model answers the clips that came with it."""
+    """How a loaded model reproduces the golden clips that came with it."""
 
     difference: float
     """Largest difference of its logits from the stored ones, relative to the largest stored one."""

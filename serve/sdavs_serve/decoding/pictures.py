@@ -1,6 +1,4 @@
-"""The pictures of an upload: what a video shows at given moments, or one png or jpg."""
-
-from __future__ import annotations
+"""The pictures of an upload: a video's frames at given moments, or one png or jpg."""
 
 import io
 from collections.abc import Iterator
@@ -72,7 +70,7 @@ class PictureTrack:
 
 
 def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> np.ndarray:
-    """A png or jpg -> [H, W, 3] uint8 RGB, upright as its EXIF note says.
+    """A png or jpg -> [H, W, 3] uint8 RGB, upright according to its EXIF orientation.
 
     Raises:
         MediaError: neither png nor jpg ("unsupported"), damaged ("corrupt") or beyond `max_pixels` ("too_large").
@@ -90,7 +88,7 @@ def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> 
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """RGB as a player shows it: phones store portraits lying down with a note to turn them."""
+    """RGB as a player shows it: phones store portraits rotated, with a matrix that turns them upright."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90))
 
 

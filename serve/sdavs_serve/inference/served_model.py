@@ -1,6 +1,4 @@
-"""A registered model in memory: from the registry through its checks to masks. No Serve, no HTTP."""
-
-from __future__ import annotations
+"""A registered model in memory: fetch, check, load, predict masks. No Serve, no HTTP."""
 
 import logging
 import time
@@ -17,7 +15,7 @@ from sdavs_model.artifact import read_golden
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 from sdavs_model.golden import golden_difference
 from sdavs_model.masks import masks_at_size
-from sdavs_serve.messages import GoldenReport
+from sdavs_serve.model_calls import GoldenReport
 from sdavs_serve.rollout.state import Release, Target
 
 logger = logging.getLogger("ray.serve")
@@ -25,7 +23,7 @@ logger = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """One clip as the model takes it."""
+    """One clip as the model's input."""
 
     frames: torch.Tensor
     """[T, 3, S, S]."""
@@ -50,11 +48,11 @@ class ServedModel:
         self.device = device
 
     @classmethod
-    def load(cls, release: Release, *, config: ServeConfig) -> ServedModel:
+    def load(cls, release: Release, *, config: ServeConfig) -> "ServedModel":
         """Fetch a version, check it, load it and run it once; on CUDA if the config gives it `num_gpus`.
 
         Raises:
-            ValueError: not what was registered, or it answers with numbers that are not finite.
+            ValueError: it is not what was registered, or its logits are not finite.
         """
         found = RegisteredVersion(**release.model_dump(include=set(Target.model_fields)), tags={})
         folder = fetch_version(found, uri=config.tracking_uri)
@@ -87,10 +85,10 @@ class ServedModel:
         return [logits[position] for position in range(len(batch))]
 
     def check_golden(self) -> GoldenReport:
-        """Answer the golden clips that came with the version.
+        """Run the golden clips that came with the version.
 
         Raises:
-            ValueError: it came without.
+            ValueError: it has none.
         """
         golden = read_golden(self.folder)
         return GoldenReport(
@@ -106,13 +104,13 @@ class ServedModel:
         )
 
     def _warm_up(self) -> None:
-        """One silent grey clip through the whole path: the first real request shall not pay for lazy set-up."""
+        """One silent grey clip through the whole path, so that the first request does not wait for lazy set-up."""
         started = time.monotonic()
         num_frames = self.loaded.config.num_frames
         silence = np.zeros(num_frames * SAMPLE_RATE, np.float32)
         clip = Clip(name="warm-up", frames=np.full((num_frames, 48, 64, 3), 127, np.uint8), waveform=silence)
         if not torch.isfinite(self.run([self.prepare(clip)])[0]).all():
-            raise ValueError("answers a silent grey clip with numbers that are not finite")
+            raise ValueError("its logits of a silent grey clip are not finite")
         logger.info("version %s warmed up in %.1f s", self.release.version, time.monotonic() - started)
 
 
@@ -120,9 +118,9 @@ def masks_with_scores(
     logits: torch.Tensor, *, size: tuple[int, int], threshold: float
 ) -> tuple[np.ndarray, list[dict[int, float]]]:
     """Masks [T, H, W] of `masks_at_size`, and for each frame and class in it the mean probability inside."""
-    answer = masks_at_size(logits, size=size, threshold=threshold)
+    predicted = masks_at_size(logits, size=size, threshold=threshold)
     scores: list[dict[int, float]] = []
-    for classes, confidence in zip(answer.classes, answer.confidence, strict=True):
+    for classes, confidence in zip(predicted.classes, predicted.confidence, strict=True):
         present = [int(value) for value in classes.unique() if value]
         scores.append({value: float(confidence[classes == value].mean()) for value in present})
-    return answer.classes.numpy(), scores
+    return predicted.classes.numpy(), scores
