@@ -35,7 +35,7 @@ def main() -> None:
         _add_flags(subparser, name)
     flags = vars(parser.parse_args())
     name, as_json = flags.pop("analysis"), flags.pop("json")
-    from sdavs_platform.analysis.finding import as_json as to_json
+    from sdavs_platform.analysis.result import as_json as to_json
     from sdavs_platform.analysis.suite import NAMES, Request, analyse
 
     try:

@@ -18,8 +18,8 @@ from sdavs_model.analysis.attention import (
 from sdavs_model.analysis.feature_maps import measures
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
 from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.result import Finding, Row, flat_metrics, means, text_table
 
 MAPS = (VIDEO_BEFORE, AUDIO_BEFORE, SOUND_ASKS, PICTURE_ASKS, VIDEO_AFTER, AUDIO_AFTER)
 MEASURES = ("focus", "points_at", "concentration")

@@ -4,8 +4,8 @@ from typing import Any
 
 from sdavs_model.analysis.consistency import STAGES, LevelConsistency, level_streams
 from sdavs_platform.analysis.draw_curves import consistency_bars
-from sdavs_platform.analysis.finding import Finding, flat_metrics, mean, means, text_table
 from sdavs_platform.analysis.inputs import Study
+from sdavs_platform.analysis.result import Finding, flat_metrics, mean, means, text_table
 
 MEASURES = ("cka", "kl", "js")
 

@@ -13,8 +13,7 @@ from rich.progress import track
 from sdavs_model import LoadedModel, load_artifact
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.datasets import known_kind, open_dataset, splits_of
-from sdavs_platform.storage.bundled_data import bundled_data
-from sdavs_platform.storage.data_cache import local_copy
+from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tracking.registry import fetch_version, resolve
 
 NUM_PICTURED = 4

@@ -15,8 +15,8 @@ from sdavs_model.analysis.noise import BrownianNoise
 from sdavs_model.analysis.scoring import annotated, marked_share, score_clip, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
 from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.result import Finding, Row, flat_metrics, means, text_table
 from sdavs_platform.training.batches import silence
 
 CONDITIONS = (RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY)

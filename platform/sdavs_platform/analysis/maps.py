@@ -5,8 +5,8 @@ from typing import Any
 from sdavs_model.analysis.feature_maps import POINTS, SNRPMaps, measures, snrp_maps
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
 from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.result import Finding, Row, flat_metrics, means, text_table
 
 KINDS = {"features": "feature map", "grad_cam": "Grad-CAM"}
 MEASURES = ("focus", "points_at")

@@ -17,8 +17,8 @@ from sdavs_model.analysis.noise import (
 )
 from sdavs_model.analysis.scoring import score_clip
 from sdavs_platform.analysis.draw_curves import noise_curve
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, mean, means, text_table
 from sdavs_platform.analysis.inputs import Study
+from sdavs_platform.analysis.result import Finding, Row, flat_metrics, mean, means, text_table
 
 SNRS_DB = (10, 0, -10)
 WITH, WITHOUT = "with SNRP", "without SNRP"

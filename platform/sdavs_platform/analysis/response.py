@@ -5,8 +5,8 @@ from typing import Any
 from sdavs_model.analysis.response import LevelDistribution, snrp_responses
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_response import distributions, surfaces
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
 from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.result import Finding, Row, flat_metrics, means, text_table
 from sdavs_platform.tracking.plots import as_pixels
 
 CONTRASTS = ("contrast_before", "contrast_after", "gate_contrast")

@@ -7,8 +7,8 @@ from pathlib import Path
 from sdavs_model.analysis.taps import damf_modules, snrp_modules
 from sdavs_platform.analysis import attention, consistency, listening, maps, response
 from sdavs_platform.analysis import noise_robustness as noise
-from sdavs_platform.analysis.finding import Finding, log_finding, write_finding
 from sdavs_platform.analysis.inputs import Study, open_study, open_subject
+from sdavs_platform.analysis.result import Finding, log_finding, write_finding
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import tracking_uri
 

@@ -21,7 +21,7 @@ from ray.util.queue import Empty, Queue
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.filesystem import checkpoint_address
 from sdavs_platform.training.run import TrainResult, train
-from sdavs_platform.tuning.objectives import measure_cost, on_a_worker, score_clips
+from sdavs_platform.tuning.measurements import measure_cost, on_a_worker, score_clips
 from sdavs_platform.tuning.space import with_values
 
 POINTER = "pointer.json"
