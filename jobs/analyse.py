@@ -35,21 +35,21 @@ def main() -> None:
         _add_flags(subparser, name)
     flags = vars(parser.parse_args())
     name, as_json = flags.pop("analysis"), flags.pop("json")
-    from sdavs_platform.analysis.finding import as_json as to_json
+    from sdavs_platform.analysis.result import as_json as to_json
     from sdavs_platform.analysis.suite import NAMES, Request, analyse
 
     try:
         request = Request(names=NAMES if name == "all" else (name,), **flags)
-        findings, left_out = analyse(request, say=lambda line: print(line, file=sys.stderr, flush=True))
+        results, left_out = analyse(request, say=lambda line: print(line, file=sys.stderr, flush=True))
     except ValueError as error:
         sys.exit(f"analyse.py: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted")
     if as_json:
-        numbers = {key: finding.numbers for key, finding in findings.items()}
+        numbers = {key: result.numbers for key, result in results.items()}
         print(to_json(numbers[name] if name != "all" else numbers | {"left_out": left_out}))
     else:
-        print("\n\n".join(f"{key}\n{finding.table}" for key, finding in findings.items()))
+        print("\n\n".join(f"{key}\n{result.table}" for key, result in results.items()))
 
 
 def _add_flags(parser: argparse.ArgumentParser, name: str) -> None:

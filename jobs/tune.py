@@ -6,7 +6,8 @@
     python jobs/tune.py --study noise --seeds 0 1
 
 Any key of the config tree can be set for all trials, as for jobs/train.py: --optimizer.lr 3e-4. The same command
-continues where it stopped, whatever stopped it, and repeats no finished trial. jobs/report.py shows how it goes.
+continues where it stopped, whatever stopped it, and repeats no finished trial. jobs/report.py builds the report of
+a sweep that still runs.
 """
 
 import argparse
@@ -33,14 +34,14 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage="%(prog)s (--sweep FILE | --study STUDY) [--config FILE ...] [--SECTION.KEY VALUE ...]",
     )
-    sweep = flags.add_argument_group("the sweep; these go over the keys of --sweep")
+    sweep = flags.add_argument_group("the sweep; these override the keys of --sweep")
     sweep.add_argument("--sweep", type=Path, metavar="FILE", help="YAML or Python file that defines it")
     sweep.add_argument("--study", help="ablation/tables, ablation/III,VI, ablation/full,rm_add or noise")
     sweep.add_argument("--name", help="identity; the same name continues (default: the file's, else sweep)")
     sweep.add_argument("--seeds", type=int, nargs="+", help="seeds of every variant of a study (default: 0)")
     sweep.add_argument("--num-trials", type=int, help="trials of a random or Optuna search (default: 20)")
     sweep.add_argument("--max-concurrent", type=int, help="trials at once (default: what the cluster holds)")
-    sweep.add_argument("--retry-failed", action="store_true", help="give failed trials another chance")
+    sweep.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     sweep.add_argument(
         "--open", action="store_true", help="show the report in a browser, if there is a screen"
     )
@@ -61,12 +62,14 @@ def main() -> None:
         config = load_config([*(files or [DEFAULT_CONFIG]), sweep.base], overrides_of(keys, unknown))
     except ValueError as error:
         sys.exit(textwrap.indent(str(error), "tune.py: "))
+    from sdavs_platform.tuning.report.build import build_report
     from sdavs_platform.tuning.run import run_sweep  # Ray and MLflow take seconds: not for --help
 
     try:
         result = run_sweep(
             sweep, config, command=["python", "jobs/tune.py", *sys.argv[1:]], retry_failed=retry_failed
         )
+        report = build_report(result.store, parent=result.parent)
     except (ValueError, RuntimeError) as error:
         sys.exit(textwrap.indent(str(error), "tune.py: "))
     except KeyboardInterrupt:
@@ -74,12 +77,14 @@ def main() -> None:
     print(f"{sweep.name}: {result.num_finished} finished, {result.num_failed} failed")
     if result.candidate:
         print(f"  candidate  models:/{result.candidate['model']}/{result.candidate['version']}")
-    print(f"  report     {result.report.as_uri()}")
-    # Without a screen Python would take a text browser, which shows no charts and waits to be left.
+    print(f"  report     {report.as_uri()}")
+    # Without a screen Python would start a text browser, which shows no charts and blocks until it is closed.
     if opens and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
-        webbrowser.open(result.report.as_uri())
+        webbrowser.open(report.as_uri())
     if result.interrupted:
-        sys.exit("tune.py: interrupted; what is done is kept, the same command continues")
+        sys.exit("tune.py: interrupted; finished trials are kept, the same command continues")
+    if result.failure:
+        sys.exit(f"tune.py: {sweep.name}: {result.failure}")
 
 
 if __name__ == "__main__":

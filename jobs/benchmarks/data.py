@@ -43,7 +43,7 @@ def run(flags: argparse.Namespace) -> None:
 
     from sdavs_platform.benchmarks.data_throughput import measure, report_table
     from sdavs_platform.config.cli import load_config
-    from sdavs_platform.storage.bundled_data import bundled_data
+    from sdavs_platform.storage.datasets import bundled_data
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

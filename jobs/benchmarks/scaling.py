@@ -57,7 +57,7 @@ def run(flags: argparse.Namespace) -> None:
     """Measure, predict and tell."""
     from sdavs_platform.benchmarks.scaling import measure
     from sdavs_platform.benchmarks.scaling_model import Assumptions
-    from sdavs_platform.benchmarks.scaling_report import report_table
+    from sdavs_platform.benchmarks.scaling_tables import report_table
     from sdavs_platform.config.cli import load_config
 
     report = measure(

@@ -20,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Count and tell."""
-    from sdavs_platform.storage.data_cache import local_copy
+    from sdavs_platform.storage.datasets import local_copy
 
     from sdavs_model.data.core.statistics import statistics
     from sdavs_model.data.tools.validate import open_splits

@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Copy what is not there."""
     from sdavs_platform.console import progress
-    from sdavs_platform.storage.data_cache import upload
+    from sdavs_platform.storage.datasets import upload
 
     with progress(every=1000) as show:
         sent = upload(

@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Check and tell."""
     from sdavs_platform.console import progress
-    from sdavs_platform.storage.data_cache import local_copy
+    from sdavs_platform.storage.datasets import local_copy
 
     from sdavs_model.data.tools.validate import validate
 

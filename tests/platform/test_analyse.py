@@ -48,24 +48,24 @@ def request(data, uri, **changes):
 
 @pytest.fixture(scope="module")
 def analysed(registered, data, tmp_path_factory):
-    """All analyses of the full model, run once: the findings and the folder that holds theirs."""
+    """All analyses of the full model, run once: the results and the folder that holds theirs."""
     out = tmp_path_factory.mktemp("out")
     asked = request(data, registered, without_snrp="models:/without-snrp/1", out=str(out), limit=4)
-    findings, left_out = analyse(asked, say=lambda line: None)
+    results, left_out = analyse(asked, say=lambda line: None)
     assert not left_out
-    return findings, out
+    return results, out
 
 
 def test_every_analysis_leaves_numbers_rows_and_pictures(analysed):
-    findings, out = analysed
-    assert tuple(findings) == NAMES
+    results, out = analysed
+    assert tuple(results) == NAMES
     for name in NAMES:
         folder = out / f"{name}-full-1"
         report = json.loads((folder / "report.json").read_text())
         assert (report["model"], report["split"], report["num_clips"]) == ("models:/full/1", SPLIT, 4)
         rows = list(csv.DictReader((folder / "clips.csv").open()))
         assert len({row["clip"] for row in rows}) == 4
-        assert (folder / "report.txt").read_text() == findings[name].table + "\n"
+        assert (folder / "report.txt").read_text() == results[name].table + "\n"
         pictures = list(folder.glob("*.png"))
         assert pictures
         assert all(min(Image.open(picture).size) > 200 for picture in pictures)
@@ -106,8 +106,8 @@ def test_of_several_analyses_those_that_the_model_cannot_answer_for_are_left_out
     asked = request(
         data, registered, model="models:/without-damf/1", names=names, out=str(tmp_path), limit=2, log=False
     )
-    findings, left_out = analyse(asked, say=lambda line: None)
-    assert list(findings) == ["response"]
+    results, left_out = analyse(asked, say=lambda line: None)
+    assert list(results) == ["response"]
     assert list(left_out) == ["attention", "consistency"]
     assert "ablation.damf: false" in left_out["attention"]
 

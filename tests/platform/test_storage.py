@@ -20,7 +20,7 @@ from running import kill_family, process
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
 from sdavs_platform.ray_internals import CHECKPOINT_LIST
-from sdavs_platform.storage.data_cache import MANIFEST, local_copy, upload
+from sdavs_platform.storage.datasets import MANIFEST, local_copy, upload
 from sdavs_platform.storage.filesystem import Storage, require_writable
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
@@ -126,7 +126,7 @@ def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_r
 def fetching(uri: str, cache: Path, told: str) -> "AbstractContextManager[subprocess.Popen[str]]":
     """A process of its own that makes a local copy; `told` is called with (files done, files in all)."""
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.storage.data_cache import local_copy\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.storage.datasets import local_copy\n"
         f"local_copy({uri!r}, cache=Path(sys.argv[1]), num_workers=1, progress={told})\n"
     )
     return process(

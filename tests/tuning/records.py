@@ -2,7 +2,7 @@
 
 import numpy as np
 from sdavs_platform.config.cli import validated
-from sdavs_platform.tuning.plan import planned_trials
+from sdavs_platform.tuning.search import planned_trials
 from sdavs_platform.tuning.space import normalized
 from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.study import parse_study

@@ -3,7 +3,7 @@
 import io
 
 from rich.console import Console
-from sdavs_platform.tuning.live import LiveTable
+from sdavs_platform.tuning.live_table import LiveTable
 from sdavs_platform.tuning.store import TrialRecord
 
 

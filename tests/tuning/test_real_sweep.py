@@ -1,7 +1,5 @@
 """A search with real trainings: Ray Train and DeepSpeed inside Tune, MLflow, the registry, the report."""
 
-from pathlib import Path
-
 import pytest
 import ray
 from rich.console import Console
@@ -9,7 +7,8 @@ from sdavs_platform.config.cli import load_config
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import resolve
 from sdavs_platform.tracking.runs import TrainingRun
-from sdavs_platform.tuning.objectives import score_clips
+from sdavs_platform.tuning.measurements import score_clips
+from sdavs_platform.tuning.report.build import build_report
 from sdavs_platform.tuning.run import run_sweep
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import SweepStore
@@ -74,6 +73,11 @@ def store(swept, config):
     return SweepStore(config.storage.uri, "real")
 
 
+@pytest.fixture(scope="module")
+def report(swept):
+    return build_report(swept.store, parent=swept.parent)
+
+
 def test_each_trial_ends_as_it_should_and_says_why(store):
     still, forgot, broken = store.trials()
     assert still.state == "finished"
@@ -91,7 +95,7 @@ def test_stopped_trials_release_everything(swept):
     )
 
 
-def test_the_trials_are_children_of_the_sweep_in_mlflow_and_end_in_their_own_states(store, config):
+def test_the_trials_are_children_of_the_sweep_in_mlflow_and_end_in_their_own_states(report, store, config):
     client = mlflow_client(config.tracking.uri)
     (experiment,) = [e for e in client.search_experiments() if e.name == "sdavs"]
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`sdavs.sweep_store` != ''")
@@ -160,6 +164,6 @@ def test_a_trial_goes_on_from_anothers_checkpoint_with_its_own_learning_rate(swe
     assert all(1e-8 < rate <= 1e-5 for _, rate in rates), "the donor's learning rate was 1e-12"
 
 
-def test_the_report_of_the_sweep_names_the_failure(swept):
+def test_the_report_of_the_sweep_names_the_failure(report, swept):
     assert swept.num_failed == 1
-    assert "the loss is nan" in Path(swept.report).read_text()
+    assert "the loss is nan" in report.read_text()

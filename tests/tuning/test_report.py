@@ -12,7 +12,7 @@ import records
 import yaml
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.tuning.report.build import build_report
-from sdavs_platform.tuning.report.compare import compare, interval
+from sdavs_platform.tuning.report.comparison import compare, interval
 from sdavs_platform.tuning.report.summary import summarize
 from sdavs_platform.tuning.store import SweepStore
 from waiting import patience

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sdavs_platform.config.cli import validated
-from sdavs_platform.tuning.plan import OptunaPlan, make_plan, planned_trials
+from sdavs_platform.tuning.search import OptunaQueue, planned_trials, trial_queue
 from sdavs_platform.tuning.space import draw, normalized, with_values
 from sdavs_platform.tuning.store import TrialRecord
 from sdavs_platform.tuning.study import parse_study
@@ -100,7 +100,7 @@ def test_a_grid_is_every_combination_and_a_resumed_one_only_what_is_left():
     assert [trial.values["optimizer.lr"] for trial in first] == [0.1, 0.2, 0.1, 0.2]
     done = TrialRecord(id="t0000", number=0, values=first[0].values, state="finished")
     cut = TrialRecord(id="t0002", number=2, values=first[2].values, state="interrupted")
-    plan = make_plan(sweep, BASE, study=None, records=[done, cut])
+    plan = trial_queue(sweep, BASE, study=None, records=[done, cut])
     assert [plan.next().id for _ in range(3)] == ["t0001", "t0002", "t0003"]
     assert plan.next() is None
 
@@ -119,7 +119,7 @@ def test_optuna_goes_on_from_the_trials_on_record_and_learns_from_them():
 
     known = [record(n, float(lr), 32) for n, lr in enumerate(np.geomspace(1.01e-4, 9.9e-3, 24))]
     known.append(record(24, 1e-3, 64, state="interrupted"))
-    plan = OptunaPlan(sweep, BASE, known)
+    plan = OptunaQueue(sweep, BASE, known)
     assert plan.num_left == 16
     assert plan.next().id == "t0024"
     drawn = [plan.next() for _ in range(15)]

@@ -18,14 +18,14 @@ from sdavs_model.analysis.attention import (
 from sdavs_model.analysis.feature_maps import measures
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
-from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
 
 MAPS = (VIDEO_BEFORE, AUDIO_BEFORE, SOUND_ASKS, PICTURE_ASKS, VIDEO_AFTER, AUDIO_AFTER)
 MEASURES = ("focus", "points_at", "concentration")
 
 
-def run(study: Study, *, level: int) -> Finding:
+def run(inputs: AnalysisInputs, *, level: int) -> AnalysisResult:
     """Focus, pointing game and concentration of all levels; pictures of one.
 
     Args:
@@ -34,12 +34,12 @@ def run(study: Study, *, level: int) -> Finding:
     Raises:
         ValueError: the model has no DAMF.
     """
-    gallery = Gallery(study)
+    gallery = Gallery(inputs)
     rows: list[Row] = []
-    for _, item in study.walk("attention"):
-        maps = damf_maps(study.model, *study.inputs(item))
+    for _, item in inputs.walk("attention"):
+        maps = damf_maps(inputs.model, *inputs.tensors(item))
         if (second := gallery.turn(sounding_masks(item))) is not None:
-            gallery.shown.append(_panels(study, item, maps, str(level), second))
+            gallery.shown.append(_panels(inputs, item, maps, str(level), second))
         rows += _rows(item, maps)
     present = [name for name in MAPS if name in maps.levels[str(level)]]
     found = {
@@ -48,13 +48,13 @@ def run(study: Study, *, level: int) -> Finding:
     }
     missing = [name for name in MAPS if name not in present]
     notes = [f"ablation.direction leaves out: {', '.join(missing)}"] if missing else []
-    return Finding(
+    return AnalysisResult(
         name="attention",
-        numbers=study.head | {"measures": found, "notes": notes},
+        numbers=inputs.head | {"measures": found, "notes": notes},
         rows=rows,
         pictures=gallery.drawn(f"attention_level{level}", picture_rows),
         metrics=flat_metrics({f"level_{number}": names for number, names in found.items()}),
-        table=_table(study, found, notes),
+        table=_table(inputs, found, notes),
     )
 
 
@@ -70,14 +70,16 @@ def _rows(item: dict[str, Any], maps: DAMFMaps) -> list[Row]:
     return rows
 
 
-def _panels(study: Study, item: dict[str, Any], maps: DAMFMaps, level: str, second: int) -> list[Panel]:
-    scene = Panel.scene(item, second, study.subject.loaded.preprocessor.config)
+def _panels(
+    inputs: AnalysisInputs, item: dict[str, Any], maps: DAMFMaps, level: str, second: int
+) -> list[Panel]:
+    scene = Panel.scene(item, second, inputs.subject.loaded.preprocessor.config)
     shown = maps.levels[level]
     heats = [scene.heat(shown[name][0, second], name.replace(" ", "\n", 1)) for name in MAPS if name in shown]
     return [scene, *heats, scene.answer(maps.logits[0, second] > 0)]
 
 
-def _table(study: Study, found: dict[str, Any], notes: list[str]) -> str:
+def _table(inputs: AnalysisInputs, found: dict[str, Any], notes: list[str]) -> str:
     rows = [
         [f"level {number}, {name}", *(values[key] for key in MEASURES)]
         for number, names in found.items()
@@ -85,7 +87,7 @@ def _table(study: Study, found: dict[str, Any], notes: list[str]) -> str:
     ]
     return "\n".join(
         [
-            f"{study.title}; level 1 is the largest map",
+            f"{inputs.title}; level 1 is the largest map",
             text_table(["", "focus", "hits", "concentration"], rows),
             "focus: strength on sounding objects over that on the whole frame (1 is indifferent); hits: share of "
             "frames whose maximum lies on one; concentration: 0 is even, 1 is a single position",

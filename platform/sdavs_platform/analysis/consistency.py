@@ -4,13 +4,13 @@ from typing import Any
 
 from sdavs_model.analysis.consistency import STAGES, LevelConsistency, level_streams
 from sdavs_platform.analysis.draw_curves import consistency_bars
-from sdavs_platform.analysis.finding import Finding, flat_metrics, mean, means, text_table
-from sdavs_platform.analysis.inputs import Study
+from sdavs_platform.analysis.inputs import AnalysisInputs
+from sdavs_platform.analysis.result import AnalysisResult, flat_metrics, mean, means, text_table
 
 MEASURES = ("cka", "kl", "js")
 
 
-def run(study: Study) -> Finding:
+def run(inputs: AnalysisInputs) -> AnalysisResult:
     """CKA, KL and JS of each level, and their means over the levels.
 
     Raises:
@@ -18,8 +18,8 @@ def run(study: Study) -> Finding:
     """
     found: dict[str, LevelConsistency] = {}
     rows = []
-    for _, item in study.walk("consistency"):
-        for level, pairs in level_streams(study.model, *study.inputs(item)).items():
+    for _, item in inputs.walk("consistency"):
+        for level, pairs in level_streams(inputs.model, *inputs.tensors(item)).items():
             clip = found.setdefault(level, LevelConsistency()).update(pairs)
             rows += [{"clip": item["name"], "level": int(level), "stage": s} | clip[s] for s in STAGES]
     levels: dict[str, dict[str, dict[str, float]]] = {}
@@ -29,17 +29,17 @@ def run(study: Study) -> Finding:
         for stage, values in levels[level].items():
             values |= means(rows, ("kl", "js"), level=int(level), stage=stage)
     overall = {s: {key: mean(level[s][key] for level in levels.values()) for key in MEASURES} for s in STAGES}
-    return Finding(
+    return AnalysisResult(
         name="consistency",
-        numbers=study.head | {"levels": levels, "mean": overall},
+        numbers=inputs.head | {"levels": levels, "mean": overall},
         rows=rows,
         pictures={"consistency": consistency_bars(levels)},
         metrics=flat_metrics(overall),
-        table=_table(study, levels, overall),
+        table=_table(inputs, levels, overall),
     )
 
 
-def _table(study: Study, levels: dict[str, Any], overall: dict[str, Any]) -> str:
+def _table(inputs: AnalysisInputs, levels: dict[str, Any], overall: dict[str, Any]) -> str:
     rows = [
         [f"{name}, {stage} DAMF", *(values[stage][key] for key in MEASURES)]
         for name, values in [*((f"level {level}", v) for level, v in levels.items()), ("mean", overall)]
@@ -47,7 +47,7 @@ def _table(study: Study, levels: dict[str, Any], overall: dict[str, Any]) -> str
     ]
     return "\n".join(
         [
-            f"{study.title}; level 1 is the largest map",
+            f"{inputs.title}; level 1 is the largest map",
             text_table(["", "CKA", "KL (nats)", "JS (nats)"], rows),
         ]
     )

@@ -13,8 +13,7 @@ from rich.progress import track
 from sdavs_model import LoadedModel, load_artifact
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.datasets import known_kind, open_dataset, splits_of
-from sdavs_platform.storage.bundled_data import bundled_data
-from sdavs_platform.storage.data_cache import local_copy
+from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tracking.registry import fetch_version, resolve
 
 NUM_PICTURED = 4
@@ -35,7 +34,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class AnalysisInputs:
     """A subject and the clips it is shown."""
 
     subject: Subject
@@ -78,7 +77,7 @@ class Study:
         for index in track(self.indices, doing, console=console, disable=not console.is_terminal):
             yield index, self.clips[index]
 
-    def inputs(self, item: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def tensors(self, item: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """The model's two arguments for one item: [1, T, 3, S, S] and [1, T, 1, 96, 64]."""
         return item["frames"][None].to(self.device), item["log_mel"][None].to(self.device)
 
@@ -86,8 +85,8 @@ class Study:
 class Gallery:
     """Chooses a few clips to picture while the data pass by: spread over the split, each with something sounding."""
 
-    def __init__(self, study: Study, *, num_clips: int = NUM_PICTURED) -> None:
-        self._every = max(1, len(study.indices) // num_clips)
+    def __init__(self, inputs: AnalysisInputs, *, num_clips: int = NUM_PICTURED) -> None:
+        self._every = max(1, len(inputs.indices) // num_clips)
         self._num_clips = num_clips
         self._seen = 0
         self.shown: list[Any] = []
@@ -106,7 +105,7 @@ class Gallery:
         return int(masks.flatten(1).sum(1).argmax())
 
     def drawn(self, name: str, draw: Callable[[list[Any]], Figure]) -> dict[str, Figure]:
-        """{name: the picture}; nothing where no clip of the study shows anything that sounds."""
+        """{name: the picture}; nothing where no clip of the inputs shows anything that sounds."""
         return {name: draw(self.shown)} if self.shown else {}
 
 
@@ -131,7 +130,7 @@ def open_subject(address: str, *, device: str, uri: str | None) -> Subject:
     return Subject(address=address, name=name, run_id=None, loaded=loaded)
 
 
-def open_study(
+def open_inputs(
     subject: Subject,
     *,
     root: str | None,
@@ -140,7 +139,7 @@ def open_study(
     seed: int,
     device: str,
     say: Callable[[str], None],
-) -> Study:
+) -> AnalysisInputs:
     """The clips for a subject, made with the subject's own preprocessing.
 
     Args:
@@ -159,7 +158,7 @@ def open_study(
     loaded = subject.loaded
     clips = open_dataset(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
     num_clips = min(limit or len(clips), len(clips))
-    return Study(
+    return AnalysisInputs(
         subject=subject,
         data=data,
         split=split,

@@ -15,24 +15,24 @@ from sdavs_model.analysis.noise import BrownianNoise
 from sdavs_model.analysis.scoring import annotated, marked_share, score_clip, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
-from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
 from sdavs_platform.training.batches import silence
 
 CONDITIONS = (RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY)
 
 
-def run(study: Study) -> Finding:
+def run(inputs: AnalysisInputs) -> AnalysisResult:
     """J, F and the false sounding rate under five sounds; a condition that the data do not allow is left out."""
-    loaded = study.subject.loaded
+    loaded = inputs.subject.loaded
     sounds, left_out = five_sounds(
-        study.clips, silence=silence(loaded.config), noise=BrownianNoise(seed=study.seed)
+        inputs.clips, silence=silence(loaded.config), noise=BrownianNoise(seed=inputs.seed)
     )
-    gallery = Gallery(study)
+    gallery = Gallery(inputs)
     rows: list[Row] = []
-    for index, item in study.walk("listening test"):
+    for index, item in inputs.walk("listening test"):
         heard = {name: sound.hear(index, item["log_mel"]) for name, sound in sounds.items()}
-        scores = score_clip(study.model, item, heard, device=study.device)
+        scores = score_clip(inputs.model, item, heard, device=inputs.device)
         valid, masks = annotated(item), sounding_masks(item)
         for name, score in scores.items():
             wrong = nothing_visible_sounds(name, sounds[name], index, masks) & valid
@@ -40,15 +40,15 @@ def run(study: Study) -> Finding:
             row = {"clip": item["name"], "condition": name, "miou": score.miou, "fscore": score.fscore}
             rows.append(row | {"false_sounding_sum": float(marked.sum()), "quiet_frames": int(wrong.sum())})
         if (second := gallery.turn(masks)) is not None:
-            gallery.shown.append(_panels(study, item, scores, second))
+            gallery.shown.append(_panels(inputs, item, scores, second))
     found = {name: _summary(rows, name) for name in sounds}
-    return Finding(
+    return AnalysisResult(
         name="listening",
-        numbers=study.head | {"conditions": found, "left_out": left_out},
+        numbers=inputs.head | {"conditions": found, "left_out": left_out},
         rows=[_per_clip(row) for row in rows],
         pictures=gallery.drawn("clips", picture_rows) | {"scores": listening_bars(found)},
         metrics=flat_metrics(found),
-        table=_table(study, found, left_out),
+        table=_table(inputs, found, left_out),
     )
 
 
@@ -69,19 +69,19 @@ def _per_clip(row: Row) -> Row:
     return row | {"false_sounding_rate": wrong / row["quiet_frames"] if row["quiet_frames"] else float("nan")}
 
 
-def _panels(study: Study, item: dict[str, Any], scores: dict[str, Any], second: int) -> list[Panel]:
-    scene = Panel.scene(item, second, study.subject.loaded.preprocessor.config)
+def _panels(inputs: AnalysisInputs, item: dict[str, Any], scores: dict[str, Any], second: int) -> list[Panel]:
+    scene = Panel.scene(item, second, inputs.subject.loaded.preprocessor.config)
     return [scene, *(scene.answer(score.probability[second] > 0.5, name) for name, score in scores.items())]
 
 
-def _table(study: Study, found: dict[str, Any], left_out: dict[str, str]) -> str:
+def _table(inputs: AnalysisInputs, found: dict[str, Any], left_out: dict[str, str]) -> str:
     rows = [
         [name, v["miou"], v["fscore"], v["false_sounding_rate"], v["quiet_frames"]]
         for name, v in found.items()
     ]
     return "\n".join(
         [
-            study.title,
+            inputs.title,
             text_table(["", "J", "F", "false sounding rate", "of frames"], rows),
             "J and F are against what sounds in the clip's own sound; the false sounding rate is the share of "
             "pixels marked in frames where nothing visible sounds",

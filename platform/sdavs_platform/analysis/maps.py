@@ -5,14 +5,14 @@ from typing import Any
 from sdavs_model.analysis.feature_maps import POINTS, SNRPMaps, measures, snrp_maps
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
-from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
 
 KINDS = {"features": "feature map", "grad_cam": "Grad-CAM"}
 MEASURES = ("focus", "points_at")
 
 
-def run(study: Study, *, level: int) -> Finding:
+def run(inputs: AnalysisInputs, *, level: int) -> AnalysisResult:
     """Focus and pointing game of all levels; pictures of one.
 
     Args:
@@ -21,13 +21,13 @@ def run(study: Study, *, level: int) -> Finding:
     Raises:
         ValueError: the model has no SNRP.
     """
-    gallery = Gallery(study)
+    gallery = Gallery(inputs)
     rows: list[Row] = []
-    for _, item in study.walk("feature maps"):
-        maps = snrp_maps(study.model, *study.inputs(item))
+    for _, item in inputs.walk("feature maps"):
+        maps = snrp_maps(inputs.model, *inputs.tensors(item))
         masks = sounding_masks(item)
         if (second := gallery.turn(masks)) is not None:
-            gallery.shown.append(_panels(study, item, maps, str(level), second))
+            gallery.shown.append(_panels(inputs, item, maps, str(level), second))
         rows += _rows(item, maps)
     found = {
         kind: {
@@ -38,15 +38,15 @@ def run(study: Study, *, level: int) -> Finding:
         }
         for kind in KINDS
     }
-    return Finding(
+    return AnalysisResult(
         name="maps",
-        numbers=study.head | {"measures": found},
+        numbers=inputs.head | {"measures": found},
         rows=rows,
         pictures=gallery.drawn(f"maps_level{level}", picture_rows),
         metrics=flat_metrics(
             {kind: {f"level_{number}": found[kind][number] for number in found[kind]} for kind in KINDS}
         ),
-        table=_table(study, found),
+        table=_table(inputs, found),
     )
 
 
@@ -63,8 +63,10 @@ def _rows(item: dict[str, Any], maps: SNRPMaps) -> list[Row]:
     return rows
 
 
-def _panels(study: Study, item: dict[str, Any], maps: SNRPMaps, level: str, second: int) -> list[Panel]:
-    scene = Panel.scene(item, second, study.subject.loaded.preprocessor.config)
+def _panels(
+    inputs: AnalysisInputs, item: dict[str, Any], maps: SNRPMaps, level: str, second: int
+) -> list[Panel]:
+    scene = Panel.scene(item, second, inputs.subject.loaded.preprocessor.config)
     shown = maps.levels[level]
     return [
         scene,
@@ -74,7 +76,7 @@ def _panels(study: Study, item: dict[str, Any], maps: SNRPMaps, level: str, seco
     ]
 
 
-def _table(study: Study, found: dict[str, Any]) -> str:
+def _table(inputs: AnalysisInputs, found: dict[str, Any]) -> str:
     rows = [
         [f"{KINDS[kind]}, level {number}", *(points[p][key] for key in MEASURES for p in POINTS)]
         for kind, levels in found.items()
@@ -83,7 +85,7 @@ def _table(study: Study, found: dict[str, Any]) -> str:
     header = ["", *(f"{what} {point}" for what in ("focus", "hits") for point in POINTS)]
     return "\n".join(
         [
-            f"{study.title}; level 1 is the largest map",
+            f"{inputs.title}; level 1 is the largest map",
             text_table(header, rows),
             "focus: strength on sounding objects over that on the whole frame (1 is indifferent); "
             "hits: share of frames whose maximum lies on one",

@@ -17,39 +17,41 @@ from sdavs_model.analysis.noise import (
 )
 from sdavs_model.analysis.scoring import score_clip
 from sdavs_platform.analysis.draw_curves import noise_curve
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, mean, means, text_table
-from sdavs_platform.analysis.inputs import Study
+from sdavs_platform.analysis.inputs import AnalysisInputs
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, mean, means, text_table
 
 SNRS_DB = (10, 0, -10)
 WITH, WITHOUT = "with SNRP", "without SNRP"
 
 
-def run(study: Study, *, without_snrp: Study | None, train_noise: str | None) -> Finding:
+def run(
+    inputs: AnalysisInputs, *, without_snrp: AnalysisInputs | None, train_noise: str | None
+) -> AnalysisResult:
     """Score each model with the original sound, with noise at the paper's factor, and at three ratios.
 
     Args:
-        study: the model.
+        inputs: the model.
         without_snrp: the same data for a model without SNRP; None to analyse the one model alone.
         train_noise: a recording in place of the bundled one.
 
     Raises:
         ValueError: the second model has SNRP; a sound file cannot be read.
     """
-    studies = _labelled(study, without_snrp)
+    all_inputs = _labelled(inputs, without_snrp)
     noises: dict[str, Noise] = {
-        "brownian": BrownianNoise(seed=study.seed),
-        "moving train": RecordedNoise(train_noise or TRAIN_RECORDING, seed=study.seed),
+        "brownian": BrownianNoise(seed=inputs.seed),
+        "moving train": RecordedNoise(train_noise or TRAIN_RECORDING, seed=inputs.seed),
     }
-    rows = [row for label, one in studies.items() for row in _score(one, label, noises)]
+    rows = [row for label, one in all_inputs.items() for row in _score(one, label, noises)]
     conditions = dict.fromkeys(row["condition"] for row in rows)
     scores = {
         label: {name: means(rows, ("miou", "fscore"), model=label, condition=name) for name in conditions}
-        for label in studies
+        for label in all_inputs
     }
-    factor_snr = {name: _mean_snr(study, noise) for name, noise in noises.items()}
-    alone = f"only the model {next(iter(studies))} was analysed (--without-snrp adds the other)"
+    factor_snr = {name: _mean_snr(inputs, noise) for name, noise in noises.items()}
+    alone = f"only the model {next(iter(all_inputs))} was analysed (--without-snrp adds the other)"
     notes = [] if without_snrp else [alone]
-    numbers = study.head | {
+    numbers = inputs.head | {
         "without_snrp": without_snrp.subject.address if without_snrp else None,
         "train_noise": Path(train_noise or TRAIN_RECORDING).name,
         "factor": PAPER_FACTOR,
@@ -57,58 +59,60 @@ def run(study: Study, *, without_snrp: Study | None, train_noise: str | None) ->
         "scores": scores,
         "notes": notes,
     }
-    return Finding(
+    return AnalysisResult(
         name="noise",
         numbers=numbers,
         rows=rows,
         pictures={"noise": noise_curve(scores, list(noises), SNRS_DB, factor_snr)},
         metrics=flat_metrics(scores),
-        table=_table(study, scores, factor_snr, notes),
+        table=_table(inputs, scores, factor_snr, notes),
     )
 
 
-def _labelled(study: Study, without_snrp: Study | None) -> dict[str, Study]:
-    own = WITH if _has_snrp(study) else WITHOUT
+def _labelled(inputs: AnalysisInputs, without_snrp: AnalysisInputs | None) -> dict[str, AnalysisInputs]:
+    own = WITH if _has_snrp(inputs) else WITHOUT
     if without_snrp is None:
-        return {own: study}
+        return {own: inputs}
     if _has_snrp(without_snrp):
         raise ValueError(f"--without-snrp: {without_snrp.subject.address} has SNRP (ablation.snrp)")
     if own == WITHOUT:
-        raise ValueError(f"--without-snrp: {study.subject.address} has no SNRP either")
-    return {WITH: study, WITHOUT: without_snrp}
+        raise ValueError(f"--without-snrp: {inputs.subject.address} has no SNRP either")
+    return {WITH: inputs, WITHOUT: without_snrp}
 
 
-def _has_snrp(study: Study) -> bool:
-    return study.subject.loaded.config.ablation.snrp != "none"
+def _has_snrp(inputs: AnalysisInputs) -> bool:
+    return inputs.subject.loaded.config.ablation.snrp != "none"
 
 
-def _score(study: Study, label: str, noises: dict[str, Noise]) -> list[Row]:
+def _score(inputs: AnalysisInputs, label: str, noises: dict[str, Noise]) -> list[Row]:
     sounds = {}
     for name, noise in noises.items():
-        sounds[factor_condition(name)] = NoisySound(study.clips, noise=noise, factor=PAPER_FACTOR)
+        sounds[factor_condition(name)] = NoisySound(inputs.clips, noise=noise, factor=PAPER_FACTOR)
         for snr in SNRS_DB:
-            sounds[snr_condition(name, snr)] = NoisySound(study.clips, noise=noise, snr_db=snr)
+            sounds[snr_condition(name, snr)] = NoisySound(inputs.clips, noise=noise, snr_db=snr)
     rows = []
-    for index, item in study.walk(f"noise, {label}"):
+    for index, item in inputs.walk(f"noise, {label}"):
         heard = {ORIGINAL: item["log_mel"]}
         heard |= {name: sound.hear(index, item["log_mel"]) for name, sound in sounds.items()}
-        for condition, score in score_clip(study.model, item, heard, device=study.device).items():
+        for condition, score in score_clip(inputs.model, item, heard, device=inputs.device).items():
             row = {"clip": item["name"], "model": label, "condition": condition}
             rows.append(row | {"miou": score.miou, "fscore": score.fscore})
     return rows
 
 
-def _mean_snr(study: Study, noise: Noise) -> float:
+def _mean_snr(inputs: AnalysisInputs, noise: Noise) -> float:
     """What the paper's factor means in dB on these clips; clips without sound do not count."""
     ratios = []
-    for index in study.indices:
-        waveform = study.clips.waveform(index)
+    for index in inputs.indices:
+        waveform = inputs.clips.waveform(index)
         if waveform.any():
             ratios.append(snr_of_factor(waveform, noise(len(waveform), index), PAPER_FACTOR))
     return mean(ratios)
 
 
-def _table(study: Study, scores: dict[str, Any], factor_snr: dict[str, float], notes: list[str]) -> str:
+def _table(
+    inputs: AnalysisInputs, scores: dict[str, Any], factor_snr: dict[str, float], notes: list[str]
+) -> str:
     conditions = list(next(iter(scores.values())))
     header = ["", *(f"{key} {label}" for label in scores for key in ("J", "F"))]
     rows = [
@@ -118,7 +122,7 @@ def _table(study: Study, scores: dict[str, Any], factor_snr: dict[str, float], n
     meaning = ", ".join(f"{name} {snr:.1f} dB" for name, snr in factor_snr.items())
     return "\n".join(
         [
-            study.title,
+            inputs.title,
             text_table(header, rows),
             f"factor {PAPER_FACTOR} is on average {meaning} of signal to noise",
             *notes,

@@ -5,14 +5,14 @@ from typing import Any
 from sdavs_model.analysis.response import LevelDistribution, snrp_responses
 from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_response import distributions, surfaces
-from sdavs_platform.analysis.finding import Finding, Row, flat_metrics, means, text_table
-from sdavs_platform.analysis.inputs import Gallery, Study
+from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
 from sdavs_platform.tracking.plots import as_pixels
 
 CONTRASTS = ("contrast_before", "contrast_after", "gate_contrast")
 
 
-def run(study: Study, *, level: int) -> Finding:
+def run(inputs: AnalysisInputs, *, level: int) -> AnalysisResult:
     """Contrast and gates of all levels; surfaces of one.
 
     Args:
@@ -21,12 +21,12 @@ def run(study: Study, *, level: int) -> Finding:
     Raises:
         ValueError: the model has no SNRP.
     """
-    gallery = Gallery(study, num_clips=3)
+    gallery = Gallery(inputs, num_clips=3)
     levels: dict[str, LevelDistribution] = {}
     rows: list[Row] = []
-    preprocess = study.subject.loaded.preprocessor.config
-    for _, item in study.walk("responses"):
-        responses = snrp_responses(study.model, *study.inputs(item))
+    preprocess = inputs.subject.loaded.preprocessor.config
+    for _, item in inputs.walk("responses"):
+        responses = snrp_responses(inputs.model, *inputs.tensors(item))
         valid, masks = annotated(item), sounding_masks(item)
         for number, found in responses.items():
             values = levels.setdefault(number, LevelDistribution()).update(found, masks, valid)
@@ -40,22 +40,22 @@ def run(study: Study, *, level: int) -> Finding:
         | distribution.numbers()
         for number, distribution in levels.items()
     }
-    return Finding(
+    return AnalysisResult(
         name="response",
-        numbers=study.head | {"levels": numbers},
+        numbers=inputs.head | {"levels": numbers},
         rows=rows,
         pictures=gallery.drawn(f"surfaces_level{level}", surfaces) | {"distributions": distributions(levels)},
         metrics=flat_metrics({f"level_{number}": values for number, values in numbers.items()}),
-        table=_table(study, numbers),
+        table=_table(inputs, numbers),
     )
 
 
-def _table(study: Study, numbers: dict[str, Any]) -> str:
+def _table(inputs: AnalysisInputs, numbers: dict[str, Any]) -> str:
     keys = list(numbers["1"])
     rows = [[key.replace("_", " "), *(numbers[level][key] for level in numbers)] for key in keys]
     return "\n".join(
         [
-            f"{study.title}; level 1 is the largest map",
+            f"{inputs.title}; level 1 is the largest map",
             text_table(["", *(f"level {level}" for level in numbers)], rows),
             "contrast: mean on sounding objects over mean elsewhere (1 is indifferent); a channel weight of 1 "
             "changes nothing, suppressed is below 0.8, enhanced above 1.2",

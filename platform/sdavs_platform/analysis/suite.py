@@ -7,8 +7,8 @@ from pathlib import Path
 from sdavs_model.analysis.taps import damf_modules, snrp_modules
 from sdavs_platform.analysis import attention, consistency, listening, maps, response
 from sdavs_platform.analysis import noise_robustness as noise
-from sdavs_platform.analysis.finding import Finding, log_finding, write_finding
-from sdavs_platform.analysis.inputs import Study, open_study, open_subject
+from sdavs_platform.analysis.inputs import AnalysisInputs, open_inputs, open_subject
+from sdavs_platform.analysis.result import AnalysisResult, log_result, write_result
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import tracking_uri
 
@@ -41,66 +41,66 @@ class Request:
     log: bool = True
 
 
-def analyse(request: Request, *, say: Say) -> tuple[dict[str, Finding], dict[str, str]]:
+def analyse(request: Request, *, say: Say) -> tuple[dict[str, AnalysisResult], dict[str, str]]:
     """Run the analyses one after the other; each is on disk and in MLflow before the next begins.
 
     Of several, one that the model cannot answer for (no SNRP, no DAMF) is left out.
 
     Returns:
-        The findings by name, and for each analysis left out the reason.
+        The results by name, and for each analysis left out the reason.
 
     Raises:
         ValueError: an unknown model, data set, split, level or sound file; a single analysis that the model
             cannot answer for.
     """
-    study = _study(request, request.model, say)
-    if not 1 <= request.level <= len(study.subject.loaded.model.levels):
+    inputs = _inputs(request, request.model, say)
+    if not 1 <= request.level <= len(inputs.subject.loaded.model.levels):
         raise ValueError(f"--level: {request.level} is not allowed; allowed: 1 (the largest map) to 4")
-    findings: dict[str, Finding] = {}
+    results: dict[str, AnalysisResult] = {}
     left_out: dict[str, str] = {}
     for name in request.names:
-        lacking = _lacking(name, study)
+        lacking = _lacking(name, inputs)
         if lacking and len(request.names) == 1:
             raise ValueError(f"{request.model}: {lacking}")
         if lacking:
             left_out[name] = lacking
             say(f"{name}: left out, {lacking}")
             continue
-        findings[name] = _run(name, study, request, say)
-        _keep(findings[name], study, request, say)
-    return findings, left_out
+        results[name] = _run(name, inputs, request, say)
+        _keep(results[name], inputs, request, say)
+    return results, left_out
 
 
-def _lacking(name: str, study: Study) -> str:
+def _lacking(name: str, inputs: AnalysisInputs) -> str:
     """What an analysis looks into and the model does not have; "" if it has all."""
     try:
         if name in NEEDS:
-            NEEDS[name](study.model)
+            NEEDS[name](inputs.model)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def _run(name: str, study: Study, request: Request, say: Say) -> Finding:
+def _run(name: str, inputs: AnalysisInputs, request: Request, say: Say) -> AnalysisResult:
     match name:
         case "noise":
-            other = _study(request, request.without_snrp, say) if request.without_snrp else None
-            return noise.run(study, without_snrp=other, train_noise=request.train_noise)
+            other = _inputs(request, request.without_snrp, say) if request.without_snrp else None
+            return noise.run(inputs, without_snrp=other, train_noise=request.train_noise)
         case "consistency":
-            return consistency.run(study)
+            return consistency.run(inputs)
         case "maps":
-            return maps.run(study, level=request.level)
+            return maps.run(inputs, level=request.level)
         case "attention":
-            return attention.run(study, level=request.level)
+            return attention.run(inputs, level=request.level)
         case "response":
-            return response.run(study, level=request.level)
+            return response.run(inputs, level=request.level)
         case "listening":
-            return listening.run(study)
+            return listening.run(inputs)
     raise AssertionError(f"no analysis {name!r}")
 
 
-def _study(request: Request, model: str, say: Say) -> Study:
-    return open_study(
+def _inputs(request: Request, model: str, say: Say) -> AnalysisInputs:
+    return open_inputs(
         open_subject(model, device=request.device, uri=request.tracking_uri),
         root=request.data,
         split=request.split,
@@ -111,13 +111,13 @@ def _study(request: Request, model: str, say: Say) -> Study:
     )
 
 
-def _keep(finding: Finding, study: Study, request: Request, say: Say) -> None:
+def _keep(result: AnalysisResult, inputs: AnalysisInputs, request: Request, say: Say) -> None:
     parent = Path(request.out) if request.out else state_folder() / "analysis"
-    folder = write_finding(finding, parent / f"{finding.name}-{study.subject.name}")
-    say(f"{finding.name}: written to {folder}")
-    if request.log and study.subject.run_id:
+    folder = write_result(result, parent / f"{result.name}-{inputs.subject.name}")
+    say(f"{result.name}: written to {folder}")
+    if request.log and inputs.subject.run_id:
         uri = tracking_uri(request.tracking_uri)
-        log_finding(finding, folder, run_id=study.subject.run_id, uri=uri)
-        say(f"{finding.name}: logged to run {study.subject.run_id} as analysis/{finding.name}/")
+        log_result(result, folder, run_id=inputs.subject.run_id, uri=uri)
+        say(f"{result.name}: logged to run {inputs.subject.run_id} as analysis/{result.name}/")
     elif request.log:
-        say(f"{finding.name}: not logged, a folder belongs to no MLflow run")
+        say(f"{result.name}: not logged, a folder belongs to no MLflow run")

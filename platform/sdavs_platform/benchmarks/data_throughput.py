@@ -15,7 +15,7 @@ from sdavs_model.data.core.clip_set import ClipSet, collate_clips
 from sdavs_model.data.tools.validate import open_splits
 from sdavs_model.engine import move, training_loss
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.data_cache import local_copy
+from sdavs_platform.storage.datasets import local_copy
 from sdavs_platform.training.batches import open_split
 
 NUM_STEPS = 3

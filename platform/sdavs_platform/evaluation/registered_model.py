@@ -11,8 +11,7 @@ from sdavs_model.engine import AudioControl, swap_partners
 from sdavs_model.metrics import PROTOCOLS, Mode
 from sdavs_model.metrics.base import LABELS
 from sdavs_platform.evaluation.scoring import best_constant, score
-from sdavs_platform.storage.bundled_data import bundled_data
-from sdavs_platform.storage.data_cache import local_copy
+from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import fetch, resolve
 from sdavs_platform.tracking.runs import TrainingRun

@@ -16,7 +16,7 @@ from sdavs_model.engine import AudioControlled
 from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.data_cache import local_copy
+from sdavs_platform.storage.datasets import local_copy
 
 
 def open_split(config: RunConfig, split: str, *, training: bool = False) -> ClipSet:

@@ -15,7 +15,7 @@ from sdavs_model.metrics.base import in_words
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.bundled_data import bundled_data
+from sdavs_platform.storage.datasets import bundled_data
 from sdavs_platform.storage.filesystem import require_writable
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.runs import TrainingRun

@@ -1,4 +1,4 @@
-"""Running trials with Ray Tune: as many at once as the cluster holds, each told about as it goes."""
+"""Runs the trials of a sweep with Ray Tune, as many at once as fit into the cluster."""
 
 import logging
 import os
@@ -10,18 +10,18 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from sdavs_platform.tuning.plan import Plan, Planned
+from sdavs_platform.tuning.recorder import TrialRecorder
+from sdavs_platform.tuning.search import PlannedTrial, TrialQueue
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import SweepStore
 from sdavs_platform.tuning.sweep import METRICS, SweepConfig
-from sdavs_platform.tuning.watch import Watch
 
 DRIVER_MEMORY_BYTES = 256 * 1024**2
 """What a trial's own process reserves besides its workers. Our choice: no CPU, because it only waits, and a
-share of one would keep the last worker of a full node from its place."""
+fraction of one would keep the last worker from a full node."""
 
-# Tune's own records (one per trial and result, and a state that holds all trials) would grow with the sweep;
-# ours are on the storage.
+# Tune's own records (one per trial and result, and a state of all trials) would grow with the sweep; this project
+# keeps its own on the storage.
 _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",
@@ -31,35 +31,35 @@ _TUNE_SETTINGS = {
 
 
 def run_trials(
-    plan: Plan,
+    queue: TrialQueue,
     trainable: Any,
     *,
     sweep: SweepConfig,
     store: SweepStore,
-    watch: Watch,
+    recorder: TrialRecorder,
     epochs: int,
     max_concurrent: int,
     reuses_processes: bool = False,
 ) -> None:
-    """Run the plan to its end, or until Ctrl-C or SIGTERM; running trials are then stopped in order.
+    """Run all trials of the queue, or until Ctrl-C or SIGTERM, which stop the running trials cleanly.
 
     Args:
         trainable: Tune's function or class; reports what `sdavs_platform.tuning.trial.Trial` reports.
-        epochs: of a trial that nobody stops.
-        max_concurrent: trials that find their places at the same time.
+        epochs: length of a trial that is not stopped early.
+        max_concurrent: how many trials fit into the cluster at once.
         reuses_processes: run one trial after another in the same process. Not for trainings: the process of a
-            stopped trial holds one that is still running, and must end.
+            stopped trial still holds a running training, and must end.
 
     Raises:
-        ValueError: more trials have to run side by side than fit.
+        ValueError: more trials have to run at once than fit.
     """
     for name, value in _TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # Tune's advice to reuse processes, which trainings must not, see `reuses_processes`.
+    # Tune advises to reuse processes, which trainings must not do, see `reuses_processes`.
     warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
     resources: dict[str, float] = {"cpu": 0, "memory": DRIVER_MEMORY_BYTES}
-    num_trials = plan.num_left
+    num_trials = queue.num_left
     options: dict[str, Any] = {
         "num_samples": num_trials,
         "max_concurrent_trials": max_concurrent,
@@ -70,17 +70,17 @@ def run_trials(
     }
     param_space = None
     if sweep.scheduler == "pbt":
-        # Of the whole population: a continued one may have a single member left.
+        # Checked for the whole population: a continued one may have a single member left.
         if not 2 <= sweep.num_trials <= max_concurrent:
             raise ValueError(
-                f"num_trials: a population of {sweep.num_trials} trains side by side, and this cluster holds "
+                f"num_trials: a population of {sweep.num_trials} trains at the same time, and this cluster holds "
                 f"{max_concurrent} trials at once; allowed: 2 to {max_concurrent}"
             )
         # Tune lets a population come from a fixed list only.
         options |= {"num_samples": 1, "max_concurrent_trials": None}
-        param_space = _population(plan, sweep, watch)
+        param_space = _population(queue, sweep, recorder)
     else:
-        options["search_alg"] = _Source(plan, watch)
+        options["search_alg"] = _QueueSearcher(queue, recorder)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space=param_space,
@@ -88,12 +88,12 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=store.uri,
-            callbacks=[watch],
+            callbacks=[recorder],
             failure_config=tune.FailureConfig(max_failures=sweep.retries),
             verbose=0,
         ),
     )
-    # Tune stops in order on SIGINT; `ray job stop` sends SIGTERM.
+    # Tune stops cleanly on SIGINT; `ray job stop` sends SIGTERM.
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         tuner.fit()
@@ -101,34 +101,34 @@ def run_trials(
         signal.signal(signal.SIGTERM, before)
 
 
-class _Source(Searcher):
-    """A plan in the form in which Tune asks for trials."""
+class _QueueSearcher(Searcher):
+    """Adapts a trial queue to the interface by which Tune asks for trials."""
 
-    def __init__(self, plan: Plan, watch: Watch) -> None:
+    def __init__(self, queue: TrialQueue, recorder: TrialRecorder) -> None:
         super().__init__()
-        self._plan, self._watch = plan, watch
+        self._queue, self._recorder = queue, recorder
 
     def suggest(self, trial_id: str) -> Any:
-        planned = self._plan.next()
+        planned = self._queue.next()
         if planned is None:
             return Searcher.FINISHED
-        self._watch.planned(planned)
+        self._recorder.planned(planned)
         return {"trial": planned.id} | planned.values
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The watch tells the plan."""
+        """Nothing to do: the recorder notifies the queue."""
 
     def save(self, checkpoint_path: str) -> None:
-        """The storage has it all."""
+        """Nothing to do: the records are on the storage."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep is restored from the storage")
 
 
 class _Exchange(PopulationBasedTraining):
-    """Tune's population based training, which would also replace a trial that has just finished."""
+    """Population based training that leaves a trial alone which has just finished; Tune's would replace it."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if result["finished"]:
@@ -159,7 +159,7 @@ def _scheduler(sweep: SweepConfig, epochs: int) -> TrialScheduler | None:
 
 
 class _Clamp:
-    """Tune's changes by a fifth may leave the space; this brings them back."""
+    """Clips values to the space: Tune changes them by a fifth, which may leave it."""
 
     def __init__(self, space: dict[str, Dimension]) -> None:
         self._space = space
@@ -182,11 +182,11 @@ def _mutation(dimension: Dimension) -> Any:
     return (tune.loguniform if dimension.is_logarithmic else tune.uniform)(low, high)
 
 
-def _population(plan: Plan, sweep: SweepConfig, watch: Watch) -> dict[str, Any]:
-    members: dict[str, Planned] = {}
-    while (trial := plan.next()) is not None:
+def _population(queue: TrialQueue, sweep: SweepConfig, recorder: TrialRecorder) -> dict[str, Any]:
+    members: dict[str, PlannedTrial] = {}
+    while (trial := queue.next()) is not None:
         members[trial.id] = trial
-        watch.planned(trial)
+        recorder.planned(trial)
 
     def value_of(key: str) -> Any:
         def of_member(spec: Any) -> Any:

@@ -1,8 +1,7 @@
-"""A sweep from its definition to its report: check everything, open the books, run the trials, register, tell."""
+"""Runs a sweep: checks the definition, opens the records and the MLflow run, runs the trials, registers the best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -12,32 +11,34 @@ from sdavs_platform.cluster import joined_cluster, num_places, require_resources
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.run import check_data, resolved
-from sdavs_platform.tuning.candidate import register_candidate
 from sdavs_platform.tuning.driver import run_trials
-from sdavs_platform.tuning.live import LiveTable
-from sdavs_platform.tuning.parent import child_tags, open_parent
-from sdavs_platform.tuning.plan import make_plan
-from sdavs_platform.tuning.report.build import build_report
+from sdavs_platform.tuning.live_table import LiveTable
+from sdavs_platform.tuning.recorder import TrialRecorder
+from sdavs_platform.tuning.search import trial_queue
 from sdavs_platform.tuning.space import normalized
-from sdavs_platform.tuning.store import ENDED, SweepStore
+from sdavs_platform.tuning.store import ENDED, SweepStore, TrialRecord
 from sdavs_platform.tuning.study import Study, parse_study
 from sdavs_platform.tuning.sweep import SweepConfig
+from sdavs_platform.tuning.tracking import child_tags, open_parent, register_candidate
 from sdavs_platform.tuning.trial import Trial, TrialSettings
-from sdavs_platform.tuning.watch import Watch
 
-# What may change when a sweep is continued; anything else would make another sweep of it.
+# What may change when a sweep is continued; any other change makes it another sweep.
 _CONTINUABLE = ("num_trials", "seeds", "max_concurrent", "retries", "register_best")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """What a sweep leaves behind."""
+    """The outcome of a sweep."""
 
+    store: SweepStore
+    """Its records, from which `sdavs_platform.tuning.report` builds the report."""
+    parent: TrainingRun
+    """Its MLflow run."""
     num_finished: int
     num_failed: int
     interrupted: bool
-    report: Path
-    """The HTML file on this machine."""
+    failure: str | None
+    """Why there is no result at all, if no trial finished; one line."""
     candidate: dict[str, str] | None
 
 
@@ -52,13 +53,13 @@ def run_sweep(
     """Run, or continue, the sweep named `sweep.name`.
 
     Args:
-        config: what all trials share, with `sweep.base` in it already.
-        command: how to run it again, for the report.
-        retry_failed: give trials that failed in an earlier start another chance.
+        config: what all trials share, with `sweep.base` applied.
+        command: how to run the sweep again, for the report.
+        retry_failed: also run trials again that failed in an earlier start.
 
     Raises:
         ValueError: a bad definition, data, storage or cluster; nothing has been started then.
-        RuntimeError: every trial failed; says why.
+        RuntimeError: the best trial could not be registered.
     """
     study = parse_study(sweep.study, config) if sweep.study else None
     sweep = sweep.model_copy(update={"space": normalized(sweep.space, config)})
@@ -68,55 +69,56 @@ def run_sweep(
     store = SweepStore(config.storage.uri, sweep.name)
     definition = _definition(sweep, config, command=command, digest=digest)
     _check_continues(store, definition)
-    records = [_forgiven(record) if retry_failed else record for record in store.trials()]
-    plan = make_plan(sweep, config, study=study, records=records)
+    records = [_reopened(record) if retry_failed else record for record in store.trials()]
+    queue = trial_queue(sweep, config, study=study, records=records)
     store.write_definition(definition)
     parent = open_parent(sweep, config, store, data_digest=digest)
     console = console or Console(highlight=False)
     ended = [record for record in records if record.state in ENDED]
     table = LiveTable(
         name=sweep.name,
-        num_trials=len(ended) + plan.num_left,
+        num_trials=len(ended) + queue.num_left,
         objective=sweep.objectives[0],
         console=console,
     )
     for record in ended:
         table.known(record)
-    watch = Watch(
+    recorder = TrialRecorder(
         store=store,
         table=table,
-        plan=plan,
+        queue=queue,
         tracking_uri=parent.uri,
         earlier=[record for record in records if record.state not in ENDED],
     )
     candidate = None
     try:
         with joined_cluster(config, prints_workers=False):
-            if plan.num_left:
+            if queue.num_left:
                 console.print(
-                    f"{sweep.name}: {plan.num_left} trials to run, {len(ended)} done before | "
+                    f"{sweep.name}: {queue.num_left} trials to run, {len(ended)} done before | "
                     f"MLflow run {parent.run_id} at {parent.uri}",
                     soft_wrap=True,
                 )
                 settings = _settings(sweep, config, study, store, parent, records)
                 with table:
                     run_trials(
-                        plan,
+                        queue,
                         tune.with_parameters(Trial, settings=settings),
                         sweep=sweep,
                         store=store,
-                        watch=watch,
+                        recorder=recorder,
                         epochs=config.training.epochs,
                         max_concurrent=_num_concurrent(sweep, config),
                     )
-            cut = watch.interrupted()
-            if not cut and not plan.num_left:
+            cut = recorder.interrupt()
+            interrupted = bool(cut) or queue.num_left > 0
+            if not interrupted:
                 candidate = register_candidate(sweep, config, store)
     except BaseException as error:
-        watch.interrupted()
+        recorder.interrupt()
         parent.fail(str(error) or type(error).__name__)
         raise
-    return _closed(sweep, store, parent, candidate, interrupted=bool(cut) or plan.num_left > 0)
+    return _close(store, parent, candidate, interrupted=interrupted)
 
 
 def _definition(
@@ -135,7 +137,7 @@ def _check_continues(store: SweepStore, definition: dict[str, Any]) -> None:
     """Compare a definition with the one on the storage.
 
     Raises:
-        ValueError: the name belongs to another sweep; names the keys.
+        ValueError: the name belongs to another sweep; names the keys that differ.
     """
     before = store.definition()
     if before is None:
@@ -165,9 +167,9 @@ def _settings(
     study: Study | None,
     store: SweepStore,
     parent: TrainingRun,
-    records: list[Any],
+    records: list[TrialRecord],
 ) -> TrialSettings:
-    # A population's checkpoints must outlive the moment in which another trial goes on from them.
+    # A population keeps all checkpoints: another trial may continue from any of them at any time.
     keeps = config.training.epochs if sweep.scheduler == "pbt" else config.training.keep_checkpoints
     shared = config.model_copy(
         update={
@@ -179,7 +181,7 @@ def _settings(
     return TrialSettings(
         sweep=sweep.name,
         config=shared,
-        # A search never sees the test splits, or the best trial would be the one that fits them best.
+        # A search never sees the test splits; otherwise it would select the trial that fits them best.
         conditions=study.conditions if study else (),
         tags=child_tags(sweep, parent),
         run_names={r.id: r.run_name for r in records if r.state not in ENDED and r.run_name},
@@ -187,47 +189,44 @@ def _settings(
 
 
 def _num_concurrent(sweep: SweepConfig, config: RunConfig) -> int:
-    """Trials whose workers all find places at once, so that none holds half of what another waits for."""
+    """How many trials can run with all their workers; no trial then holds half of what another waits for."""
     if config.cluster.autoscales:
         return sweep.max_concurrent or 1
     groups = num_places(config.cluster) // config.cluster.max_workers
     if not groups:
-        # An elastic group may do with fewer workers; alone, so that two do not share out what both want.
+        # An elastic group may start with fewer workers, but only alone: two would split what both need.
         require_resources(config.cluster)
         groups = 1
     return min(groups, sweep.max_concurrent or groups)
 
 
-def _forgiven(record: Any) -> Any:
+def _reopened(record: TrialRecord) -> TrialRecord:
     return (
         record.model_copy(update={"state": "pending", "error": None}) if record.state == "failed" else record
     )
 
 
-def _closed(
-    sweep: SweepConfig,
-    store: SweepStore,
-    parent: TrainingRun,
-    candidate: dict[str, str] | None,
-    *,
-    interrupted: bool,
+def _close(
+    store: SweepStore, parent: TrainingRun, candidate: dict[str, str] | None, *, interrupted: bool
 ) -> SweepResult:
+    """End the parent run in the state that fits the trials."""
     trials = store.trials()
     failed = [trial for trial in trials if trial.state == "failed"]
     num_finished = sum(trial.state == "finished" for trial in trials)
-    report = build_report(store, parent=parent)
+    failure = None
     if interrupted:
         parent.fail("interrupted; the same command continues", status="KILLED")
     elif not num_finished:
-        reason = f"no trial finished; {failed[0].id}: {failed[0].error}" if failed else "no trial finished"
-        parent.fail(reason)
-        raise RuntimeError(f"{sweep.name}: {reason}")
+        failure = f"no trial finished; {failed[0].id}: {failed[0].error}" if failed else "no trial finished"
+        parent.fail(failure)
     else:
         parent.finish()
     return SweepResult(
+        store=store,
+        parent=parent,
         num_finished=num_finished,
         num_failed=len(failed),
         interrupted=interrupted,
-        report=report,
+        failure=failure,
         candidate=candidate,
     )

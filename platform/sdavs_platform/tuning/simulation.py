@@ -1,6 +1,6 @@
-"""Sweeps without training: everything of the driver is real, only the trials' trainings are made up.
+"""Simulated sweeps: the driver is the real one, only the trainings are made up.
 
-Shows what the driver itself costs, and lets tests kill and stop sweeps in seconds.
+Used to measure what the driver itself costs, and by tests that kill and stop sweeps within seconds.
 """
 
 import math
@@ -17,31 +17,31 @@ from rich.console import Console
 
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning.driver import run_trials
-from sdavs_platform.tuning.live import LiveTable
-from sdavs_platform.tuning.plan import make_plan
+from sdavs_platform.tuning.live_table import LiveTable
+from sdavs_platform.tuning.recorder import TrialRecorder
+from sdavs_platform.tuning.search import trial_queue
 from sdavs_platform.tuning.store import ENDED, SweepStore
 from sdavs_platform.tuning.sweep import SweepConfig, load_sweep
-from sdavs_platform.tuning.watch import Watch
 
 EPOCHS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriverCost:
-    """What the driver needed for a whole sweep."""
+    """Time and memory that the driver took for a whole sweep."""
 
     num_trials: int
     seconds: float
     cpu_seconds: float
-    """Of the driver's process, all threads."""
+    """CPU time of the driver's process, all threads."""
     memory_mb: float
-    """By which the driver's resident size grew."""
+    """Growth of the driver's resident memory."""
 
 
 def made_up_trial(
     values: dict[str, Any], *, epochs: int, epoch_seconds: float, before: Callable[[str], None]
 ) -> None:
-    """Reports what a training would: J rises, faster with a good learning rate.
+    """Report what a training would: J rises, and gets higher with a good learning rate.
 
     Args:
         before: called with the trial's name first; a test may die there.
@@ -71,7 +71,7 @@ def made_up_trial(
 
 
 def nothing(trial: str) -> None:
-    """For `before`."""
+    """Default for `before`."""
 
 
 def made_up_sweep(**changes: Any) -> SweepConfig:
@@ -103,14 +103,14 @@ def run_made_up(
         }
     )
     records = store.trials()
-    plan = make_plan(sweep, RunConfig(), study=None, records=records)
+    queue = trial_queue(sweep, RunConfig(), study=None, records=records)
     with LiveTable(
         name=sweep.name, num_trials=sweep.num_trials, objective=sweep.objectives[0], console=console
     ) as table:
-        watch = Watch(
+        recorder = TrialRecorder(
             store=store,
             table=table,
-            plan=plan,
+            queue=queue,
             tracking_uri=None,
             earlier=[record for record in records if record.state not in ENDED],
         )
@@ -119,26 +119,26 @@ def run_made_up(
         )
         try:
             run_trials(
-                plan,
+                queue,
                 trainable,
                 sweep=sweep,
                 store=store,
-                watch=watch,
+                recorder=recorder,
                 epochs=epochs,
                 max_concurrent=max_concurrent,
                 reuses_processes=reuses_processes,
             )
         finally:
-            watch.interrupted()
+            recorder.interrupt()
     return store
 
 
 def measure_driver(num_trials: int, storage: str | Path, *, max_concurrent: int) -> DriverCost:
-    """What a sweep of so many made-up trials costs this process, which should be a fresh one."""
+    """Run a sweep of made-up trials and measure its cost; this process should be a new one."""
     process = psutil.Process(os.getpid())
     memory, cpu, started = process.memory_info().rss, time.process_time(), time.monotonic()
     sweep = made_up_sweep(name=f"made-up-{num_trials}", num_trials=num_trials)
-    # Starting a process takes seconds of the machine and none of the driver.
+    # Starting a process costs the machine seconds, but not the driver.
     run_made_up(
         sweep, storage, max_concurrent=max_concurrent, reuses_processes=True, console=Console(quiet=True)
     )

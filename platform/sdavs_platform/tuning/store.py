@@ -1,14 +1,14 @@
-"""What a sweep leaves behind on the storage: its definition, one file per trial, the report.
+"""The files of a sweep on the storage: its definition, one record per trial, the report.
 
-<storage>/sweeps/<name>/sweep.json          what is swept, with which config, by which command
+<storage>/sweeps/<name>/sweep.json          the definition, the config of all trials, the command
                         trials/<id>.json    one trial: values, state, every report, scores
-                        training/           the trials' checkpoints, as trainings of their own
-                        candidate.json      the version that its best trial was registered as
-                        tune/               Ray Tune's own files; nothing here reads them
+                        training/           the trials' checkpoints, one training each
+                        candidate.json      the registered version of the best trial
+                        tune/               Ray Tune's own files; not read by this project
                         report/             report.html, report.md, trials.csv
 
-A trial's file is written anew at each of its reports, so that a report can be built while the sweep runs and a
-sweep goes on after any kind of end. Everything else about a sweep can be had from these files.
+A trial's file is rewritten at each of its reports, so a report can be built while the sweep runs, and a sweep can be
+continued however it ended. Everything else about a sweep follows from these files.
 """
 
 import json
@@ -22,7 +22,7 @@ from sdavs_platform.storage.filesystem import Storage
 State = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
 
 CANDIDATE_FILE = "candidate.json"
-"""What the sweep registered."""
+"""The version that the sweep registered."""
 
 ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
 """States in which a trial is not run again."""
@@ -33,14 +33,14 @@ class TrialRecord(BaseModel):
 
     id: str
     number: int
-    """Place in the order of the sweep, from 0."""
+    """Index in the order of the sweep, from 0."""
     values: dict[str, Any]
     """Dotted key -> value, on top of the sweep's config."""
     variant: str | None = None
     """Recipe, in a study."""
     state: State = "pending"
     error: str | None = None
-    """Why it failed; or why it was stopped."""
+    """Why it failed or was stopped."""
     run_name: str | None = None
     """Name of its (latest) training."""
     run_id: str | None = None
@@ -55,7 +55,7 @@ class TrialRecord(BaseModel):
     cost: dict[str, float] = {}
     """{"latency_ms", "gmacs", "parameters_m"}."""
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
-    """Condition of the sound -> test split -> {"miou", "fscore"}: one value a clip, in the split's order."""
+    """Condition of the sound -> test split -> {"miou", "fscore"}: one value per clip, in the split's order."""
 
     @property
     def best(self) -> dict[str, float]:
@@ -88,23 +88,23 @@ class SweepStore:
         return f"{self.uri}/training"
 
     def definition(self) -> dict[str, Any] | None:
-        """What `write_definition` kept; None for a sweep that has not begun."""
+        """What `write_definition` wrote; None for a sweep that has not started."""
         text = self.read("sweep.json")
         return None if text is None else json.loads(text)
 
     def write_definition(self, definition: dict[str, Any]) -> None:
-        """Keep what is swept."""
+        """Write the definition."""
         self.write("sweep.json", json.dumps(definition, indent=2))
 
     def trials(self) -> list[TrialRecord]:
-        """All trials that have begun, in the order of the sweep."""
+        """The records of all trials that have started, in the order of the sweep."""
         names = Storage(f"{self.uri}/trials", field="storage.uri").sizes()
         found = [self.read(f"trials/{name}") for name in names if name.endswith(".json")]
         records = [TrialRecord.model_validate_json(text) for text in found if text is not None]
         return sorted(records, key=lambda record: record.number)
 
     def write_trial(self, record: TrialRecord) -> None:
-        """Keep the state of one trial."""
+        """Write the record of one trial."""
         self.write(f"trials/{record.id}.json", record.model_dump_json())
 
     def read(self, name: str) -> str | None:
@@ -115,5 +115,21 @@ class SweepStore:
             return stream.read().decode()
 
     def write(self, name: str, text: str) -> None:
-        """Write a text file at once: nobody ever reads half of it."""
+        """Write a text file atomically."""
         self._files.write(name, text.encode())
+
+
+def values_text(values: dict[str, object]) -> str:
+    """`lr 0.001  backbone resnet10t`: each key by its last part."""
+    return "  ".join(
+        f"{key.rsplit('.', 1)[-1]} {value:.4g}"
+        if isinstance(value, float)
+        else f"{key.rsplit('.', 1)[-1]} {value}"
+        for key, value in values.items()
+    )
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

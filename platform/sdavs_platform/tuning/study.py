@@ -20,7 +20,7 @@ class Study:
     trained_as: dict[str, str]
     """Recipe -> the recipe whose training stands for it: equal models are trained once."""
     conditions: tuple[str, ...] = (ORIGINAL,)
-    """What the models hear in the test; `sdavs_platform.tuning.objectives` knows them."""
+    """What the models hear in the test; `sdavs_platform.tuning.measurements` knows them."""
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.ray_internals import abort_training
 from sdavs_platform.training.checkpoints.listing import checkpoint_address
 from sdavs_platform.training.run import TrainResult, train
-from sdavs_platform.tuning.objectives import measure_cost, on_a_worker, score_clips
+from sdavs_platform.tuning.measurements import measure_cost, on_a_worker, score_clips
 from sdavs_platform.tuning.space import with_values
 
 POINTER = "pointer.json"

@@ -1,4 +1,4 @@
-"""Building a sweep's report: on the storage, on this machine, and with the sweep's MLflow run."""
+"""Builds the report of a sweep: on this machine, on the storage, and as artifacts of the sweep's MLflow run."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ def build_report(store: SweepStore, *, parent: TrainingRun | None = None, folder
     """Write report.html, report.md and trials.csv; may be called while the sweep runs.
 
     Args:
-        parent: the sweep's MLflow run, to attach them to.
-        folder: on this machine; None for `reports/<sweep>` in the state folder.
+        parent: the sweep's MLflow run, which gets them as artifacts.
+        folder: where to write them on this machine; None for `reports/<sweep>` in the state folder.
 
     Returns:
         The HTML file on this machine.
 
     Raises:
-        ValueError: there is no such sweep, or a place cannot be written.
+        ValueError: there is no such sweep, or a file cannot be written.
     """
     summary = summarize(store)
     known = store.read(CANDIDATE_FILE)

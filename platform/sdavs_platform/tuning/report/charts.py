@@ -7,11 +7,10 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 
 from sdavs_platform.config.cli import yaml_text
-from sdavs_platform.tuning.live import values_text
-from sdavs_platform.tuning.report.ablation import Table
+from sdavs_platform.tuning.report.study_tables import Table
 from sdavs_platform.tuning.report.summary import Summary
 from sdavs_platform.tuning.space import Dimension
-from sdavs_platform.tuning.store import TrialRecord
+from sdavs_platform.tuning.store import TrialRecord, values_text
 from sdavs_platform.tuning.sweep import METRICS
 
 # Okabe and Ito's colours, which people with colour-blindness can tell apart.

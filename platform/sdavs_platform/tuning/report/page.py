@@ -9,12 +9,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sdavs_platform.config.cli import yaml_text
-from sdavs_platform.tuning.live import clock
 from sdavs_platform.tuning.report import charts
-from sdavs_platform.tuning.report.compare import Comparison
-from sdavs_platform.tuning.report.importance import MIN_TRIALS
-from sdavs_platform.tuning.report.summary import Summary
-from sdavs_platform.tuning.store import ENDED
+from sdavs_platform.tuning.report.comparison import Comparison
+from sdavs_platform.tuning.report.summary import MIN_TRIALS, Summary
+from sdavs_platform.tuning.store import ENDED, clock
 from sdavs_platform.tuning.sweep import METRICS
 
 HERE = Path(__file__).parent

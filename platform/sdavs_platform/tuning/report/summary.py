@@ -9,13 +9,17 @@ import yaml
 from sdavs_platform.config.cli import yaml_text
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.tuning.report.ablation import Table, ablation_tables
-from sdavs_platform.tuning.report.importance import importance
-from sdavs_platform.tuning.report.noise_table import NoiseTable, noise_tables
+from sdavs_platform.tuning.report.study_tables import NoiseTable, Table, ablation_tables, noise_tables
 from sdavs_platform.tuning.space import with_values
-from sdavs_platform.tuning.store import SweepStore, TrialRecord
+from sdavs_platform.tuning.store import ENDED, SweepStore, TrialRecord
 from sdavs_platform.tuning.study import Study, parse_study
 from sdavs_platform.tuning.sweep import METRICS, SweepConfig, best_trial
+
+MIN_TRIALS = 8
+"""Our choice: below it the shares are noise."""
+
+TARGET_QUANTILE = 0.25
+"""Importance for getting into the best quarter. Our choice: Optuna's tenth needs more trials than most sweeps have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,3 +211,25 @@ def pareto_front(trials: list[TrialRecord], quality: str, cost: str) -> list[Tri
         if not front or trial.best[quality] > front[-1].best[quality]:
             front.append(trial)
     return front
+
+
+def importance(sweep: SweepConfig, trials: list[TrialRecord]) -> dict[str, dict[str, float]]:
+    """Objective -> key -> share of all keys' importance, the largest first; empty where it cannot be told."""
+    ended = [t for t in trials if t.state in ENDED and all(name in t.best for name in sweep.objectives)]
+    if len(sweep.space) < 2 or len(ended) < MIN_TRIALS:
+        return {}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {key: dimension.distribution() for key, dimension in sweep.space.items()}
+    shares = {}
+    for objective in sweep.objectives:
+        study = optuna.create_study(direction=METRICS[objective].direction)
+        for trial in ended:
+            params = {key: d.to_optuna(trial.values[key]) for key, d in sweep.space.items()}
+            study.add_trial(
+                optuna.create_trial(params=params, distributions=distributions, value=trial.best[objective])
+            )
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TARGET_QUANTILE)
+        shares[objective] = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    return shares

@@ -3,10 +3,10 @@
 import csv
 import io
 
-from sdavs_platform.tuning.live import clock
-from sdavs_platform.tuning.report.ablation import PAPER_SETS, Row
 from sdavs_platform.tuning.report.page import difference, headline, short, spread
+from sdavs_platform.tuning.report.study_tables import PAPER_SETS, Row
 from sdavs_platform.tuning.report.summary import Summary
+from sdavs_platform.tuning.store import clock
 
 COLUMNS = ("val_miou", "val_fscore", "epoch", "latency_ms", "gmacs", "parameters_m")
 

@@ -1,4 +1,4 @@
-"""A sweep as it runs: a table that is redrawn on a terminal, a line per ended trial elsewhere."""
+"""The progress of a running sweep: a live table on a terminal, a line per ended trial elsewhere."""
 
 import time
 from collections import Counter, deque
@@ -9,11 +9,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sdavs_platform.tuning.store import ENDED, TrialRecord
+from sdavs_platform.tuning.store import ENDED, TrialRecord, clock, values_text
 from sdavs_platform.tuning.sweep import METRICS
 
 SUMMARY_EVERY_S = 60.0
-"""Seconds between the summaries where there is no terminal to redraw."""
+"""Seconds between summaries where the output is no terminal."""
 
 REDRAWN_PER_S = 2.0
 
@@ -21,7 +21,7 @@ STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed":
 
 
 class LiveTable:
-    """Shows the running trials, the latest that ended and the best; keeps no more than that."""
+    """Shows the running trials, those that ended last, and the best one; keeps no other records in memory."""
 
     def __init__(self, *, name: str, num_trials: int, objective: str, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -32,7 +32,7 @@ class LiveTable:
         self._counts: Counter[str] = Counter()
         self._best: tuple[float, str] | None = None
         self._live: Live | None = None
-        self._started = self._said_at = time.monotonic()
+        self._started = self._printed_at = time.monotonic()
 
     def __enter__(self) -> "LiveTable":
         if self.console.is_terminal:
@@ -48,13 +48,13 @@ class LiveTable:
             self._live.__exit__(kind, error, trace)
 
     def known(self, record: TrialRecord) -> None:
-        """A trial that ended in an earlier start of the sweep."""
+        """Add a trial that ended before this command."""
         self._counts[record.state] += 1
         self._ended.append(record)
         self._note_best(record)
 
     def show(self, record: TrialRecord) -> None:
-        """A trial has begun, reported or ended."""
+        """Show a trial that has started, reported or ended."""
         if record.state == "running":
             self._running[record.id] = record
             self._since.setdefault(record.id, time.monotonic() - record.seconds)
@@ -67,14 +67,14 @@ class LiveTable:
             self.console.print(self._line(record), soft_wrap=True)
 
     def tick(self) -> None:
-        """Say once in a while how things stand, where nothing is redrawn."""
-        if not self._live and time.monotonic() - self._said_at > SUMMARY_EVERY_S:
-            self._said_at = time.monotonic()
+        """Print a summary every `SUMMARY_EVERY_S` seconds where there is no terminal."""
+        if not self._live and time.monotonic() - self._printed_at > SUMMARY_EVERY_S:
+            self._printed_at = time.monotonic()
             epochs = ", ".join(f"{r.id} epoch {_epoch(r)}" for r in self._running.values())
             self.console.print(f"{self._summary()} | {epochs or 'waiting'}", soft_wrap=True)
 
     def render(self) -> Group:
-        """The table, cut to the terminal's height."""
+        """The summary and the table, cut to the height of the terminal."""
         room = max(3, self.console.height - 6)
         shown = [*self._running.values()][:room]
         shown += [*self._ended][::-1][: room - len(shown)]
@@ -121,25 +121,9 @@ class LiveTable:
             self._best = (value, record.id)
 
 
-def values_text(values: dict[str, object]) -> str:
-    """`lr 0.001  backbone resnet10t`: the last part of each key is enough for a person."""
-    return "  ".join(
-        f"{key.rsplit('.', 1)[-1]} {value:.4g}"
-        if isinstance(value, float)
-        else f"{key.rsplit('.', 1)[-1]} {value}"
-        for key, value in values.items()
-    )
-
-
 def _epoch(record: TrialRecord) -> str:
     return f"{record.reports[-1]['epoch']:.0f}" if record.reports else "-"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

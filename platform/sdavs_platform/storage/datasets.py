@@ -1,6 +1,7 @@
-"""Data sets in buckets: sent with a manifest of digests, fetched once a node, verified, and found again by content."""
+"""Where data sets come from: the bundled one, composed on first use, or a bucket, cached on this machine by content.
 
-from __future__ import annotations
+A data set in a bucket comes with a manifest of digests. Each node downloads it once and verifies every file.
+"""
 
 import fcntl
 import hashlib
@@ -21,6 +22,23 @@ NUM_TRANSFERS = 32
 CHUNK = 1 << 20
 
 Progress = Callable[[int, int], None]
+
+
+def bundled_data(*, say: Callable[[str], None] = print) -> Path:
+    """Its folder; composed on first use, which takes a minute or so on two cores.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    from sdavs_model.data.realav.build import RealAVConfig, prepare
+
+    def progress(done: int, total: int) -> None:
+        if done % 100 == 0 or done == total:
+            say(f"composing the bundled data set: {done} of {total} clips")
+
+    folder = state_folder() / "data"
+    prepare(folder, RealAVConfig(), num_workers=len(os.sched_getaffinity(0)), progress=progress)
+    return folder
 
 
 def upload(

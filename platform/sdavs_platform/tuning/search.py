@@ -1,4 +1,4 @@
-"""Which trial comes next: a list that is known from the start, or Optuna's choice from the trials so far."""
+"""Which trial is run next: from a list that is known in advance, or suggested by Optuna from the trials so far."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from sdavs_platform.tuning.sweep import METRICS, SweepConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A trial to run."""
+class PlannedTrial:
+    """A trial that is still to run."""
 
     id: str
     number: int
@@ -21,43 +21,44 @@ class Planned:
     variant: str | None = None
 
 
-class Plan(Protocol):
-    """A source of trials."""
+class TrialQueue(Protocol):
+    """Hands out the trials that are left to run."""
 
     @property
     def num_left(self) -> int:
-        """Trials that `next` will still give."""
+        """How many trials `next` will still return."""
 
-    def next(self) -> Planned | None:
-        """The next trial; None when there is none left."""
+    def next(self) -> PlannedTrial | None:
+        """The next trial; None when none is left."""
 
     def tell(self, record: TrialRecord) -> None:
-        """A trial has ended."""
+        """Report that a trial has ended."""
 
 
-class ListPlan:
-    """Trials that are known from the start."""
+class ListQueue:
+    """Trials that are known in advance: a grid, a random search, a study."""
 
-    def __init__(self, trials: Iterable[Planned]) -> None:
+    def __init__(self, trials: Iterable[PlannedTrial]) -> None:
         self._left = list(trials)
 
     @property
     def num_left(self) -> int:
-        """See `Plan`."""
+        """See `TrialQueue`."""
         return len(self._left)
 
-    def next(self) -> Planned | None:
-        """See `Plan`."""
+    def next(self) -> PlannedTrial | None:
+        """See `TrialQueue`."""
         return self._left.pop(0) if self._left else None
 
     def tell(self, record: TrialRecord) -> None:
-        """Nothing is learned from it."""
+        """Ignored: the list does not depend on results."""
 
 
-class OptunaPlan:
-    """TPE, also over several objectives (Watanabe 2023; Ozaki et al. 2022), continued from the trials on record.
+class OptunaQueue:
+    """Suggestions by TPE, also for several objectives (Watanabe 2023; Ozaki et al. 2022).
 
-    After a resume it knows the trials that ended and draws on; interrupted ones are run first, with their values.
+    A continued search learns from the recorded trials that ended. Interrupted trials are run first, with the values
+    that they had.
     """
 
     def __init__(self, sweep: SweepConfig, base: RunConfig, records: list[TrialRecord]) -> None:
@@ -73,7 +74,7 @@ class OptunaPlan:
             ),
         )
         self._asked: dict[str, optuna.Trial] = {}
-        self._again = [_again(record) for record in records if record.state not in ENDED]
+        self._to_repeat = [_planned_from(record) for record in records if record.state not in ENDED]
         self._number = 1 + max((record.number for record in records), default=-1)
         self._num_new = max(0, sweep.num_trials - len(records))
         for record in records:
@@ -82,25 +83,25 @@ class OptunaPlan:
 
     @property
     def num_left(self) -> int:
-        """See `Plan`."""
-        return len(self._again) + self._num_new
+        """See `TrialQueue`."""
+        return len(self._to_repeat) + self._num_new
 
-    def next(self) -> Planned | None:
-        """See `Plan`."""
-        if self._again:
-            return self._again.pop(0)
+    def next(self) -> PlannedTrial | None:
+        """See `TrialQueue`."""
+        if self._to_repeat:
+            return self._to_repeat.pop(0)
         if not self._num_new:
             return None
         self._num_new -= 1
         asked = self._study.ask(self._distributions)
         values = {key: d.from_optuna(asked.params[key]) for key, d in self._sweep.space.items()}
-        planned = Planned(id=f"t{self._number:04d}", number=self._number, values=values)
+        planned = PlannedTrial(id=f"t{self._number:04d}", number=self._number, values=values)
         self._number += 1
         self._asked[planned.id] = asked
         return planned
 
     def tell(self, record: TrialRecord) -> None:
-        """See `Plan`. A trial without a value teaches nothing but that it failed."""
+        """See `TrialQueue`. A trial without a value counts as failed."""
         import optuna
 
         best = record.best
@@ -119,44 +120,44 @@ class OptunaPlan:
         )
 
 
-def make_plan(
+def trial_queue(
     sweep: SweepConfig, base: RunConfig, *, study: Study | None, records: list[TrialRecord]
-) -> ListPlan | OptunaPlan:
+) -> ListQueue | OptunaQueue:
     """The trials that are left to run.
 
     Args:
-        records: trials of an earlier start; those that ended are not run again.
+        records: trials of earlier starts of this sweep; those that ended are not run again.
 
     Raises:
-        ValueError: a combination of the space is no valid config; names it.
+        ValueError: a combination of the space is not a valid config; names it.
     """
     if sweep.search == "optuna":
-        return OptunaPlan(sweep, base, records)
+        return OptunaQueue(sweep, base, records)
     known = {record.id: record for record in records}
     planned = planned_trials(sweep, base, study=study)
-    return ListPlan(
-        _again(known[trial.id]) if trial.id in known else trial
+    return ListQueue(
+        _planned_from(known[trial.id]) if trial.id in known else trial
         for trial in planned
         if trial.id not in known or known[trial.id].state not in ENDED
     )
 
 
-def planned_trials(sweep: SweepConfig, base: RunConfig, *, study: Study | None) -> list[Planned]:
+def planned_trials(sweep: SweepConfig, base: RunConfig, *, study: Study | None) -> list[PlannedTrial]:
     """All trials of a random or grid search, or of a study.
 
     Raises:
-        ValueError: a combination is no valid config; names it.
+        ValueError: a combination is not a valid config; names it.
     """
     if study is not None:
-        # Seed by seed: when only the first is done, all variants can be compared already.
+        # Seed by seed: once the first seed is done, all variants can be compared.
         return [
-            Planned(
+            PlannedTrial(
                 id=f"{variant}-s{seed}",
-                number=place * len(study.variants) + column,
+                number=row * len(study.variants) + column,
                 values=variant_values(variant, base) | {"seed": seed},
                 variant=variant,
             )
-            for place, seed in enumerate(sweep.seeds)
+            for row, seed in enumerate(sweep.seeds)
             for column, variant in enumerate(study.variants)
         ]
     if sweep.search == "grid":
@@ -168,11 +169,11 @@ def planned_trials(sweep: SweepConfig, base: RunConfig, *, study: Study | None) 
             spaces.with_values(base, values)
         except ValueError as error:
             raise ValueError(f"space: the combination {values} is not allowed: {error}") from None
-    return [Planned(id=f"t{n:04d}", number=n, values=values) for n, values in enumerate(points)]
+    return [PlannedTrial(id=f"t{n:04d}", number=n, values=values) for n, values in enumerate(points)]
 
 
-def _again(record: TrialRecord) -> Planned:
-    return Planned(
+def _planned_from(record: TrialRecord) -> PlannedTrial:
+    return PlannedTrial(
         id=record.id,
         number=record.number,
         values=record.values,

@@ -1,4 +1,4 @@
-"""Hears from Tune what happens to the trials; keeps it on the storage, in MLflow and on the screen."""
+"""Records what Ray Tune reports about the trials: on the storage, in MLflow, and in the progress table."""
 
 import re
 from collections.abc import Callable
@@ -8,39 +8,40 @@ from typing import Any
 from ray.tune import Callback
 
 from sdavs_platform.tracking.runs import TrainingRun
-from sdavs_platform.tuning.live import LiveTable
-from sdavs_platform.tuning.plan import Plan, Planned
+from sdavs_platform.tuning.live_table import LiveTable
+from sdavs_platform.tuning.search import PlannedTrial, TrialQueue
 from sdavs_platform.tuning.store import SweepStore, TrialRecord
 
 
-class Watch(Callback):
-    """Knows the running trials only; what has ended is on the storage."""
+class TrialRecorder(Callback):
+    """Holds the records of the running trials only; those of ended trials are on the storage."""
 
     def __init__(
         self,
         *,
         store: SweepStore,
         table: LiveTable,
-        plan: Plan,
+        queue: TrialQueue,
         tracking_uri: str | None,
         earlier: list[TrialRecord],
     ) -> None:
         """
         Args:
+            queue: is notified of every trial that ends.
             tracking_uri: MLflow, to end the runs of trials that are stopped or killed; None without MLflow.
-            earlier: trials on record that go on.
+            earlier: records of interrupted trials that this command continues.
         """
-        self._store, self._table, self._plan, self._tracking_uri = store, table, plan, tracking_uri
+        self._store, self._table, self._queue, self._tracking_uri = store, table, queue, tracking_uri
         self._earlier = {record.id: record for record in earlier}
         self._running: dict[str, TrialRecord] = {}
         self._seconds_before: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore of its own; a sweep is restored from the storage.
+        # Tune pickles its callbacks for its own restore; a sweep is restored from the storage.
         return {}
 
-    def planned(self, trial: Planned) -> None:
-        """A trial is handed to Tune."""
+    def planned(self, trial: PlannedTrial) -> None:
+        """Open the record of a trial that is handed to Tune."""
         record = self._earlier.pop(trial.id, None) or TrialRecord(
             id=trial.id, number=trial.number, values=trial.values, variant=trial.variant
         )
@@ -52,7 +53,7 @@ class Watch(Callback):
         record = self._running[str(trial)]
         record.state = "running"
         self._seconds_before[record.id] = record.seconds
-        self._keep(record)
+        self._write(record)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -62,11 +63,11 @@ class Watch(Callback):
         record.seconds = self._seconds_before[record.id] + result["seconds"]
         record.values = {**record.values, **result["values"]}
         if record.run_name not in (None, result["run_name"]):
-            went_on = f"went on from another trial as {result['run_name']}"
-            self._end_run(record, lambda run: run.finish(), tags={"sdavs.stopped": went_on})
+            moved = f"continued from another trial's checkpoint as {result['run_name']}"
+            self._end_run(record, lambda run: run.finish(), tags={"sdavs.stopped": moved})
         record.run_name, record.run_id = result["run_name"], result["run_id"]
         report = {name: result[name] for name in ("epoch", "val_miou", "val_fscore")}
-        # A trial that is tried again, or goes on from another's checkpoint, may report an epoch a second time.
+        # A retried trial, or one that continues from another's checkpoint, may report an epoch a second time.
         record.reports = [old for old in record.reports if old["epoch"] < report["epoch"]]
         record.reports.append(report | {"seconds": record.seconds})
         record.cost = {name: result[name] for name in ("latency_ms", "gmacs", "parameters_m")}
@@ -75,18 +76,16 @@ class Watch(Callback):
             record.checkpoint = result["best_checkpoint"]
             record.data_digest = result["data_digest"]
             record.state = "finished"
-        self._keep(record)
+        self._write(record)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """See `ray.tune.Callback`. A trial that ends without having said so was stopped by the scheduler."""
+        """See `ray.tune.Callback`. A trial that completes without a final report was stopped by the scheduler."""
         record = self._running[str(trial)]
         if record.state != "finished":
-            record.state, record.error = (
-                "stopped",
-                f"stopped early after epoch {record.reports[-1]['epoch']:.0f}",
-            )
+            record.state = "stopped"
+            record.error = f"stopped early after epoch {record.reports[-1]['epoch']:.0f}"
             self._end_run(record, lambda run: run.finish(), tags={"sdavs.stopped": record.error})
-        self._ended(record)
+        self._close(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """See `ray.tune.Callback`."""
@@ -94,30 +93,30 @@ class Watch(Callback):
         reason = reason_of(Path(trial.error_file).read_text())
         record.state, record.error = "failed", reason
         self._end_run(record, lambda run: run.fail(reason))
-        self._ended(record)
+        self._close(record)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """See `ray.tune.Callback`."""
         self._table.tick()
 
-    def interrupted(self) -> list[TrialRecord]:
-        """What still runs has been cut off; returns it."""
-        cut = list(self._running.values())
-        for record in cut:
+    def interrupt(self) -> list[TrialRecord]:
+        """Mark the trials that still run as interrupted; returns their records."""
+        running = list(self._running.values())
+        for record in running:
             record.state = "interrupted"
             self._end_run(record, lambda run: run.fail("the sweep was interrupted", status="KILLED"))
-            self._ended(record)
-        return cut
+            self._close(record)
+        return running
 
-    def _keep(self, record: TrialRecord) -> None:
+    def _write(self, record: TrialRecord) -> None:
         self._store.write_trial(record)
         if record.state == "running":
             self._table.show(record)
 
-    def _ended(self, record: TrialRecord) -> None:
+    def _close(self, record: TrialRecord) -> None:
         self._store.write_trial(record)
         self._table.show(record)
-        self._plan.tell(record)
+        self._queue.tell(record)
         self._running.pop(record.id)
         self._seconds_before.pop(record.id, None)
 
@@ -132,10 +131,10 @@ class Watch(Callback):
 
 
 def reason_of(log: str) -> str:
-    """The one line that says why a trial failed, out of Tune's file of its failures (the last one counts)."""
+    """Why a trial failed, in one line, from Tune's log of its failures; the last failure counts."""
     failure = re.split(r"^Failure # .*$", log, flags=re.MULTILINE)[-1]
     lines = [line.strip() for line in failure.splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
-    # Ray tells of a dead process in sentences, the most important first.
+    # Ray describes a dead process in sentences, the most important first.
     line = named[-1] if named else lines[0]
     return re.sub(r"^(ValueError|RuntimeError): ", "", line)

@@ -1,10 +1,10 @@
-"""The ablation tables of a study: ours with intervals, beside the paper's own figures."""
+"""The tables of a study, with intervals and next to the paper's own figures: ablations, and noise (Table IX)."""
 
 from dataclasses import dataclass
 
 from sdavs_model import recipes
-from sdavs_model.analysis.noise import ORIGINAL
-from sdavs_platform.tuning.report.compare import Comparison, compare
+from sdavs_model.analysis.noise import ORIGINAL, factor_condition
+from sdavs_platform.tuning.report.comparison import Comparison, compare
 from sdavs_platform.tuning.store import TrialRecord
 from sdavs_platform.tuning.study import REFERENCE, Study
 
@@ -17,6 +17,20 @@ TITLES = {
     "VI": "Table VI: the parts of DAMF",
     "VIII": "Table VIII: how the streams interact",
     "selected": "Selected recipes",
+}
+
+# J and F in per cent on MS3, Swin-B at 384 px.
+PAPER_NOISE: dict[str, dict[str, tuple[float, float]]] = {
+    "without_snrp": {
+        ORIGINAL: (70.7, 79.0),
+        factor_condition("brownian"): (68.8, 76.5),
+        factor_condition("moving train"): (69.5, 77.3),
+    },
+    "full": {
+        ORIGINAL: (72.3, 80.8),
+        factor_condition("brownian"): (72.1, 80.5),
+        factor_condition("moving train"): (72.2, 80.8),
+    },
 }
 
 
@@ -46,6 +60,29 @@ class Table:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoiseRow:
+    """One model with one sound, on one test split."""
+
+    recipe: str
+    sound: str
+    miou: Comparison | None
+    """Compared with the same model and the original sound; None while no trial has finished."""
+    fscore: Comparison | None
+    paper: tuple[float, float]
+    """J and F in per cent, MS3."""
+    paper_loss: float
+    """Difference in J from the original sound, in points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseTable:
+    """Table IX on one of our test splits."""
+
+    split: str
+    rows: tuple[NoiseRow, ...]
+
+
 def ablation_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> list[Table]:
     """Every table of the study on every test split; splits are never averaged together."""
     return [
@@ -57,6 +94,23 @@ def ablation_tables(study: Study, trials: list[TrialRecord], splits: list[str]) 
         for split in splits
         for table, names in study.tables.items()
         if table in TITLES
+    ]
+
+
+def noise_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> list[NoiseTable]:
+    """One table a split; none for a study without noise."""
+    if len(study.conditions) < 2:
+        return []
+    return [
+        NoiseTable(
+            split=split,
+            rows=tuple(
+                _noise_row(trials, recipe, sound, split)
+                for recipe in PAPER_NOISE
+                for sound in study.conditions
+            ),
+        )
+        for split in splits
     ]
 
 
@@ -93,3 +147,24 @@ def _compared(trials: list[TrialRecord], variant: str, split: str, metric: str) 
         return None
     reference = None if variant == REFERENCE else clip_scores(trials, REFERENCE, split, metric)
     return compare(scores, reference)
+
+
+def _noise_row(trials: list[TrialRecord], recipe: str, sound: str, split: str) -> NoiseRow:
+    return NoiseRow(
+        recipe=recipe,
+        sound=sound,
+        miou=_with_noise(trials, recipe, sound, split, "miou"),
+        fscore=_with_noise(trials, recipe, sound, split, "fscore"),
+        paper=PAPER_NOISE[recipe][sound],
+        paper_loss=PAPER_NOISE[recipe][sound][0] - PAPER_NOISE[recipe][ORIGINAL][0],
+    )
+
+
+def _with_noise(
+    trials: list[TrialRecord], recipe: str, sound: str, split: str, metric: str
+) -> Comparison | None:
+    scores = clip_scores(trials, recipe, split, metric, sound)
+    if not scores:
+        return None
+    original = None if sound == ORIGINAL else clip_scores(trials, recipe, split, metric)
+    return compare(scores, original)

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class AnalysisResult:
     """The result of one analysis of one model."""
 
     name: str
@@ -35,7 +35,7 @@ class Finding:
     """For the terminal: report.txt."""
 
 
-def write_finding(finding: Finding, folder: Path) -> Path:
+def write_result(result: AnalysisResult, folder: Path) -> Path:
     """Write report.json, report.txt, clips.csv and the pictures; replaces what an earlier run left there.
 
     Nothing half-written is ever in `folder`.
@@ -44,13 +44,13 @@ def write_finding(finding: Finding, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".analysis-") as scratch:
         fresh = Path(scratch) / "fresh"
         fresh.mkdir()
-        (fresh / "report.json").write_text(as_json(finding.numbers) + "\n")
-        (fresh / "report.txt").write_text(finding.table + "\n")
+        (fresh / "report.json").write_text(as_json(result.numbers) + "\n")
+        (fresh / "report.txt").write_text(result.table + "\n")
         with (fresh / "clips.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=_columns(finding.rows), lineterminator="\n")
+            writer = csv.DictWriter(file, fieldnames=_columns(result.rows), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(_without_nan(finding.rows))
-        for name, figure in finding.pictures.items():
+            writer.writerows(_without_nan(result.rows))
+        for name, figure in result.pictures.items():
             figure.savefig(fresh / f"{name}.png", dpi=120)
         if folder.exists():
             shutil.move(folder, Path(scratch) / "old")
@@ -58,11 +58,11 @@ def write_finding(finding: Finding, folder: Path) -> Path:
     return folder
 
 
-def log_finding(finding: Finding, folder: Path, *, run_id: str, uri: str) -> None:
+def log_result(result: AnalysisResult, folder: Path, *, run_id: str, uri: str) -> None:
     """Put the folder below analysis/<name>/ of the model's MLflow run, and the metrics beside its others."""
     run = TrainingRun(uri=uri, run_id=run_id)
-    run.client.log_artifacts(run_id, str(folder), f"analysis/{finding.name}")
-    metrics = {f"analysis/{finding.name}/{key}": value for key, value in finding.metrics.items()}
+    run.client.log_artifacts(run_id, str(folder), f"analysis/{result.name}")
+    metrics = {f"analysis/{result.name}/{key}": value for key, value in result.metrics.items()}
     run.log_metrics({key: value for key, value in metrics.items() if math.isfinite(value)}, step=0)
 
 

@@ -1,0 +1,94 @@
+"""A sweep in MLflow: its parent run, the tags that make the trials' runs its children, and the registered candidate."""
+
+import json
+from typing import Any
+
+import ray.train
+from mlflow.entities import Param
+
+from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tracking.client import experiment_id, mlflow_client
+from sdavs_platform.tracking.registry import promote
+from sdavs_platform.tracking.runs import TrainingRun, git_commit, resolved_yaml
+from sdavs_platform.training.finish import finish_training
+from sdavs_platform.tuning.measurements import on_a_worker
+from sdavs_platform.tuning.space import with_values
+from sdavs_platform.tuning.store import CANDIDATE_FILE, SweepStore
+from sdavs_platform.tuning.sweep import SweepConfig, best_trial
+
+SWEEP_TAG = "sdavs.sweep"
+STORE_TAG = "sdavs.sweep_store"
+ALIAS = "candidate"
+"""Registry alias of the best trial's version."""
+
+
+def open_parent(sweep: SweepConfig, config: RunConfig, store: SweepStore, *, data_digest: str) -> TrainingRun:
+    """The parent run: the existing one if this sweep continues, else a new one."""
+    assert config.tracking.uri is not None
+    client = mlflow_client(config.tracking.uri)
+    experiment = experiment_id(client, config.tracking.experiment)
+    found = client.search_runs([experiment], f"tags.`{STORE_TAG}` = '{store.uri}'", max_results=1)
+    if found:
+        run = TrainingRun(uri=config.tracking.uri, run_id=found[0].info.run_id)
+        client.update_run(run.run_id, status="RUNNING")
+    else:
+        tags = {SWEEP_TAG: sweep.name, STORE_TAG: store.uri}
+        created = client.create_run(experiment, run_name=sweep.name, tags=tags)
+        run = TrainingRun(uri=config.tracking.uri, run_id=created.info.run_id)
+        client.log_batch(run.run_id, params=[Param(key, value) for key, value in _params(sweep).items()])
+    run.set_tags({"data_digest": data_digest, "git_commit": git_commit()})
+    client.log_text(run.run_id, resolved_yaml(config), "config.yaml")
+    client.log_dict(run.run_id, sweep.model_dump(mode="json"), "sweep.yaml")
+    return run
+
+
+def child_tags(sweep: SweepConfig, parent: TrainingRun) -> dict[str, str]:
+    """Tags that make a trial's run a child of the sweep's run."""
+    return {"mlflow.parentRunId": parent.run_id, SWEEP_TAG: sweep.name}
+
+
+def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore) -> dict[str, str] | None:
+    """Register the best trial's model with the alias `candidate`, unless that was done before.
+
+    Returns:
+        {"model", "version", "trial", "checkpoint"}; None if there is nothing to register.
+
+    Raises:
+        RuntimeError: the checkpoint is incomplete, or the registry refuses.
+    """
+    best = best_trial(sweep, store.trials())
+    name = config.tracking.registered_model
+    if best is None or name is None or not sweep.register_best:
+        return None
+    known = store.read(CANDIDATE_FILE)
+    if known and json.loads(known)["checkpoint"] == best.checkpoint:
+        return json.loads(known)
+    assert best.checkpoint is not None
+    assert config.tracking.uri is not None
+    _, version = on_a_worker(
+        finish_training,
+        with_values(config, best.values | {"name": best.run_name}),
+        checkpoint=ray.train.Checkpoint(best.checkpoint),
+        val_scores={"miou": best.best["val_miou"], "fscore": best.best["val_fscore"]},
+        uri=config.tracking.uri,
+        run_id=best.run_id,
+        data_digest=best.data_digest,
+        lineage_tags={"sweep": sweep.name, "trial": best.id},
+    )
+    promote(name, version, ALIAS, uri=config.tracking.uri)
+    candidate = {
+        "model": name,
+        "version": str(version),
+        "trial": best.id,
+        "checkpoint": best.checkpoint,
+    }
+    store.write(CANDIDATE_FILE, json.dumps(candidate))
+    return candidate
+
+
+def _params(sweep: SweepConfig) -> dict[str, str]:
+    shown: dict[str, Any] = sweep.model_dump(
+        mode="json", exclude={"name", "base", "space"}, exclude_defaults=True
+    )
+    spaces = {f"space.{key}": f"{d.kind} {list(d.extremes)}" for key, d in sweep.space.items()}
+    return {key: str(value)[:500] for key, value in (shown | spaces).items()}
