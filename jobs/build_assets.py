@@ -20,8 +20,8 @@ import _sources
 
 _sources.use_this_checkout()
 
-from sdavs_model.data.realav.asset_making import make_asset  # noqa: E402
-from sdavs_model.data.realav.asset_packages import find_package, read_package  # noqa: E402
+from sdavs_model.data.realav.asset_encoding import make_asset  # noqa: E402
+from sdavs_model.data.realav.debian_packages import find_package, read_package  # noqa: E402
 
 CUT_OUT_SIDE = 160
 BACKGROUND_SIDE = 192

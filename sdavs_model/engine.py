@@ -52,7 +52,7 @@ def evaluate(
 
     Args:
         model: is put into eval mode and left there.
-        batches: items of a `ClipSet`, put together by `collate_clips`; of any batch size.
+        batches: items of `TrainingClips`, put together by `collate_clips`; of any batch size.
         device: where the model lives.
         metrics: of the data set's protocol (`open_metrics`); None for AVSBench-object's official one.
 

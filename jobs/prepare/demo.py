@@ -57,6 +57,6 @@ def run(flags: argparse.Namespace) -> None:
             flags.out,
             config,
             num_workers=flags.workers,
-            progress=lambda done, total: show("composing clips", done, total),
+            progress=show,
         )
     print(f"{flags.out}: RealAV {'written' if written else 'is complete, nothing to do'}")

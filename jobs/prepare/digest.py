@@ -19,8 +19,8 @@ def run(flags: argparse.Namespace) -> None:
     """Read everything once and tell."""
     from sdavs_platform.storage.datasets import local_copy
 
-    from sdavs_model.data.core.statistics import total_digest
-    from sdavs_model.data.tools.validate import open_splits
+    from sdavs_model.data.core.clip_set import total_digest
+    from sdavs_model.data.datasets import open_splits
 
     splits = open_splits(local_copy(flags.root), flags.kind, num_frames=flags.num_frames)
     digests = {split: clips.digest for split, clips in splits.items()}

@@ -40,7 +40,7 @@ def run(flags: argparse.Namespace) -> None:
     """Import what is new."""
     from sdavs_platform.console import progress
 
-    from sdavs_model.data.benchmarks.tables import read_rows
+    from sdavs_model.data.benchmarks.layout_files import read_rows
     from sdavs_model.data.tools.import_video import Import, find_videos, import_videos
 
     if flags.table is not None:
@@ -61,7 +61,7 @@ def run(flags: argparse.Namespace) -> None:
             flags.out,
             job,
             num_workers=flags.workers,
-            progress=lambda done, total: show("importing videos", done, total),
+            progress=show,
         )
     print(
         f"{flags.out}: {result['clips']} clips; {result['videos']} videos imported, {result['unchanged']} unchanged, "

@@ -9,7 +9,6 @@ licences and digests; OUT/contact_sheet.jpg; and the assets in OUT/assets. docs/
 """
 
 import argparse
-import functools
 import shlex
 import sys
 from pathlib import Path
@@ -53,9 +52,9 @@ def run(flags: argparse.Namespace) -> None:
     """Download, make assets, compose, describe."""
     from sdavs_platform.console import progress
 
-    from sdavs_model.data.realav.asset_set import SOURCES_FILE, download_packages, make_assets
+    from sdavs_model.data.realav.asset_library import AssetLibrary
     from sdavs_model.data.realav.build import SPLITS, RealAVConfig, prepare
-    from sdavs_model.data.realav.bundle import Assets
+    from sdavs_model.data.realav.make_assets import SOURCES_FILE, download_packages, make_assets
 
     counts = {f"num_{split}": getattr(flags, f"num_{split}") for split in SPLITS}
     configs = {
@@ -79,11 +78,11 @@ def run(flags: argparse.Namespace) -> None:
                 config,
                 assets_folder=assets,
                 num_workers=flags.workers,
-                progress=functools.partial(show, f"composing {subset}"),
+                progress=show,
             )
         # Only now: they need torch, which composing does without.
+        from sdavs_model.data.datasets import open_splits
         from sdavs_model.data.realav.datasheet import write_datasheet
-        from sdavs_model.data.tools.validate import open_splits
 
         splits = {
             subset: open_splits(flags.out / subset, num_frames=None if subset == "avss" else flags.num_frames)
@@ -93,10 +92,10 @@ def run(flags: argparse.Namespace) -> None:
         sheet = write_datasheet(
             flags.out,
             splits,
-            Assets(assets),
+            AssetLibrary(assets),
             command=command,
             num_workers=flags.workers,
-            progress=functools.partial(show, "describing"),
+            progress=show,
         )
     for subset, content in sheet["subsets"].items():
         clips = ", ".join(f"{split} {numbers['clips']}" for split, numbers in content["splits"].items())

@@ -23,7 +23,7 @@ def run(flags: argparse.Namespace) -> None:
     from sdavs_platform.storage.datasets import local_copy
 
     from sdavs_model.data.core.statistics import statistics
-    from sdavs_model.data.tools.validate import open_splits
+    from sdavs_model.data.datasets import open_splits
 
     splits = open_splits(local_copy(flags.root), flags.kind, num_frames=flags.num_frames)
     numbers = {split: statistics(clips, num_workers=flags.workers) for split, clips in splits.items()}

@@ -27,7 +27,7 @@ class OffScreenSound(OtherSound):
     """Clips with the sound of another clip, of categories that are neither seen nor heard in this one.
 
     Args:
-        clips: a data set with `categories` and `seen`, such as `ClipSet`.
+        clips: a data set with `categories` and `seen`, such as `TrainingClips`.
 
     Raises:
         ValueError: the data set does not say what is seen and heard, or a clip has no such partner.

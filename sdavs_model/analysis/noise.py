@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.core.clip import SAMPLE_RATE
-from sdavs_model.data.realav.bundle import ASSETS_FOLDER
+from sdavs_model.data.realav.asset_library import ASSETS_FOLDER
 from sdavs_model.engine import OtherSound
 
 PAPER_FACTOR = 0.1
@@ -96,7 +96,7 @@ class NoisySound(OtherSound):
     """Clips with noise under their own sound.
 
     Args:
-        clips: a data set that gives `waveform(index)` and has a `preprocessor`, such as `ClipSet`.
+        clips: a data set that gives `waveform(index)` and has a `preprocessor`, such as `TrainingClips`.
         noise: which noise.
         factor: for `add_scaled`; or
         snr_db: for `add_at_snr`. One of the two.

@@ -1,14 +1,17 @@
-"""The data sets by name, and the one way to open them."""
+"""The data sets by name, and how to open them."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Literal, get_args
 
-if TYPE_CHECKING:
-    # torch takes seconds to import, and a config is checked without it.
-    from sdavs_model.data.core.clip_set import ClipSet
-    from sdavs_model.data.core.preprocess import Preprocessor
+import numpy as np
+
+from sdavs_model.data.benchmarks.avis import AVIS
+from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3, AVSBenchS4
+from sdavs_model.data.benchmarks.avsbench_semantic import AVSBenchAVSS
+from sdavs_model.data.benchmarks.vpo import VPOMS, VPOMSMI, VPOSS
+from sdavs_model.data.core.audio import read_audio
+from sdavs_model.data.core.clip_set import ClipSet
 
 Kind = Literal["avsbench-s4", "avsbench-ms3", "avsbench-avss", "vpo-ss", "vpo-ms", "vpo-msmi", "avis"]
 KindOrAuto = Literal["auto", Kind]
@@ -23,28 +26,26 @@ MARKS: dict[Kind, tuple[str, ...]] = {
     "vpo-msmi": ("VPO/VPO-MSMI",),
     "avis": ("train/JPEGImages", "test/JPEGImages"),
 }
-"""What of a data set tells its kind; any one of them is enough."""
+"""Files and folders by which a data set's kind is known; any one of them is enough."""
+
+LOADERS: tuple[type[ClipSet], ...] = (AVSBenchS4, AVSBenchMS3, AVSBenchAVSS, VPOSS, VPOMS, VPOMSMI, AVIS)
+
+NUM_FRAMES = {"avsbench-avss": 10, "vpo-ss": 3, "vpo-ms": 3, "vpo-msmi": 3}
+"""Seconds of a clip where they are not the five of AVSBench-object."""
 
 
-def set_class(kind: Kind) -> type[ClipSet]:
-    """The loader of a kind."""
-    from sdavs_model.data.benchmarks import avis, avsbench_avss, avsbench_s4, vpo
-    from sdavs_model.data.benchmarks import avsbench_ms3 as avsbench
-
-    loaders: list[type[ClipSet]] = [
-        avsbench_s4.AVSBenchS4,
-        avsbench.AVSBenchMS3,
-        avsbench_avss.AVSBenchAVSS,
-        vpo.VPOSS,
-        vpo.VPOMS,
-        vpo.VPOMSMI,
-        avis.AVIS,
-    ]
-    return next(loader for loader in loaders if loader.kind == kind)
+def loader_of(kind: Kind) -> type[ClipSet]:
+    """The class that reads a kind."""
+    return next(loader for loader in LOADERS if loader.kind == kind)
 
 
 def open_dataset(
-    kind: str, root: str | Path, split: str, preprocessor: Preprocessor, **options: Any
+    kind: str,
+    root: str | Path,
+    split: str,
+    *,
+    num_frames: int = 5,
+    read_sound: Callable[[Path], np.ndarray] = read_audio,
 ) -> ClipSet:
     """One split of a data set.
 
@@ -52,13 +53,29 @@ def open_dataset(
         kind: one of `KINDS`, or "auto": found from the folder.
         root: the data set's folder.
         split: one of its splits.
-        preprocessor: makes the tensors.
-        options: num_frames, training, augment and seed of `ClipSet`.
+        num_frames, read_sound: as in `ClipSet`.
 
     Raises:
         ValueError: an unknown kind, a folder that is none or several of them; and as `ClipSet` says.
     """
-    return set_class(known_kind(kind, root))(root=root, split=split, preprocessor=preprocessor, **options)
+    loader = loader_of(known_kind(kind, root))
+    return loader(root=root, split=split, num_frames=num_frames, read_sound=read_sound)
+
+
+def open_splits(root: Path, kind: str = "auto", *, num_frames: int | None = None) -> dict[str, ClipSet]:
+    """All splits of a data set.
+
+    Args:
+        root: its folder.
+        kind: as in `open_dataset`.
+        num_frames: seconds of a clip; None for the benchmark's own number.
+
+    Raises:
+        ValueError: as `open_dataset`.
+    """
+    known = known_kind(kind, root)
+    length = num_frames or NUM_FRAMES.get(known, 5)
+    return {split: open_dataset(known, root, split, num_frames=length) for split in splits_of(known, root)}
 
 
 def known_kind(kind: str, root: str | Path) -> Kind:
@@ -74,15 +91,10 @@ def known_kind(kind: str, root: str | Path) -> Kind:
     if not Path(root).is_dir():
         raise ValueError(f"{root}: no such data folder")
     kinds = [kind for kind in KINDS if any((Path(root) / mark).exists() for mark in MARKS[kind])]
-    if len(kinds) != 1:
-        found = (
-            f"holds several data sets; set data.kind to one of {', '.join(kinds)}"
-            if kinds
-            else "holds none of"
-        )
-        raise ValueError(
-            f"{root}: {found}" + ("" if kinds else f" {', '.join(KINDS)} (looked for their tables)")
-        )
+    if len(kinds) > 1:
+        raise ValueError(f"{root}: holds several data sets; set data.kind to one of {', '.join(kinds)}")
+    if not kinds:
+        raise ValueError(f"{root}: holds none of {', '.join(KINDS)} (looked for their tables)")
     return kinds[0]
 
 
@@ -92,4 +104,4 @@ def splits_of(kind: str, root: str | Path) -> tuple[str, ...]:
     Raises:
         ValueError: as `known_kind`; a missing or unreadable table.
     """
-    return set_class(known_kind(kind, root)).list_splits(Path(root))
+    return loader_of(known_kind(kind, root)).list_splits(Path(root))

@@ -29,7 +29,7 @@ class Metrics(ABC):
 
         Args:
             logits: [T, K, S, S], of any device.
-            clip: an item of a `ClipSet`, without its batch dimension.
+            clip: an item of `TrainingClips`, without its batch dimension.
         """
 
     @abstractmethod

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sdavs_model.data.augment.augmentation import Augment, augment_clip, augment_log_mel, draw_window, mix
-from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.core.clip import Clip
+from sdavs_model.data.training_clips import TrainingClips
 
 GEOMETRY_OFF = {"zoom": 0.0, "shift": 0.0, "rotation": 0.0, "flip_prob": 0.0, "erase_prob": 0.0}
 
@@ -79,8 +80,8 @@ def test_a_strength_that_makes_no_sense_is_refused_with_its_name():
 
 
 def test_a_window_trains_on_a_run_of_seconds_whose_frames_and_sound_belong_together(realav, preprocessor):
-    clips = AVSBenchMS3(root=realav, split="train", preprocessor=preprocessor, augment=Augment(window=2))
-    item = clips[0]
+    clips = AVSBenchMS3(root=realav, split="train")
+    item = TrainingClips(clips, preprocessor, augment=Augment(window=2))[0]
     assert item["frames"].shape[0] == item["log_mel"].shape[0] == item["masks"].shape[0] == 2
     whole, run = clips.clip(0), clips.clip(0, slice(3, 5))
     np.testing.assert_array_equal(run.frames, whole.frames[3:5])

@@ -16,8 +16,9 @@ from PIL import Image
 
 from sdavs_model import PreprocessConfig
 from sdavs_model.data.augment.augmentation import Augment
-from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.training_clips import TrainingClips
 
 VIDEO = "train_00000"
 
@@ -29,8 +30,8 @@ def copy(realav: Path, tmp_path: Path) -> Path:
     return tmp_path / "Multi-sources" / "ms3_data"
 
 
-def load(data: Path, preprocessor: Preprocessor, **options: object) -> AVSBenchMS3:
-    return AVSBenchMS3(root=data.parent, split="train", preprocessor=preprocessor, **options)
+def load(data: Path, preprocessor: Preprocessor) -> TrainingClips:
+    return TrainingClips(AVSBenchMS3(root=data.parent, split="train"), preprocessor)
 
 
 def assert_refused(data: Path, preprocessor: Preprocessor, *words: str) -> None:
@@ -41,8 +42,8 @@ def assert_refused(data: Path, preprocessor: Preprocessor, *words: str) -> None:
 
 
 def test_items_have_the_shapes_of_the_model_and_come_in_the_order_of_the_csv(realav, preprocessor):
-    data = AVSBenchMS3(root=realav, split="train", preprocessor=preprocessor)
-    assert data.splits == ("train", "val", "test_new_scenes", "test_strict")
+    data = TrainingClips(AVSBenchMS3(root=realav, split="train"), preprocessor)
+    assert data.source.splits == ("train", "val", "test_new_scenes", "test_strict")
     assert len(data) == 6
     item = data[0]
     assert item["name"] == VIDEO
@@ -53,11 +54,11 @@ def test_items_have_the_shapes_of_the_model_and_come_in_the_order_of_the_csv(rea
     assert item["category"]
 
 
-def test_the_folder_itself_and_its_parent_are_both_accepted_and_give_one_digest(realav, preprocessor):
-    parent = AVSBenchMS3(root=realav, split="val", preprocessor=preprocessor)
-    inner = AVSBenchMS3(root=realav / "Multi-sources", split="val", preprocessor=preprocessor)
+def test_the_folder_itself_and_its_parent_are_both_accepted_and_give_one_digest(realav):
+    parent = AVSBenchMS3(root=realav, split="val")
+    inner = AVSBenchMS3(root=realav / "Multi-sources", split="val")
     assert parent.digest == inner.digest
-    assert parent.digest != AVSBenchMS3(root=realav, split="train", preprocessor=preprocessor).digest
+    assert parent.digest != AVSBenchMS3(root=realav, split="train").digest
 
 
 def test_csv_columns_are_found_by_name_and_else_by_position(copy, preprocessor):
@@ -101,9 +102,9 @@ def test_stored_log_mel_takes_the_place_of_missing_sound_without_running_its_pic
 
 def test_a_missing_folder_csv_or_split_is_refused(copy, preprocessor, tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such data folder"):
-        AVSBenchMS3(root=tmp_path / "nowhere", split="train", preprocessor=preprocessor)
+        AVSBenchMS3(root=tmp_path / "nowhere", split="train")
     with pytest.raises(ValueError, match="no split 'dev'; it has train, val"):
-        AVSBenchMS3(root=copy.parent, split="dev", preprocessor=preprocessor)
+        AVSBenchMS3(root=copy.parent, split="dev")
     (copy.parent / "ms3_meta_data.csv").unlink()
     assert_refused(copy, preprocessor, "ms3_meta_data.csv", "missing")
 
@@ -155,8 +156,8 @@ def test_a_corrupt_or_shortened_wav_is_refused_with_its_file_name(copy, preproce
 
 def test_augmented_items_depend_on_seed_epoch_and_index_alone(realav, preprocessor):
     augment = Augment(mix_prob=0.5)
-    options = {"root": realav, "split": "train", "preprocessor": preprocessor, "augment": augment}
-    first, second = AVSBenchMS3(**options), AVSBenchMS3(**options)
+    source = AVSBenchMS3(root=realav, split="train")
+    first, second = (TrainingClips(source, preprocessor, augment=augment) for _ in range(2))
     second[3]
     for key in ("frames", "log_mel", "masks"):
         assert torch.equal(first[1][key], second[1][key])

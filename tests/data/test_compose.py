@@ -7,17 +7,19 @@ import hashlib
 import numpy as np
 import pytest
 
-from sdavs_model.data.core.draw import Draw
 from sdavs_model.data.realav import compose_audio as compose_sound
-from sdavs_model.data.realav.bundle import Assets, Pool
-from sdavs_model.data.realav.compose import Scene, Source, compose_clip, draw_scene
+from sdavs_model.data.realav.asset_library import AssetLibrary, Pool
+from sdavs_model.data.realav.compose import compose_clip
+from sdavs_model.data.realav.scene import Scene, Source
+from sdavs_model.data.realav.scenes import draw_scene
+from sdavs_model.data.realav.stable_random import StableRandom
 
 GOLDEN = "54cb6e1a1e76d5781f48ae5fa0808316f3095f0a71fe3acfef6a6f9c8ccd650c"
 
 
 @pytest.fixture(scope="module")
 def pool() -> Pool:
-    return Assets().pool("train")
+    return AssetLibrary().pool("train")
 
 
 def digest(pool: Pool, seed: tuple[int, ...]) -> str:
@@ -50,7 +52,7 @@ def test_a_source_is_silent_outside_its_seconds_and_audible_for_most_of_them(poo
             ),
             noise=None,
         )
-        samples, _ = compose_sound.render(Draw((index,)), pool, scene, 5)
+        samples, _ = compose_sound.render(StableRandom((index,)), pool, scene, 5)
         sound = samples.astype(np.float64).reshape(5, 100, 160)
         level = np.mean(sound[list(seconds)] ** 2)
         for second, sounds in zip(sound, seconds, strict=True):
@@ -59,7 +61,7 @@ def test_a_source_is_silent_outside_its_seconds_and_audible_for_most_of_them(poo
 
 
 def test_scenes_close_the_shortcuts(pool):
-    scenes = [draw_scene(Draw((7, index)), pool, 5) for index in range(400)]
+    scenes = [draw_scene(StableRandom((7, index)), pool, 5) for index in range(400)]
     records = [scene.record() for scene in scenes]
     with_silent = sum(
         set(r["seen"]) > set(r["heard"]) or not set(r["seen"]) <= set(r["heard"]) for r in records

@@ -75,14 +75,14 @@ def test_what_several_workers_score_adds_up_to_what_one_scores(config: RunConfig
     clips = open_split(config, "test")
     generator = torch.Generator().manual_seed(0)
     # The same few items again and again (AVIS knows the place of each): other answers, other scores.
-    items = [clips[i] for i in range(len(clips))] * (1 if clips.protocol == "avis" else 3)
+    items = [clips[i] for i in range(len(clips))] * (1 if clips.source.protocol == "avis" else 3)
     # In patches: AVIS follows every region from frame to frame.
     shapes = [(len(item["masks"]), config.model.num_classes, 4, 4) for item in items]
     answers = [
         torch.randn(shape, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3)
         for shape in shapes
     ]
-    whole, merged, *workers = (open_metrics(clips, mode=mode) for _ in range(2 + 3))
+    whole, merged, *workers = (open_metrics(clips.source, mode=mode) for _ in range(2 + 3))
     for number, (answer, item) in enumerate(zip(answers, items, strict=True)):
         whole.add_clip(answer, item)
         workers[number % 3].add_clip(answer, item)

@@ -16,7 +16,8 @@ from sdavs_platform.config.serve import ServeConfig
 from sdavs_serve.decoding.media import decode_video
 from waiting import patience
 
-from sdavs_model.data.tools.validate import open_splits, validate
+from sdavs_model.data.datasets import open_splits
+from sdavs_model.data.tools.validate import validate
 
 SIZE = (51, 37)  # width, height
 
@@ -158,7 +159,7 @@ def import_here(root: Path) -> dict[str, int]:
     """The command's own call, in this process."""
     sys.path.insert(0, "jobs")
     try:
-        from _prepare_import import decode
+        from prepare.import_videos import decode
     finally:
         sys.path.remove("jobs")
     from sdavs_model.data.tools.import_video import Import, import_videos

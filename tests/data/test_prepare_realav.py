@@ -19,11 +19,10 @@ from PIL import Image
 from running import process
 from waiting import patience, wait_until
 
-from sdavs_model.data.core.statistics import asset_digests
-from sdavs_model.data.realav.asset_set import COLUMNS, SOURCES_FILE, make_assets, read_sources
-from sdavs_model.data.realav.bundle import Assets
-from sdavs_model.data.realav.datasheet import require_apart
-from sdavs_model.data.tools.validate import open_splits
+from sdavs_model.data.datasets import open_splits
+from sdavs_model.data.realav.asset_library import AssetLibrary
+from sdavs_model.data.realav.datasheet import asset_digests, require_apart
+from sdavs_model.data.realav.make_assets import COLUMNS, SOURCES_FILE, make_assets, read_sources
 
 CATEGORIES = ("cat", "dog", "car", "bus", "violin")
 SPLITS = ("train", "val", "test")
@@ -125,7 +124,7 @@ def test_each_subset_is_read_by_the_loader_of_the_benchmark_it_mirrors(made):
                 assert item["valid"].tolist() == [True, False, False]
             if subset == "avss":
                 assert clips.classes == ("background", *sorted(CATEGORIES))
-                assert [len(video.frames) for video in clips.videos] == [10, 5, 10, 5]
+                assert [len(files.frames) for files in clips.files] == [10, 5, 10, 5]
     assert kinds == {
         "s4": "avsbench-s4",
         "ms3": "avsbench-ms3",
@@ -135,7 +134,7 @@ def test_each_subset_is_read_by_the_loader_of_the_benchmark_it_mirrors(made):
 
 
 def test_the_strict_split_shares_no_picture_recording_or_background_with_train_and_val(made):
-    assets = Assets(made / "assets")
+    assets = AssetLibrary(made / "assets")
     split_of = {row["sha256"]: row["split"] for row in assets.rows}
     for subset in ("s4", "ms3", "avss", "offscreen"):
         splits = open_splits(made / subset, num_frames=10 if subset == "avss" else 3)

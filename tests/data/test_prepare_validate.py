@@ -14,9 +14,11 @@ from layouts import write_avis, write_s4, write_vpo
 from PIL import Image
 from waiting import patience
 
-from sdavs_model.data.core.statistics import statistics, total_digest
+from sdavs_model.data.core.clip_set import total_digest
+from sdavs_model.data.core.statistics import statistics
+from sdavs_model.data.datasets import open_splits
 from sdavs_model.data.realav.build import RealAVConfig, prepare
-from sdavs_model.data.tools.validate import open_splits, validate
+from sdavs_model.data.tools.validate import validate
 
 
 @pytest.fixture(scope="module")

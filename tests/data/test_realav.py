@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from waiting import patience
 
-from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.realav.build import SPLITS, prepare
 
 
 def digests(root: Path, preprocessor) -> dict[str, str]:
-    return {split: AVSBenchMS3(root=root, split=split, preprocessor=preprocessor).digest for split in SPLITS}
+    return {split: AVSBenchMS3(root=root, split=split).digest for split in SPLITS}
 
 
 def test_the_four_splits_are_in_the_csv_with_avsbenchs_columns_first(realav):
@@ -36,13 +36,13 @@ def test_a_second_run_does_nothing_and_an_interrupted_one_continues_to_the_same_
     class Interrupted(Exception):
         pass
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
         prepare(tmp_path, small, progress=interrupt)
     with pytest.raises(ValueError, match=r"ms3_meta_data\.csv: missing"):
-        AVSBenchMS3(root=tmp_path, split="train", preprocessor=preprocessor)
+        AVSBenchMS3(root=tmp_path, split="train")
     kept = tmp_path / "Multi-sources/ms3_data/sources/train/train_00000.json"
     before = kept.stat().st_mtime_ns
     assert prepare(tmp_path, small)

@@ -17,7 +17,8 @@ from sdavs_model import PreprocessConfig
 from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.benchmarks.palette import palette
 from sdavs_model.data.core.preprocess import Preprocessor
-from sdavs_model.data.datasets import KINDS, known_kind, open_dataset, splits_of
+from sdavs_model.data.datasets import KINDS, known_kind, splits_of
+from sdavs_model.data.training_clips import open_training_clips
 
 
 @pytest.fixture
@@ -31,11 +32,11 @@ def avss(tmp_path: Path) -> Path:
 
 
 def open_s4(data: Path, preprocessor: Preprocessor, split: str = "train", **options: object):
-    return open_dataset("avsbench-s4", data.parent, split, preprocessor, **options)
+    return open_training_clips("avsbench-s4", data.parent, split, preprocessor, **options)
 
 
 def open_avss(root: Path, preprocessor: Preprocessor, split: str = "train", **options: object):
-    return open_dataset("avsbench-avss", root, split, preprocessor, **({"num_frames": 10} | options))
+    return open_training_clips("avsbench-avss", root, split, preprocessor, **({"num_frames": 10} | options))
 
 
 def test_s4_trains_on_the_first_frame_alone_and_tests_on_all_five(s4, preprocessor):
@@ -93,7 +94,7 @@ def test_avss_pads_short_clips_with_zeros_and_says_where(avss, preprocessor):
     assert new["masks"].unique().tolist() == [0, 3]
     test = open_avss(avss, preprocessor, "test")
     assert test[0]["valid"].tolist() == [True] * 5 + [False] * 5  # v1s is fully annotated outside training
-    assert (test.classes, test.num_classes) == (AVSS_CLASSES, 5)
+    assert (test.source.classes, test.source.num_classes) == (AVSS_CLASSES, 5)
 
 
 def test_avss_columns_are_found_by_position_and_categories_never_overlap_by_mistake(avss, preprocessor):
@@ -101,7 +102,7 @@ def test_avss_columns_are_found_by_position_and_categories_never_overlap_by_mist
     rows = [(0, "c", "", "", "", "train", "v2"), (1, "e", "", "", "", "test", "v2")]
     write_table(avss / "metadata.csv", ("0", "1", "2", "3", "4", "5", "6"), rows)
     clips = open_avss(avss, preprocessor)
-    assert [video.name for video in clips.videos] == ["c"]
+    assert [files.name for files in clips.source.files] == ["c"]
     assert clips.categories == [""]
     write_table(avss / "metadata.csv", ("split", "label"), [("train", "v2")])
     with pytest.raises(ValueError, match=r"metadata\.csv: needs (the columns|a header and a column) .*uid"):
@@ -194,10 +195,10 @@ def test_the_kind_is_told_from_the_folder_and_an_unclear_folder_is_refused(s4, t
 
 
 def test_the_digest_sees_pictures_sounds_and_class_names(avss, preprocessor):
-    digests = {open_avss(avss, preprocessor, split).digest for split in ("train", "test")}
+    digests = {open_avss(avss, preprocessor, split).source.digest for split in ("train", "test")}
     write_sound(avss / "v2" / "c" / "audio.wav", 11)
-    digests.add(open_avss(avss, preprocessor).digest)
+    digests.add(open_avss(avss, preprocessor).source.digest)
     names = json.loads((avss / "label2idx.json").read_text())
     (avss / "label2idx.json").write_text(json.dumps(names | {"woman": 6}))
-    digests.add(open_avss(avss, preprocessor).digest)
+    digests.add(open_avss(avss, preprocessor).source.digest)
     assert len(digests) == 4

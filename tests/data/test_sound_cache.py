@@ -11,10 +11,10 @@ import torch
 from layouts import write_sound
 
 from sdavs_model import PreprocessConfig
-from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.core.audio_cache import SoundCache
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.training_clips import open_training_clips
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_items_with_and_without_the_cache_are_equal_and_the_second_epoch_reads_n
     realav, preprocessor, tmp_path
 ):
     shutil.copytree(realav, tmp_path / "data")
-    options = {"root": tmp_path / "data", "split": "val", "preprocessor": preprocessor}
-    plain = AVSBenchMS3(**options)
-    cached = AVSBenchMS3(**options, sounds=SoundCache(tmp_path / "cache"))
+    place = ("avsbench-ms3", tmp_path / "data", "val", preprocessor)
+    plain = open_training_clips(*place)
+    cached = open_training_clips(*place, sounds=SoundCache(tmp_path / "cache"))
     before = [plain[index] for index in range(2)]
     for _ in range(2):
         for index in range(2):
@@ -47,22 +47,24 @@ def test_items_with_and_without_the_cache_are_equal_and_the_second_epoch_reads_n
             assert all(
                 torch.equal(item[key], before[index][key]) for key in ("frames", "log_mel", "masks", "valid")
             )
-        for video in cached.videos:  # decoding would fail from here on; size and time are as they were
-            stat = video.wav.stat()
-            video.wav.write_bytes(bytes(stat.st_size))
-            os.utime(video.wav, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        for files in cached.source.files:  # decoding would fail from here on; size and time are as they were
+            stat = files.wav.stat()
+            files.wav.write_bytes(bytes(stat.st_size))
+            os.utime(files.wav, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def test_other_sound_and_other_settings_get_another_log_mel(realav, preprocessor, tmp_path):
     shutil.copytree(realav, tmp_path / "data")
     sounds = SoundCache(tmp_path / "cache")
-    options = {"root": tmp_path / "data", "split": "val", "sounds": sounds}
-    clips = AVSBenchMS3(**options, preprocessor=preprocessor)
+    place = ("avsbench-ms3", tmp_path / "data", "val")
+    clips = open_training_clips(*place, preprocessor, sounds=sounds)
     first = clips[0]["log_mel"]
     official = Preprocessor(PreprocessConfig(image_size=32, audio_window="official"))
-    assert not torch.equal(AVSBenchMS3(**options, preprocessor=official)[0]["log_mel"], first)
-    shutil.copy(clips.videos[1].wav, clips.videos[0].wav)
-    assert torch.equal(clips[0]["log_mel"], AVSBenchMS3(**options, preprocessor=preprocessor)[1]["log_mel"])
+    assert not torch.equal(open_training_clips(*place, official, sounds=sounds)[0]["log_mel"], first)
+    shutil.copy(clips.source.files[1].wav, clips.source.files[0].wav)
+    assert torch.equal(
+        clips[0]["log_mel"], open_training_clips(*place, preprocessor, sounds=sounds)[1]["log_mel"]
+    )
 
 
 def test_a_damaged_entry_is_made_anew(tmp_path):

@@ -11,9 +11,9 @@ from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.run import TrainResult, train
 
-from sdavs_model.data.core.statistics import total_digest
+from sdavs_model.data.core.clip_set import total_digest
+from sdavs_model.data.datasets import open_splits
 from sdavs_model.data.realav.build import RealAVConfig, prepare
-from sdavs_model.data.tools.validate import open_splits
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -192,7 +192,7 @@ def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(b
     model = make_config("any").model.to_dict() | {"num_frames": 2}
     local = open_split(make_config("local", model=model, data={"root": str(clips)}), "val")
     remote = open_split(make_config("remote", model=model, data={"root": bucket}), "val")
-    assert remote.digest == local.digest
+    assert remote.source.digest == local.source.digest
     assert remote[0]["frames"].equal(local[0]["frames"])
 
 

@@ -46,7 +46,7 @@ def test_served_masks_are_those_that_evaluation_writes_bit_for_bit(stack, tmp_pa
     assert 0 < np.mean(written) < 255, "empty or full masks would prove nothing"
 
     loaded = load_artifact(fetch(uri, uri=stack.uri))
-    (video,) = open_for(loaded, kind, data, "test_strict").videos
+    (video,) = open_for(loaded, kind, data, "test_strict").source.files
     files = [("frames", path.read_bytes()) for path in video.frames]
     files.append(("audio", video.wav.read_bytes()))
     answer = stack.post(files=files)

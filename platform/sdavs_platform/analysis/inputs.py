@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from sdavs_model import LoadedModel, load_artifact
-from sdavs_model.data.core.clip_set import ClipSet
-from sdavs_model.data.datasets import known_kind, open_dataset, splits_of
+from sdavs_model.data.datasets import known_kind, splits_of
+from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tracking.registry import fetch_version, resolve
 
@@ -40,7 +40,7 @@ class AnalysisInputs:
     subject: Subject
     data: Path
     split: str
-    clips: ClipSet
+    clips: TrainingClips
     """The whole split, because the sound of any of its clips may be lent to another."""
     indices: tuple[int, ...]
     """The clips that are looked at."""
@@ -156,7 +156,7 @@ def open_inputs(
     kind = known_kind("auto", data)
     split = split or _first_test_split(data, splits_of(kind, data))
     loaded = subject.loaded
-    clips = open_dataset(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
+    clips = open_training_clips(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
     num_clips = min(limit or len(clips), len(clips))
     return AnalysisInputs(
         subject=subject,

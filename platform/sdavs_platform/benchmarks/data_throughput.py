@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Subset
 
 from sdavs_model import build_model
 from sdavs_model.data.core.audio_cache import SoundCache
-from sdavs_model.data.core.clip_set import ClipSet, collate_clips
-from sdavs_model.data.tools.validate import open_splits
+from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.datasets import open_splits
+from sdavs_model.data.training_clips import TrainingClips, collate_clips, open_training_clips
 from sdavs_model.engine import move, training_loss
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import local_copy
@@ -61,10 +62,9 @@ def measure(
             ("as stored, sound from disk", False, None),
             ("as stored, log-mel from cache", False, kept),
         ):
-            clips.augment = config.data.augment if varied and config.data.augmented else None
-            clips.sounds = sounds
-            if varied and clips.augment is None:
+            if varied and not config.data.augmented:
                 continue
+            clips = _open(config, varied=varied, sounds=sounds)
             speeds = {}
             for number in num_workers:
                 say(f"{way}, {number} loader processes")
@@ -103,7 +103,23 @@ def report_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _loader_speed(clips: ClipSet, num_clips: int, batch_size: int, num_workers: int) -> float:
+def _open(config: RunConfig, *, varied: bool, sounds: SoundCache | None) -> TrainingClips:
+    """The training split, with or without augmentation and a cache."""
+    assert config.data.root is not None
+    return open_training_clips(
+        config.data.kind,
+        local_copy(config.data.root),
+        config.data.train_split,
+        Preprocessor(config.model.preprocess),
+        num_frames=config.model.num_frames,
+        training=True,
+        augment=config.data.augment if varied else None,
+        seed=config.seed,
+        sounds=sounds,
+    )
+
+
+def _loader_speed(clips: TrainingClips, num_clips: int, batch_size: int, num_workers: int) -> float:
     """Clips a second over one pass, after one that starts the processes and fills the caches."""
     loader: DataLoader[Any] = DataLoader(
         Subset(clips, list(range(num_clips))),
@@ -119,7 +135,7 @@ def _loader_speed(clips: ClipSet, num_clips: int, batch_size: int, num_workers: 
     return loaded / (time.perf_counter() - started)
 
 
-def _step_time(config: RunConfig, clips: ClipSet, device: str) -> dict[str, float]:
+def _step_time(config: RunConfig, clips: TrainingClips, device: str) -> dict[str, float]:
     """A plain training step (forward, backward, AdamW) on one batch that is there already."""
     size = min(config.training.batch_size, len(clips))
     batch = move(collate_clips([clips[index] for index in range(size)]), device)

@@ -42,7 +42,7 @@ def write_masks(
     )
     scale = 255 if loaded.config.num_classes == 1 else 1
     for split in splits:
-        clips = open_for(loaded, kind, Path(root), split)
+        clips = open_for(loaded, kind, Path(root), split).source
         for index in range(len(clips)):
             clip = clips.clip(index)
             target = folder / split / clip.name

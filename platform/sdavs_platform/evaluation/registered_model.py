@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sdavs_model import LoadedModel, load_artifact
-from sdavs_model.data.core.clip_set import ClipSet
-from sdavs_model.data.datasets import known_kind, open_dataset, splits_of
+from sdavs_model.data.datasets import known_kind, splits_of
+from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_model.engine import AudioControl, swap_partners
 from sdavs_model.metrics import PROTOCOLS, Mode
 from sdavs_model.metrics.base import LABELS
@@ -72,7 +72,7 @@ def evaluate_registered(
             rows[split]["audio-blind copy"] = score(
                 blind.model, open_for(blind, kind, data, split), audio="muted", mode=mode, device=device
             )
-        if clips.num_classes == 1:
+        if clips.source.num_classes == 1:
             constant = best_constant(open_for(loaded, kind, data, train_split), clips, mode=mode)
             rows[split]["best constant mask"] = constant.scores
             constants[split] = constant.kind
@@ -83,7 +83,7 @@ def evaluate_registered(
         "blind": blind_uri,
         "data": str(data),
         "kind": kind,
-        "protocol": clips.protocol,
+        "protocol": clips.source.protocol,
         "mode": mode,
         "splits": rows,
         "constants": constants,
@@ -128,26 +128,28 @@ def report_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def open_for(loaded: LoadedModel, kind: str, data: Path, split: str) -> ClipSet:
+def open_for(loaded: LoadedModel, kind: str, data: Path, split: str) -> TrainingClips:
     """One split as a model takes it.
 
     Raises:
-        ValueError: as `open_dataset`; or the model has other classes than the data set.
+        ValueError: as `open_training_clips`; or the model has other classes than the data set.
     """
-    clips = open_dataset(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
-    if tuple(loaded.classes) != clips.classes:
+    clips = open_training_clips(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
+    source = clips.source
+    if tuple(loaded.classes) != source.classes:
         raise ValueError(
-            f"{data}: {clips.kind} has the classes {_short(clips.classes)}; the model answers {_short(loaded.classes)}"
+            f"{data}: {source.kind} has the classes {_short(source.classes)}; "
+            f"the model answers {_short(loaded.classes)}"
         )
     return clips
 
 
-def controls_of(clips: ClipSet, *, say: Callable[[str], None]) -> list[AudioControl]:
+def controls_of(clips: TrainingClips, *, say: Callable[[str], None]) -> list[AudioControl]:
     """All of `CONTROLS`; without "swapped" where the split is too small to have other sounds for every clip."""
     try:
         swap_partners(clips.categories)
     except ValueError as error:
-        say(f"{clips.split}: {error}, so it has no row")
+        say(f"{clips.source.split}: {error}, so it has no row")
         return [control for control in CONTROLS if control != "swapped"]
     return list(CONTROLS)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from sdavs_model.data.core.clip_set import ClipSet, collate_clips
+from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.engine import AudioControl, AudioControlled, evaluate
 from sdavs_model.metrics import Mode, ObjectMetrics, open_metrics
 from sdavs_platform.training.batches import silence
@@ -25,7 +25,7 @@ class Constant:
 
 def score(
     model: Any,
-    clips: ClipSet,
+    clips: TrainingClips,
     *,
     audio: AudioControl = "right",
     mode: Mode = "official",
@@ -39,11 +39,11 @@ def score(
     """
     heard = AudioControlled(clips, control=audio, silence=silence(model.config))
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
-    return evaluate(model, batches, device=device, metrics=open_metrics(clips, mode=mode)).compute()
+    return evaluate(model, batches, device=device, metrics=open_metrics(clips.source, mode=mode)).compute()
 
 
 def best_constant(
-    train: ClipSet, test: ClipSet, *, mode: Mode = "official", num_train: int = 200
+    train: TrainingClips, test: TrainingClips, *, mode: Mode = "official", num_train: int = 200
 ) -> Constant:
     """The constant mask with the highest J on `test`: a floor that any binary model must clear.
 
@@ -68,7 +68,7 @@ def best_constant(
     return Constant(kind=kind, scores=scored[kind])
 
 
-def _target(clips: ClipSet, index: int) -> torch.Tensor:
+def _target(clips: TrainingClips, index: int) -> torch.Tensor:
     """[T, H, W] of 0.0 and 1.0, the frames that have a mask."""
     item = clips[index]
     return (item["masks"][item["valid"]] > 0).float()

@@ -8,10 +8,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sdavs_model.config import PreprocessConfig
-from sdavs_model.data.benchmarks.avsbench_ms3 import AVSBenchMS3
+from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.core.clip import Clip
-from sdavs_model.data.core.preprocess import Preprocessor
 
 FRAMES_PER_SECOND = 4
 """Each picture of a clip stands for one second; players want a few frames in it."""
@@ -26,7 +24,7 @@ def choose_clip(data: Path, *, split: str) -> Clip:
     Raises:
         ValueError: the data set cannot be read.
     """
-    clips = AVSBenchMS3(root=data, split=split, preprocessor=Preprocessor(PreprocessConfig()))
+    clips = AVSBenchMS3(root=data, split=split)
     for index in range(len(clips)):
         clip = clips.clip(index)
         assert clip.masks is not None

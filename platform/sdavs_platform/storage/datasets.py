@@ -32,7 +32,7 @@ def bundled_data(*, say: Callable[[str], None] = print) -> Path:
     """
     from sdavs_model.data.realav.build import RealAVConfig, prepare
 
-    def progress(done: int, total: int) -> None:
+    def progress(stage: str, done: int, total: int) -> None:
         if done % 100 == 0 or done == total:
             say(f"composing the bundled data set: {done} of {total} clips")
 

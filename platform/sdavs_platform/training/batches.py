@@ -9,9 +9,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.core.audio_cache import SoundCache
-from sdavs_model.data.core.clip_set import ClipSet, collate_clips
 from sdavs_model.data.core.preprocess import Preprocessor
-from sdavs_model.data.datasets import open_dataset
+from sdavs_model.data.training_clips import TrainingClips, collate_clips, open_training_clips
 from sdavs_model.engine import AudioControlled
 from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config.paths import state_folder
@@ -19,14 +18,14 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import local_copy
 
 
-def open_split(config: RunConfig, split: str, *, training: bool = False) -> ClipSet:
+def open_split(config: RunConfig, split: str, *, training: bool = False) -> TrainingClips:
     """One split of the run's data set; augmented if it is learned from. A bucket is first copied to this machine.
 
     Raises:
         ValueError: the folder, the split or a file is missing, or a bucket cannot be reached; names it.
     """
     assert config.data.root is not None
-    return open_dataset(
+    return open_training_clips(
         config.data.kind,
         local_copy(config.data.root),
         split,
@@ -124,7 +123,7 @@ class Batches:
 
     def metrics(self) -> Metrics:
         """Empty metrics for the validation split."""
-        return validation_metrics(self.val_clips)
+        return validation_metrics(self.val_clips.source)
 
     @property
     def num_val_batches(self) -> int:
@@ -138,5 +137,5 @@ class Batches:
         clips: Dataset[Any] = Subset(self._heard(self.val_clips), indices)
         return next(iter(DataLoader(clips, batch_size=num_clips, collate_fn=collate_clips)))
 
-    def _heard(self, clips: ClipSet) -> AudioControlled:
+    def _heard(self, clips: TrainingClips) -> AudioControlled:
         return AudioControlled(clips, control=self._audio, silence=self._silence)

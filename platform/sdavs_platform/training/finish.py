@@ -36,7 +36,7 @@ def export_checkpoint(
             dtype=compute_dtype(config),
             tolerance=config.training.consolidation_tolerance,
         )
-    clips = open_split(config, config.data.val_split)
+    clips = open_split(config, config.data.val_split).source
     lineage = lineage | {
         "consolidation_difference": difference,
         "data_kind": clips.kind,
@@ -55,8 +55,8 @@ def _address(checkpoint: ray.train.Checkpoint) -> str:
 
 def golden_clips(config: RunConfig) -> list[Clip]:
     """Two validation clips of one length for the artifact; none where files hold log-mels instead of sound."""
-    clips = open_split(config, config.data.val_split)
-    picked = [clips.clip(index) for index in {0, len(clips) // 2} if clips.videos[index].wav.is_file()]
+    clips = open_split(config, config.data.val_split).source
+    picked = [clips.clip(index) for index in {0, len(clips) // 2} if clips.files[index].wav.is_file()]
     return [clip for clip in picked if clip.num_frames == picked[0].num_frames]
 
 
@@ -99,7 +99,8 @@ def finish_training(
         for split in config.data.test_splits:
             clips = open_split(config, split)
             scores[split] = score(loaded.model, clips, audio=config.data.audio, device=device)
-            headlines[f"{split}_{headline_of(clips.protocol)}"] = scores[split][headline_of(clips.protocol)]
+            headline = headline_of(clips.source.protocol)
+            headlines[f"{split}_{headline}"] = scores[split][headline]
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
             print(f"test {split}: {in_words(scores[split])}", flush=True)
         save_artifact(

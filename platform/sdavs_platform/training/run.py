@@ -10,7 +10,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from sdavs_model import SDAVSConfig
-from sdavs_model.data.core.statistics import total_digest
+from sdavs_model.data.core.clip_set import total_digest
 from sdavs_model.metrics.base import in_words
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config.paths import absolute, state_folder
@@ -244,7 +244,7 @@ def check_data(config: RunConfig) -> str:
     """
     digests: dict[str, str] = {}
     for split in dict.fromkeys((config.data.train_split, config.data.val_split, *config.data.test_splits)):
-        clips = open_split(config, split, training=split == config.data.train_split)
+        clips = open_split(config, split, training=split == config.data.train_split).source
         if config.model.num_classes != clips.num_classes:
             raise ValueError(
                 f"model.num_classes: {config.model.num_classes} does not fit {clips.root} ({clips.kind}); "

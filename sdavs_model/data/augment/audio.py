@@ -1,7 +1,5 @@
 """The sound side of the augmentation. Every second is changed inside itself, so nothing moves in time."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

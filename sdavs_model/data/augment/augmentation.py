@@ -5,8 +5,6 @@ The demo learns from a few photographs and recordings, and a network that sees t
 time: what sounds in second i is marked in frame i before and after.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The picture side of the augmentation: each function changes all frames of a clip alike."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """AVIS (AVISeg): videos of about a minute with instance tracks of what sounds, 26 categories."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sdavs_model.data.benchmarks.required_files import require_files
+from sdavs_model.data.benchmarks.layout_files import require_files
 from sdavs_model.data.core.audio import whole_seconds
-from sdavs_model.data.core.clip import SAMPLE_RATE
-from sdavs_model.data.core.clip_set import ClipSet, Video
+from sdavs_model.data.core.clip import SAMPLE_RATE, ClipFiles
+from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.images import size_text
 
 Run = dict[str, Any]
@@ -47,8 +45,8 @@ class AVIS(ClipSet):
     """AVISeg, one split of it, as clips of `num_frames` seconds that follow each other; see `ClipSet`.
 
     A video's last clip is padded (`present`). A mask holds category indices of everything that sounds; the
-    protocol takes instances, so it reads the truth from `truth` and the clip's place from the item: `video`
-    (str) and `first_frame` (int).
+    protocol takes instances, so it reads them from `truth` and the clip's place from the item: `video` (str) and
+    `first_frame` (int).
 
     Args:
         root: the folder with `train.json`, `test.json` and the folders `train/`, `test/`, each with
@@ -67,27 +65,27 @@ class AVIS(ClipSet):
             raise ValueError(f"{root / 'train.json'}: missing; AVIS has train.json and test.json")
         return splits
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def place(self, index: int) -> dict[str, Any]:
         name, first = self._places[index]
-        return super().__getitem__(index) | {"video": name, "first_frame": first}
+        return {"video": name, "first_frame": first}
 
     def waveform(self, index: int) -> np.ndarray:
         name, first = self._places[index]
-        path = self.videos[index].wav
+        path = self.files[index].wav
         whole = whole_seconds(self.read_sound(path), len(self.truth[name].files), path)
-        return whole[first * SAMPLE_RATE : (first + len(self.videos[index].frames)) * SAMPLE_RATE]
+        return whole[first * SAMPLE_RATE : (first + len(self.files[index].frames)) * SAMPLE_RATE]
 
-    def read_masks(self, video: Video, seconds: slice, frames: np.ndarray) -> np.ndarray:
-        name, start = video.name.rsplit(":", 1)
+    def read_masks(self, files: ClipFiles, seconds: slice, frames: np.ndarray) -> np.ndarray:
+        name, start = files.name.rsplit(":", 1)
         truth = self.truth[name]
-        chosen = range(int(start), int(start) + len(video.frames))[seconds]
-        for path, frame in zip(video.frames[seconds], frames, strict=True):
+        chosen = range(int(start), int(start) + len(files.frames))[seconds]
+        for path, frame in zip(files.frames[seconds], frames, strict=True):
             if frame.shape[:2] != (truth.height, truth.width):
                 expected = f"{truth.width}x{truth.height}"
                 raise ValueError(f"{path}: {size_text(frame)}, but {self.tables[0].name} says {expected}")
         return np.stack([class_mask(truth, frame) for frame in chosen])
 
-    def _open(self, root: Path) -> list[Video]:
+    def _open(self, root: Path) -> list[ClipFiles]:
         self.root = root
         self.tables = (root / f"{self.split}.json",)
         self.classes, self.truth = read_truth(self.tables[0])
@@ -99,13 +97,13 @@ class AVIS(ClipSet):
         ]
         return [self._find(folder, self.truth[name], first) for name, first in self._places]
 
-    def _find(self, folder: Path, truth: TrackedVideo, first: int) -> Video:
+    def _find(self, folder: Path, truth: TrackedVideo, first: int) -> ClipFiles:
         last = min(first + self.num_frames, len(truth.files))
         frames = tuple(folder / "JPEGImages" / file for file in truth.files[first:last])
         wav = folder / "WAVAudios" / f"{truth.name}.wav"
         require_files([*frames, wav], f"a file of video {truth.name!r}")
         heard = {t.category for t in truth.tracks if any(mask is not None for mask in t.masks[first:last])}
-        return Video(
+        return ClipFiles(
             name=f"{truth.name}:{first}",
             frames=frames,
             # Masks are in the JSON; every frame is annotated, an empty one says that nothing visible sounds.

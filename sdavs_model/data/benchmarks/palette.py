@@ -1,7 +1,5 @@
 """AVSBench-semantic's class names and the colours of its masks."""
 
-from __future__ import annotations
-
 import functools
 import json
 import warnings

@@ -1,16 +1,13 @@
 """VPO (Visual Post-production): a photograph with recordings placed on its objects, in stereo; 22 classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from sdavs_model.data.benchmarks.required_files import require_files
-from sdavs_model.data.benchmarks.tables import read_rows
-from sdavs_model.data.core.clip import IGNORED, SAMPLE_RATE
-from sdavs_model.data.core.clip_set import ClipSet, Video
+from sdavs_model.data.benchmarks.layout_files import read_rows, require_files
+from sdavs_model.data.core.clip import IGNORED, SAMPLE_RATE, ClipFiles
+from sdavs_model.data.core.clip_set import ClipSet
 
 CLASSES = (
     "background",
@@ -96,7 +93,7 @@ class VPO(ClipSet):
             )
         return mask.astype(np.uint8)
 
-    def _open(self, root: Path) -> list[Video]:
+    def _open(self, root: Path) -> list[ClipFiles]:
         if not 1 <= self.num_frames <= SOUND_SECONDS:
             raise ValueError(
                 f"num_frames: {self.num_frames}; VPO has {SOUND_SECONDS} s of sound, allowed: 1 to 3"
@@ -137,10 +134,10 @@ class VPO(ClipSet):
             )
         return path, place
 
-    def _find(self, picture: Path, mask: Path, rows: list[dict[str, str]]) -> Video:
+    def _find(self, picture: Path, mask: Path, rows: list[dict[str, str]]) -> ClipFiles:
         sounds = [self.root / SOUNDS / f"{row['vgg_file']}.wav" for row in rows]
         require_files([picture, mask, *sounds], f"a file of picture {picture.stem}")
-        return Video(
+        return ClipFiles(
             name=mask.stem,
             frames=(picture,) * self.num_frames,
             masks=(mask,) * self.num_frames,

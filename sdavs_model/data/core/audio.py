@@ -1,7 +1,5 @@
 """Sound files -> one mono waveform at the model's sample rate."""
 
-from __future__ import annotations
-
 import wave
 from pathlib import Path
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """Sound that is decoded once: waveforms and log-mel examples on disk, found again by the content of their files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import wave

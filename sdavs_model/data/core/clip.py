@@ -1,8 +1,10 @@
-"""What a clip is: T frames, one a second, the T seconds of sound that belong to them, and what to find."""
+"""A clip: T frames, one a second, the T seconds of sound that belong to them, and masks of what sounds.
 
-from __future__ import annotations
+`ClipFiles` says where it is on disk, `Clip` holds it in memory.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -28,8 +30,8 @@ class Clip:
     waveform: np.ndarray
     """[T * 16000] float32 in [-1, 1], mono, 16 kHz."""
     masks: np.ndarray | None = None
-    """[T, H, W] uint8, 0 is background, 1..K are classes, 255 is left out of loss and score; None where the truth
-    is unknown."""
+    """[T, H, W] uint8, 0 is background, 1..K are classes, 255 is left out of loss and score; None where the ground
+    truth is unknown."""
     valid: np.ndarray | None = None
     """[T] bool, which frames have a mask of their own; None if all have."""
 
@@ -59,6 +61,40 @@ class Clip:
     def num_frames(self) -> int:
         """T: frames, and seconds."""
         return self.frames.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFiles:
+    """The files of one clip, whatever the layout of its data set."""
+
+    name: str
+    """Unique in its split."""
+    frames: tuple[Path, ...]
+    """One picture a second."""
+    masks: tuple[Path | None, ...]
+    """One a frame; None where the frame has no annotation."""
+    wav: Path
+    """The sound, in any format that `read_audio` reads."""
+    log_mel: Path | None = None
+    """AVSBench's precomputed log-mel, read where there is no sound file."""
+    category: str = ""
+    """The categories that are heard, joined by "+" in alphabetical order; "" where the data set does not say."""
+    more: tuple[Path, ...] = ()
+    """Other files that decide what the clip is, such as a second recording."""
+    sources: Path | None = None
+    """A JSON that says who is heard and who is seen; composed data sets have one for each clip."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file that a training step may read."""
+        sound = self.wav if self.log_mel is None or self.wav.is_file() else self.log_mel
+        masks = [mask for mask in self.masks if mask is not None]
+        return [*self.frames, *masks, sound, *self.more, *([self.sources] if self.sources else [])]
+
+    @property
+    def valid(self) -> np.ndarray:
+        """[T] bool, which frames have a mask."""
+        return np.array([mask is not None for mask in self.masks])
 
 
 def _describe(array: np.ndarray) -> str:

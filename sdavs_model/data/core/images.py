@@ -1,7 +1,5 @@
 """Frames and masks of a data set, read from their files and compared with each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """AVSBench's audio_log_mel files: pickled tensors, read without running what a pickle may contain."""
 
-from __future__ import annotations
-
 import collections
 import io
 import pickle

@@ -1,7 +1,5 @@
 """The one place where raw frames, masks and sound become the model's tensors, in training and in serving."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,16 +1,14 @@
 """RealAV: composed clips on disk, in the layouts of the benchmarks, so that the same loaders read both."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdavs_model.data.core.parallel import in_processes
-from sdavs_model.data.realav.bundle import ASSETS_FOLDER, Assets, Pool
+from sdavs_model.data.core.workers import Progress, in_processes, no_progress
+from sdavs_model.data.realav.asset_library import ASSETS_FOLDER, AssetLibrary, Pool
 from sdavs_model.data.realav.compose import COMPOSER_VERSION, compose_clip
 from sdavs_model.data.realav.layouts import LAYOUTS, SUBSETS, write_clip
 from sdavs_model.files import write_atomically
@@ -74,7 +72,7 @@ def prepare(
     *,
     assets_folder: Path = ASSETS_FOLDER,
     num_workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> bool:
     """Composes the data set below the layout's folder in `root`, or finds it there and does nothing.
 
@@ -86,7 +84,7 @@ def prepare(
         config: what to write.
         assets_folder: photographs and recordings with their manifest; the bundled ones unless said otherwise.
         num_workers: processes that compose.
-        progress: called with (clips done, clips in all).
+        progress: counts clips.
 
     Returns:
         True if clips were written, False if the data set was complete.
@@ -96,7 +94,7 @@ def prepare(
     """
     kind = LAYOUTS[config.subset]
     layout = root / kind.folder
-    assets = Assets(assets_folder)
+    assets = AssetLibrary(assets_folder)
     wanted = {"config": asdict(config), "assets": assets.digest, "composer": COMPOSER_VERSION}
     stamp = _read_json(layout / STAMP_FILE)
     if stamp is not None and stamp["made_of"] == wanted and stamp["files"] == _count_files(layout):
@@ -110,13 +108,14 @@ def prepare(
     write_atomically(layout / STARTED_FILE, json.dumps(wanted))
 
     total = sum(config.count(split) for split in SPLITS)
+    stage = "composing clips" if config.subset == "mixed" else f"composing {config.subset}"
     jobs = list(_jobs(config))
     done = 0
     for count in in_processes(
         write_clips, [(layout, config, assets_folder, *job) for job in jobs], num_workers
     ):
         done += count
-        progress(done, total)
+        progress(stage, done, total)
 
     plans = [
         kind.plan(split, index, config.num_frames, assets.categories(SPLITS[split][0]))
@@ -136,7 +135,7 @@ def write_clips(
 ) -> int:
     """Composes and writes clips first..last-1 of a split; those already complete are left. Returns how many."""
     kind = LAYOUTS[config.subset]
-    assets = Assets(assets_folder)
+    assets = AssetLibrary(assets_folder)
     objects, backgrounds = SPLITS[split]
     categories = assets.categories(objects)
     pool: Pool | None = None

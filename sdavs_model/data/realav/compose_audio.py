@@ -1,18 +1,13 @@
 """The sound of a composed clip, in integers from the recording to the 16-bit sample."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sdavs_model.data.core.clip import SAMPLE_RATE
-from sdavs_model.data.core.draw import Draw
-from sdavs_model.data.realav.bundle import Pool
-
-if TYPE_CHECKING:
-    from sdavs_model.data.realav.compose import Scene
+from sdavs_model.data.realav.asset_library import Pool
+from sdavs_model.data.realav.scene import Scene
+from sdavs_model.data.realav.stable_random import StableRandom
 
 NOMINAL_RMS = 2600
 """-22 dBFS: a typical level that leaves three sources room in 16 bits."""
@@ -20,7 +15,7 @@ FADE = 320  # 20 ms
 LATEST_START = 640  # 40 ms at either end of a run, so 0.7 s stay audible in every marked second
 
 
-def render(draw: Draw, pool: Pool, scene: Scene, num_seconds: int) -> tuple[np.ndarray, list[str]]:
+def render(rng: StableRandom, pool: Pool, scene: Scene, num_seconds: int) -> tuple[np.ndarray, list[str]]:
     """[T * 16000] int16: every source in its seconds and nowhere else, over the environment noise; and the
     sha256 of every recording used."""
     used = []
@@ -29,27 +24,27 @@ def render(draw: Draw, pool: Pool, scene: Scene, num_seconds: int) -> tuple[np.n
         if not any(source.seconds):
             continue
         first = source.seconds.index(True)
-        start = first * SAMPLE_RATE + draw.below(LATEST_START)
-        stop = (first + sum(source.seconds)) * SAMPLE_RATE - draw.below(LATEST_START)
+        start = first * SAMPLE_RATE + rng.below(LATEST_START)
+        stop = (first + sum(source.seconds)) * SAMPLE_RATE - rng.below(LATEST_START)
         # Level, and a low-pass on half of the sources: neither may tell a package or who is on screen.
-        level = draw.between(60, 140) * NOMINAL_RMS // 100
-        width = draw.pick((1, 1, 1, 2, 3, 4))
-        recording = draw.pick(pool.sounds[source.category])
+        level = rng.between(60, 140) * NOMINAL_RMS // 100
+        width = rng.pick((1, 1, 1, 2, 3, 4))
+        recording = rng.pick(pool.sounds[source.category])
         used.append(recording.sha256)
-        total[start:stop] += play(draw, recording.samples, stop - start, level=level, low_pass=width)
+        total[start:stop] += play(rng, recording.samples, stop - start, level=level, low_pass=width)
     if scene.noise is not None:
-        level = draw.between(6, 35) * NOMINAL_RMS // 100
-        noise = draw.pick(pool.noises[scene.noise])
+        level = rng.between(6, 35) * NOMINAL_RMS // 100
+        noise = rng.pick(pool.noises[scene.noise])
         used.append(noise.sha256)
-        total += play(draw, noise.samples, len(total), level=level, low_pass=1)
-    volume = draw.between(50, 130)
+        total += play(rng, noise.samples, len(total), level=level, low_pass=1)
+    volume = rng.between(50, 130)
     return np.clip(total * volume // 100, -32768, 32767).astype(np.int16), used
 
 
-def play(draw: Draw, recording: np.ndarray, length: int, *, level: int, low_pass: int) -> np.ndarray:
+def play(rng: StableRandom, recording: np.ndarray, length: int, *, level: int, low_pass: int) -> np.ndarray:
     """[length] int64 of a recording from a random place on, repeated as needed, at an exact RMS level."""
     looped = _faded(recording.astype(np.int64), 80)
-    offset = draw.below(len(looped))
+    offset = rng.below(len(looped))
     repeats = -(-(offset + length) // len(looped))
     sound = np.tile(looped, repeats)[offset : offset + length]
     if low_pass > 1:

@@ -1,18 +1,13 @@
 """The frames of a composed clip: cut-outs that move over a photograph, drawn back to front."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from sdavs_model.data.core.draw import Draw
-from sdavs_model.data.realav.bundle import Photo, Pool
-
-if TYPE_CHECKING:
-    from sdavs_model.data.realav.compose import Scene
+from sdavs_model.data.realav.asset_library import Photo, Pool
+from sdavs_model.data.realav.scene import Scene
+from sdavs_model.data.realav.stable_random import StableRandom
 
 LAYOUT_ATTEMPTS = 16
 OPAQUE = 128
@@ -28,7 +23,7 @@ class Box:
     width: int
     height: int
 
-    def covered_by(self, other: Box) -> int:
+    def covered_by(self, other: "Box") -> int:
         """Percent of this box that the other one covers."""
         width = min(self.left + self.width, other.left + other.width) - max(self.left, other.left)
         height = min(self.top + self.height, other.top + other.height) - max(self.top, other.top)
@@ -36,24 +31,24 @@ class Box:
 
 
 def render(
-    draw: Draw, pool: Pool, scene: Scene, size: int, num_frames: int
+    rng: StableRandom, pool: Pool, scene: Scene, size: int, num_frames: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """[T, size, size, 3] uint8 frames, [T, size, size] uint8 owners (0 background, k the k-th seen object), and
     the sha256 of every picture used."""
     photos, used = [], []
     for source in scene.sources:
         if source.seen:
-            photo, sha256 = _draw_photo(draw, pool.photos[source.category])
+            photo, sha256 = _draw_photo(rng, pool.photos[source.category])
             photos.append(photo)
             used.append(sha256)
-    layout = _draw_layout(draw, [photo.size for photo in photos], size, num_frames)
-    scenery_photo = draw.pick(pool.backgrounds)
+    layout = _draw_layout(rng, [photo.size for photo in photos], size, num_frames)
+    scenery_photo = rng.pick(pool.backgrounds)
     background = scenery_photo.image
     used.append(scenery_photo.sha256)
-    views = _draw_views(draw, background.size, num_frames)
-    mirrored = draw.percent(50)
+    views = _draw_views(rng, background.size, num_frames)
+    mirrored = rng.percent(50)
     # A soft lens over everything in a third of the clips, so that sharpness does not mark the cut-outs.
-    lens = ImageFilter.BoxBlur(draw.between(30, 80) * size / 12800) if draw.percent(33) else None
+    lens = ImageFilter.BoxBlur(rng.between(30, 80) * size / 12800) if rng.percent(33) else None
     frames = np.empty((num_frames, size, size, 3), np.uint8)
     owners = np.zeros((num_frames, size, size), np.uint8)
     for index in range(num_frames):
@@ -74,23 +69,25 @@ def render(
     return frames, owners, used
 
 
-def _draw_photo(draw: Draw, photos: list[Photo]) -> tuple[Image.Image, str]:
+def _draw_photo(rng: StableRandom, photos: list[Photo]) -> tuple[Image.Image, str]:
     """One of the cut-outs, mirrored in half of the cases, a little lighter or darker, and its sha256."""
-    chosen = draw.pick(photos)
+    chosen = rng.pick(photos)
     photo = chosen.image
-    if draw.percent(50):
+    if rng.percent(50):
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    light = draw.between(75, 125)
+    light = rng.between(75, 125)
     *colours, alpha = photo.split()
     lit = [colour.point([min(255, value * light // 100) for value in range(256)]) for colour in colours]
     return Image.merge("RGBA", (*lit, alpha)), chosen.sha256
 
 
-def _draw_layout(draw: Draw, shapes: list[tuple[int, int]], size: int, num_frames: int) -> list[list[Box]]:
+def _draw_layout(
+    rng: StableRandom, shapes: list[tuple[int, int]], size: int, num_frames: int
+) -> list[list[Box]]:
     """Paths of all objects, back to front: of several tries the one that hides the least of anything."""
     best, least = None, 101
     for _ in range(LAYOUT_ATTEMPTS):
-        layout = [_draw_path(draw, shape, len(shapes), size, num_frames) for shape in shapes]
+        layout = [_draw_path(rng, shape, len(shapes), size, num_frames) for shape in shapes]
         hidden = max(
             (
                 back[frame].covered_by(front[frame])
@@ -108,13 +105,15 @@ def _draw_layout(draw: Draw, shapes: list[tuple[int, int]], size: int, num_frame
     return best
 
 
-def _draw_path(draw: Draw, shape: tuple[int, int], num_objects: int, size: int, num_frames: int) -> list[Box]:
+def _draw_path(
+    rng: StableRandom, shape: tuple[int, int], num_objects: int, size: int, num_frames: int
+) -> list[Box]:
     """One object's box in every frame, straight from a first place and size to a last."""
-    longest = draw.between(44, 88 if num_objects < 3 else 70) * size // 100
-    last_longest = min(longest * draw.between(80, 125) // 100, size * 9 // 10)
+    longest = rng.between(44, 88 if num_objects < 3 else 70) * size // 100
+    last_longest = min(longest * rng.between(80, 125) // 100, size * 9 // 10)
     # Centres in thousandths of the room in which most of the object stays in the picture.
-    points = [[draw.below(1001), draw.below(1001)]]
-    points.append([min(1000, max(0, value + draw.between(-350, 350))) for value in points[0]])
+    points = [[rng.below(1001), rng.below(1001)]]
+    points.append([min(1000, max(0, value + rng.between(-350, 350))) for value in points[0]])
     boxes = []
     steps = max(1, num_frames - 1)
     for frame in range(num_frames):
@@ -129,10 +128,12 @@ def _draw_path(draw: Draw, shape: tuple[int, int], num_objects: int, size: int, 
     return boxes
 
 
-def _draw_views(draw: Draw, shape: tuple[int, int], num_frames: int) -> list[tuple[int, int, int, int]]:
+def _draw_views(
+    rng: StableRandom, shape: tuple[int, int], num_frames: int
+) -> list[tuple[int, int, int, int]]:
     """The square part of the background that each frame shows: a slow pan."""
-    side = min(shape) * draw.between(60, 100) // 100
-    ends = [(draw.between(0, shape[0] - side), draw.between(0, shape[1] - side)) for _ in range(2)]
+    side = min(shape) * rng.between(60, 100) // 100
+    ends = [(rng.between(0, shape[0] - side), rng.between(0, shape[1] - side)) for _ in range(2)]
     steps = max(1, num_frames - 1)
     views = []
     for frame in range(num_frames):

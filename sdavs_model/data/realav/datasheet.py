@@ -1,10 +1,8 @@
 """RealAV's datasheet: what was composed of what, under which licences, proved apart, with a contact sheet."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sdavs_model.data.core.clip_set import ClipSet
-from sdavs_model.data.core.statistics import asset_digests, statistics, total_digest
-from sdavs_model.data.realav.bundle import Assets
+from sdavs_model.data.core.clip_set import ClipSet, total_digest
+from sdavs_model.data.core.statistics import statistics
+from sdavs_model.data.core.workers import Progress, no_progress
+from sdavs_model.data.realav.asset_library import AssetLibrary
 from sdavs_model.files import write_atomically
 
 THUMBNAIL = 112
@@ -28,11 +27,11 @@ APART = ("train", "val", "test_strict")
 def write_datasheet(
     out: Path,
     subsets: Mapping[str, Mapping[str, ClipSet]],
-    assets: Assets,
+    assets: AssetLibrary,
     *,
     command: str,
     num_workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Writes `DATASHEET.md`, `datasheet.json` and `contact_sheet.jpg` into `out`.
 
@@ -42,7 +41,7 @@ def write_datasheet(
         assets: what they are composed of.
         command: the one that made the data set.
         num_workers: threads that read.
-        progress: called with (clips read, clips in all) after every split.
+        progress: called after every split; counts clips.
 
     Returns:
         What `datasheet.json` holds.
@@ -53,13 +52,13 @@ def write_datasheet(
     sheet: dict[str, Any] = {"command": command, "assets": _describe(assets), "subsets": {}}
     made_of: dict[str, set[str]] = {split: set() for split in APART}
     done, total = 0, sum(len(clips) for splits in subsets.values() for clips in splits.values())
-    progress(done, total)
+    progress("describing", done, total)
     for subset, splits in subsets.items():
         described: dict[str, dict[str, Any]] = {}
         for split, clips in splits.items():
             described[split] = {**statistics(clips, num_workers=num_workers), "digest": clips.digest}
             done += len(clips)
-            progress(done, total)
+            progress("describing", done, total)
         sheet["subsets"][subset] = {
             "kind": next(iter(splits.values())).kind,
             "digest": total_digest({split: clips.digest for split, clips in splits.items()}),
@@ -77,7 +76,22 @@ def write_datasheet(
     return sheet
 
 
-def require_apart(made_of: Mapping[str, set[str]], assets: Assets) -> None:
+def asset_digests(clips: ClipSet) -> set[str]:
+    """The sha256 of every photograph and recording that a composed split is made of.
+
+    Raises:
+        ValueError: a clip does not say what it is made of; names it.
+    """
+    digests: set[str] = set()
+    for files in clips.files:
+        record = {} if files.sources is None else json.loads(files.sources.read_text())
+        if "assets" not in record:
+            raise ValueError(f"{files.name}: has no record of its assets; it is not of RealAV")
+        digests.update(record["assets"])
+    return digests
+
+
+def require_apart(made_of: Mapping[str, set[str]], assets: AssetLibrary) -> None:
     """Raises ValueError if two splits share a photograph, recording or background."""
     names = {row["sha256"]: row["path"] for row in assets.rows}
     for one, other in combinations(made_of, 2):
@@ -147,7 +161,7 @@ def contact_sheet(sets: Sequence[ClipSet], names: Sequence[str], *, num_clips: i
         for name, clips in zip(names, sets, strict=True)
         for index in range(0, len(clips), max(1, len(clips) // num_clips))[:num_clips]
     ]
-    num_columns = max(len(clips.videos[index].frames) for _, clips, index in rows)
+    num_columns = max(len(clips.files[index].frames) for _, clips, index in rows)
     sheet = Image.new("RGB", (num_columns * THUMBNAIL, len(rows) * (THUMBNAIL + CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (caption, clips, index) in enumerate(rows):
@@ -176,7 +190,7 @@ def outlined(frame: np.ndarray, mask: np.ndarray) -> Image.Image:
     return Image.fromarray(picture)
 
 
-def _describe(assets: Assets) -> dict[str, Any]:
+def _describe(assets: AssetLibrary) -> dict[str, Any]:
     files = Counter(f"{row['kind']}/{row['split']}" for row in assets.rows)
     licences = Counter(f"{row['package']}/{row['licence']}" for row in assets.rows)
     return {

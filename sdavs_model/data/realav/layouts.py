@@ -1,7 +1,5 @@
 """RealAV's subsets: which benchmark each mirrors, whose layout it is written in, and what its scenes are like."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -11,19 +9,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdavs_model.data.benchmarks import layout_names as names
+from sdavs_model.data.benchmarks import avsbench_object as avsbench
+from sdavs_model.data.benchmarks import avsbench_semantic as semantic
 from sdavs_model.data.benchmarks.palette import palette
 from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.core.clip import Clip
-from sdavs_model.data.core.draw import Draw
-from sdavs_model.data.realav.bundle import Pool
-from sdavs_model.data.realav.compose import Scene, draw_scene
-from sdavs_model.data.realav.scenes import draw_multi_scene, draw_offscreen_scene, draw_single_scene
+from sdavs_model.data.realav.asset_library import Pool
+from sdavs_model.data.realav.scene import Scene
+from sdavs_model.data.realav.scenes import (
+    draw_multi_scene,
+    draw_offscreen_scene,
+    draw_scene,
+    draw_single_scene,
+)
+from sdavs_model.data.realav.stable_random import StableRandom
 from sdavs_model.files import write_atomically, write_table
 
 TRAIN = "train"
 
-Scenes = Callable[[Draw, Pool, int], Scene]
+Scenes = Callable[[StableRandom, Pool, int], Scene]
 """Draws who is seen and heard in a clip of so many seconds."""
 
 AVSS_PARTS = ("v2", "v1s", "v2", "v1m")
@@ -76,7 +80,7 @@ class Layout:
 
     def files(self, root: Path, plan: Plan) -> Files:
         """Its files below `root`, the layout's own folder."""
-        data, name = root / names.MS3_DATA, plan.name
+        data, name = root / avsbench.MS3_DATA, plan.name
         numbers = range(1, plan.num_frames + 1)
         return Files(
             frames=tuple(data / "visual_frames" / name / f"{name}.mp4_{n}.png" for n in numbers),
@@ -92,7 +96,7 @@ class Layout:
     def write_tables(self, root: Path, plans: Sequence[Plan], categories: Sequence[str]) -> None:
         """The files without which a loader refuses the folder; written when all clips are there."""
         rows = [(plan.name, plan.split) for plan in plans]
-        write_table(root / names.MS3_TABLE, [("video_id", "split"), *rows])
+        write_table(root / avsbench.MS3_TABLE, [("video_id", "split"), *rows])
 
 
 class S4Layout(Layout):
@@ -109,7 +113,7 @@ class S4Layout(Layout):
         )
 
     def files(self, root: Path, plan: Plan) -> Files:
-        data, name = root / names.S4_DATA, plan.name
+        data, name = root / avsbench.S4_DATA, plan.name
         inner = Path(plan.split) / plan.group
         num_masks = 1 if plan.split == TRAIN else plan.num_frames
         return Files(
@@ -123,7 +127,7 @@ class S4Layout(Layout):
 
     def write_tables(self, root: Path, plans: Sequence[Plan], categories: Sequence[str]) -> None:
         rows = [(plan.name, "0", plan.group, plan.split) for plan in plans]
-        write_table(root / names.S4_TABLE, [("video_name", "start_time", "category", "split"), *rows])
+        write_table(root / avsbench.S4_TABLE, [("video_name", "start_time", "category", "split"), *rows])
 
 
 class AVSSLayout(Layout):
@@ -137,7 +141,7 @@ class AVSSLayout(Layout):
             split=split,
             name=f"{split}_{index:05d}",
             group=part,
-            num_frames=names.AVSS_NUM_FRAMES[part],
+            num_frames=semantic.AVSS_NUM_FRAMES[part],
             scenes=scenes[part],
         )
 
@@ -158,21 +162,21 @@ class AVSSLayout(Layout):
     def write_tables(self, root: Path, plans: Sequence[Plan], categories: Sequence[str]) -> None:
         # From 1 on, as in the published file.
         indices = {name: index for index, name in enumerate(["background", *categories], 1)}
-        write_atomically(root / names.AVSS_CLASSES, json.dumps(indices, indent=2))
+        write_atomically(root / semantic.AVSS_CLASSES, json.dumps(indices, indent=2))
         rows = []
         for plan in plans:
             heard = json.loads(self.files(root, plan).record.read_text())["heard"]
             rows.append((plan.name, plan.name, "0", "0", "+".join(heard), plan.split, plan.group))
         header = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")
-        write_table(root / names.AVSS_TABLE, [header, *rows])
+        write_table(root / semantic.AVSS_TABLE, [header, *rows])
 
 
 LAYOUTS: dict[str, Layout] = {
-    "mixed": Layout(folder=names.MS3_FOLDER, scenes=draw_scene),
-    "s4": S4Layout(folder=names.S4_FOLDER, scenes=draw_scene),
-    "ms3": Layout(folder=names.MS3_FOLDER, scenes=draw_multi_scene),
-    "avss": AVSSLayout(folder=names.AVSS_FOLDER, scenes=draw_scene),
-    "offscreen": Layout(folder=names.MS3_FOLDER, scenes=draw_offscreen_scene),
+    "mixed": Layout(folder=avsbench.MS3_FOLDER, scenes=draw_scene),
+    "s4": S4Layout(folder=avsbench.S4_FOLDER, scenes=draw_scene),
+    "ms3": Layout(folder=avsbench.MS3_FOLDER, scenes=draw_multi_scene),
+    "avss": AVSSLayout(folder=semantic.AVSS_FOLDER, scenes=draw_scene),
+    "offscreen": Layout(folder=avsbench.MS3_FOLDER, scenes=draw_offscreen_scene),
 }
 """The subsets; "mixed" is the demo's."""
 

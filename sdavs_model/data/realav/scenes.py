@@ -1,10 +1,8 @@
 """Who is seen and heard in RealAV's subsets: one source, several, or sound without its object."""
 
-from __future__ import annotations
-
-from sdavs_model.data.core.draw import Draw
-from sdavs_model.data.realav.bundle import Pool
-from sdavs_model.data.realav.compose import Scene, Source, draw_run, draw_runs, sounding_seconds
+from sdavs_model.data.realav.asset_library import Pool
+from sdavs_model.data.realav.scene import Scene, Source
+from sdavs_model.data.realav.stable_random import StableRandom
 
 FAMILIES = {
     "mammal": "ape badger bear bison camel cat cow deer dog dolphin donkey elephant ferret fox goat hippopotamus "
@@ -26,56 +24,114 @@ def family(category: str) -> str:
     return next((name for name, members in FAMILIES.items() if category in members.split()), category)
 
 
-def draw_single_scene(draw: Draw, pool: Pool, num_seconds: int, *, category: str) -> Scene:
+def draw_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
+    """Chooses the categories (each at most once, or the truth would be a guess) and when they sound."""
+    num_sounding = rng.weighted((2, 62, 31, 5))
+    num_silent = rng.weighted((12, 60, 28)) if num_sounding < 3 else rng.below(2)
+    if num_sounding == 0:
+        num_silent = max(num_silent, 1)
+    # A picture without a sounding object has something off screen to hear: silence is no hint.
+    num_hidden = 1 if num_sounding == 0 else int(rng.percent(12))
+    chosen = rng.sample(pool.categories, min(num_sounding + num_silent, 4))
+    runs = draw_runs(rng, num_sounding, num_seconds)
+    sources = [
+        Source(category=category, seen=True, seconds=sounding_seconds(run, num_seconds))
+        for category, run in zip(chosen, runs + [(0, 0)] * (len(chosen) - len(runs)), strict=True)
+    ]
+    others = [category for category in sorted(pool.sounds) if category not in chosen]
+    hidden = [
+        Source(category=category, seen=False, seconds=sounding_seconds(run, num_seconds))
+        for category, run in zip(
+            rng.sample(others, num_hidden),
+            [draw_run(rng, num_seconds) for _ in range(num_hidden)],
+            strict=True,
+        )
+    ]
+    noise = rng.pick(sorted(pool.noises)) if pool.noises and rng.percent(20) else None
+    # Shuffled, and drawn back to front: who sounds must not follow from who stands in front.
+    return Scene(sources=(*rng.sample(sources, len(sources)), *hidden), noise=noise)
+
+
+def draw_single_scene(rng: StableRandom, pool: Pool, num_seconds: int, *, category: str) -> Scene:
     """S4's kind: one object sounds throughout, beside up to two silent ones."""
     others = [other for other in sorted(pool.photos) if other != category]
-    silent = draw.sample(others, draw.weighted((30, 45, 25)))
+    silent = rng.sample(others, rng.weighted((30, 45, 25)))
     sources = [_seen(category, (True,) * num_seconds), *(_seen(c, (False,) * num_seconds) for c in silent)]
-    return Scene(sources=tuple(draw.sample(sources, len(sources))), noise=_draw_noise(draw, pool))
+    return Scene(sources=tuple(rng.sample(sources, len(sources))), noise=_draw_noise(rng, pool))
 
 
-def draw_multi_scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
+def draw_multi_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
     """MS3's kind: two or three visible objects sound, each in its time; some clips hide one more source."""
-    sounding = draw.sample(pool.categories, 2 + draw.weighted((70, 30)))
-    silent = draw.sample([c for c in sorted(pool.photos) if c not in sounding], draw.weighted((60, 40)))
-    runs = draw_runs(draw, len(sounding), num_seconds)
+    sounding = rng.sample(pool.categories, 2 + rng.weighted((70, 30)))
+    silent = rng.sample([c for c in sorted(pool.photos) if c not in sounding], rng.weighted((60, 40)))
+    runs = draw_runs(rng, len(sounding), num_seconds)
     sources = [
         *(_seen(c, sounding_seconds(run, num_seconds)) for c, run in zip(sounding, runs, strict=True)),
         *(_seen(c, (False,) * num_seconds) for c in silent),
     ]
     unseen = [c for c in sorted(pool.sounds) if c not in (*sounding, *silent)]
     hidden = [
-        _hidden(c, sounding_seconds(draw_run(draw, num_seconds), num_seconds))
-        for c in draw.sample(unseen, int(draw.percent(20)))
+        _hidden(c, sounding_seconds(draw_run(rng, num_seconds), num_seconds))
+        for c in rng.sample(unseen, int(rng.percent(20)))
     ]
-    return Scene(sources=(*draw.sample(sources, len(sources)), *hidden), noise=_draw_noise(draw, pool))
+    return Scene(sources=(*rng.sample(sources, len(sources)), *hidden), noise=_draw_noise(rng, pool))
 
 
-def draw_offscreen_scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
+def draw_offscreen_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
     """Sound without its object: one or two sources are heard only, and what is seen looks like them.
 
     In half of the clips nothing that is seen ever sounds, and every mask is empty.
     """
-    hidden = draw.sample(sorted(pool.sounds), 1 + int(draw.percent(35)))
+    hidden = rng.sample(sorted(pool.sounds), 1 + int(rng.percent(35)))
     families = {family(c) for c in hidden}
     seen = [c for c in sorted(pool.photos) if c not in hidden]
     alike = [c for c in seen if family(c) in families]
-    silent = draw.sample(alike, min(len(alike), 1 + int(draw.percent(40))))
+    silent = rng.sample(alike, min(len(alike), 1 + int(rng.percent(40))))
     if not silent:
-        silent = draw.sample(seen, 1)
-    sounding = draw.sample([c for c in pool.categories if c not in (*hidden, *silent)], int(draw.percent(50)))
+        silent = rng.sample(seen, 1)
+    sounding = rng.sample([c for c in pool.categories if c not in (*hidden, *silent)], int(rng.percent(50)))
     sources = [
-        *(_seen(c, sounding_seconds(draw_run(draw, num_seconds), num_seconds)) for c in sounding),
+        *(_seen(c, sounding_seconds(draw_run(rng, num_seconds), num_seconds)) for c in sounding),
         *(_seen(c, (False,) * num_seconds) for c in silent),
     ]
     # One of the hidden sources is heard throughout, so that an empty mask is never a silent second.
-    runs = [(0, num_seconds), *(draw_run(draw, num_seconds) for _ in hidden[1:])]
+    runs = [(0, num_seconds), *(draw_run(rng, num_seconds) for _ in hidden[1:])]
     heard = [_hidden(c, sounding_seconds(run, num_seconds)) for c, run in zip(hidden, runs, strict=True)]
-    return Scene(sources=(*draw.sample(sources, len(sources)), *heard), noise=_draw_noise(draw, pool))
+    return Scene(sources=(*rng.sample(sources, len(sources)), *heard), noise=_draw_noise(rng, pool))
 
 
-def _draw_noise(draw: Draw, pool: Pool) -> str | None:
-    return draw.pick(sorted(pool.noises)) if pool.noises and draw.percent(30) else None
+def draw_runs(rng: StableRandom, num_sources: int, num_seconds: int) -> list[tuple[int, int]]:
+    """When each source sounds. In nine of ten clips some source sounds in every second.
+
+    The others have frames without any. They stay few because AVSBench's J counts such a frame as right for
+    whoever predicts nothing: too many, and silence is a good answer.
+    """
+    runs = sorted(draw_run(rng, num_seconds) for _ in range(num_sources))
+    if runs and rng.percent(90):
+        runs[0] = (0, runs[0][1])
+        for index in range(1, len(runs)):
+            heard_until = max(stop for _, stop in runs[:index])
+            start, stop = runs[index]
+            runs[index] = (min(start, heard_until), stop)
+        last = max(range(len(runs)), key=lambda index: runs[index][1])
+        runs[last] = (runs[last][0], num_seconds)
+    return rng.sample(runs, len(runs))
+
+
+def draw_run(rng: StableRandom, num_seconds: int) -> tuple[int, int]:
+    """First second and the one after the last; in a quarter of the cases the whole clip."""
+    length = num_seconds if rng.percent(25) else rng.between(1, max(1, num_seconds - 1))
+    start = rng.between(0, num_seconds - length)
+    return start, start + length
+
+
+def sounding_seconds(run: tuple[int, int], num_seconds: int) -> tuple[bool, ...]:
+    """Whether each second lies in a run."""
+    return tuple(run[0] <= second < run[1] for second in range(num_seconds))
+
+
+def _draw_noise(rng: StableRandom, pool: Pool) -> str | None:
+    return rng.pick(sorted(pool.noises)) if pool.noises and rng.percent(30) else None
 
 
 def _seen(category: str, seconds: tuple[bool, ...]) -> Source:

@@ -1,7 +1,5 @@
 """Raw videos with masks -> AVSBench's MS3 layout: one picture, one second of sound and one mask a second."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdavs_model.data.benchmarks import layout_names as names
+from sdavs_model.data.benchmarks.avsbench_object import MS3_DATA, MS3_FOLDER, MS3_TABLE
 from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.core.images import foreground, read_image, size_text
+from sdavs_model.data.core.workers import Progress, no_progress
 from sdavs_model.files import sha256_of, write_atomically, write_table
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
@@ -76,7 +75,7 @@ def import_videos(
     job: Import,
     *,
     num_workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> dict[str, int]:
     """Imports what is new or changed since an earlier run into `out/Multi-sources`; the csv is written last.
 
@@ -90,7 +89,7 @@ def import_videos(
         ValueError: a video that cannot be decoded or has no sound, masks that are missing, of another number or
             size, or with unknown values; a video without a split. The message names the file.
     """
-    layout = out / names.MS3_FOLDER
+    layout = out / MS3_FOLDER
     videos = {name: path for name, path in find_videos(job.videos).items() if name in job.splits}
     unknown = sorted(set(job.splits) - set(videos))
     if unknown:
@@ -99,7 +98,7 @@ def import_videos(
         raise ValueError(f"{layout}: holds a data set that was not imported; choose another folder")
     (layout / RECORDS).mkdir(parents=True, exist_ok=True)
     # Without it no loader reads the folder, until everything is in place again.
-    (layout / names.MS3_TABLE).unlink(missing_ok=True)
+    (layout / MS3_TABLE).unlink(missing_ok=True)
 
     result = {"videos": 0, "unchanged": 0, "seconds_left_out": 0}
     with ThreadPoolExecutor(num_workers) as workers:
@@ -108,13 +107,13 @@ def import_videos(
             for done, left_out in enumerate(calls, 1):
                 result["videos" if left_out is not None else "unchanged"] += 1
                 result["seconds_left_out"] += left_out or 0
-                progress(done, len(videos))
+                progress("importing videos", done, len(videos))
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise
     records = [json.loads(path.read_text()) for path in sorted((layout / RECORDS).glob("*.json"))]
     rows = [(clip, record["split"]) for record in records for clip in record["clips"]]
-    write_table(layout / names.MS3_TABLE, [("video_id", "split"), *rows])
+    write_table(layout / MS3_TABLE, [("video_id", "split"), *rows])
     return result | {"clips": len(rows)}
 
 
@@ -160,7 +159,7 @@ def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
 def _write_clip(
     layout: Path, job: Import, split: str, clip: str, seconds: list[Second], masks: list[Path]
 ) -> None:
-    data = layout / names.MS3_DATA
+    data = layout / MS3_DATA
     frame_folder, mask_folder = data / "visual_frames" / clip, data / "gt_masks" / split / clip
     wav = data / "audio_wav" / split / f"{clip}.wav"
     for folder in (frame_folder, mask_folder, wav.parent):

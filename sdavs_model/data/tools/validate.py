@@ -1,9 +1,6 @@
 """Everything that is wrong with a data set on disk, each with its file, in one pass."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdavs_model.config import PreprocessConfig
+from sdavs_model.data.benchmarks.layout_files import collecting_defects
 from sdavs_model.data.benchmarks.palette import colours_to_classes
-from sdavs_model.data.benchmarks.required_files import collecting_defects
-from sdavs_model.data.core.clip_set import ClipSet, Video
+from sdavs_model.data.core.clip import ClipFiles
+from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.images import read_image, size_text
 from sdavs_model.data.core.log_mel_file import read_log_mel
-from sdavs_model.data.core.preprocess import Preprocessor
-from sdavs_model.data.datasets import known_kind, open_dataset, splits_of
-
-NUM_FRAMES = {"avsbench-avss": 10, "vpo-ss": 3, "vpo-ms": 3, "vpo-msmi": 3}
-"""Seconds of a clip where they are not the five of AVSBench-object."""
-
-Progress = Callable[[str, int, int], None]
-"""Told which split is read, how many of its clips are done, and of how many."""
+from sdavs_model.data.core.workers import Progress, no_progress
+from sdavs_model.data.datasets import known_kind, open_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,33 +29,13 @@ class Report:
     """One sentence each; it begins with the file."""
 
 
-def open_splits(root: Path, kind: str = "auto", *, num_frames: int | None = None) -> dict[str, ClipSet]:
-    """All splits of a data set, unchanged clips.
-
-    Args:
-        root: its folder.
-        kind: as in `open_dataset`.
-        num_frames: seconds of a clip; None for the benchmark's own number.
-
-    Raises:
-        ValueError: as `open_dataset`.
-    """
-    known = known_kind(kind, root)
-    preprocessor = Preprocessor(PreprocessConfig())
-    length = num_frames or NUM_FRAMES.get(known, 5)
-    return {
-        split: open_dataset(known, root, split, preprocessor, num_frames=length)
-        for split in splits_of(known, root)
-    }
-
-
 def validate(
     root: Path,
     kind: str = "auto",
     *,
     num_frames: int | None = None,
     num_workers: int = 1,
-    progress: Progress = lambda split, done, total: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Looks for every file of every split and reads each of them.
 
@@ -76,7 +47,7 @@ def validate(
         kind: as in `open_dataset`.
         num_frames: seconds of a clip; None for the benchmark's own number.
         num_workers: threads that read.
-        progress: called after every clip.
+        progress: called after every clip; the stage is its split.
 
     Raises:
         ValueError: the folder holds no data set, or a table is missing or unreadable, so that nothing can be checked.
@@ -102,10 +73,10 @@ def validate(
 
 def _defects(clips: ClipSet, index: int) -> list[str]:
     """What is wrong with the files of one clip that are there."""
-    video = clips.videos[index]
+    files = clips.files[index]
     defects: list[str] = []
     shapes: dict[Path, tuple[int, ...]] = {}
-    for place, (path, mask) in enumerate(zip(video.frames, video.masks, strict=True)):
+    for place, (path, mask) in enumerate(zip(files.frames, files.masks, strict=True)):
         if not path.is_file():
             continue
         try:
@@ -116,22 +87,22 @@ def _defects(clips: ClipSet, index: int) -> list[str]:
                 height, width = shapes[first][:2]
                 defects.append(f"{path}: {size_text(frame)}, but {first.name} is {width}x{height}")
             if mask is not None and mask.is_file():
-                clips.read_masks(video, slice(place, place + 1), frame[None])
+                clips.read_masks(files, slice(place, place + 1), frame[None])
                 defects += _stray_values(clips, mask)
         except ValueError as error:
             defects.append(str(error))
     try:
-        _hear(clips, video, index)
+        _hear(clips, files, index)
     except ValueError as error:
         defects.append(str(error))
     return defects
 
 
-def _hear(clips: ClipSet, video: Video, index: int) -> None:
-    if all(path.is_file() for path in (video.wav, *video.more)):
+def _hear(clips: ClipSet, files: ClipFiles, index: int) -> None:
+    if all(path.is_file() for path in (files.wav, *files.more)):
         clips.waveform(index)
-    elif video.log_mel is not None and video.log_mel.is_file():
-        read_log_mel(video.log_mel, len(video.frames))
+    elif files.log_mel is not None and files.log_mel.is_file():
+        read_log_mel(files.log_mel, len(files.frames))
 
 
 def _stray_values(clips: ClipSet, mask: Path) -> list[str]:

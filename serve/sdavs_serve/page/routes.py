@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from sdavs_platform.config.serve import ServeConfig
 from starlette.exceptions import HTTPException
 
-from sdavs_model.data.realav.bundle import ASSETS_FOLDER
+from sdavs_model.data.realav.asset_library import ASSETS_FOLDER
 from sdavs_serve.page.samples import SAMPLES, SampleClips
 
 MEDIA_TYPES = {

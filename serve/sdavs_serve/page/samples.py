@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdavs_model.data.core.draw import Draw
-from sdavs_model.data.realav.bundle import Assets, Pool
-from sdavs_model.data.realav.compose import Scene, Source, compose_clip
+from sdavs_model.data.realav.asset_library import AssetLibrary, Pool
+from sdavs_model.data.realav.compose import compose_clip
+from sdavs_model.data.realav.scene import Scene, Source
+from sdavs_model.data.realav.stable_random import StableRandom
 
 SIZE = 256
 """Side of the square frames, in pixels: that of the backgrounds, so that nothing is scaled up much."""
@@ -91,7 +92,7 @@ class SampleClips:
         """
         with self._lock:
             if not self._files:
-                pool = Assets().pool("train", backgrounds="test")
+                pool = AssetLibrary().pool("train", backgrounds="test")
                 self._files = {name: _files(sample, pool) for name, sample in SAMPLES.items()}
             return self._files[name]
 
@@ -100,7 +101,7 @@ def _files(sample: Sample, pool: Pool) -> SampleFiles:
     # Imports torch, which the ingress does not need otherwise.
     from sdavs_platform.local.sample import write_video
 
-    def scene(draw: Draw, pool: Pool, num_seconds: int) -> Scene:
+    def scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
         return Scene(sources=sample.sources, noise=None)
 
     clip, _ = compose_clip(

@@ -1,17 +1,15 @@
 """RealAV's full set of assets: cut out of Debian packages into a folder like the bundled one, with its manifest."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from sdavs_model.data.core.parallel import in_processes
-from sdavs_model.data.realav.asset_making import make_asset
-from sdavs_model.data.realav.asset_packages import download_package, find_package, read_package
+from sdavs_model.data.core.workers import Progress, in_processes, no_progress
+from sdavs_model.data.realav.asset_encoding import make_asset
+from sdavs_model.data.realav.debian_packages import download_package, find_package, read_package
 from sdavs_model.files import replacing, sha256_of, write_atomically
 
 SOURCES_FILE = Path(__file__).parent / "sources.csv"
@@ -39,9 +37,6 @@ BACKGROUND_SIDE = 320
 EFFORT = 1
 """WebP's: four times as fast as the bundle's, files that stay on this machine may be larger."""
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much."""
-
 
 def read_sources(path: Path = SOURCES_FILE) -> list[dict[str, str]]:
     """The rows of a list of sources, each with the `path` that its asset will have."""
@@ -56,7 +51,7 @@ def read_sources(path: Path = SOURCES_FILE) -> list[dict[str, str]]:
     return rows
 
 
-def download_packages(folder: Path, *, progress: Progress) -> None:
+def download_packages(folder: Path, *, progress: Progress = no_progress) -> None:
     """All packages as `.deb` files in a folder, those that are there already excepted.
 
     Raises:
@@ -74,7 +69,7 @@ def make_assets(
     *,
     sources: Path = SOURCES_FILE,
     num_workers: int = 1,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = no_progress,
 ) -> bool:
     """Makes every asset of a list, and at last the manifest, without which the folder is no set of assets.
 
@@ -85,7 +80,7 @@ def make_assets(
         packages: the folder of the `.deb` files.
         sources: the list, as `SOURCES_FILE`.
         num_workers: processes that make assets.
-        progress: told how many are made.
+        progress: counts assets.
 
     Returns:
         True if anything was made, False if the set was complete.

@@ -1,17 +1,20 @@
 """AVSBench-semantic (AVSS): up to ten frames a clip, 71 classes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 import numpy as np
 
-from sdavs_model.data.benchmarks.layout_names import AVSS_CLASSES, AVSS_FOLDER, AVSS_NUM_FRAMES, AVSS_TABLE
+from sdavs_model.data.benchmarks.layout_files import find_layout, found, list_values, read_rows, require_files
 from sdavs_model.data.benchmarks.palette import read_classes, read_colours
-from sdavs_model.data.benchmarks.required_files import found, require_files
-from sdavs_model.data.benchmarks.tables import folder_of, list_values, read_rows
-from sdavs_model.data.core.clip_set import ClipSet, Video
+from sdavs_model.data.core.clip import ClipFiles
+from sdavs_model.data.core.clip_set import ClipSet
+
+AVSS_FOLDER = "AVSBench_semantic"
+AVSS_TABLE = "metadata.csv"
+AVSS_CLASSES = "label2idx.json"
+AVSS_NUM_FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
+"""Frames of a clip by its part: AVSBench's single-source and multi-source clips, and the new ones."""
 
 COLUMNS = {"uid": 1, "split": 5, "label": 6}
 TRAIN = "train"
@@ -37,10 +40,10 @@ class AVSBenchAVSS(ClipSet):
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
-        return list_values(folder_of(root, AVSS_FOLDER, AVSS_TABLE) / AVSS_TABLE, COLUMNS, "split")
+        return list_values(find_layout(root, AVSS_FOLDER, AVSS_TABLE) / AVSS_TABLE, COLUMNS, "split")
 
-    def _open(self, root: Path) -> list[Video]:
-        self.root = folder_of(root, AVSS_FOLDER, AVSS_TABLE)
+    def _open(self, root: Path) -> list[ClipFiles]:
+        self.root = find_layout(root, AVSS_FOLDER, AVSS_TABLE)
         self.tables = (self.root / AVSS_CLASSES,)
         self.classes = read_classes(self.root / AVSS_CLASSES)
         rows = read_rows(self.root / AVSS_TABLE, COLUMNS)
@@ -57,7 +60,7 @@ class AVSBenchAVSS(ClipSet):
             )
         return stored.astype(np.uint8)
 
-    def _find(self, label: str, uid: str, category: str) -> Video:
+    def _find(self, label: str, uid: str, category: str) -> ClipFiles:
         folder = self.root / label / uid
         if label not in AVSS_NUM_FRAMES:
             raise ValueError(
@@ -70,7 +73,7 @@ class AVSBenchAVSS(ClipSet):
             )
         num_masks = 1 if label == "v1s" and self.split == TRAIN else num_frames
         masks = folder / ("labels_semantic" if (folder / "labels_semantic").is_dir() else "labels_rgb")
-        video = Video(
+        files = ClipFiles(
             name=uid,
             frames=tuple(folder / "frames" / f"{number}.jpg" for number in range(num_frames)),
             masks=tuple(masks / f"{n}.png" if n < num_masks else None for n in range(num_frames)),
@@ -78,8 +81,8 @@ class AVSBenchAVSS(ClipSet):
             category=category,
             sources=found(folder / "sources.json"),
         )
-        require_files(video.files, f"a file of clip {uid!r} ({label}, {num_frames} frames)")
-        return video
+        require_files(files.paths, f"a file of clip {uid!r} ({label}, {num_frames} frames)")
+        return files
 
 
 def read_heard(table: Path) -> dict[str, str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdavs_model.data.realav.bundle import ASSETS_FOLDER, Assets
+from sdavs_model.data.realav.asset_library import ASSETS_FOLDER, AssetLibrary
 
 
 def rows() -> list[dict[str, str]]:
-    return Assets().rows
+    return AssetLibrary().rows
 
 
 def test_every_file_is_in_the_manifest_with_source_licence_and_credit():
@@ -39,7 +39,7 @@ def test_no_photograph_or_recording_is_in_two_splits():
 
 
 def test_every_category_has_photographs_and_recordings_in_training_and_in_the_strict_test():
-    pools = {split: Assets().pool(split) for split in ("train", "val", "test")}
+    pools = {split: AssetLibrary().pool(split) for split in ("train", "val", "test")}
     assert len(pools["train"].categories) == 11
     assert pools["train"].categories == pools["test"].categories
     assert set(pools["val"].categories) < set(pools["train"].categories)
@@ -50,7 +50,7 @@ def test_every_category_has_photographs_and_recordings_in_training_and_in_the_st
 
 def test_a_looped_recording_is_audible_for_most_of_any_second():
     for split in ("train", "val", "test"):
-        for category, recordings in Assets().pool(split).sounds.items():
+        for category, recordings in AssetLibrary().pool(split).sounds.items():
             for number, recording in enumerate(r.samples for r in recordings):
                 looped = np.tile(recording.astype(np.float64), -(-5 * 16000 // len(recording)))
                 power = np.mean(looped[: len(looped) // 160 * 160].reshape(-1, 160) ** 2, axis=1)
@@ -65,10 +65,10 @@ def test_a_changed_or_missing_asset_is_refused_with_its_file_name(tmp_path: Path
     victim = tmp_path / "photos" / "dog_01.webp"
     victim.write_bytes(victim.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"dog_01\.webp: does not have the sha256"):
-        Assets(tmp_path).pool("train")
+        AssetLibrary(tmp_path).pool("train")
     victim.unlink()
     with pytest.raises(ValueError, match=r"dog_01\.webp: missing"):
-        Assets(tmp_path).pool("train")
+        AssetLibrary(tmp_path).pool("train")
 
 
 def test_the_manifest_is_a_plain_table():

@@ -1,7 +1,5 @@
 """Debian packages as sources of photographs and recordings: found, downloaded, and read without installing them."""
 
-from __future__ import annotations
-
 import shutil
 import struct
 import subprocess

@@ -1,7 +1,5 @@
 """The bundled photographs and recordings, read back exactly as they were stored."""
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from dataclasses import dataclass
@@ -49,7 +47,7 @@ class Pool:
     """Recordings of the environment by kind."""
 
 
-class Assets:
+class AssetLibrary:
     """The bundle's manifest, and pools of decoded assets.
 
     Raises:

@@ -1,6 +1,4 @@
-"""One function over many arguments, in processes, with results as they come and a clean Ctrl-C."""
-
-from __future__ import annotations
+"""One function over many arguments in parallel, and how progress is reported."""
 
 import multiprocessing
 import signal
@@ -10,13 +8,21 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, how much of it is done, and how much there is."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
 
 def in_processes(
     function: Callable[..., T], calls: Sequence[tuple[Any, ...]], num_workers: int
 ) -> Iterator[T]:
-    """The results of `function(*call)` for every call, in no order; one worker means this process.
+    """The results of `function(*call)` for every call, in the order in which they end.
 
-    If one call fails, or the caller stops asking, calls that have not begun are dropped.
+    One worker means this process. If a call fails, or the caller stops iterating, calls that have not begun are
+    dropped.
     """
     if num_workers == 1:
         for call in calls:
@@ -34,5 +40,5 @@ def in_processes(
 
 
 def _leave_interrupts_to_parent() -> None:
-    """Ctrl-C reaches the whole process group; the parent lets the calls in work end, and only those."""
+    """Ctrl-C reaches the whole process group; the parent lets running calls end and drops the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

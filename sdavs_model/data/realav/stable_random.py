@@ -1,7 +1,5 @@
 """Random choices that are the same on any machine and with any version of numpy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -10,7 +8,7 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Draw:
+class StableRandom:
     """Integers from PCG64's raw stream.
 
     numpy promises that the raw stream of a bit generator never changes, and makes no such promise for the

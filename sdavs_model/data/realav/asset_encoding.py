@@ -1,7 +1,5 @@
 """From a file of a package to an asset: cut-outs trimmed and scaled, recordings without pauses and equally loud."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,0 +1,85 @@
+"""The files of a data set's layout: csv tables with their columns, and files that must be there."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+_noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
+
+
+def read_rows(path: Path, columns: Mapping[str, int | None]) -> list[dict[str, str]]:
+    """The rows of a csv with a header line, as {column: text}.
+
+    Args:
+        path: the file.
+        columns: {name: position}; a column is the one with this name in the header, else the one at this
+            position (from 0), else (None) it must have its name.
+
+    Raises:
+        ValueError: no such file, a missing or ambiguous column, a short row; names file, column and line.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: missing")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    header = [name.strip() for name in rows[0][1]] if rows else []
+    positions = {name: _position(path, header, name, position) for name, position in columns.items()}
+    for name, place in positions.items():
+        if list(positions.values()).count(place) > 1:
+            raise ValueError(f"{path}: needs the columns {', '.join(columns)}; {name!r} has none of its own")
+    for number, row in rows[1:]:
+        if len(row) <= max(positions.values()):
+            raise ValueError(f"{path}: line {number} has too few columns")
+    return [{name: row[place].strip() for name, place in positions.items()} for _, row in rows[1:]]
+
+
+def list_values(path: Path, columns: Mapping[str, int | None], column: str) -> tuple[str, ...]:
+    """The different values of one column, in the order of the file; raises as `read_rows` does."""
+    return tuple(dict.fromkeys(row[column] for row in read_rows(path, columns)))
+
+
+def find_layout(root: Path, name: str, table: str) -> Path:
+    """`root` itself if it holds the table, else its folder `name`, where the table has to be then."""
+    return root if (root / table).is_file() else root / name
+
+
+def require_files(paths: Sequence[Path], what: str) -> None:
+    """Raises ValueError naming the first of `paths` that is not there."""
+    for path in dict.fromkeys(paths):
+        if not path.is_file():
+            refuse(f"{path}: missing, {what}")
+
+
+def refuse(message: str) -> None:
+    """Raises ValueError; inside `collecting_defects` the message is noted instead, and the search continues."""
+    if (noted := _noted.get()) is None:
+        raise ValueError(message)
+    noted.append(message)
+
+
+@contextmanager
+def collecting_defects() -> Iterator[list[str]]:
+    """Inside it data sets open although files are missing; yields the list of what they would refuse."""
+    defects: list[str] = []
+    token = _noted.set(defects)
+    try:
+        yield defects
+    finally:
+        _noted.reset(token)
+
+
+def found(path: Path) -> Path | None:
+    """`path` if there is such a file."""
+    return path if path.is_file() else None
+
+
+def _position(path: Path, header: list[str], name: str, position: int | None) -> int:
+    if name in header:
+        return header.index(name)
+    if position is None or position >= len(header):
+        raise ValueError(
+            f"{path}: needs a header and a column {name!r}; it has {', '.join(header) or 'none'}"
+        )
+    return position
