@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sdavs_model.analysis.clip_scores import annotated, marked_fraction, score_clip, sounding_masks
 from sdavs_model.analysis.listening import (
     NOISE_ONLY,
     OFF_SCREEN,
@@ -12,7 +13,6 @@ from sdavs_model.analysis.listening import (
     nothing_visible_sounds,
 )
 from sdavs_model.analysis.noise_mixing import BrownianNoise
-from sdavs_model.analysis.clip_scores import annotated, marked_fraction, score_clip, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery

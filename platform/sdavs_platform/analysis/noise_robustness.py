@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from sdavs_model.analysis.clip_scores import score_clip
 from sdavs_model.analysis.noise_mixing import (
     ORIGINAL,
     PAPER_FACTOR,
@@ -15,7 +16,6 @@ from sdavs_model.analysis.noise_mixing import (
     snr_condition,
     snr_of_factor,
 )
-from sdavs_model.analysis.clip_scores import score_clip
 from sdavs_platform.analysis.draw_curves import noise_curve
 from sdavs_platform.analysis.inputs import AnalysisInputs
 from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, mean, means, text_table
