@@ -1,36 +1,29 @@
-"""Golden clips: inputs stored with a model and what it answered when it was saved.
+"""Golden clips: inputs stored with a model, and the logits that it gave for them when it was saved.
 
-Whoever loads the model elsewhere (another machine, another device, another version of torch) runs them and
-sees whether it still is the model that was saved. The inputs are what preprocessing made of real clips, so
-pictures are kept as bytes and normalised on reading.
+Whoever loads the model elsewhere (another machine, device or version of torch) runs them and compares the logits.
+The inputs are preprocessed clips; their frames are kept as bytes and normalised when they are read.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import load, save_file
 
+from sdavs_model.architectures.sdavs.model import SDAVS
+from sdavs_model.artifact_files import GOLDEN_FILE
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
-
-if TYPE_CHECKING:
-    from sdavs_model.architectures.sdavs.model import SDAVS
-    from sdavs_model.data.core.preprocess import Preprocessor
-
-GOLDEN_FILE = "golden.safetensors"
+from sdavs_model.data.core.preprocess import Preprocessor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """N clips of T frames with the model's answers."""
+    """N clips of T frames with the model's logits."""
 
-    pictures: torch.Tensor
-    """[N, T, S, S, 3] uint8, squashed to the model's square."""
+    frames: torch.Tensor
+    """[N, T, S, S, 3] uint8, resized to the model's square."""
     log_mel: torch.Tensor
     """[N, T, 1, 96, 64] float32."""
     logits: torch.Tensor
@@ -38,53 +31,53 @@ class Golden:
 
 
 def record_golden(model: SDAVS, preprocessor: Preprocessor, clips: Sequence[Clip] = ()) -> Golden:
-    """What the model answers to `clips`, or to `standard_clip` if there are none.
+    """Run the model on `clips`, or on `standard_clip` if there are none, and keep inputs and logits.
 
     Args:
         model: on any device; its mode is left as it was.
         preprocessor: the model's own.
-        clips: each of the same number of frames.
+        clips: all of the same number of frames.
     """
     clips = clips or [standard_clip(model.config.num_frames)]
-    pictures = torch.stack([torch.from_numpy(preprocessor.squash(clip.frames)) for clip in clips])
+    frames = torch.stack([torch.from_numpy(preprocessor.squash(clip.frames)) for clip in clips])
     log_mel = torch.stack([preprocessor.log_mel(clip.waveform, clip.num_frames) for clip in clips])
-    return Golden(pictures=pictures, log_mel=log_mel, logits=_answers(model, preprocessor, pictures, log_mel))
+    return Golden(frames=frames, log_mel=log_mel, logits=_predict(model, preprocessor, frames, log_mel))
 
 
 def golden_difference(model: SDAVS, preprocessor: Preprocessor, golden: Golden) -> float:
-    """Largest difference of the model's logits now from the stored ones, relative to the largest stored one.
+    """Largest absolute difference of the model's logits from the stored ones, divided by the largest stored one.
 
-    Infinite where the model answers with other shapes or with numbers that are not finite.
+    Infinite if the shapes differ or a logit is not finite.
     """
-    answers = _answers(model, preprocessor, golden.pictures, golden.log_mel)
-    if answers.shape != golden.logits.shape or not torch.isfinite(answers).all():
+    logits = _predict(model, preprocessor, golden.frames, golden.log_mel)
+    if logits.shape != golden.logits.shape or not torch.isfinite(logits).all():
         return float("inf")
-    return float((answers - golden.logits).abs().max() / golden.logits.abs().max().clamp_min(1e-12))
+    return float((logits - golden.logits).abs().max() / golden.logits.abs().max().clamp_min(1e-12))
 
 
 def write_golden(folder: Path, golden: Golden) -> None:
-    """Store them as `golden.safetensors`."""
-    tensors = {"pictures": golden.pictures, "log_mel": golden.log_mel, "logits": golden.logits}
+    """Write `golden.safetensors`."""
+    tensors = {"pictures": golden.frames, "log_mel": golden.log_mel, "logits": golden.logits}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(folder / GOLDEN_FILE))
 
 
 def parse_golden(content: bytes) -> Golden:
-    """Golden clips from a file's bytes.
+    """Golden clips from the bytes of `golden.safetensors`.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: the bytes are not such a file.
     """
     try:
         tensors = load(content)
         return Golden(
-            pictures=tensors["pictures"], log_mel=tensors["log_mel"].float(), logits=tensors["logits"].float()
+            frames=tensors["pictures"], log_mel=tensors["log_mel"].float(), logits=tensors["logits"].float()
         )
     except Exception as error:  # safetensors raises types of its own that it does not export
         raise ValueError(f"{GOLDEN_FILE}: not readable: {error}") from error
 
 
 def standard_clip(num_frames: int) -> Clip:
-    """A bright square that moves over a gradient, and a tone that rises: the same bytes everywhere."""
+    """A synthetic clip, the same bytes on any machine: a bright square moving over a gradient, and a rising tone."""
     side = 64
     ramp = np.linspace(0, 200, side)
     frames = np.empty((num_frames, side, side, 3), np.uint8)
@@ -97,20 +90,19 @@ def standard_clip(num_frames: int) -> Clip:
     return Clip(name="standard clip", frames=frames, waveform=waveform)
 
 
-def _answers(
-    model: SDAVS, preprocessor: Preprocessor, pictures: torch.Tensor, log_mel: torch.Tensor
+def _predict(
+    model: SDAVS, preprocessor: Preprocessor, frames: torch.Tensor, log_mel: torch.Tensor
 ) -> torch.Tensor:
-    """[N, T, K, S, S] float32 on the CPU, clip by clip as serving answers them."""
+    """Logits [N, T, K, S, S] float32 on the CPU, clip by clip as serving computes them."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            answers = [
+            logits = [
                 model(preprocessor.frames(clip.numpy())[None].to(device), sound[None].to(device))[0]
-                for clip, sound in zip(pictures, log_mel, strict=True)
+                for clip, sound in zip(frames, log_mel, strict=True)
             ]
-            # Cloned outside inference mode's tensors: safetensors and autograd both take plain ones.
-            return torch.stack(answers).float().cpu()
+            return torch.stack(logits).float().cpu()
     finally:
         model.train(was_training)

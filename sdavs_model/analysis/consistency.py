@@ -1,16 +1,14 @@
-"""How alike sound and picture are before and after DAMF (paper Table VII): linear CKA, KL and JS divergence.
+"""Similarity of audio and video features before and after DAMF (paper Table VII): linear CKA, KL and JS divergence.
 
-The paper names the three measures and gives no definition. Ours:
+The paper names the three measures and does not define them. Our definitions:
 
-* The two streams before DAMF are F'_v, which SNRP hands on, and F_a placed in the picture, the first form in
-  which the sound has positions (figure 6 (c) and (d)). After DAMF they are F'_{a->v} and F'_{v->a} (equation 7,
-  figure 6 (e) and (f)). Both streams are averaged onto the coarser of their two grids.
+* Before DAMF the two streams are F'_v, the output of SNRP, and F_a placed in the picture, its first form with
+  positions (figure 6 (c) and (d)). After DAMF they are F'_{a->v} and F'_{v->a} (equation 7, figure 6 (e) and (f)).
+  Both streams are averaged onto the coarser of their two grids.
 * CKA compares the features: linear CKA (Kornblith et al. 2019, equation 4) over all positions of all frames.
-* KL and JS compare where the streams respond: each frame's map of energy (squared length of the feature vector),
+* KL and JS compare where the streams are active: each frame's map of energy (squared norm of the feature vector),
   divided by its sum, is a distribution over positions. Divergences are in nats, per frame, then averaged.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -18,29 +16,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdavs_model.analysis.taps import damf_modules, record, response
+from sdavs_model.analysis.hooks import damf_modules, feature_norm, record_calls
 
 STAGES = ("before", "after")
 FLOOR = 1e-12
-"""Smallest probability of a position, so that a position which one stream ignores costs much, not infinity."""
+"""Smallest probability of a position: where one stream is zero the divergence stays finite."""
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Picture and sound of one level at one stage, on one grid: [B, T, C, h, w] each."""
+    """Video and audio features of one level at one stage, on one grid: [B, T, C, h, w] each."""
 
     video: Tensor
     audio: Tensor
 
     @property
     def maps(self) -> tuple[Tensor, Tensor]:
-        """Where each stream responds, as distributions over positions: [B, T, h * w] each."""
+        """Energy of each stream as distributions over positions: [B, T, h * w] each."""
         return spatial_distribution(self.video), spatial_distribution(self.audio)
 
 
 @torch.inference_mode()
 def level_streams(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[str, dict[str, Streams]]:
-    """Run a clip once: {level: {"before": ..., "after": ...}}; level "1" is the largest.
+    """Run a clip once and return {level: {"before": ..., "after": ...}}; level "1" is the largest.
 
     Args:
         model: an `SDAVS` in eval mode.
@@ -51,7 +49,7 @@ def level_streams(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[str
     """
     modules = damf_modules(model)
     placements = {f"{level}/place": damf.place for level, damf in modules.items()}
-    with record({**modules, **placements}) as calls:
+    with record_calls({**modules, **placements}) as calls:
         model(frames, log_mel)
     found = {}
     for level in modules:
@@ -65,16 +63,16 @@ def level_streams(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[str
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear centred kernel alignment of two sets of features of the same examples.
+    """Linear centred kernel alignment (CKA) of two sets of features of the same examples.
 
-    ||Yc' Xc||_F^2 / (||Xc' Xc||_F ||Yc' Yc||_F), with columns centred: 1 for features that are equal up to
+    ||Yc' Xc||_F^2 / (||Xc' Xc||_F ||Yc' Yc||_F), with centred columns: 1 for features that are equal up to
     rotation and scale, 0 for uncorrelated ones.
 
     Args:
         x: [n, C_x]. y: [n, C_y].
 
     Raises:
-        ValueError: one of them does not vary.
+        ValueError: one of them is constant.
     """
     cka = LinearCKA()
     cka.update(x, y)
@@ -82,7 +80,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 class LinearCKA:
-    """`linear_cka` over examples that arrive in parts; holds three C x C matrices, however many there are."""
+    """`linear_cka` over batches of examples; memory is one (C_x + C_y)^2 matrix."""
 
     def __init__(self) -> None:
         self._num = 0
@@ -100,20 +98,24 @@ class LinearCKA:
         self._split = x.shape[1]
 
     def compute(self) -> float:
-        """CKA of all examples so far. Raises ValueError as `linear_cka` does."""
+        """CKA of all examples so far.
+
+        Raises:
+            ValueError: as `linear_cka`.
+        """
         assert self._sums is not None
         assert self._products is not None
         covariance = self._products - torch.outer(self._sums, self._sums) / self._num
         split = self._split
         own_x, own_y = covariance[:split, :split].norm(), covariance[split:, split:].norm()
         if min(own_x, own_y) <= FLOOR * self._products.norm():
-            raise ValueError("CKA: features that are the same everywhere have no alignment with anything")
+            raise ValueError("CKA is undefined: the features are the same everywhere")
         return float(covariance[:split, split:].norm() ** 2 / (own_x * own_y))
 
 
 def spatial_distribution(features: Tensor) -> Tensor:
-    """Each position's share of a frame's energy: [..., C, h, w] -> [..., h * w], sums to 1."""
-    energy = response(features).flatten(-2) ** 2 + FLOOR
+    """Each position's fraction of a frame's energy: [..., C, h, w] -> [..., h * w], sums to 1."""
+    energy = feature_norm(features).flatten(-2) ** 2 + FLOOR
     return energy / energy.sum(-1, keepdim=True)
 
 
@@ -136,7 +138,7 @@ class LevelConsistency:
         self._cka = {stage: LinearCKA() for stage in STAGES}
 
     def update(self, found: dict[str, Streams]) -> dict[str, dict[str, float]]:
-        """Add the streams of a clip; returns its own {stage: {"kl", "js"}}, means over its frames."""
+        """Add a clip's streams and return {stage: {"kl", "js"}} of this clip, means over its frames."""
         clip = {}
         for stage, pair in found.items():
             video, audio = (x.movedim(-3, -1).flatten(0, -2) for x in (pair.video, pair.audio))
@@ -146,7 +148,7 @@ class LevelConsistency:
         return clip
 
     def cka(self) -> dict[str, float]:
-        """{stage: CKA over all positions so far}."""
+        """CKA over all positions so far, by stage."""
         return {stage: cka.compute() for stage, cka in self._cka.items()}
 
 

@@ -1,4 +1,4 @@
-"""Looking inside a real model, of every recipe, leaves it as it was and finds what is there."""
+"""Analyses of a real model, of every recipe: they leave the model unchanged and find its parts."""
 
 import dataclasses
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from sdavs_model import SDAVSConfig, build_model, recipes
-from sdavs_model.analysis.attention import PICTURE_ASKS, SOUND_ASKS, damf_maps
+from sdavs_model.analysis.clip_scores import score_clip
 from sdavs_model.analysis.consistency import LevelConsistency, level_streams
+from sdavs_model.analysis.damf_attention import AUDIO_QUERIES, VIDEO_QUERIES, damf_maps
 from sdavs_model.analysis.feature_maps import snrp_maps
-from sdavs_model.analysis.response import snrp_responses
-from sdavs_model.analysis.scoring import score_clip
-from sdavs_model.analysis.taps import record
+from sdavs_model.analysis.hooks import record_calls
+from sdavs_model.analysis.snrp_gates import snrp_responses
 from sdavs_model.metrics import ObjectMetrics
 
 BASE = SDAVSConfig(backbone="resnet10t", image_size=64, width=32, num_heads=2, vggish_width=0.125)
@@ -32,7 +32,7 @@ def clip():
     )
 
 
-def test_looking_inside_changes_neither_the_answer_nor_the_model(clip):
+def test_analysing_changes_neither_the_logits_nor_the_model(clip):
     model = tiny()
     with torch.no_grad():
         before = model(*clip)
@@ -55,7 +55,7 @@ def test_the_maps_of_all_levels_have_the_levels_sizes(clip):
     ]
     attention = damf_maps(model, *clip).levels
     for level in attention.values():
-        for name in (SOUND_ASKS, PICTURE_ASKS):
+        for name in (AUDIO_QUERIES, VIDEO_QUERIES):
             assert torch.allclose(level[name].sum((-2, -1)), torch.ones(1, 2))
 
 
@@ -66,26 +66,26 @@ def test_grad_cam_cannot_see_a_channel_selector_and_the_feature_maps_can(clip):
         assert not torch.allclose(level.features["before"], level.features["after CFS"], rtol=1e-3)
 
 
-def test_the_attention_that_is_shown_is_the_one_that_the_model_computes(clip):
+def test_the_shown_attention_is_the_one_that_the_model_computes(clip):
     model = tiny()
     asks = model.levels[1].damf.audio_asks
-    with torch.no_grad(), record({"q": asks.query, "kv": asks.key_value, "out": asks.out}) as calls:
+    with torch.no_grad(), record_calls({"q": asks.query, "kv": asks.key_value, "out": asks.out}) as calls:
         model(*clip)
     heads = (calls["q"].output, *calls["kv"].output.chunk(2, dim=-1))
     q, k, v = (x.unflatten(-1, (2, -1)).transpose(1, 2) for x in heads)
     weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
     assert torch.allclose((weights @ v).transpose(1, 2).flatten(2), calls["out"].args[0], atol=1e-5)
-    shown = damf_maps(model, *clip).levels["2"][SOUND_ASKS]
+    shown = damf_maps(model, *clip).levels["2"][AUDIO_QUERIES]
     assert torch.allclose(weights.mean((1, 2)), shown.flatten(0, 1).flatten(1), atol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", recipes.list())
-def test_every_recipe_is_analysed_or_named_for_what_it_lacks(recipe, clip):
+def test_every_recipe_is_analysed_or_refused_with_the_missing_part(recipe, clip):
     model = tiny(recipe)
     ablation = model.config.ablation
     if ablation.snrp == "none":
         for look in (snrp_maps, snrp_responses):
-            with pytest.raises(ValueError, match="no SNRP to look into"):
+            with pytest.raises(ValueError, match="no SNRP to analyse"):
                 look(model, *clip)
     else:
         responses = snrp_responses(model, *clip)
@@ -94,19 +94,19 @@ def test_every_recipe_is_analysed_or_named_for_what_it_lacks(recipe, clip):
         assert all(map(torch.isfinite, snrp_maps(model, *clip).levels["1"].grad_cam["before"].flatten()))
     if not ablation.damf:
         for look in (damf_maps, level_streams):
-            with pytest.raises(ValueError, match="no DAMF to look into"):
+            with pytest.raises(ValueError, match="no DAMF to analyse"):
                 look(model, *clip)
     else:
         shown = damf_maps(model, *clip).levels["1"]
-        assert (SOUND_ASKS in shown) == (ablation.direction in ("both", "av"))
-        assert (PICTURE_ASKS in shown) == (ablation.direction in ("both", "va"))
+        assert (AUDIO_QUERIES in shown) == (ablation.direction in ("both", "av"))
+        assert (VIDEO_QUERIES in shown) == (ablation.direction in ("both", "va"))
         level = LevelConsistency()
         clip_values = level.update(level_streams(model, *clip)["1"])
         assert 0 <= clip_values["after"]["js"] <= 0.7
         assert 0 <= level.cka()["before"] <= 1
 
 
-def test_a_clips_scores_are_those_of_the_metrics_and_a_semantic_model_counts_all_its_classes(clip):
+def test_a_clips_scores_equal_the_metrics_and_a_semantic_model_counts_all_its_classes(clip):
     frames, log_mel = clip
     model = tiny()
     masks = (torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(1)) > 0.5).long()

@@ -1,4 +1,4 @@
-"""The analyses' measures against values worked out by hand."""
+"""The measures of the analyses against values worked out by hand."""
 
 import math
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdavs_model.analysis.attention import attention_received, concentration
+from sdavs_model.analysis.clip_scores import marked_fraction
 from sdavs_model.analysis.consistency import (
     LinearCKA,
     js_divergence,
@@ -15,9 +15,10 @@ from sdavs_model.analysis.consistency import (
     linear_cka,
     spatial_distribution,
 )
+from sdavs_model.analysis.damf_attention import attention_received, concentration
 from sdavs_model.analysis.feature_maps import focus, grad_cam, points_at
 from sdavs_model.analysis.listening import OffScreenSound, five_sounds, nothing_visible_sounds
-from sdavs_model.analysis.noise import (
+from sdavs_model.analysis.noise_mixing import (
     BrownianNoise,
     RecordedNoise,
     add_at_snr,
@@ -25,13 +26,12 @@ from sdavs_model.analysis.noise import (
     rms,
     snr_of_factor,
 )
-from sdavs_model.analysis.response import LevelDistribution, LevelResponse, contrast
-from sdavs_model.analysis.scoring import marked_share
+from sdavs_model.analysis.snrp_gates import LevelDistribution, LevelResponse, contrast
 from sdavs_model.data.core.audio import write_wav
 
 
 class Categories(list):
-    """What a data set says of its clips, without their pictures and sound."""
+    """The categories that a data set records, without frames and sound."""
 
     def __init__(self, heard, seen):
         super().__init__(heard)
@@ -85,13 +85,13 @@ def test_attention_received_is_a_distribution_that_follows_the_keys():
     assert concentration(torch.tensor([[0.25] * 4, [0, 0, 1, 0]])).tolist() == pytest.approx([0, 1])
 
 
-def test_grad_cam_weighs_channels_by_their_mean_gradient_and_keeps_what_speaks_for_the_answer():
+def test_grad_cam_weighs_channels_by_their_mean_gradient_and_drops_negative_evidence():
     activation = torch.tensor([[[1.0, 2.0]], [[4.0, 1.0]]])  # [2, 1, 2]
     gradient = torch.tensor([[[3.0, 1.0]], [[-1.0, -1.0]]])  # means 2 and -1
     assert grad_cam(activation, gradient).tolist() == [[0.0, 3.0]]  # 2 - 4 and 4 - 1
 
 
-def test_focus_and_the_pointing_game_know_right_wrong_indifferent_and_empty():
+def test_focus_and_the_pointing_game_score_right_wrong_uniform_and_empty_maps():
     mask = torch.zeros(4, 2, 4)
     mask[:3, :, 0] = 1
     heat = torch.ones(4, 2, 4)
@@ -148,7 +148,7 @@ def test_noise_is_added_at_the_promised_factor_and_ratio():
     assert not add_at_snr(np.zeros_like(sound), noise, 0).any()
 
 
-def test_a_recording_goes_round_from_a_place_of_each_clips_own_and_a_silent_one_is_refused(tmp_path):
+def test_a_recording_is_looped_from_an_offset_of_each_clip_and_a_silent_one_is_refused(tmp_path):
     ramp = np.arange(1, 1001, dtype=np.int16)
     write_wav(tmp_path / "ramp.wav", ramp)
     noise = RecordedNoise(tmp_path / "ramp.wav", seed=0)
@@ -166,7 +166,7 @@ def test_a_sound_from_off_screen_is_neither_seen_nor_heard_in_the_clip():
     partners = OffScreenSound(clips).partners
     assert partners == [4, 2, 4, 4, 0]
     clips.seen = [""] * 5
-    with pytest.raises(ValueError, match="does not say which categories"):
+    with pytest.raises(ValueError, match="does not record which categories"):
         OffScreenSound(clips)
     sounds, left_out = five_sounds(clips, silence=torch.zeros(1, 96, 64), noise=BrownianNoise(seed=0))
     assert list(left_out) == ["off-screen"]
@@ -184,4 +184,4 @@ def test_only_frames_in_which_nothing_visible_can_sound_count_as_wrongly_marked(
     assert nothing_visible_sounds("swapped", swapped, 1, masks).tolist() == [True, True]
     probability = torch.zeros(2, 4, 4)
     probability[0, :2] = 0.9
-    assert marked_share(probability).tolist() == [0.5, 0]
+    assert marked_fraction(probability).tolist() == [0.5, 0]

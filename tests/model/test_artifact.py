@@ -42,7 +42,7 @@ def test_a_saved_model_comes_back_bit_for_bit_with_its_preprocessing(artifact):
     )
 
 
-def test_golden_clips_tell_the_saved_model_from_another_one(artifact):
+def test_golden_clips_distinguish_the_saved_model_from_another_one(artifact):
     _, folder = artifact
     loaded, golden = load_artifact(folder), read_golden(folder)
     assert golden_difference(loaded.model, loaded.preprocessor, golden) < 1e-5
@@ -53,7 +53,7 @@ def test_golden_clips_tell_the_saved_model_from_another_one(artifact):
 def test_changed_golden_clips_are_refused(artifact):
     path = artifact[1] / "golden.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(ValueError, match=r"golden.safetensors: sha256 .* which sdavs.json promises"):
+    with pytest.raises(ValueError, match=r"golden.safetensors: sha256 .* as sdavs.json records"):
         read_golden(artifact[1])
 
 
@@ -63,12 +63,12 @@ def test_changed_weights_are_refused(artifact):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model.safetensors: sha256 .* which sdavs.json promises"):
+    with pytest.raises(ValueError, match=r"model.safetensors: sha256 .* as sdavs.json records"):
         load_artifact(folder)
 
 
-def test_weights_other_than_the_registry_promised_are_refused(artifact):
-    with pytest.raises(ValueError, match="which the registry promises"):
+def test_weights_other_than_the_registry_records_are_refused(artifact):
+    with pytest.raises(ValueError, match="as the registry records"):
         load_artifact(artifact[1], sha256="0" * 64)
 
 
@@ -94,6 +94,6 @@ def test_a_card_with_an_unknown_key_is_refused(artifact):
         load_artifact(artifact[1])
 
 
-def test_the_number_of_class_names_must_fit(tmp_path):
+def test_a_wrong_number_of_class_names_is_refused(tmp_path):
     with pytest.raises(ValueError, match="classes: 1 names for 2 mask values"):
         save_artifact(tmp_path, model=build_model(CONFIG), classes=["sounding"], metrics={}, lineage={})

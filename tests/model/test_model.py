@@ -5,8 +5,8 @@ import torch
 
 import sdavs_model
 from sdavs_model import Ablation, SDAVSConfig, build_model
+from sdavs_model.audio_control import swap_partners
 from sdavs_model.encoders.vggish import VGGish
-from sdavs_model.engine import swap_partners
 
 SMALL = {"backbone": "pvt_v2_b0", "image_size": 64, "width": 32, "num_heads": 4, "vggish_width": 0.125}
 ABLATIONS = [

@@ -121,7 +121,7 @@ def test_of_several_analyses_those_that_the_model_cannot_answer_for_are_left_out
         ({"level": 5}, "--level: 5 is not allowed"),
         ({"model": "models:/full/9"}, "models:/full/9: not in the registry"),
         ({"model": "full"}, "neither a folder nor models:/NAME"),
-        ({"model": "models:/without-snrp/1", "names": ("maps",)}, "no SNRP to look into"),
+        ({"model": "models:/without-snrp/1", "names": ("maps",)}, "no SNRP to analyse"),
         ({"names": ("noise",), "without_snrp": "models:/full/1"}, "models:/full/1 has SNRP"),
         ({"names": ("noise",), "train_noise": "/nowhere.wav"}, "/nowhere.wav: no such sound file"),
     ],

@@ -8,7 +8,7 @@ from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.study import parse_study
 from sdavs_platform.tuning.sweep import load_sweep
 
-from sdavs_model.analysis.noise import ORIGINAL
+from sdavs_model.analysis.noise_mixing import ORIGINAL
 
 # What each variant loses in J, and the clips of each test split.
 LOSS = {"full": 0.0, "without_snrp": 0.06, "without_damf": 0.0, "rm_add": 0.02}

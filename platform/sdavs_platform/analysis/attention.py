@@ -4,24 +4,24 @@ from typing import Any
 
 import torch
 
-from sdavs_model.analysis.attention import (
+from sdavs_model.analysis.clip_scores import annotated, sounding_masks
+from sdavs_model.analysis.damf_attention import (
     AUDIO_AFTER,
     AUDIO_BEFORE,
-    PICTURE_ASKS,
-    SOUND_ASKS,
+    AUDIO_QUERIES,
     VIDEO_AFTER,
     VIDEO_BEFORE,
+    VIDEO_QUERIES,
     DAMFMaps,
     concentration,
     damf_maps,
 )
 from sdavs_model.analysis.feature_maps import measures
-from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
 from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
 
-MAPS = (VIDEO_BEFORE, AUDIO_BEFORE, SOUND_ASKS, PICTURE_ASKS, VIDEO_AFTER, AUDIO_AFTER)
+MAPS = (VIDEO_BEFORE, AUDIO_BEFORE, AUDIO_QUERIES, VIDEO_QUERIES, VIDEO_AFTER, AUDIO_AFTER)
 MEASURES = ("focus", "points_at", "concentration")
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from sdavs_model.analysis.scoring import sounding_masks
+from sdavs_model.analysis.clip_scores import sounding_masks
 from sdavs_model.config import PreprocessConfig
 from sdavs_platform.tracking.plots import OVERLAY, as_pixels
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sdavs_model.analysis.response import NUM_BINS, LevelDistribution
+from sdavs_model.analysis.snrp_gates import NUM_BINS, LevelDistribution
 
 Surface = tuple[np.ndarray, torch.Tensor, torch.Tensor, torch.Tensor]
 """Frame [S, S, 3] uint8, mask [S, S] bool, response before and after SNRP [h, w]."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sdavs_model.analysis.clip_scores import annotated, marked_fraction, score_clip, sounding_masks
 from sdavs_model.analysis.listening import (
     NOISE_ONLY,
     OFF_SCREEN,
@@ -11,8 +12,7 @@ from sdavs_model.analysis.listening import (
     five_sounds,
     nothing_visible_sounds,
 )
-from sdavs_model.analysis.noise import BrownianNoise
-from sdavs_model.analysis.scoring import annotated, marked_share, score_clip, sounding_masks
+from sdavs_model.analysis.noise_mixing import BrownianNoise
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
@@ -31,12 +31,12 @@ def run(inputs: AnalysisInputs) -> AnalysisResult:
     gallery = Gallery(inputs)
     rows: list[Row] = []
     for index, item in inputs.walk("listening test"):
-        heard = {name: sound.hear(index, item["log_mel"]) for name, sound in sounds.items()}
+        heard = {name: sound.replace_sound(index, item["log_mel"]) for name, sound in sounds.items()}
         scores = score_clip(inputs.model, item, heard, device=inputs.device)
         valid, masks = annotated(item), sounding_masks(item)
         for name, score in scores.items():
             wrong = nothing_visible_sounds(name, sounds[name], index, masks) & valid
-            marked = marked_share(score.probability)[wrong]
+            marked = marked_fraction(score.probability)[wrong]
             row = {"clip": item["name"], "condition": name, "miou": score.miou, "fscore": score.fscore}
             rows.append(row | {"false_sounding_sum": float(marked.sum()), "quiet_frames": int(wrong.sum())})
         if (second := gallery.turn(masks)) is not None:

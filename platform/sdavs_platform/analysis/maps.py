@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from sdavs_model.analysis.clip_scores import annotated, sounding_masks
 from sdavs_model.analysis.feature_maps import POINTS, SNRPMaps, measures, snrp_maps
-from sdavs_model.analysis.scoring import annotated, sounding_masks
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
 from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sdavs_model.analysis.noise import (
+from sdavs_model.analysis.clip_scores import score_clip
+from sdavs_model.analysis.noise_mixing import (
     ORIGINAL,
     PAPER_FACTOR,
     TRAIN_RECORDING,
@@ -15,7 +16,6 @@ from sdavs_model.analysis.noise import (
     snr_condition,
     snr_of_factor,
 )
-from sdavs_model.analysis.scoring import score_clip
 from sdavs_platform.analysis.draw_curves import noise_curve
 from sdavs_platform.analysis.inputs import AnalysisInputs
 from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, mean, means, text_table
@@ -93,7 +93,7 @@ def _score(inputs: AnalysisInputs, label: str, noises: dict[str, Noise]) -> list
     rows = []
     for index, item in inputs.walk(f"noise, {label}"):
         heard = {ORIGINAL: item["log_mel"]}
-        heard |= {name: sound.hear(index, item["log_mel"]) for name, sound in sounds.items()}
+        heard |= {name: sound.replace_sound(index, item["log_mel"]) for name, sound in sounds.items()}
         for condition, score in score_clip(inputs.model, item, heard, device=inputs.device).items():
             row = {"clip": item["name"], "model": label, "condition": condition}
             rows.append(row | {"miou": score.miou, "fscore": score.fscore})

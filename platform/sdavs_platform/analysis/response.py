@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sdavs_model.analysis.response import LevelDistribution, snrp_responses
-from sdavs_model.analysis.scoring import annotated, sounding_masks
+from sdavs_model.analysis.clip_scores import annotated, sounding_masks
+from sdavs_model.analysis.snrp_gates import LevelDistribution, snrp_responses
 from sdavs_platform.analysis.draw_response import distributions, surfaces
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
 from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdavs_model.analysis.taps import damf_modules, snrp_modules
+from sdavs_model.analysis.hooks import damf_modules, snrp_modules
 from sdavs_platform.analysis import attention, consistency, listening, maps, response
 from sdavs_platform.analysis import noise_robustness as noise
 from sdavs_platform.analysis.inputs import AnalysisInputs, open_inputs, open_subject

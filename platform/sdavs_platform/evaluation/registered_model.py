@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sdavs_model import LoadedModel, load_artifact
+from sdavs_model.audio_control import AudioControl, swap_partners
 from sdavs_model.data.datasets import known_kind, splits_of
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
-from sdavs_model.engine import AudioControl, swap_partners
 from sdavs_model.metrics import PROTOCOLS, Mode
 from sdavs_model.metrics.base import LABELS
 from sdavs_platform.evaluation.scoring import best_constant, score

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from sdavs_model.audio_control import AudioControl, AudioControlled
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
-from sdavs_model.engine import AudioControl, AudioControlled, evaluate
+from sdavs_model.engine import evaluate
 from sdavs_model.metrics import Mode, ObjectMetrics, open_metrics
 from sdavs_platform.training.batches import silence
 

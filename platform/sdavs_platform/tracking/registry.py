@@ -15,15 +15,14 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types import Schema, TensorSpec
 
+from sdavs_model import artifact_files
+from sdavs_model.artifact_files import CARD_FILE, WEIGHTS_FILE
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.files import sha256_of
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import mlflow_client, tracking_uri
-
-WEIGHTS = "model.safetensors"
-MANIFEST = "sdavs.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +48,16 @@ def register_artifact(
     client = mlflow_client(uri)
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="sdavs")
-    flavor = {"sdavs": {"weights": WEIGHTS, "manifest": MANIFEST, "loader": "sdavs_model.load_artifact"}}
+    flavor = {
+        "sdavs": {"weights": WEIGHTS_FILE, "manifest": CARD_FILE, "loader": "sdavs_model.load_artifact"}
+    }
     Model(run_id=run_id, flavors=flavor, signature=signature(config), model_id=model.model_id).save(
         str(folder / "MLmodel")
     )
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     _create_registered_model(client, name)
-    sums = {"sha256": file_sha256(folder / WEIGHTS), "manifest_sha256": file_sha256(folder / MANIFEST)}
+    sums = {"sha256": file_sha256(folder / WEIGHTS_FILE), "manifest_sha256": file_sha256(folder / CARD_FILE)}
     # Not models:/<id>: MLflow's sqlite registry would look that up at its global address, not at `uri`.
     created = client.create_model_version(
         name, model.artifact_location, run_id=run_id, tags=tags | sums, model_id=model.model_id
@@ -65,14 +66,15 @@ def register_artifact(
 
 
 def signature(config: SDAVSConfig) -> ModelSignature:
-    """Batch and time are free; the rest is what the model was trained with."""
-    side = config.image_size
-    inputs: list[ColSpec | TensorSpec] = [
-        TensorSpec(np.dtype("float32"), (-1, -1, 3, side, side), "frames"),
-        TensorSpec(np.dtype("float32"), (-1, -1, 1, 96, 64), "log_mel"),
-    ]
-    logits = TensorSpec(np.dtype("float32"), (-1, -1, config.num_classes, side, side), "logits")
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([logits]))
+    """`artifact_files.signature` as MLflow's type."""
+    shapes = artifact_files.signature(config)
+    inputs, outputs = (
+        Schema(
+            [TensorSpec(np.dtype(t["dtype"]), tuple(t["shape"]), name) for name, t in shapes[side].items()]
+        )
+        for side in ("inputs", "outputs")
+    )
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def resolve(model_uri: str, *, uri: str | None = None) -> RegisteredVersion:
@@ -244,7 +246,7 @@ def _download(client: MlflowClient, found: RegisteredVersion, target: Path) -> N
 
 
 def _verify(folder: Path, found: RegisteredVersion) -> None:
-    for file, expected in ((WEIGHTS, found.sha256), (MANIFEST, found.manifest_sha256)):
+    for file, expected in ((WEIGHTS_FILE, found.sha256), (CARD_FILE, found.manifest_sha256)):
         if file_sha256(folder / file) != expected:
             raise ValueError(
                 f"{folder / file}: sha256 differs from the one registered for {found.name} version {found.version}"

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from sdavs_model.audio_control import AudioControlled
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.core.audio_cache import SoundCache
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips, open_training_clips
-from sdavs_model.engine import AudioControlled
 from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig

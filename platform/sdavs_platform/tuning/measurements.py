@@ -10,7 +10,8 @@ import torch
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sdavs_model import benchmark, build_model, load_artifact
-from sdavs_model.analysis.noise import (
+from sdavs_model.analysis.clip_scores import score_clip
+from sdavs_model.analysis.noise_mixing import (
     PAPER_FACTOR,
     BrownianNoise,
     Noise,
@@ -18,8 +19,7 @@ from sdavs_model.analysis.noise import (
     RecordedNoise,
     factor_condition,
 )
-from sdavs_model.analysis.scoring import score_clip
-from sdavs_model.engine import AudioControlled
+from sdavs_model.audio_control import AudioControlled
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.training.batches import open_split, silence
 from sdavs_platform.training.finish import export_checkpoint
@@ -108,7 +108,7 @@ def _split_scores(
     for index in range(len(clips)):
         item = heard[index]
         sounds = {conditions[0]: item["log_mel"]}
-        sounds |= {name: noisy.hear(index, item["log_mel"]) for name, noisy in noises.items()}
+        sounds |= {name: noisy.replace_sound(index, item["log_mel"]) for name, noisy in noises.items()}
         for name, found in score_clip(model, item, sounds, device=device).items():
             scores[name]["miou"].append(found.miou)
             scores[name]["fscore"].append(found.fscore)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from sdavs_model.analysis.noise import ORIGINAL
+from sdavs_model.analysis.noise_mixing import ORIGINAL
 from sdavs_platform.storage.filesystem import Storage
 
 State = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]

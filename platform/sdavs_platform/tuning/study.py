@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdavs_model import recipes
-from sdavs_model.analysis.noise import ORIGINAL, factor_condition
+from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning.sweep import nearest
 

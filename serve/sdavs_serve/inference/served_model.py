@@ -93,7 +93,7 @@ class ServedModel:
         golden = read_golden(self.folder)
         return GoldenReport(
             difference=golden_difference(self.loaded.model, self.loaded.preprocessor, golden),
-            pictures=golden.pictures.numpy(),
+            pictures=golden.frames.numpy(),
             log_mel=golden.log_mel.numpy(),
         )
 

@@ -13,6 +13,7 @@ from sdavs_platform.tracking.registry import (
     versions_by_tag,
 )
 
+from sdavs_model.artifact_files import check_files, read_card
 from sdavs_model.config import SDAVSConfig
 from sdavs_serve.rollout.rules import SERVED_TAG, STATE_TAG
 from sdavs_serve.rollout.state import Failure, Release, TagWrite, Target
@@ -43,9 +44,6 @@ def last_served(name: str, config: ServeConfig) -> Target | None:
 
 def verify(target: Target, config: ServeConfig) -> Release | Failure:
     """Download a version and check digests and signature; nothing of it is loaded or run."""
-    # Imports torch and timm; a controller that replaces a dead one need not wait seconds for them.
-    from sdavs_model.artifact import check_files, read_card
-
     try:
         folder = fetch_version(_registered(target), uri=config.tracking_uri)
         card = read_card(folder)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sdavs_model import recipes
-from sdavs_model.analysis.noise import ORIGINAL, factor_condition
+from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
 from sdavs_platform.tuning.report.comparison import Comparison, compare
 from sdavs_platform.tuning.store import TrialRecord
 from sdavs_platform.tuning.study import REFERENCE, Study

@@ -1,6 +1,4 @@
-"""What chosen modules of a model take and give during one forward pass, without a change to the model."""
-
-from __future__ import annotations
+"""Inputs and outputs of chosen modules during one forward pass, recorded by hooks; the model stays unchanged."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,13 +21,13 @@ class Call:
 
 
 @contextmanager
-def record(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Call]]:
-    """Record the last call of each module while the block runs.
+def record_calls(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Call]]:
+    """Record the last call of each module inside the `with` block.
 
     The tensors are the live ones: a gradient can be taken with respect to them.
 
     Args:
-        modules: what to listen to, under names of the caller's choice.
+        modules: the modules to record, under names of the caller's choice.
 
     Yields:
         {name: call}, filled by the forward passes inside the block.
@@ -51,38 +49,38 @@ def record(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Call]]:
 
 
 def snrp_modules(model: nn.Module) -> dict[str, SNRP]:
-    """{"1": SNRP of the largest level, ...} of an `SDAVS`.
+    """The SNRP of every level of an `SDAVS`; level "1" is the largest.
 
     Raises:
         ValueError: the model was built without SNRP.
     """
     levels = _levels(model)
     if any(level.snrp is None for level in levels):
-        raise ValueError("this model has no SNRP to look into (ablation.snrp: none)")
+        raise ValueError("this model has no SNRP to analyse (ablation.snrp: none)")
     return {str(number): level.snrp for number, level in enumerate(levels, 1) if level.snrp is not None}
 
 
 def damf_modules(model: nn.Module) -> dict[str, DAMF]:
-    """{"1": DAMF of the largest level, ...} of an `SDAVS`.
+    """The DAMF of every level of an `SDAVS`; level "1" is the largest.
 
     Raises:
         ValueError: the model was built without DAMF.
     """
     levels = _levels(model)
     if any(level.damf is None for level in levels):
-        raise ValueError("this model has no DAMF to look into (ablation.damf: false)")
+        raise ValueError("this model has no DAMF to analyse (ablation.damf: false)")
     return {str(number): level.damf for number, level in enumerate(levels, 1) if level.damf is not None}
 
 
-def response(features: Tensor) -> Tensor:
-    """How strongly each position responds: the length of its feature vector. [..., C, H, W] -> [..., H, W]."""
+def feature_norm(features: Tensor) -> Tensor:
+    """Euclidean norm of the feature vector at each position: [..., C, H, W] -> [..., H, W]."""
     return features.float().norm(dim=-3)
 
 
 def sounding_logits(logits: Tensor) -> Tensor:
-    """The logit of "sounds at all": [B, T, K, H, W] -> [B, T, H, W].
+    """Logits of "sounds at all": [B, T, K, H, W] -> [B, T, H, W].
 
-    For a semantic model it is the log-odds of all classes against the background.
+    For a semantic model these are the log-odds of all classes against the background.
     """
     if logits.shape[2] == 1:
         return logits[:, :, 0]

@@ -1,35 +1,34 @@
-"""How SNRP's weights and responses are distributed over space and channels (paper IV-E and figure 8)."""
-
-from __future__ import annotations
+"""SNRP's gates, and the feature norms before and after it, over space and channels (paper IV-E and figure 8)."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdavs_model.analysis.taps import record, response, snrp_modules
+from sdavs_model.analysis.hooks import feature_norm, record_calls, snrp_modules
 
 NUM_BINS = 40
 
 
 @dataclass(frozen=True)
 class LevelResponse:
-    """What SNRP did to one level of one clip."""
+    """Gates and feature norms of one level for one clip."""
 
     before: Tensor
-    """Response of SNRP's input, [T, h, w]."""
+    """Feature norm of SNRP's input, [T, h, w]."""
     after: Tensor
-    """Response of its output, [T, h, w]."""
+    """Feature norm of its output, [T, h, w]."""
     spatial_gate: Tensor | None
     """w_s, [T, h, w] in (0, 1); None without the spatial selector."""
     channel_gate: Tensor | None
-    """w_c, [T, C] in (0, 2), where 1 changes nothing; None without the channel selector."""
+    """w_c, [T, C] in (0, 2), 1 is neutral; None without the channel selector."""
 
-    def of_frames(self, chosen: Tensor) -> LevelResponse:
-        """Some of the frames. chosen: [T] bool."""
+    def of_frames(self, chosen: Tensor) -> Self:
+        """The chosen frames alone. chosen: [T] bool."""
         chosen = chosen.to(self.before.device)
-        return LevelResponse(
+        return type(self)(
             before=self.before[chosen],
             after=self.after[chosen],
             spatial_gate=None if self.spatial_gate is None else self.spatial_gate[chosen],
@@ -39,24 +38,25 @@ class LevelResponse:
 
 @torch.inference_mode()
 def snrp_responses(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[str, LevelResponse]:
-    """{level: response} of one clip; "1" is the largest level.
+    """Run a clip once and return what SNRP did, by level; level "1" is the largest.
 
     Args:
         model: an `SDAVS` in eval mode.
-        frames: [1, T, 3, H, W]. log_mel: [1, T, 1, 96, 64].
+        frames: [1, T, 3, H, W].
+        log_mel: [1, T, 1, 96, 64].
 
     Raises:
         ValueError: the model has no SNRP.
     """
     modules = snrp_modules(model)
-    with record(modules) as calls:
+    with record_calls(modules) as calls:
         model(frames, log_mel)
     found = {}
     for name, call in calls.items():
         spatial, channel = call.output.spatial_gate, call.output.channel_gate
         found[name] = LevelResponse(
-            before=response(call.args[0])[0],
-            after=response(call.output.video)[0],
+            before=feature_norm(call.args[0])[0],
+            after=feature_norm(call.output.video)[0],
             spatial_gate=None if spatial is None else spatial[0, :, 0].float(),
             channel_gate=None if channel is None else channel[0].float(),
         )
@@ -64,18 +64,18 @@ def snrp_responses(model: nn.Module, frames: Tensor, log_mel: Tensor) -> dict[st
 
 
 def contrast(values: Tensor, mask: Tensor) -> float:
-    """Mean over the sounding objects divided by the mean over the rest; NaN if either is not there.
+    """Mean over the sounding objects divided by the mean over the rest; NaN if one of the two is empty.
 
     Args:
         values: [T, h, w], 0 and above.
         mask: [T, H, W] of {0, 1}; averaged onto the grid of `values`.
     """
-    inside = _shares(mask, values)
+    inside = _object_fraction(mask, values)
     return float(_weighted_mean(values, inside) / _weighted_mean(values, 1 - inside))
 
 
 class LevelDistribution:
-    """The distributions of one level over a data set."""
+    """Distributions of one level's gates over a data set."""
 
     def __init__(self) -> None:
         self._inside = torch.zeros(NUM_BINS)
@@ -93,12 +93,12 @@ class LevelDistribution:
         return bool(self._channel_gates)
 
     def update(self, found: LevelResponse, mask: Tensor, valid: Tensor) -> dict[str, float]:
-        """Add a clip; returns its contrasts of response (before, after) and of the spatial gate.
+        """Add a clip and return its contrasts of the feature norm (before, after) and of the spatial gate.
 
         Args:
-            found: of the clip.
+            found: the clip's, of this level.
             mask: [T, H, W].
-            valid: [T] bool, the frames that have a mask; the others are not looked at.
+            valid: [T] bool, the frames that have a mask; the others are left out.
         """
         found, mask = found.of_frames(valid), mask[valid]
         row = {
@@ -107,7 +107,7 @@ class LevelDistribution:
         }
         if found.spatial_gate is not None:
             row["gate_contrast"] = contrast(found.spatial_gate, mask)
-            inside = _shares(mask, found.spatial_gate)
+            inside = _object_fraction(mask, found.spatial_gate)
             bins = (found.spatial_gate * NUM_BINS).long().clamp(0, NUM_BINS - 1).flatten().cpu()
             self._inside.index_add_(0, bins, inside.flatten().cpu())
             self._outside.index_add_(0, bins, 1 - inside.flatten().cpu())
@@ -116,18 +116,18 @@ class LevelDistribution:
         return row
 
     def spatial_histogram(self) -> tuple[Tensor, Tensor]:
-        """Shares of positions by weight, 40 bins over (0, 1): on sounding objects, and elsewhere. Each sums to 1."""
+        """Histograms of w_s over positions, 40 bins over (0, 1): on sounding objects, and elsewhere. Each sums to 1."""
         return tuple(h / h.sum().clamp_min(1e-12) for h in (self._inside, self._outside))  # type: ignore[return-value]
 
     def channel_gates(self) -> Tensor:
-        """w_c of all seconds: [seconds, C]."""
+        """w_c of all seconds, [seconds, C]."""
         return torch.cat(self._channel_gates)
 
     def numbers(self) -> dict[str, float]:
-        """Means and spreads of both gates; a selector that the model lacks is absent.
+        """Means and standard deviations of both gates; those of a selector that the model lacks are absent.
 
-        `channel_std_over_channels`: how unlike the channels are; `channel_std_over_seconds`: how much one
-        channel's weight follows the sound. Suppressed and enhanced are weights below 0.8 and above 1.2.
+        `channel_std_over_channels` says how much the channels differ, `channel_std_over_seconds` how much one
+        channel's weight varies with the sound. Suppressed and enhanced are weights below 0.8 and above 1.2.
         """
         found: dict[str, float] = {}
         if self.has_spatial:
@@ -145,8 +145,8 @@ class LevelDistribution:
         return found
 
 
-def _shares(mask: Tensor, like: Tensor) -> Tensor:
-    """[T, H, W] -> the object's share of each position of the coarser grid [T, h, w]."""
+def _object_fraction(mask: Tensor, like: Tensor) -> Tensor:
+    """The object's fraction of each cell of a coarser grid: [T, H, W] -> [T, h, w]."""
     height, width = like.shape[-2:]
     return F.adaptive_avg_pool2d(mask.float(), (height, width)).to(like.device)
 

@@ -1,6 +1,4 @@
-"""Noise under a clip's sound (paper IV-D and Table IX): Brownian, a moving train, or any recording."""
-
-from __future__ import annotations
+"""Noise mixed into a clip's sound (paper IV-D and Table IX): Brownian, a moving train, or any recording."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,31 +6,31 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from sdavs_model.audio_control import ReplacedSound
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.core.clip import SAMPLE_RATE
 from sdavs_model.data.realav.asset_library import ASSETS_FOLDER
-from sdavs_model.engine import OtherSound
 
 PAPER_FACTOR = 0.1
 """The paper's scaling factor."""
 ORIGINAL = "original audio"
 """Name of the condition without added noise."""
 LOWEST_HZ = 20.0
-"""Brownian noise begins here (our choice: the lower limit of hearing). Without a limit nearly all of its energy
-would lie in a drift of fractions of a hertz, which nobody hears and which would use up the level."""
+"""Lowest frequency of Brownian noise (our choice: the lower limit of hearing). Without a limit nearly all of its
+energy would lie in an inaudible drift of fractions of a hertz."""
 TRAIN_RECORDING = ASSETS_FOLDER / "noises" / "moving_train_03.flac"
 """A recording of a moving train that the bundled data set's training split does not use."""
 
 
 class Noise(Protocol):
-    """A kind of noise; the same index gives the same samples."""
+    """A kind of noise; the same clip index gives the same samples."""
 
     def __call__(self, num_samples: int, index: int) -> np.ndarray:
         """[num_samples] float32 for clip `index`, peak 1."""
 
 
 class BrownianNoise:
-    """Noise whose power falls by 6 dB an octave (amplitude 1 / f), drawn anew for each clip."""
+    """Noise whose power falls by 6 dB an octave (amplitude 1 / f), drawn for each clip."""
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
@@ -46,14 +44,14 @@ class BrownianNoise:
 
 
 class RecordedNoise:
-    """A recording, repeated as needed, from a place that differs from clip to clip.
+    """A recording, looped, from a random offset for each clip.
 
     Args:
         path: any sound file; mixed to mono at 16 kHz.
-        seed: of the places.
+        seed: of the offsets.
 
     Raises:
-        ValueError: the file is missing, corrupt, or silent.
+        ValueError: the file is missing, corrupt or silent.
     """
 
     def __init__(self, path: str | Path = TRAIN_RECORDING, *, seed: int) -> None:
@@ -75,14 +73,14 @@ def add_scaled(waveform: np.ndarray, noise: np.ndarray, factor: float) -> np.nda
 def add_at_snr(waveform: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """waveform + noise at a ratio of their mean powers over the whole clip, in dB.
 
-    A clip without any sound stays as it is: no level of noise has the ratio.
+    A silent clip is returned unchanged: no level of noise has the ratio.
     """
     gain = rms(waveform) / rms(noise) * 10 ** (-snr_db / 20)
     return waveform + np.float32(gain) * noise
 
 
 def snr_of_factor(waveform: np.ndarray, noise: np.ndarray, factor: float) -> float:
-    """The signal-to-noise ratio in dB that `add_scaled` makes; -inf for a clip without sound."""
+    """The signal-to-noise ratio in dB that results from `add_scaled`; -inf for a silent clip."""
     level = rms(waveform)
     return float(20 * np.log10(level / (factor * rms(noise)))) if level > 0 else float("-inf")
 
@@ -92,17 +90,17 @@ def rms(waveform: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
-class NoisySound(OtherSound):
-    """Clips with noise under their own sound.
+class NoisySound(ReplacedSound):
+    """Clips with noise added to their own sound.
 
     Args:
         clips: a data set that gives `waveform(index)` and has a `preprocessor`, such as `TrainingClips`.
-        noise: which noise.
-        factor: for `add_scaled`; or
-        snr_db: for `add_at_snr`. One of the two.
+        noise: the noise.
+        factor: mix with `add_scaled`; or
+        snr_db: mix with `add_at_snr`. Exactly one of the two.
 
     Raises:
-        ValueError: on reading, a clip has no sound file (stored log-mel features cannot be mixed).
+        ValueError: in `replace_sound`, a clip has no sound file (stored log-mel features cannot be mixed).
     """
 
     def __init__(
@@ -112,7 +110,7 @@ class NoisySound(OtherSound):
         super().__init__(clips)
         self.noise, self.factor, self.snr_db = noise, factor, snr_db
 
-    def hear(self, index: int, log_mel: Tensor) -> Tensor:
+    def replace_sound(self, index: int, log_mel: Tensor) -> Tensor:
         waveform = self.clips.waveform(index)
         noise = self.noise(len(waveform), index)
         if self.factor is not None:
@@ -124,12 +122,12 @@ class NoisySound(OtherSound):
 
 
 def factor_condition(noise: str) -> str:
-    """The name of the condition with a noise at the paper's factor."""
+    """Name of the condition with a noise at the paper's factor."""
     return f"{noise} x {PAPER_FACTOR}"
 
 
 def snr_condition(noise: str, snr_db: int) -> str:
-    """The name of the condition with a noise at a ratio in dB."""
+    """Name of the condition with a noise at a signal-to-noise ratio in dB."""
     return f"{noise} {snr_db} dB"
 
 

@@ -1,6 +1,4 @@
-"""One clip under several sounds: J, F and the false sounding rate of each."""
-
-from __future__ import annotations
+"""J, F and false sounding rate of one clip under several sounds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,34 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdavs_model.analysis.taps import sounding_logits
+from sdavs_model.analysis.hooks import sounding_logits
+from sdavs_model.data.core.clip import IGNORED
 from sdavs_model.metrics.object import best_fscore, mask_iou
-
-IGNORED = 255
-"""Mask value of pixels that no score counts."""
 
 
 @dataclass(frozen=True)
 class ClipScore:
-    """What a model scored on one clip with one sound."""
+    """A model's scores on one clip with one sound."""
 
     miou: float
-    """J against the clip's own masks, AVSBench's rule; its mean over clips is M_J of `ObjectMetrics`."""
+    """J against the clip's own masks as AVSBench computes it; its mean over clips is M_J of `ObjectMetrics`."""
     fscore: float
-    """F, likewise."""
+    """F, likewise; the threshold is the best of this clip."""
     probability: Tensor
-    """Of "sounds at all": [T, H, W], on the CPU."""
+    """Probability of "sounds at all": [T, H, W], on the CPU."""
 
 
 @torch.inference_mode()
 def score_clip(
     model: nn.Module, item: Mapping[str, Any], sounds: Mapping[str, Tensor], *, device: torch.device | str
 ) -> dict[str, ClipScore]:
-    """Score one clip once for each sound.
+    """Score one clip once with each sound.
 
     Args:
         model: in eval mode, on `device`.
-        item: of a data set; its own sound is not looked at.
+        item: of a data set; its own sound is not used.
         sounds: log_mel [T, 1, 96, 64] by name.
 
     Returns:
@@ -53,19 +49,20 @@ def score_clip(
 
 
 def sounding_masks(item: Mapping[str, Any]) -> Tensor:
-    """[T, H, W] bool: the pixels of `item` that sound, of whatever class."""
+    """The pixels of `item` that sound, of any class: [T, H, W] bool."""
     return (item["masks"] > 0) & (item["masks"] != IGNORED)
 
 
 def annotated(item: Mapping[str, Any]) -> Tensor:
-    """[T] bool: the frames of `item` that have a mask; all of them where the data set leaves none out."""
+    """The frames of `item` that have a mask, [T] bool; all of them if the data set annotates every frame."""
     return item.get("valid", torch.ones(len(item["masks"]), dtype=torch.bool))
 
 
-def marked_share(probability: Tensor) -> Tensor:
-    """The share of each frame's pixels that are marked: [T, H, W] -> [T].
+def marked_fraction(probability: Tensor) -> Tensor:
+    """The fraction of each frame's pixels that are predicted to sound, at threshold 0.5: [T, H, W] -> [T].
 
-    Where nothing visible sounds every one of them is wrong: the mean over such frames is the false sounding
-    rate (our measure; on such frames J is 1 less this share).
+    In frames in which nothing visible sounds all of them are false positives. Their mean over such frames is the
+    false sounding rate (our measure; it equals AVSBench-Robust's false positive rate, see `metrics.robust`; J of
+    such a frame is 1 minus this fraction).
     """
     return (probability > 0.5).float().mean((-2, -1))
