@@ -12,6 +12,7 @@ from ray import serve
 from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.http.ingress import Ingress
+from sdavs_serve.http.webhook import MAX_READING
 from sdavs_serve.inference.predictor import Predictor
 from sdavs_serve.rollout.controller import RolloutController
 from sdavs_serve.rollout.state import SLOTS
@@ -19,6 +20,8 @@ from sdavs_serve.rollout.state import SLOTS
 logger = logging.getLogger("ray.serve")
 
 INGRESS, CONTROLLER, MODEL = "ingress", "rollout", "model-{slot}"
+
+SURPLUS = 32
 
 
 def build(args: dict) -> serve.Application:
@@ -46,12 +49,12 @@ def build(args: dict) -> serve.Application:
     controller = serve.deployment(
         name=CONTROLLER, ray_actor_options={"num_cpus": 0}, health_check_period_s=2
     )(RolloutController).bind(config, slots)
-    # The ingress itself refuses surplus requests, with a body that names the limit, so Serve must not refuse earlier.
-    # The surplus keeps the probes responsive.
+    # The ingress itself refuses surplus requests, with a body that names the limit, so Serve must not refuse earlier:
+    # whatever uploads, requests and webhooks hold, SURPLUS slots are left for probes and refusals.
     ingress = serve.deployment(
         name=INGRESS,
         num_replicas=config.ingress_replicas,
-        max_ongoing_requests=4 * config.max_requests + 16,
+        max_ongoing_requests=config.max_uploads + config.max_requests + MAX_READING + SURPLUS,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=2,
     )(Ingress)

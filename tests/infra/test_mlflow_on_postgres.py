@@ -18,7 +18,7 @@ import pytest
 import requests
 import yaml
 from sdavs_platform.local import postgres
-from sdavs_serve.http.auth import check_webhook
+from sdavs_serve.http.webhook import check_signature
 from starlette.datastructures import Headers
 from waiting import patience, wait_until
 
@@ -239,7 +239,7 @@ def test_moving_the_alias_calls_the_endpoint_with_a_signature_that_it_accepts(si
     wait_until(lambda: site.webhooks, what="MLflow's webhook")
     headers, body = site.webhooks[0]
     (tmp_path / "secret").write_text(site.secrets["endpoint-webhook"]["secret"])
-    check_webhook(Headers(headers), body, secret_file=tmp_path / "secret")
+    check_signature(Headers(headers), body, secret_file=tmp_path / "secret")
 
 
 def test_a_restored_backup_brings_runs_aliases_and_users_back(site: Site, run: str, tmp_path):

@@ -11,8 +11,9 @@ from mlflow.webhooks.delivery import _generate_hmac_signature
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.deployment import deploy
 from sdavs_serve.errors import RequestError
-from sdavs_serve.http.auth import Authentication, check_webhook
+from sdavs_serve.http.auth import Authentication
 from sdavs_serve.http.keys import KeyFile, keys_required
+from sdavs_serve.http.webhook import check_signature
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -34,7 +35,7 @@ def ask(keys: KeyFile, path: str, token: str | None = None, **headers: str) -> i
 
     async def send() -> int:
         app = Starlette(routes=[Route("/{path:path}", anything, methods=["GET", "POST"])])
-        guarded = Authentication(app, keys=keys, webhook_secret=keys.path)
+        guarded = Authentication(app, keys=keys, accepts_webhooks=True)
         transport = httpx.ASGITransport(app=guarded)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             bearer = {"Authorization": f"Bearer {token}"} if token else {}
@@ -143,11 +144,11 @@ def test_a_webhook_is_believed_if_mlflow_signed_it_lately(tmp_path):
             }
         )
 
-    check_webhook(headers("{}", time.time()), b"{}", secret_file=secret)
+    check_signature(headers("{}", time.time()), b"{}", secret_file=secret)
     for wrong in (
         (headers("{}", time.time()), b"{1}"),
         (headers("{}", time.time() - 3600), b"{}"),
         (headers("{}", time.time(), key="other"), b"{}"),
     ):
         with pytest.raises(RequestError, match="wrong or old"):
-            check_webhook(*wrong, secret_file=secret)
+            check_signature(*wrong, secret_file=secret)

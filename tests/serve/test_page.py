@@ -146,7 +146,7 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser, tmp_path):
     keys = KeyFile(tmp_path / "keys.json")
     token = keys.add("segment")
     app = FastAPI()
-    app.add_middleware(Authentication, keys=keys, webhook_secret=None)
+    app.add_middleware(Authentication, keys=keys)
     handle_problems(app)
     add_page(app, ServeConfig())
     port = free_port()

@@ -93,6 +93,15 @@ class ServeConfig(Section):
     max_upload_mb: Annotated[float, Field(gt=0)] = 64.0
     """Largest accepted request body, in megabytes."""
 
+    max_uploads: Annotated[int, Field(ge=1)] = 32
+    """Uploads that one ingress replica receives at once, besides `max_requests`; one more gets 429 with Retry-After."""
+
+    upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time for receiving one upload, in seconds; then 408."""
+
+    min_upload_kb_s: Annotated[float, Field(gt=0)] = 8.0
+    """Slowest accepted upload, in kilobytes a second on average after its first ten seconds; slower ones get 408."""
+
     max_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest accepted clip, in seconds."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -16,14 +17,15 @@ from sdavs_platform.config.serve import ServeConfig
 import sdavs_serve
 from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.errors import NoModel, RequestError
-from sdavs_serve.http.admission import Admission
-from sdavs_serve.http.auth import Authentication, check_webhook
+from sdavs_serve.http.admission import Admission, UploadLimits
+from sdavs_serve.http.auth import Authentication
 from sdavs_serve.http.form import MEDIA_TYPES, SegmentForm, negotiate
 from sdavs_serve.http.keys import KeyFile, keys_required
 from sdavs_serve.http.metrics import Metrics, RequestMetrics
 from sdavs_serve.http.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.http.problems import handle_problems
 from sdavs_serve.http.segmenter import Segmenter
+from sdavs_serve.http.webhook import Webhooks, is_plausible
 from sdavs_serve.inference.dispatch import Dispatcher
 from sdavs_serve.inference.router import Route, Router
 from sdavs_serve.inference.shadow import Observer
@@ -32,8 +34,6 @@ from sdavs_serve.page.routes import add_page
 from sdavs_serve.rollout.state import RolloutState, SlotName
 from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
 
-MAX_WEBHOOK_BYTES = 64_000
-
 KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
 """Describes the keys in OpenAPI and in /docs; `auth.Authentication` checks them."""
 
@@ -41,6 +41,7 @@ ERRORS = {
     401: "no key, or an unknown one",
     403: "a key for something else",
     406: "none of the accepted media types is offered",
+    408: "the upload is too slow; `limit` names the limit",
     409: "the version asked for by X-Model-Version is not loaded",
     413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
     415: "not a file of a kind that can be read",
@@ -117,11 +118,12 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    secret = Path(config.webhook_secret_file) if config.webhook_secret_file else None
+    webhooks = Webhooks(Path(config.webhook_secret_file)) if config.webhook_secret_file else None
+    limits = UploadLimits(**{field.name: getattr(config, field.name) for field in fields(UploadLimits)})
     # From the inside out: the one added last sees a request first.
-    app.add_middleware(Admission, max_requests=config.max_requests, max_upload_mb=config.max_upload_mb)
+    app.add_middleware(Admission, limits=limits)
     if keys_required(config):
-        app.add_middleware(Authentication, keys=KeyFile.of(config), webhook_secret=secret)
+        app.add_middleware(Authentication, keys=KeyFile.of(config), accepts_webhooks=webhooks is not None)
     app.add_middleware(RequestMetrics, metrics=metrics)
     handle_problems(app)
     add_page(app, config)
@@ -171,8 +173,8 @@ def create_app(
     @app.post("/v1/rollout/nudge", status_code=202, dependencies=keyed)
     async def nudge_rollout(request: Request) -> Health:
         """Look the alias up now, instead of at the next poll. MLflow's webhook may call this."""
-        if secret and "x-mlflow-signature" in request.headers:
-            check_webhook(request.headers, await _small_body(request), secret_file=secret)
+        if webhooks and is_plausible(request.headers):
+            await webhooks.check(request)
         await nudge()
         return Health(status="ok")
 
@@ -205,16 +207,6 @@ def _pieces(body: IO[bytes]) -> Iterator[bytes]:
         body.seek(0)
         while piece := body.read(1 << 20):
             yield piece
-
-
-async def _small_body(request: Request) -> bytes:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_WEBHOOK_BYTES:
-            detail = f"a webhook of more than {MAX_WEBHOOK_BYTES} bytes"
-            raise RequestError(status=413, kind="too_large", detail=detail)
-    return body
 
 
 def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStatus:
