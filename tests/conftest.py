@@ -1,8 +1,18 @@
-"""What holds for all tests: limits that fit the machine, and how pytest-xdist hands the files out."""
+"""What holds for all tests: their markers, limits that fit the machine, how pytest-xdist hands the files out."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from waiting import patience, slowness
 from xdist.scheduler import LoadFileScheduling
+
+STARTED_BY = {
+    "cluster": {"two_cpus", "nodes", "cluster", "stack", "shell"},
+    "server": {"server", "start", "site", "environment"},
+    "browser": {"browser"},
+}
+"""Markers, and the fixtures that make them true of a test; `slow` is the only one that a test file itself sets."""
 
 
 class OneEndpoint(LoadFileScheduling):
@@ -24,10 +34,31 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"limits: {slowness():g} times those of the reference machine (tests/waiting.py)"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest itself selects by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("timeout") is not None:  # chosen by hand
-        return
     for item in items:
-        marker = item.get_closest_marker("timeout")
-        limit = marker.args[0] if marker else float(config.getini("timeout"))
-        item.add_marker(pytest.mark.timeout(patience(limit)), append=False)
+        for name, fixtures in STARTED_BY.items():
+            if fixtures & set(item.fixturenames):
+                item.add_marker(name)
+        if config.getoption("timeout") is None:
+            marker = item.get_closest_marker("timeout")
+            limit = marker.args[0] if marker else float(config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(patience(limit)), append=False)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    # Not for the session: while it is there, the thread has an event loop, and no test could start another.
+    from chromium import launched
+
+    with launched() as started:
+        yield started
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "browser" in report.keywords]
+    if skipped:
+        from chromium import MISSING
+
+        terminalreporter.section("NO BROWSER", red=True, bold=True)
+        terminalreporter.line(f"{MISSING}: {len(skipped)} tests of pages did not run.", red=True, bold=True)

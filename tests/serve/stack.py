@@ -19,6 +19,7 @@ import torch
 from cryptography.fernet import Fernet
 from prometheus_client.parser import text_string_to_metric_families
 from ray._raylet import GcsClient
+from running import kill_family
 from sdavs_platform.config.serve import RolloutConfig
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_platform.local import stack as local
@@ -265,7 +266,6 @@ def running_stack(**changes: object) -> Iterator[Stack]:
         finally:
             # Nothing is to be saved, so Ray need not take its time; how it is asked to end is tested elsewhere.
             if made.head:
-                children = psutil.Process(made.head).children(recursive=True)
-                kill([made.head, *(child.pid for child in children)])
+                kill_family(made.head)
             local.down(say=print, home=folder)
             shutil.rmtree(folder, ignore_errors=True)

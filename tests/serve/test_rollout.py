@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from drill import deployment_of, promote_soon, reach, replaced
+from moments import deployment_of, promote_soon, reach, replaced
 from safetensors.torch import load_file, save_file
 from stack import kill
 from traffic import traffic
@@ -52,7 +52,7 @@ def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_
 
 
 def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, make_video):
-    """Every moment with every victim, each in a rollout of its own: `python tests/serve/drill.py`.
+    """Every moment with every victim, each in a rollout of its own: `python tests/drills/kill_in_rollout.py`.
 
     The version has the same files as the one that the test before has left warm, and is not to be taken for it.
     """

@@ -24,11 +24,13 @@ NUM_FRAMES = 5
 def version(stack):
     """A semantic version that took over from the binary one; afterwards that one serves again."""
     before, semantic = stack.serving(), stack.register(seed=1, semantic=True)
-    stack.promote(semantic)
-    stack.until(lambda state: state.served.version == semantic and state.phase == "idle")
-    yield semantic
-    stack.promote(before)
-    stack.until(lambda state: state.served.version == before)
+    try:
+        stack.promote(semantic)
+        stack.until(lambda state: state.served.version == semantic and state.phase == "idle")
+        yield semantic
+    finally:
+        stack.promote(before)
+        stack.until(lambda state: state.served.version == before)
 
 
 @pytest.fixture(scope="module")

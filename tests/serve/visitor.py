@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,8 +9,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from sdavs_serve.page.routes import POLICY
 from waiting import patience
-
-CHROMIUM = shutil.which("chromium")
 
 
 def opened_page(browser: Browser, address: str, key: str, **device: object) -> Iterator[Page]:

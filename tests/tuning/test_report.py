@@ -34,16 +34,6 @@ def search(tmp_path_factory):
     return store, build_report(store, folder=folder / "page")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 def opened(browser, path, width):
     page = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
     problems = []

@@ -1,7 +1,7 @@
 """Kill the controller, a copy of the candidate or one of the served version in every moment of a rollout, under load.
 
-    .venv/bin/python tests/serve/drill.py
-    .venv/bin/python tests/serve/drill.py --moments canary switch --victims served
+    .venv/bin/python tests/drills/kill_in_rollout.py
+    .venv/bin/python tests/drills/kill_in_rollout.py --moments canary switch --victims served
 
 Starts Ray, MLflow and an endpoint of its own. Each line is one rollout: who was killed when, and what came of it. On a
 busy machine a moment of milliseconds may be over before it was seen; then the next rollout takes its place.
@@ -10,64 +10,21 @@ busy machine a moment of milliseconds may be over before it was seen; then the n
 import argparse
 import itertools
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from pathlib import Path
 
-from sdavs_serve.rollout.state import RolloutState
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "serve"))
+
+from moments import Missed, deployment_of, promote_soon, reach, replaced
 from stack import Stack, kill, running_stack
 from traffic import traffic
+from uploads import write_video
 from waiting import wait_until
 
 MOMENTS = ("verify", "load", "warm-up", "golden", "shadow", "canary", "switch")
 """The phases in their order; the warm-up is the end of the load, and the switch is the first moment after it."""
 
 VICTIMS = ("controller", "candidate", "served")
-
-WARM_UP_S = 0.3
-"""After the load has begun; the small models of the tests are in their warm-up then."""
-
-
-def promote_soon(stack: Stack, version: int) -> None:
-    """Promote without waiting for MLflow's answer: the verification may be over before it comes."""
-    threading.Thread(target=stack.promote, args=(version,)).start()
-
-
-class Missed(Exception):
-    """The moment was over before it was seen."""
-
-
-def reach(stack: Stack, moment: str, version: int) -> RolloutState:
-    """The document as soon as the rollout of `version` is there."""
-    phase = {"warm-up": "load", "switch": "idle"}.get(moment, moment)
-
-    def found() -> RolloutState | None:
-        state = stack.document()
-        tried = state.served if moment == "switch" else state.candidate
-        if tried and tried.version == version and state.phase == phase:
-            return state
-        if state.phase == "idle" and state.served and state.served.version == version:
-            raise Missed(f"{moment} of version {version}")
-        return None
-
-    state = wait_until(found, what=moment, every=0.005, details=lambda: stack.document())
-    time.sleep(WARM_UP_S if moment == "warm-up" else 0)
-    return state
-
-
-def deployment_of(victim: str, state: RolloutState) -> str:
-    """Who that is now; after the switch the candidate's slot is that of the version before."""
-    return {"controller": "rollout", "candidate": f"model-{state.other}", "served": f"model-{state.active}"}[
-        victim
-    ]
-
-
-def replaced(stack: Stack, deployment: str, gone: Sequence[int]) -> list[int]:
-    """Wait until Serve has started another process in the place of those that are gone."""
-    return wait_until(
-        lambda: [number for number in stack.processes(deployment) if number not in gone],
-        what=f"{deployment} to come back",
-    )
 
 
 def both_answer(stack: Stack, video: bytes) -> None:
@@ -112,8 +69,6 @@ def main() -> None:
     parser.add_argument("--moments", nargs="+", choices=MOMENTS, default=MOMENTS, help="default: all")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS, help="default: all")
     flags = parser.parse_args()
-    from conftest import write_video
-
     with running_stack() as stack:
         # Three in turn: the version before is always warm, and would be switched to at once.
         versions = itertools.cycle(

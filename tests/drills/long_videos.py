@@ -1,21 +1,27 @@
 """Send videos of growing length to a real endpoint and watch the memory of every process that has to do with them.
 
-    .venv/bin/python tests/serve/long_videos.py
-    .venv/bin/python tests/serve/long_videos.py --minutes 1 60 --accept video/mp4
+    .venv/bin/python tests/drills/long_videos.py
+    .venv/bin/python tests/drills/long_videos.py --minutes 1 60 --accept video/mp4
 
 Starts Ray, MLflow and an endpoint of its own. Prints, for each length, the most that each process held, in MB.
 """
 
 import argparse
 import contextlib
+import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
+
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "serve"))
+
 from stack import Stack, running_stack
+from uploads import write_video
 
 LIMITS = {
     "max_seconds": 7200,
@@ -61,8 +67,6 @@ def main() -> None:
         "--accept", default="application/json", help="form of the answer (default: %(default)s)"
     )
     flags = parser.parse_args()
-    from conftest import write_video
-
     with running_stack(**LIMITS) as stack:
         stack.post(video=write_video(10), accept=flags.accept)  # what is set up once is no growth
         print(f"{'video':>8} {'upload':>9} {'answer':>9} {'took':>7}   ingress  decoder    model", flush=True)
