@@ -6,16 +6,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from sdavs_model.data.core.orientation import exif_orientation, upright
+
 
 def read_image(path: Path, mode: str | None = None) -> np.ndarray:
-    """One picture as stored (palette files keep their indices), or converted to a PIL mode such as "RGB".
+    """One picture, upright as its EXIF says; as stored (palette files keep their indices) or in a PIL mode like "RGB".
 
     Raises:
         ValueError: missing or corrupt; names the file.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image if mode is None else image.convert(mode))
+            pixels = np.asarray(image if mode is None else image.convert(mode))
+            return upright(pixels, exif_orientation(image))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
 

@@ -1,0 +1,99 @@
+"""Pictures as a viewer or player shows them: turned, mirrored and stretched as their file says.
+
+Cameras store pictures as the sensor lies and note how to turn them: photographs in EXIF, videos in a display matrix.
+Both name one of the same eight orientations, numbered from 1 to 8 in EXIF (its tag 274).
+"""
+
+import struct
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    # PyAV takes a moment to import, and data sets of pictures and wav files need none of it.
+    import av
+
+UPRIGHT = 1
+EXIF_ORIENTATION = 274
+
+# Where the stored axes point when shown, (right: x, y; down: x, y), in EXIF's order.
+_AXES = {
+    (1, 0, 0, 1): 1,
+    (-1, 0, 0, 1): 2,
+    (-1, 0, 0, -1): 3,
+    (1, 0, 0, -1): 4,
+    (0, 1, 1, 0): 5,
+    (0, 1, -1, 0): 6,
+    (0, -1, -1, 0): 7,
+    (0, -1, 1, 0): 8,
+}
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """1 to 8 as a picture's EXIF says; 1 where it says nothing or nonsense."""
+    orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
+    return orientation if orientation in _AXES.values() else UPRIGHT
+
+
+def matrix_orientation(matrix: bytes) -> int:
+    """1 to 8 for FFmpeg's display matrix (nine 32-bit integers); other angles count as the nearest right angle."""
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        axes = (_sign(a), 0, 0, _sign(d))
+    else:
+        axes = (0, _sign(b), _sign(c), 0)
+    return _AXES.get(axes, UPRIGHT)
+
+
+def shown_size(
+    width: int, height: int, orientation: int = UPRIGHT, pixel_aspect: Fraction | None = None
+) -> tuple[int, int]:
+    """Width and height of a stored picture when it is shown.
+
+    Args:
+        width: of the stored picture.
+        height: of the stored picture.
+        orientation: 1 to 8.
+        pixel_aspect: width / height of a stored pixel; None for square ones. It changes the width, as in FFmpeg.
+    """
+    if pixel_aspect:
+        width = max(1, round(width * pixel_aspect))
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+def upright(
+    pixels: np.ndarray, orientation: int = UPRIGHT, pixel_aspect: Fraction | None = None
+) -> np.ndarray:
+    """A stored picture [H, W] or [H, W, 3] as it is shown; arguments as in `shown_size`."""
+    if pixel_aspect and pixel_aspect != 1:
+        size = shown_size(pixels.shape[1], pixels.shape[0], UPRIGHT, pixel_aspect)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def frame_orientation(frame: "av.VideoFrame") -> int:
+    """1 to 8 as a decoded frame's display matrix says; 1 where it has none."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return UPRIGHT if matrix is None else matrix_orientation(bytes(matrix))
+
+
+def shown_frame(frame: "av.VideoFrame", pixel_aspect: Fraction | None = None) -> np.ndarray:
+    """[H, W, 3] uint8 RGB: a decoded frame as a player shows it.
+
+    Args:
+        frame: of a video stream.
+        pixel_aspect: the stream's `sample_aspect_ratio`.
+    """
+    return upright(frame.to_ndarray(format="rgb24"), frame_orientation(frame), pixel_aspect)
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)
