@@ -20,7 +20,7 @@ from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.decoding import protocol
 from sdavs_serve.decoding.decoder import Job, MediaLimits
-from sdavs_serve.decoding.media import Sample
+from sdavs_serve.decoding.media import Sample, Timeline
 from sdavs_serve.errors import MediaError
 
 logger = logging.getLogger("ray.serve")
@@ -58,6 +58,8 @@ class Decoding:
         self._connection = connection
         self._job = job
         self._field = field
+        self.timeline: Timeline | None = None
+        """Of a video, after its last sample."""
 
     def samples(self) -> Iterator[Sample]:
         """The samples of the upload, in order of time. Raises MediaError as soon as something is wrong."""
@@ -85,6 +87,7 @@ class Decoding:
                 if message.what == "died":
                     raise self._death(message.body["signal"])
                 yield message
+            self.timeline = Timeline(**message.body) if message.body else None
         finally:
             self.close()
 

@@ -11,14 +11,14 @@ from typing import IO
 from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.decoding.media import Window, windows
-from sdavs_serve.decoding.sandbox import Sandbox, Upload
+from sdavs_serve.decoding.sandbox import Decoding, Sandbox, Upload
 from sdavs_serve.encoding.responses import SegmentedFrame, Writer
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.inference.dispatch import Dispatcher, VersionGone
 from sdavs_serve.inference.router import Route, Router
 from sdavs_serve.model_calls import Masks
 from sdavs_serve.rollout import store
-from sdavs_serve.schema import AnswerHead, Timings
+from sdavs_serve.schema import AnswerHead, Timeline, Timings
 
 logger = logging.getLogger("ray.serve")
 
@@ -104,7 +104,7 @@ class Segmenter:
                     await asyncio.to_thread(_write, writer, window, predicted)
                 num_frames += len(window.samples)
         with clock.time("encode"):
-            body = await asyncio.to_thread(writer.finish, clock.timings())
+            body = await asyncio.to_thread(writer.finish, clock.timings(), _timeline(decoding))
         return Segmented(
             body=body,
             media_type=writer.media_type,
@@ -113,6 +113,13 @@ class Segmenter:
             num_frames=num_frames,
             timings=clock.timings(),
         )
+
+
+def _timeline(decoding: Decoding) -> Timeline | None:
+    found = decoding.timeline
+    if found is None:
+        return None
+    return Timeline(picture_end_s=round(found.picture_end_s, 3), sound_end_s=round(found.sound_end_s, 3))
 
 
 def _write(writer: Writer, window: Window, predicted: Masks) -> None:
