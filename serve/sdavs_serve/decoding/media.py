@@ -25,12 +25,15 @@ from sdavs_serve.decoding.containers import (
     sound_format,
     video_format,
 )
-from sdavs_serve.decoding.pictures import PictureTrack, decode_picture
+from sdavs_serve.decoding.pictures import Moments, PictureTrack, decode_picture
 from sdavs_serve.decoding.sound import PacketTrack, SoundTrack, gapless
 from sdavs_serve.errors import MediaError
 
 PADDING_S = 0.1
 """How much longer than the pictures a sound may be without the last picture being held: codecs pad to whole packets."""
+
+END_SLACK_S = 0.5
+"""How much longer than `max_seconds` a video may announce to be: sound is padded to whole packets."""
 
 TRUNCATION_SLACK_S = 1.0
 """How much earlier than announced a video may end; muxers round, and the last frame's length is often unknown."""
@@ -144,7 +147,7 @@ def decode_video(
         with reading(field):
             pictures, sounds = (opened.enter_context(open_media(data, kind)) for _ in range(2))
         clock = Clock.of(pictures)
-        _check_end(clock.announced_end, fps, limits, field)
+        _check_moment(clock.announced_end - END_SLACK_S, limits, field)
         track = PictureTrack(pictures, start=clock.start, max_pixels=limits.max_pixels, field=field)
         heard: SoundTrack
         length: SoundTrack | PacketTrack
@@ -154,15 +157,16 @@ def decode_video(
             heard = opened.enter_context(_sound_file(sound))
             length = PacketTrack(sounds, start=clock.start, field=field)
         size: tuple[int, ...] | None = None
-        for index, picture in enumerate(_shown(track, length, fps)):
+        moments = Moments(fps=fps, announced_end=clock.announced_end)
+        for index, picture in enumerate(_shown(track, length, moments)):
             # Checked at every frame: a file may announce less than it holds, or jump ahead by a year.
-            _check_end((index + 1) / fps, fps, limits, field)
+            time_s = moments[index]
+            _check_moment(time_s, limits, field)
             if index >= limits.max_frames:
                 raise _too_many_frames(limits, field)
             if size is not None and picture.shape != size:
                 raise MediaError("unsupported", f"the picture changes size in frame {index}", field=field)
             size = picture.shape
-            time_s = (index + 0.5) / fps
             yield Sample(time_s=time_s, picture=picture, second=heard.second_around(time_s))
         sound_end = length.read_to_end(no_further_than=clock.announced_end or limits.max_seconds)
         # Either track may be shorter on purpose; a file that was cut short lacks the end of both.
@@ -177,13 +181,13 @@ def decode_video(
             on_end(Timeline(picture_end_s=track.end, sound_end_s=sound_end))
 
 
-def _shown(track: PictureTrack, sound: SoundTrack | PacketTrack, fps: float) -> Iterator[np.ndarray]:
-    """The track's pictures at (i + 0.5) / fps, then the last one for as long as the sound continues."""
+def _shown(track: PictureTrack, sound: SoundTrack | PacketTrack, moments: Moments) -> Iterator[np.ndarray]:
+    """The track's pictures at the moments, then the last one for as long as the sound continues."""
     index = 0
-    for picture in track.sampled(fps):
+    for picture in track.sampled(moments):
         yield picture
         index += 1
-    while sound.lasts_beyond(max((index + 0.5) / fps, track.end + PADDING_S)):
+    while sound.lasts_beyond(max(moments[index], track.end + PADDING_S)):
         yield picture
         index += 1
 
@@ -198,7 +202,7 @@ def decode_pictures(
     """
     if len(pictures) > limits.max_frames:
         raise _too_many_frames(limits, "frames")
-    _check_end(len(pictures) / fps, fps, limits, "frames")
+    _check_moment((len(pictures) - 0.5) / fps, limits, "frames")
     with _sound_file(sound) as track:
         size = None
         for index, data in enumerate(pictures):
@@ -242,10 +246,9 @@ def decode_stereo(data: Content, *, until: float) -> Iterator[np.ndarray]:
                 return
 
 
-def _check_end(end: float, fps: float, limits: Limits, field: str) -> None:
-    # Measured at the last sample, so that a file of 60.02 s passes a limit of 60: sound is padded to full packets.
-    if end - 0.5 / fps > limits.max_seconds:
-        detail = f"{math.ceil(end)} s long or longer; allowed: {limits.max_seconds:g} s"
+def _check_moment(time_s: float, limits: Limits, field: str) -> None:
+    if time_s > limits.max_seconds:
+        detail = f"{math.ceil(time_s)} s long or longer; allowed: {limits.max_seconds:g} s"
         raise MediaError("too_large", detail, field=field, limit="max_seconds")
 
 

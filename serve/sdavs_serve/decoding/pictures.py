@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -17,6 +18,25 @@ UNSPECIFIED = 2
 
 HD_HEIGHT = 720
 """Untagged pictures from this height on are BT.709."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """The moments of a video that are sampled: i in the middle of the time from i / fps to (i + 1) / fps.
+
+    A video that ends before the first of them is sampled in its middle instead.
+    """
+
+    fps: float
+    announced_end: float
+    """Length of the video according to its headers, in seconds; 0 if they do not say."""
+
+    def __getitem__(self, index: int) -> float:
+        """Moment `index`, in seconds."""
+        moment = (index + 0.5) / self.fps
+        if index == 0 and 0 < self.announced_end <= moment:
+            return self.announced_end / 2
+        return moment
 
 
 class PictureTrack:
@@ -49,8 +69,8 @@ class PictureTrack:
         codec = self._stream.codec_context
         _check_pixels(codec.width, codec.height, max_pixels, field)
 
-    def sampled(self, fps: float) -> Iterator[np.ndarray]:
-        """[H, W, 3] uint8 RGB: what is on screen at (i + 0.5) / fps for every i before the end; at least one.
+    def sampled(self, moments: Moments) -> Iterator[np.ndarray]:
+        """[H, W, 3] uint8 RGB: what is on screen at every moment before the end; at least one.
 
         Raises:
             MediaError: no picture, or one without a time stamp ("corrupt"), or one beyond `max_pixels`.
@@ -64,14 +84,14 @@ class PictureTrack:
             if frame.time is None:
                 raise MediaError("corrupt", "a picture has no time stamp", field=self._field)
             time = frame.time - self._start
-            while shown is not None and (index + 0.5) / fps < time:
+            while shown is not None and moments[index] < time:
                 yield _as_displayed(shown, shown_size)
                 index += 1
             shown, shown_size = frame, size
             self.end = time + self._length(frame)
         if shown is None:
             raise MediaError("corrupt", "the video track holds no picture", field=self._field)
-        while (index + 0.5) / fps < self.end or index == 0:
+        while moments[index] < self.end or index == 0:
             yield _as_displayed(shown, shown_size)
             index += 1
 

@@ -17,7 +17,6 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from ray import serve
 from ray.experimental import internal_kv
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -69,7 +68,11 @@ class Metrics:
             ["part"],
             registry=registry,
         )
-        self._replica = serve.get_replica_context().replica_id.unique_id
+        self._replica = ""
+
+    def publish(self, replica: str) -> None:
+        """Publish the numbers for the other replicas every `PUBLISH_S`, from now on, under this replica's name."""
+        self._replica = replica
         threading.Thread(target=self._publish, name="metrics", daemon=True).start()
 
     def text(self, state: RolloutState) -> bytes:
