@@ -131,6 +131,46 @@ def test_malformed_headers_are_refused_whoever_sends_them(endpoint):
     assert (short.status_code, short.json()["request_id"]) == (401, "x" * 128)
 
 
+def test_a_client_that_hangs_up_is_counted_as_499(endpoint):
+    """And not as 500, which raises an alarm."""
+
+    async def scenario() -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/segment",
+            "raw_path": b"",
+            "query_string": b"",
+        }
+        key = f"Bearer {endpoint.segment_key}".encode()
+        scope |= {"scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0"}, "server": ("test", 80)}
+        scope["headers"] = [(b"authorization", key), (b"content-type", b"multipart/form-data; boundary=x")]
+        waiting = asyncio.Event()
+
+        async def receive() -> dict:
+            waiting.set()
+            await asyncio.Event().wait()
+            return {}
+
+        async def send(message: dict) -> None:
+            raise AssertionError("nobody is there")
+
+        request = asyncio.create_task(endpoint.app(scope, receive, send))
+        await waiting.wait()
+        request.cancel()  # as Serve does
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(scenario())
+    counted = {
+        sample.labels["status"]: sample.value
+        for family in endpoint.metrics.requests.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {"499": 1}
+
+
 def small_png() -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(file, "PNG")

@@ -4,6 +4,7 @@ Every replica publishes its numbers in Ray's key-value store, and the one that i
 own metrics (queues, replicas, GPUs) at its own address; they are not repeated.
 """
 
+import asyncio
 import threading
 import time
 
@@ -27,6 +28,9 @@ SNAPSHOTS = "metrics/"
 PUBLISH_S = 2.0
 FORGET_S = 600.0
 """How long the numbers of an ingress that has ended are still reported."""
+
+HUNG_UP = 499
+"""Status of requests whose client has closed the connection, as nginx names it. Serve cancels them."""
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PATHS = {
@@ -130,6 +134,9 @@ class RequestMetrics:
         self._metrics.open.inc()
         try:
             await self._app(scope, receive, recorded)
+        except asyncio.CancelledError:
+            status = HUNG_UP
+            raise
         finally:
             self._metrics.open.dec()
             self._metrics.requests.labels(path, str(status)).inc()

@@ -80,6 +80,9 @@ class Segmenter:
                 detail=f"no answer within {self._config.timeout_s:g} s; send a shorter clip",
                 limit="timeout_s",
             ) from None
+        finally:
+            # Also if the client has hung up, which Serve reports by cancelling this call.
+            upload.stop_decoding()
         raise NoModel("the model is being replaced; try again", retry_after_s=1)
 
     async def _segment(self, upload: Upload, new_writer: NewWriter, route: Route) -> Segmented:
