@@ -18,11 +18,10 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from ray.experimental import internal_kv
+from sdavs_platform.ray_internals import kv_delete, kv_get, kv_keys, kv_put
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdavs_serve.rollout.state import SLOTS, RolloutState
-from sdavs_serve.rollout.store import NAMESPACE
 
 SNAPSHOTS = "metrics/"
 PUBLISH_S = 2.0
@@ -83,13 +82,13 @@ class Metrics:
         """All replicas' numbers and the rollout's, in Prometheus' text format."""
         self._put()
         merged: dict[str, Metric] = {}
-        for name in internal_kv._internal_kv_list(SNAPSHOTS, namespace=NAMESPACE):
-            content = internal_kv._internal_kv_get(name, namespace=NAMESPACE) or b"0\n"
+        for name in kv_keys(SNAPSHOTS):
+            content = kv_get(name) or b"0\n"
             written, _, text = content.decode().partition("\n")
             if time.time() - float(written) > FORGET_S:
-                internal_kv._internal_kv_del(name, namespace=NAMESPACE)
+                kv_delete(name)
                 continue
-            replica = name.decode().removeprefix(SNAPSHOTS)
+            replica = name.removeprefix(SNAPSHOTS)
             for family in text_string_to_metric_families(text):
                 whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
@@ -100,7 +99,7 @@ class Metrics:
 
     def _put(self) -> None:
         content = f"{time.time()}\n".encode() + generate_latest(self._registry)
-        internal_kv._internal_kv_put(SNAPSHOTS + self._replica, content, namespace=NAMESPACE)
+        kv_put(SNAPSHOTS + self._replica, content)
 
     def _publish(self) -> None:
         while True:
