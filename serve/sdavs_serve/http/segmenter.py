@@ -4,9 +4,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from sdavs_platform.config.serve import ServeConfig
 
@@ -21,6 +22,8 @@ from sdavs_serve.rollout import store
 from sdavs_serve.schema import AnswerHead, Timeline, Timings
 
 logger = logging.getLogger("ray.serve")
+
+T = TypeVar("T")
 
 NewWriter = Callable[[AnswerHead, list[str]], Writer]
 
@@ -51,6 +54,12 @@ class Segmenter:
         self._router = router
         self._dispatcher = dispatcher
         self._sandbox = sandbox
+        # Serve gives a replica as many threads as it has CPUs, plus four: slow uploads would hold up quick ones.
+        self._threads = ThreadPoolExecutor(2 * config.max_requests, thread_name_prefix="segmenter")
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Sockets, numpy and Pillow would block the event loop, so they run in threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def segment(self, upload: Upload, new_writer: NewWriter, *, pinned: int | None = None) -> Segmented:
         """All masks of an upload, all from one version of the model.
@@ -93,21 +102,20 @@ class Segmenter:
             threshold=upload.threshold if len(release.classes) == 2 else None,
         )
         writer, num_frames = new_writer(head, release.classes), 0
-        with closing(await asyncio.to_thread(self._sandbox.samples, upload)) as decoding:
+        with closing(await self._in_thread(self._sandbox.samples, upload)) as decoding:
             parts = windows(decoding.samples(), num_frames=release.num_frames)
             while True:
-                # Sockets, numpy and Pillow would block the event loop, so they run in threads.
                 with clock.time("decode"):
-                    window = await asyncio.to_thread(next, parts, None)
+                    window = await self._in_thread(next, parts, None)
                 if window is None:
                     break
                 with clock.time("model"):
                     predicted = await self._dispatcher.predict(route, window.clip, upload.threshold)
                 with clock.time("encode"):
-                    await asyncio.to_thread(_write, writer, window, predicted)
+                    await self._in_thread(_write, writer, window, predicted)
                 num_frames += len(window.samples)
         with clock.time("encode"):
-            body = await asyncio.to_thread(writer.finish, clock.timings(), _timeline(decoding))
+            body = await self._in_thread(writer.finish, clock.timings(), _timeline(decoding))
         return Segmented(
             body=body,
             media_type=writer.media_type,
