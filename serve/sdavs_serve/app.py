@@ -23,6 +23,10 @@ INGRESS, CONTROLLER, MODEL = "ingress", "rollout", "model-{slot}"
 
 SURPLUS = 32
 
+SMALL_CPUS = 0.1
+"""CPU cores reserved for an ingress replica and for the controller. Actors that reserve none land on Ray's head, too,
+which on Kubernetes offers no CPUs in order to be left alone."""
+
 
 def build(args: dict) -> serve.Application:
     """The application of a config, for `serve run`, `serve deploy` and KubeRay's `serveConfigV2`.
@@ -47,7 +51,7 @@ def build(args: dict) -> serve.Application:
         for slot in SLOTS
     }
     controller = serve.deployment(
-        name=CONTROLLER, ray_actor_options={"num_cpus": 0}, health_check_period_s=2
+        name=CONTROLLER, ray_actor_options={"num_cpus": SMALL_CPUS}, health_check_period_s=2
     )(RolloutController).bind(config, slots)
     # The ingress itself refuses surplus requests, with a body that names the limit, so Serve must not refuse earlier:
     # whatever uploads, requests and webhooks hold, SURPLUS slots are left for probes and refusals.
@@ -55,7 +59,7 @@ def build(args: dict) -> serve.Application:
         name=INGRESS,
         num_replicas=config.ingress_replicas,
         max_ongoing_requests=config.max_uploads + config.max_requests + MAX_READING + SURPLUS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": SMALL_CPUS},
         health_check_period_s=2,
     )(Ingress)
     return ingress.bind(config, slots, controller)

@@ -84,6 +84,17 @@ class Timings(Answer):
     """From the complete upload to the complete response."""
 
 
+class Timeline(Answer):
+    """Where the tracks of an uploaded video end, in seconds from the start of the first one.
+
+    Frames cover the longer one: the last picture is held while the sound continues; silence follows a shorter sound.
+    """
+
+    picture_end_s: float
+    sound_end_s: float
+    """End of its own sound, also if it was replaced; 0 if it has none."""
+
+
 class AnswerHead(Answer):
     """What a response says about all its frames."""
 
@@ -99,6 +110,8 @@ class SegmentAnswer(AnswerHead):
     """The response of POST /v1/segment: one mask for each sampled frame, in order of time."""
 
     frames: list[FrameMask]
+    timeline: Timeline | None = None
+    """Null if pictures were uploaded instead of a video."""
     timings_ms: Timings
 
     model_config = ConfigDict(
@@ -124,6 +137,7 @@ class SegmentAnswer(AnswerHead):
                         "area": 0.25,
                     }
                 ],
+                "timeline": {"picture_end_s": 1.0, "sound_end_s": 1.0},
                 "timings_ms": {"decode": 12.0, "model": 85.0, "encode": 3.0, "total": 100.0},
             }
         }

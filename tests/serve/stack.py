@@ -23,6 +23,7 @@ from running import kill_family
 from sdavs_platform.config.serve import RolloutConfig
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_platform.local import stack as local
+from sdavs_platform.ray_internals import NAMESPACE
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.registry import promote, register_artifact
 from sdavs_serve.deployment import deploy, wait_ready
@@ -167,8 +168,8 @@ class Stack:
 
     def document(self) -> RolloutState:
         """The rollout's document itself; `state` is what the ingress knew of it a moment ago."""
-        keys = self.gcs.internal_kv_keys(store.STATE.encode(), store.NAMESPACE)
-        content = self.gcs.internal_kv_get(max(keys), store.NAMESPACE)
+        keys = self.gcs.internal_kv_keys(store.STATE.encode(), NAMESPACE)
+        content = self.gcs.internal_kv_get(max(keys), NAMESPACE)
         return RolloutState.model_validate_json(content) if content else self.document()
 
     def serving(self) -> int | None:

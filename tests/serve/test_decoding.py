@@ -82,6 +82,18 @@ def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
     assert not alive
 
 
+def test_a_decoder_that_is_busy_is_killed_when_its_client_has_gone(make_video):
+    sandbox = Sandbox(LIMITS)
+    upload = upload_of(make_video(300))
+    next(sandbox.samples(upload).samples())
+    working = psutil.Process(sandbox.server).children(recursive=True)
+    working[-1].suspend()  # it reaches no message any more, as if it computed for ever
+    upload.stop_decoding()
+    _, alive = psutil.wait_procs(working, timeout=20)
+    assert not alive
+    sandbox.close()
+
+
 def test_decoders_know_no_secret_of_ours_and_can_open_nothing(make_video):
     sandbox = Sandbox(LIMITS)  # its own: another test's decoder may still be ending
     decoding = sandbox.samples(upload_of(make_video(300)))

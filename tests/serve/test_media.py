@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sdavs_platform.config.tree import ServeConfig
-from sdavs_serve.decoding.media import decode_pictures, decode_stereo, decode_video, heard_with, windows
+from sdavs_serve.decoding.media import decode_pictures, decode_stereo, decode_video, windows
 from sdavs_serve.encoding.overlay_video import OverlayVideoWriter
 from sdavs_serve.encoding.responses import COLOURS, SegmentedFrame, decode_rle, draw_overlay, encode_rle
 from sdavs_serve.errors import MediaError, RequestError
@@ -53,14 +53,14 @@ def test_a_wav_arrives_sample_for_sample(make_wav, make_png, chirp):
 def test_another_sound_takes_the_place_of_a_videos_own_and_silence_follows_it(make_video, make_wav, chirp):
     video = make_video(3)
     own = list(decode_video(video, fps=1, limits=LIMITS))
-    other = list(heard_with(iter(own), make_wav(-chirp[: RATE // 2])))
+    other = list(decode_video(video, fps=1, limits=LIMITS, sound=make_wav(-chirp[: RATE // 2])))
     written = np.int16(-chirp[: RATE // 2] * 32767).astype(np.float32) / 32768
     assert np.array_equal(other[0].second, np.pad(written, (0, RATE // 2)))
     assert not other[1].second.any()
     assert not other[2].second.any()
     assert all(np.array_equal(a.picture, b.picture) for a, b in zip(own, other, strict=True))
     with pytest.raises(MediaError, match="not a wav, flac, ogg or mp3") as refused:
-        list(heard_with(iter(own), b"a text"))
+        list(decode_video(video, fps=1, limits=LIMITS, sound=b"a text"))
     assert refused.value.field == "audio"
 
 

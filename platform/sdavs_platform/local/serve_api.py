@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from sdavs_platform.local.token import token_headers
+from sdavs_platform.ray_internals import dashboard_headers
 
 APPLICATION = "sdavs"
 """Name of the endpoint's Serve application."""
@@ -48,7 +48,7 @@ def remove(dashboard: str) -> None:
 def _request(method: str, dashboard: str, config: dict[str, Any] | None = None) -> httpx.Response:
     url = dashboard.rstrip("/") + PATH
     try:
-        answer = httpx.request(method, url, json=config, headers=token_headers(), timeout=TIMEOUT_S)
+        answer = httpx.request(method, url, json=config, headers=dashboard_headers(), timeout=TIMEOUT_S)
     except httpx.UnsupportedProtocol as error:
         raise ValueError(f"Ray dashboard {dashboard}: write the address as http://HOST:PORT") from error
     except httpx.TransportError as error:

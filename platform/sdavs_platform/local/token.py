@@ -19,20 +19,6 @@ def has_token() -> bool:
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or _token_file().is_file()
 
 
-def token_headers() -> dict[str, str]:
-    """The header that Ray's dashboard asks for; empty unless token authentication is on.
-
-    Raises:
-        ValueError: it is on and there is no token.
-    """
-    if os.environ.get(MODE) != "token":
-        return {}
-    if not has_token():
-        raise ValueError(f"{MODE} is token, but neither RAY_AUTH_TOKEN nor {_token_file()} holds one")
-    token = os.environ.get("RAY_AUTH_TOKEN") or _token_file().read_text()
-    return {"Authorization": f"Bearer {token.strip()}"}
-
-
 def _token_file() -> Path:
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return Path(path) if path else Path.home() / ".ray" / "auth_token"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sdavs_serve.decoding import protocol
-from sdavs_serve.decoding.media import decode_pictures, decode_stereo, decode_video, heard_with
+from sdavs_serve.decoding.media import Sample, Timeline, decode_pictures, decode_stereo, decode_video
 from sdavs_serve.errors import MediaError
 
 
@@ -62,7 +62,6 @@ def run(connection: socket.socket, file: int, *, confine: Callable[[Job, int], N
     try:
         for message in _messages(job, [content[start : start + length] for start, length in job.parts]):
             protocol.send(connection, message)
-        protocol.send(connection, protocol.Message(what="end"))
     except (MediaError, MemoryError) as error:
         refusal = error if isinstance(error, MediaError) else _too_much(job)
         body = {name: getattr(refusal, name) for name in ("kind", "detail", "field", "limit")}
@@ -76,17 +75,19 @@ def _too_much(job: Job) -> MediaError:
 
 
 def _messages(job: Job, parts: list[memoryview]) -> Iterator[protocol.Message]:
+    ends: list[Timeline] = []
     if job.what == "sound":
         for block in decode_stereo(parts[-1], until=job.until):
             yield protocol.Message(what="sound", arrays=(block,))
-        return
-    if job.what == "video":
-        samples = decode_video(parts[0], fps=job.fps, limits=job.limits)
-        if len(parts) > 1:
-            samples = heard_with(samples, parts[1])
     else:
-        samples = decode_pictures(parts[:-1], parts[-1], fps=job.fps, limits=job.limits)
-    for sample in samples:
-        yield protocol.Message(
-            what="sample", body={"time_s": sample.time_s}, arrays=(sample.picture, sample.second)
-        )
+        for sample in _samples(job, parts, ends.append):
+            arrays = (sample.picture, sample.second)
+            yield protocol.Message(what="sample", body={"time_s": sample.time_s}, arrays=arrays)
+    yield protocol.Message(what="end", body=asdict(ends[0]) if ends else {})
+
+
+def _samples(job: Job, parts: list[memoryview], on_end: Callable[[Timeline], None]) -> Iterator[Sample]:
+    if job.what == "pictures":
+        return decode_pictures(parts[:-1], parts[-1], fps=job.fps, limits=job.limits)
+    sound = parts[1] if len(parts) > 1 else None
+    return decode_video(parts[0], fps=job.fps, limits=job.limits, sound=sound, on_end=on_end)

@@ -11,6 +11,7 @@ import io
 import os
 import pkgutil
 import resource
+import select
 import signal
 import socket
 import sys
@@ -55,12 +56,23 @@ def _supervise(connection: socket.socket, file: int) -> None:
             traceback.print_exc()
         finally:
             os._exit(status)
+    _kill_without_client(child, connection)
     _, ended = os.waitpid(child, 0)
     if ended:
         died = {"signal": os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else 0}
         with contextlib.suppress(OSError):
             protocol.send(connection, protocol.Message(what="died", body=died))
     os._exit(0)
+
+
+def _kill_without_client(decoder: int, connection: socket.socket) -> None:
+    """Wait for the end of the decoder; kill it if the ingress closes the connection, however busy it is."""
+    ends = os.pidfd_open(decoder)
+    poll = select.poll()
+    poll.register(ends, select.POLLIN)
+    poll.register(connection, select.POLLRDHUP)
+    if ends not in (descriptor for descriptor, _ in poll.poll()):
+        os.kill(decoder, signal.SIGKILL)
 
 
 def _confine(job: decoder.Job, file_size: int) -> None:

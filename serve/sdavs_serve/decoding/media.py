@@ -1,4 +1,4 @@
-"""Uploads -> windows of clips. Reads front to back; memory holds one window, whatever the length of the video.
+"""Uploads -> samples -> windows of clips. Reads front to back; memory holds one window, whatever the video's length.
 
 Alignment: sample i covers the time from i / fps to (i + 1) / fps. Its picture is the one on screen in the
 middle of that time and its sound is the second around the same moment (our choice: AVSBench takes the last
@@ -7,34 +7,33 @@ the bundled data, whose frame i is shown for the whole second i). At fps 1 the s
 other without gap or overlap, as in training.
 """
 
-import io
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
-import av
 import numpy as np
 
 from sdavs_model.data.core.clip import Clip
-from sdavs_serve.decoding.pictures import PictureTrack, decode_picture
-from sdavs_serve.decoding.sound import SoundTrack, gapless
+from sdavs_serve.decoding.containers import (
+    Clock,
+    Content,
+    open_media,
+    reading,
+    sound_format,
+    video_format,
+)
+from sdavs_serve.decoding.pictures import Moments, PictureTrack, decode_picture
+from sdavs_serve.decoding.sound import PacketTrack, SoundTrack, gapless
 from sdavs_serve.errors import MediaError
 
-# Content decides, never the name or the declared type. FFmpeg gets the format instead of guessing it: its guesses
-# include playlists, which open further files and addresses.
-VIDEO_MAGIC = {
-    b"ftyp": "mov",
-    b"moov": "mov",
-    b"mdat": "mov",
-    b"wide": "mov",
-    b"free": "mov",
-    b"skip": "mov",
-}
-EBML_MAGIC = b"\x1aE\xdf\xa3"
-SOUND_MAGIC = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\xff\xfb": "mp3"}
+PADDING_S = 0.1
+"""How much longer than the pictures a sound may be without the last picture being held: codecs pad to whole packets."""
+
+END_SLACK_S = 0.5
+"""How much longer than `max_seconds` a video may announce to be: sound is padded to whole packets."""
 
 TRUNCATION_SLACK_S = 1.0
 """How much earlier than announced a video may end; muxers round, and the last frame's length is often unknown."""
@@ -55,10 +54,6 @@ class Limits(Protocol):
     def max_pixels(self) -> int: ...
 
 
-Content = bytes | memoryview
-"""A whole file; memory that is mapped from disk as well as memory that is filled."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One moment of an upload."""
@@ -68,6 +63,15 @@ class Sample:
     """[H, W, 3] uint8, RGB, upright."""
     second: np.ndarray
     """[16000] float32, the second of sound around `time_s`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Where the tracks of a video end, in seconds from the begin of the first one."""
+
+    picture_end_s: float
+    sound_end_s: float
+    """0 if it has no sound of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +112,30 @@ def _window(samples: list[Sample], *, first: int, fresh: int) -> Window:
     return Window(clip=clip, first=first, samples=samples[-fresh:])
 
 
-def decode_video(data: Content, *, fps: float, limits: Limits, field: str = "video") -> Iterator[Sample]:
-    """Samples a video with sound: mp4, mov, webm or mkv.
+def decode_video(
+    data: Content,
+    *,
+    fps: float,
+    limits: Limits,
+    sound: Content | None = None,
+    on_end: Callable[[Timeline], None] | None = None,
+    field: str = "video",
+) -> Iterator[Sample]:
+    """Samples a video (mp4, mov, webm or mkv), with its own sound or with that of another file.
+
+    The file's own tracks decide the length, as in a player: the last picture is held while the sound continues, and
+    silence follows a sound that is shorter. Another file's sound is cut or followed by silence.
 
     Two readers walk the same bytes, one for pictures and one for sound, so that a file that stores them far
     apart needs no more memory than one that interleaves them.
+
+    Args:
+        data: the video.
+        fps: samples a second.
+        limits: checked before and during decoding.
+        sound: wav, flac, ogg, mp3 or a video, heard instead of the video's own sound, which it then need not have.
+        on_end: called after the last sample.
+        field: form field that the video came in, for messages.
 
     Raises:
         MediaError: not such a file, damaged, cut short, without sound, or beyond a limit.
@@ -120,32 +143,53 @@ def decode_video(data: Content, *, fps: float, limits: Limits, field: str = "vid
     kind = video_format(data)
     if kind is None:
         raise MediaError("unsupported", "not an mp4, mov, webm or mkv file", field=field)
-    with _reading(field), open_media(data, kind) as pictures, open_media(data, kind) as sounds:
-        start = (pictures.start_time or 0) / av.time_base
-        announced = (pictures.duration or 0) / av.time_base
-        _check_end(announced, fps, limits, field)
-        track = PictureTrack(pictures, start=start, max_pixels=limits.max_pixels, field=field)
-        sound = SoundTrack(sounds, start=start, field=field)
+    with ExitStack() as opened:
+        with reading(field):
+            pictures, sounds = (opened.enter_context(open_media(data, kind)) for _ in range(2))
+        clock = Clock.of(pictures)
+        _check_moment(clock.announced_end - END_SLACK_S, limits, field)
+        track = PictureTrack(pictures, start=clock.start, max_pixels=limits.max_pixels, field=field)
+        heard: SoundTrack
+        length: SoundTrack | PacketTrack
+        if sound is None:
+            heard = length = SoundTrack(sounds, start=clock.start, field=field)
+        else:
+            heard = opened.enter_context(_sound_file(sound))
+            length = PacketTrack(sounds, start=clock.start, field=field)
         size: tuple[int, ...] | None = None
-        for index, picture in enumerate(track.sampled(fps)):
+        moments = Moments(fps=fps, announced_end=clock.announced_end)
+        for index, picture in enumerate(_shown(track, length, moments)):
             # Checked at every frame: a file may announce less than it holds, or jump ahead by a year.
-            _check_end((index + 1) / fps, fps, limits, field)
+            time_s = moments[index]
+            _check_moment(time_s, limits, field)
             if index >= limits.max_frames:
                 raise _too_many_frames(limits, field)
             if size is not None and picture.shape != size:
                 raise MediaError("unsupported", f"the picture changes size in frame {index}", field=field)
             size = picture.shape
-            time_s = (index + 0.5) / fps
-            yield Sample(time_s=time_s, picture=picture, second=sound.second_around(time_s))
+            yield Sample(time_s=time_s, picture=picture, second=heard.second_around(time_s))
+        sound_end = length.read_to_end(no_further_than=clock.announced_end or limits.max_seconds)
         # Either track may be shorter on purpose; a file that was cut short lacks the end of both.
-        end = max(track.end, sound.read_to_end(no_further_than=announced))
-        if end < announced - TRUNCATION_SLACK_S:
-            detail = f"cut short: {end:.1f} of {announced:.1f} s can be read"
+        end = max(track.end, sound_end)
+        if end < clock.announced_end - TRUNCATION_SLACK_S:
+            detail = f"cut short: {end:.1f} of {clock.announced_end:.1f} s can be read"
             raise MediaError("corrupt", detail, field=field)
-        if not sound.num_decoded:
-            raise MediaError(
-                "no_sound", "the sound track is empty; SDAVS segments what is making the sound", field=field
-            )
+        if sound is None and not heard.num_decoded:
+            detail = "the sound track is empty; SDAVS segments what is making the sound"
+            raise MediaError("no_sound", detail, field=field)
+        if on_end:
+            on_end(Timeline(picture_end_s=track.end, sound_end_s=sound_end))
+
+
+def _shown(track: PictureTrack, sound: SoundTrack | PacketTrack, moments: Moments) -> Iterator[np.ndarray]:
+    """The track's pictures at the moments, then the last one for as long as the sound continues."""
+    index = 0
+    for picture in track.sampled(moments):
+        yield picture
+        index += 1
+    while sound.lasts_beyond(max(moments[index], track.end + PADDING_S)):
+        yield picture
+        index += 1
 
 
 def decode_pictures(
@@ -158,7 +202,7 @@ def decode_pictures(
     """
     if len(pictures) > limits.max_frames:
         raise _too_many_frames(limits, "frames")
-    _check_end(len(pictures) / fps, fps, limits, "frames")
+    _check_moment((len(pictures) - 0.5) / fps, limits, "frames")
     with _sound_file(sound) as track:
         size = None
         for index, data in enumerate(pictures):
@@ -170,24 +214,15 @@ def decode_pictures(
             yield Sample(time_s=time_s, picture=picture, second=track.second_around(time_s))
 
 
-def heard_with(samples: Iterable[Sample], sound: Content) -> Iterator[Sample]:
-    """The same samples with the sound of another file, and silence after its end.
-
-    Raises:
-        MediaError: the file is of another kind, damaged or empty.
-    """
-    with _sound_file(sound) as track:
-        for sample in samples:
-            yield replace(sample, second=track.second_around(sample.time_s))
-
-
 @contextmanager
 def _sound_file(data: Content) -> Iterator[SoundTrack]:
     kind = sound_format(data)
     if kind is None:
         raise MediaError("unsupported", "not a wav, flac, ogg or mp3 file", field="audio")
-    with _reading("audio"), open_media(data, kind) as container:
-        track = SoundTrack(container, start=(container.start_time or 0) / av.time_base, field="audio")
+    with ExitStack() as opened:
+        with reading("audio"):
+            container = opened.enter_context(open_media(data, kind))
+        track = SoundTrack(container, start=Clock.of(container).start, field="audio")
         yield track
         if not track.num_decoded:
             raise MediaError("no_sound", "the file holds no sound", field="audio")
@@ -201,8 +236,8 @@ def decode_stereo(data: Content, *, until: float) -> Iterator[np.ndarray]:
     """
     kind = sound_format(data)
     assert kind is not None, "decoding has already read this sound"
-    with _reading("audio"), open_media(data, kind) as source:
-        start = (source.start_time or 0) / av.time_base
+    with reading("audio"), open_media(data, kind) as source:
+        start = Clock.of(source).start
         left = round(until * OVERLAY_RATE)
         for block, _ in gapless(source, start=start, rate=OVERLAY_RATE, layout="stereo", field="audio"):
             yield block[:, :left]
@@ -211,65 +246,9 @@ def decode_stereo(data: Content, *, until: float) -> Iterator[np.ndarray]:
                 return
 
 
-def video_format(data: Content) -> str | None:
-    """FFmpeg's name of the container, by its first bytes; None if it is not accepted."""
-    head = bytes(data[:8])
-    return "matroska" if head.startswith(EBML_MAGIC) else VIDEO_MAGIC.get(head[4:])
-
-
-def sound_format(data: Content) -> str | None:
-    """FFmpeg's name of a sound file, or of a video with sound; None if it is not accepted."""
-    head = bytes(data[:8])
-    return next((kind for magic, kind in SOUND_MAGIC.items() if head.startswith(magic)), video_format(data))
-
-
-def open_media(data: Content, kind: str) -> av.container.InputContainer:
-    """Opens an upload as the given container; seekable, without copying it."""
-    return av.open(_View(data), mode="r", format=kind)
-
-
-class _View(io.RawIOBase):
-    """A file view of memory; `io.BytesIO` would copy a mapped upload into memory."""
-
-    def __init__(self, data: Content) -> None:
-        self._data = memoryview(data)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size is None or size < 0 else self._position + size
-        part = bytes(self._data[self._position : end])
-        self._position += len(part)
-        return part
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-
-@contextmanager
-def _reading(field: str) -> Iterator[None]:
-    try:
-        yield
-    except av.FFmpegError as error:
-        if isinstance(error, MemoryError):
-            raise MemoryError(str(error)) from error
-        raise MediaError("corrupt", f"cannot be decoded ({error.strerror})", field=field) from error
-
-
-def _check_end(end: float, fps: float, limits: Limits, field: str) -> None:
-    # Measured at the last sample, so that a file of 60.02 s passes a limit of 60: sound is padded to full packets.
-    if end - 0.5 / fps > limits.max_seconds:
-        detail = f"{math.ceil(end)} s long or longer; allowed: {limits.max_seconds:g} s"
+def _check_moment(time_s: float, limits: Limits, field: str) -> None:
+    if time_s > limits.max_seconds:
+        detail = f"{math.ceil(time_s)} s long or longer; allowed: {limits.max_seconds:g} s"
         raise MediaError("too_large", detail, field=field, limit="max_seconds")
 
 

@@ -2,12 +2,41 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import numpy as np
+from av.video.reformatter import Colorspace
 from PIL import Image, ImageOps
 
+from sdavs_serve.decoding.containers import reading, video_stream
 from sdavs_serve.errors import MediaError
+
+UNSPECIFIED = 2
+"""FFmpeg's AVCOL_SPC_UNSPECIFIED: the file does not say how its colours are coded."""
+
+HD_HEIGHT = 720
+"""Untagged pictures from this height on are BT.709."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """The moments of a video that are sampled: i in the middle of the time from i / fps to (i + 1) / fps.
+
+    A video that ends before the first of them is sampled in its middle instead.
+    """
+
+    fps: float
+    announced_end: float
+    """Length of the video according to its headers, in seconds; 0 if they do not say."""
+
+    def __getitem__(self, index: int) -> float:
+        """Moment `index`, in seconds."""
+        moment = (index + 0.5) / self.fps
+        if index == 0 and 0 < self.announced_end <= moment:
+            return self.announced_end / 2
+        return moment
 
 
 class PictureTrack:
@@ -27,10 +56,11 @@ class PictureTrack:
             max_pixels: largest picture, width times height.
             field: form field that the file came in, for messages.
         """
-        if not container.streams.video:
+        stream = video_stream(container)
+        if stream is None:
             raise MediaError("unsupported", "the file has no video track", field=field)
         self._container = container
-        self._stream = container.streams.video[0]
+        self._stream = stream
         self._start = start
         self._max_pixels = max_pixels
         self._field = field
@@ -39,29 +69,35 @@ class PictureTrack:
         codec = self._stream.codec_context
         _check_pixels(codec.width, codec.height, max_pixels, field)
 
-    def sampled(self, fps: float) -> Iterator[np.ndarray]:
-        """[H, W, 3] uint8 RGB: what is on screen at (i + 0.5) / fps for every i before the end; at least one.
+    def sampled(self, moments: Moments) -> Iterator[np.ndarray]:
+        """[H, W, 3] uint8 RGB: what is on screen at every moment before the end; at least one.
 
         Raises:
             MediaError: no picture, or one without a time stamp ("corrupt"), or one beyond `max_pixels`.
         """
         shown: av.VideoFrame | None = None
+        shown_size = (0, 0)
         index = 0
-        for frame in self._container.decode(self._stream):
-            _check_pixels(frame.width, frame.height, self._max_pixels, self._field)
+        for frame in self._frames():
+            size = _display_size(frame, self._stream.sample_aspect_ratio)
+            _check_pixels(*size, self._max_pixels, self._field)
             if frame.time is None:
                 raise MediaError("corrupt", "a picture has no time stamp", field=self._field)
             time = frame.time - self._start
-            while shown is not None and (index + 0.5) / fps < time:
-                yield _upright(shown)
+            while shown is not None and moments[index] < time:
+                yield _as_displayed(shown, shown_size)
                 index += 1
-            shown = frame
+            shown, shown_size = frame, size
             self.end = time + self._length(frame)
         if shown is None:
             raise MediaError("corrupt", "the video track holds no picture", field=self._field)
-        while (index + 0.5) / fps < self.end or index == 0:
-            yield _upright(shown)
+        while moments[index] < self.end or index == 0:
+            yield _as_displayed(shown, shown_size)
             index += 1
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        with reading(self._field):
+            yield from self._container.decode(self._stream)
 
     def _length(self, frame: av.VideoFrame) -> float:
         if frame.duration and frame.time_base:
@@ -87,9 +123,36 @@ def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> 
         raise MediaError("corrupt", f"cannot be decoded ({error})", field=field) from error
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """RGB as a player shows it: phones store portraits rotated, with a matrix that turns them upright."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90))
+def _display_size(frame: av.VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
+    """Width and height with square pixels: the shorter way of a stretched pixel is enlarged, as browsers do."""
+    if not aspect:
+        return frame.width, frame.height
+    if aspect >= 1:
+        return round(frame.width * aspect), frame.height
+    return frame.width, round(frame.height / aspect)
+
+
+def _as_displayed(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, 3] uint8 RGB as a player shows the frame: square pixels, right colours, upright."""
+    untagged = frame.colorspace == UNSPECIFIED and not frame.format.is_rgb
+    # FFmpeg reads untagged pictures as BT.601. Players, and the cameras that leave the tag out, mean BT.709 in HD.
+    colours = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
+    rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", src_colorspace=colours).to_ndarray()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return rgb if matrix is None else _turned(rgb, np.frombuffer(bytes(matrix), np.int32))
+
+
+def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """[H, W, 3] in any of the eight orientations, the nearest one to a display matrix (ISO 14496-12, 8.3.2).
+
+    Args:
+        picture: as it is stored.
+        matrix: [9] int32, a b u c d v x y w: the stored pixel (p, q) is shown at (a p + c q + x, b p + d q + y).
+    """
+    a, b, _, c, d = (int(value) for value in matrix[:5])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, a, d = picture.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _check_pixels(width: int, height: int, max_pixels: int, field: str) -> None:

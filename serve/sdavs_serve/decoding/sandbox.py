@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.decoding import protocol
 from sdavs_serve.decoding.decoder import Job, MediaLimits
-from sdavs_serve.decoding.media import Sample
+from sdavs_serve.decoding.media import Sample, Timeline
 from sdavs_serve.errors import MediaError
 
 logger = logging.getLogger("ray.serve")
@@ -49,6 +49,13 @@ class Upload:
     """Frames sampled a second."""
     threshold: float
     """Probability above which a pixel belongs to the mask of a binary model."""
+    decodings: "list[Decoding]" = field(default_factory=list)
+    """All jobs that were started for it."""
+
+    def stop_decoding(self) -> None:
+        """End all its jobs."""
+        for decoding in self.decodings:
+            decoding.close()
 
 
 class Decoding:
@@ -58,6 +65,9 @@ class Decoding:
         self._connection = connection
         self._job = job
         self._field = field
+        self._closed = False
+        self.timeline: Timeline | None = None
+        """Of a video, after its last sample."""
 
     def samples(self) -> Iterator[Sample]:
         """The samples of the upload, in order of time. Raises MediaError as soon as something is wrong."""
@@ -71,7 +81,8 @@ class Decoding:
             yield message.arrays[0]
 
     def close(self) -> None:
-        """End the job; a decoder that still works exits at its next message."""
+        """End the job. A decoder that is still at work is killed."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
@@ -85,6 +96,7 @@ class Decoding:
                 if message.what == "died":
                     raise self._death(message.body["signal"])
                 yield message
+            self.timeline = Timeline(**message.body) if message.body else None
         finally:
             self.close()
 
@@ -92,7 +104,8 @@ class Decoding:
         try:
             return protocol.receive(self._connection, max_array=max_array)
         except (protocol.Broken, TimeoutError) as error:
-            logger.warning("a decoder has ended unexpectedly: %s", error)
+            if not self._closed:
+                logger.warning("a decoder has ended unexpectedly: %s", error)
             raise self._death(0) from error
 
     def _death(self, number: int) -> MediaError:
@@ -152,7 +165,9 @@ class Sandbox:
                     if attempt:
                         raise
         job = Job(what=what, parts=upload.parts, fps=upload.fps, limits=self._limits, until=until)
-        return Decoding(ours, job, "video" if upload.kind == "video" else "audio")
+        decoding = Decoding(ours, job, "video" if upload.kind == "video" else "audio")
+        upload.decodings.append(decoding)
+        return decoding
 
     def _launch(self) -> None:
         ours, theirs = socket.socketpair()

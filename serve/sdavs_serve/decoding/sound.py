@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from sdavs_model.data.core.clip import SAMPLE_RATE
+from sdavs_serve.decoding.containers import reading
 from sdavs_serve.errors import MediaError
 
 MIN_RATE = 4_000
@@ -69,6 +70,15 @@ class SoundTrack:
         second[offset : offset + len(heard)] = heard
         return second
 
+    def lasts_beyond(self, moment: float) -> bool:
+        """Whether there is sound after a moment, which is later than any that was asked for before."""
+        while self._position + len(self._buffer) <= moment * SAMPLE_RATE:
+            block = next(self._blocks, None)
+            if block is None:
+                return False
+            self._buffer = np.concatenate([self._buffer, block])
+        return True
+
     def read_to_end(self, *, no_further_than: float) -> float:
         """Where the sound ends, in seconds; the search stops at `no_further_than`."""
         while self._position + len(self._buffer) < no_further_than * SAMPLE_RATE:
@@ -87,10 +97,48 @@ class SoundTrack:
     def _decode(self, container: av.container.InputContainer, start: float) -> Iterator[np.ndarray]:
         """Blocks of [N] float32 that follow each other without gaps from 0 s on."""
         # The layout is kept: FFmpeg's own mix-down of stereo is 3 dB louder than the mean that training uses.
-        for block, heard in gapless(container, start=start, rate=SAMPLE_RATE, layout=None, field=self._field):
-            if heard:
-                self.num_decoded += block.shape[1]
-            yield block.mean(axis=0, dtype=np.float32)
+        with reading(self._field):
+            blocks = gapless(container, start=start, rate=SAMPLE_RATE, layout=None, field=self._field)
+            for block, heard in blocks:
+                if heard:
+                    self.num_decoded += block.shape[1]
+                yield block.mean(axis=0, dtype=np.float32)
+
+
+class PacketTrack:
+    """The length of the first sound track of an open container, if it has one. Nothing is decoded."""
+
+    def __init__(self, container: av.container.InputContainer, *, start: float, field: str) -> None:
+        """
+        Args:
+            container: open for this reader alone.
+            start: the container's time that counts as 0 s.
+            field: form field that the file came in, for messages.
+        """
+        self._container = container
+        self._start = start
+        self._field = field
+        self._end: float | None = None
+
+    def lasts_beyond(self, moment: float) -> bool:
+        """Whether there is sound after a moment."""
+        return self.read_to_end(no_further_than=moment) > moment
+
+    def read_to_end(self, *, no_further_than: float) -> float:
+        """Where the sound ends, in seconds, wherever that is; 0 without sound."""
+        if self._end is None:
+            with reading(self._field):
+                self._end = self._last_end()
+        return self._end
+
+    def _last_end(self) -> float:
+        end = 0.0
+        if self._container.streams.audio:
+            for packet in self._container.demux(self._container.streams.audio[0]):
+                if packet.pts is not None and packet.time_base:
+                    ends = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    end = max(end, ends - self._start)
+        return end
 
 
 def gapless(

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdavs_serve.decoding.media import OVERLAY_RATE
 from sdavs_serve.encoding.responses import SegmentedFrame, draw_overlay
-from sdavs_serve.schema import Timings
+from sdavs_serve.schema import Timeline, Timings
 
 MIN_RATE = 10
 """Pictures a second in the file. Sampled frames are repeated to reach it: players seek badly in slower video."""
@@ -57,7 +57,7 @@ class OverlayVideoWriter:
             self._container.mux(self._video.encode(picture))
             self._num_pictures += 1
 
-    def finish(self, timings: Timings) -> IO[bytes]:
+    def finish(self, timings: Timings, timeline: Timeline | None = None) -> IO[bytes]:
         """The file."""
         self._container.mux(self._video.encode(None))
         self._add_sound(until=float(self._num_pictures / self._rate))

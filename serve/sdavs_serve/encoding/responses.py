@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sdavs_serve.errors import RequestError
-from sdavs_serve.schema import AnswerHead, ClassMask, FrameMask, Rle, Timings
+from sdavs_serve.schema import AnswerHead, ClassMask, FrameMask, Rle, Timeline, Timings
 
 OVERLAY_OPACITY = 0.45
 
@@ -81,7 +81,7 @@ class Writer(Protocol):
     def add(self, frame: SegmentedFrame) -> None:
         """Add the next frame."""
 
-    def finish(self, timings: Timings) -> IO[bytes]:
+    def finish(self, timings: Timings, timeline: Timeline | None = None) -> IO[bytes]:
         """The response body, rewound."""
 
 
@@ -101,9 +101,10 @@ class JsonWriter:
         self._file.write(self._separator + frame.to_schema(self._classes).model_dump_json().encode())
         self._separator = b","
 
-    def finish(self, timings: Timings) -> IO[bytes]:
+    def finish(self, timings: Timings, timeline: Timeline | None = None) -> IO[bytes]:
         """The JSON document."""
-        self._file.write(b'],"timings_ms":' + timings.model_dump_json().encode() + b"}")
+        ends = timeline.model_dump_json() if timeline else "null"
+        self._file.write(f'],"timeline":{ends},"timings_ms":{timings.model_dump_json()}}}'.encode())
         return _rewound(self._file)
 
 
@@ -128,7 +129,7 @@ class PngWriter:
         if frame.index == self._index:
             self._body = encode_png(self._draw(frame))
 
-    def finish(self, timings: Timings) -> IO[bytes]:
+    def finish(self, timings: Timings, timeline: Timeline | None = None) -> IO[bytes]:
         """The picture."""
         if self._body is None:
             detail = f"there is no frame {self._index}; the clip has {self._num_frames}, counted from 0"
@@ -152,11 +153,11 @@ class ZipWriter:
         self._json.add(frame)
         self._zip.writestr(f"{frame.index:05d}.png", encode_png(self._draw(frame)))
 
-    def finish(self, timings: Timings) -> IO[bytes]:
+    def finish(self, timings: Timings, timeline: Timeline | None = None) -> IO[bytes]:
         """The archive."""
         about = zipfile.ZipInfo("segmentation.json")
         about.compress_type = zipfile.ZIP_DEFLATED
-        with self._json.finish(timings) as source, self._zip.open(about, "w") as target:
+        with self._json.finish(timings, timeline) as source, self._zip.open(about, "w") as target:
             shutil.copyfileobj(source, target)
         self._zip.close()
         return _rewound(self._file)

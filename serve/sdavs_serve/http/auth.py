@@ -43,7 +43,8 @@ class Authentication:
         needed = SCOPE_OF_PATH.get(path, "admin")
         if path == NUDGE and self._accepts_webhooks and is_plausible(headers):
             return None  # the handler checks the signature, which needs the body
-        held = self._keys.scope_of(headers.get("authorization", "").removeprefix("Bearer ").strip())
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        held = self._keys.scope_of(token.strip()) if scheme.lower() == "bearer" else None
         if held is None:
             detail = "send Authorization: Bearer and a key; an admin of this endpoint makes one"
             return RequestError(status=401, kind="no_key", detail=detail)

@@ -1,6 +1,7 @@
 """The request form of POST /v1/segment, and the choice of the response's media type."""
 
 import asyncio
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4")
 """Media types of the response, the default first."""
 
 
+QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
+
+
 class SegmentForm(BaseModel):
     """The form of POST /v1/segment: either `video`, or `frames` (repeated, in order of time) and `audio`.
 
@@ -35,7 +39,7 @@ class SegmentForm(BaseModel):
     audio: UploadFile | None = None
     """A sound: wav, flac, ogg, mp3 or a video's. It belongs to `frames`; sent with `video`, the model hears it in
     place of the video's own sound, and silence where it is shorter."""
-    fps: float | None = Field(default=None, gt=0, le=60, examples=[1.0])
+    fps: float | None = Field(default=None, ge=0.01, le=60, examples=[1.0])
     """Frames sampled from a second of video, or sent for a second of sound. Default: the endpoint's, 1 unless
     configured otherwise, which is what the model was trained on."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
@@ -103,18 +107,34 @@ def _joined(files: list[UploadFile]) -> tuple[IO[bytes], list[tuple[int, int]]]:
 
 
 def negotiate(accept: str) -> str:
-    """The media type that an Accept header prefers; the first of `MEDIA_TYPES` among equals.
+    """The media type that an Accept header prefers (RFC 9110, 12.5.1); among equals the one that it names first.
 
     Raises:
         RequestError: 406, it accepts none of `MEDIA_TYPES`.
     """
-    wishes = []
-    for position, part in enumerate(accept.split(",")):
-        pattern, *parameters = (piece.strip() for piece in part.split(";"))
-        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
-        wishes.append((-float(quality) if quality.replace(".", "", 1).isdigit() else -1.0, position, pattern))
-    for negative_quality, _, pattern in sorted(wishes):
-        for media_type in MEDIA_TYPES:
-            if negative_quality and pattern in ("*/*", f"{media_type.partition('/')[0]}/*", media_type):
-                return media_type
-    raise RequestError(status=406, kind="unsupported", detail=f"can answer with: {', '.join(MEDIA_TYPES)}")
+    ranges = [_media_range(part) for part in accept.lower().split(",") if part.strip()]
+    best, best_rank = None, (0.0, 0)
+    for media_type in MEDIA_TYPES:
+        patterns = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+        # The most specific range that matches decides.
+        matching = (
+            (q, -at) for pattern in patterns for at, (name, q) in enumerate(ranges) if name == pattern
+        )
+        rank = next(matching, (0.0, 0))
+        if rank[0] > 0 and (best is None or rank > best_rank):
+            best, best_rank = media_type, rank
+    if best is None:
+        raise RequestError(
+            status=406, kind="unsupported", detail=f"can answer with: {', '.join(MEDIA_TYPES)}"
+        )
+    return best
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    """Name and quality of one element of an Accept header; a malformed quality counts as 0."""
+    name, *parameters = (piece.strip() for piece in text.split(";"))
+    for parameter in parameters:
+        key, _, value = (piece.strip() for piece in parameter.partition("="))
+        if key == "q":
+            return name, float(value) if QUALITY.fullmatch(value) else 0.0
+    return name, 1.0

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-from fastapi import FastAPI, Form, Header, Request, Security
+from fastapi import APIRouter, FastAPI, Form, Header, Request, Security
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from ray import serve
@@ -19,6 +19,7 @@ from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.http.admission import Admission, UploadLimits
 from sdavs_serve.http.auth import Authentication
+from sdavs_serve.http.conformance import Conformance, route_with_files
 from sdavs_serve.http.form import MEDIA_TYPES, SegmentForm, negotiate
 from sdavs_serve.http.keys import KeyFile, keys_required
 from sdavs_serve.http.metrics import Metrics, RequestMetrics
@@ -31,6 +32,7 @@ from sdavs_serve.inference.router import Route, Router
 from sdavs_serve.inference.shadow import Observer
 from sdavs_serve.page.api_docs import add_docs
 from sdavs_serve.page.routes import add_page
+from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState, SlotName
 from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
 
@@ -38,6 +40,7 @@ KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
 """Describes the keys in OpenAPI and in /docs; `auth.Authentication` checks them."""
 
 ERRORS = {
+    400: "a malformed header or form",
     401: "no key, or an unknown one",
     403: "a key for something else",
     406: "none of the accepted media types is offered",
@@ -48,8 +51,15 @@ ERRORS = {
     422: "damaged, without sound, or a field out of range; `field` names the field",
     429: "too many requests at once; see Retry-After",
     503: "no model serves at the moment; see Retry-After",
+    500: "an internal error; it has been logged",
     504: "it took longer than the endpoint allows",
 }
+
+ANY = (400, 500)
+"""What every path may return."""
+
+KEYED = (*ANY, 401, 403)
+"""What every path that needs a key may return besides."""
 
 
 @serve.ingress()
@@ -67,7 +77,9 @@ class Ingress:
         """
         self._config = config
         self._controller = controller
-        self._router = Router()
+        watcher = store.Watcher()
+        watcher.start()
+        self._router = Router(watcher)
         observer = Observer(slots=slots, controller=controller)
         dispatcher = Dispatcher(slots=slots, router=self._router, observer=observer)
         self._sandbox = Sandbox(config)
@@ -81,12 +93,14 @@ class Ingress:
             raise RuntimeError("the thread that follows the rollout has stopped")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        metrics = Metrics(max_requests=self._config.max_requests)
+        metrics.publish(serve.get_replica_context().replica_id.unique_id)
         return create_app(
             config=self._config,
             segmenter=self._segmenter,
             sandbox=self._sandbox,
             router=self._router,
-            metrics=Metrics(max_requests=self._config.max_requests),
+            metrics=metrics,
             nudge=self._controller.nudge.remote,
         )
 
@@ -124,13 +138,18 @@ def create_app(
     app.add_middleware(Admission, limits=limits)
     if keys_required(config):
         app.add_middleware(Authentication, keys=KeyFile.of(config), accepts_webhooks=webhooks is not None)
+    app.add_middleware(Conformance)
     app.add_middleware(RequestMetrics, metrics=metrics)
     handle_problems(app)
     add_page(app, config)
     add_docs(app)
     keyed = [Security(KEY)] if keys_required(config) else []
 
-    @app.post("/v1/segment", response_class=JSONResponse, responses=_segment_responses(), dependencies=keyed)
+    uploads = APIRouter(route_class=route_with_files(config.max_frames + 2))
+
+    @uploads.post(
+        "/v1/segment", response_class=JSONResponse, responses=_segment_responses(), dependencies=keyed
+    )
     async def segment(
         request: Request,
         form: Annotated[SegmentForm, Form(media_type="multipart/form-data")],
@@ -158,19 +177,26 @@ def create_app(
         }
         return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
 
-    @app.get("/v1/model", responses={503: _problem("no model serves")}, dependencies=keyed)
+    app.include_router(uploads)
+
+    @app.get("/v1/model", responses=_problems(*KEYED, 503), dependencies=keyed)
     async def model(response: Response) -> ModelStatus:
         """Which model serves, and why a newer one does not."""
         route = router.choose(only_active=True)
         response.headers["X-Model-Version"] = str(route.release.version)
         return model_status(router.state, route, device="cuda" if config.num_gpus else "cpu")
 
-    @app.get("/v1/rollout", dependencies=keyed)
+    @app.get("/v1/rollout", responses=_problems(*KEYED), dependencies=keyed)
     async def rollout() -> RolloutState:
         """Progress of the change to another version: phase, weights, gates, measurements, history."""
         return router.state
 
-    @app.post("/v1/rollout/nudge", status_code=202, dependencies=keyed)
+    @app.post(
+        "/v1/rollout/nudge",
+        status_code=202,
+        responses=_problems(*KEYED, 408, 413, 429),
+        dependencies=keyed,
+    )
     async def nudge_rollout(request: Request) -> Health:
         """Look the alias up now, instead of at the next poll. MLflow's webhook may call this."""
         if webhooks and is_plausible(request.headers):
@@ -178,18 +204,18 @@ def create_app(
         await nudge()
         return Health(status="ok")
 
-    @app.get("/metrics", response_class=PlainTextResponse, dependencies=keyed)
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_problems(*KEYED), dependencies=keyed)
     async def prometheus() -> Response:
         """Requests, times, frames and the rollout, for Prometheus."""
         text = await asyncio.to_thread(metrics.text, router.state)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses=_problems(*ANY))
     async def healthz() -> Health:
         """The process is alive."""
         return Health(status="ok")
 
-    @app.get("/readyz", responses={503: {"model": Health}})
+    @app.get("/readyz", responses={503: {"model": Health}, **_problems(*ANY)})
     async def readyz(response: Response) -> Health:
         """A model is loaded and serves."""
         try:
@@ -239,8 +265,9 @@ def _segment_responses() -> dict[int | str, dict[str, Any]]:
             },
         },
     }
-    return {200: ok, **{status: _problem(text) for status, text in ERRORS.items()}}
+    return {200: ok, **_problems(*ERRORS)}
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {PROBLEM: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": ERRORS[status], "content": content} for status in sorted(statuses)}

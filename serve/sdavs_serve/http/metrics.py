@@ -4,6 +4,7 @@ Every replica publishes its numbers in Ray's key-value store, and the one that i
 own metrics (queues, replicas, GPUs) at its own address; they are not repeated.
 """
 
+import asyncio
 import threading
 import time
 
@@ -17,17 +18,18 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from ray import serve
-from ray.experimental import internal_kv
+from sdavs_platform.ray_internals import kv_delete, kv_get, kv_keys, kv_put
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdavs_serve.rollout.state import SLOTS, RolloutState
-from sdavs_serve.rollout.store import NAMESPACE
 
 SNAPSHOTS = "metrics/"
 PUBLISH_S = 2.0
 FORGET_S = 600.0
 """How long the numbers of an ingress that has ended are still reported."""
+
+HUNG_UP = 499
+"""Status of requests whose client has closed the connection, as nginx names it. Serve cancels them."""
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PATHS = {
@@ -69,20 +71,24 @@ class Metrics:
             ["part"],
             registry=registry,
         )
-        self._replica = serve.get_replica_context().replica_id.unique_id
+        self._replica = ""
+
+    def publish(self, replica: str) -> None:
+        """Publish the numbers for the other replicas every `PUBLISH_S`, from now on, under this replica's name."""
+        self._replica = replica
         threading.Thread(target=self._publish, name="metrics", daemon=True).start()
 
     def text(self, state: RolloutState) -> bytes:
         """All replicas' numbers and the rollout's, in Prometheus' text format."""
         self._put()
         merged: dict[str, Metric] = {}
-        for name in internal_kv._internal_kv_list(SNAPSHOTS, namespace=NAMESPACE):
-            content = internal_kv._internal_kv_get(name, namespace=NAMESPACE) or b"0\n"
+        for name in kv_keys(SNAPSHOTS):
+            content = kv_get(name) or b"0\n"
             written, _, text = content.decode().partition("\n")
             if time.time() - float(written) > FORGET_S:
-                internal_kv._internal_kv_del(name, namespace=NAMESPACE)
+                kv_delete(name)
                 continue
-            replica = name.decode().removeprefix(SNAPSHOTS)
+            replica = name.removeprefix(SNAPSHOTS)
             for family in text_string_to_metric_families(text):
                 whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
@@ -93,7 +99,7 @@ class Metrics:
 
     def _put(self) -> None:
         content = f"{time.time()}\n".encode() + generate_latest(self._registry)
-        internal_kv._internal_kv_put(SNAPSHOTS + self._replica, content, namespace=NAMESPACE)
+        kv_put(SNAPSHOTS + self._replica, content)
 
     def _publish(self) -> None:
         while True:
@@ -127,6 +133,9 @@ class RequestMetrics:
         self._metrics.open.inc()
         try:
             await self._app(scope, receive, recorded)
+        except asyncio.CancelledError:
+            status = HUNG_UP
+            raise
         finally:
             self._metrics.open.dec()
             self._metrics.requests.labels(path, str(status)).inc()

@@ -64,4 +64,6 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
         ours = RequestError(status=error.status_code, kind="http", detail=str(error.detail))
-        return problem_response(ours, request.scope)
+        answer = problem_response(ours, request.scope)
+        answer.headers.update(error.headers or {})  # such as Allow, with a 405
+        return answer

@@ -4,23 +4,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.decoding.media import Window, windows
-from sdavs_serve.decoding.sandbox import Sandbox, Upload
+from sdavs_serve.decoding.sandbox import Decoding, Sandbox, Upload
 from sdavs_serve.encoding.responses import SegmentedFrame, Writer
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.inference.dispatch import Dispatcher, VersionGone
 from sdavs_serve.inference.router import Route, Router
 from sdavs_serve.model_calls import Masks
 from sdavs_serve.rollout import store
-from sdavs_serve.schema import AnswerHead, Timings
+from sdavs_serve.schema import AnswerHead, Timeline, Timings
 
 logger = logging.getLogger("ray.serve")
+
+T = TypeVar("T")
 
 NewWriter = Callable[[AnswerHead, list[str]], Writer]
 
@@ -51,6 +54,12 @@ class Segmenter:
         self._router = router
         self._dispatcher = dispatcher
         self._sandbox = sandbox
+        # Serve gives a replica as many threads as it has CPUs, plus four: slow uploads would hold up quick ones.
+        self._threads = ThreadPoolExecutor(2 * config.max_requests, thread_name_prefix="segmenter")
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Sockets, numpy and Pillow would block the event loop, so they run in threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def segment(self, upload: Upload, new_writer: NewWriter, *, pinned: int | None = None) -> Segmented:
         """All masks of an upload, all from one version of the model.
@@ -80,6 +89,9 @@ class Segmenter:
                 detail=f"no answer within {self._config.timeout_s:g} s; send a shorter clip",
                 limit="timeout_s",
             ) from None
+        finally:
+            # Also if the client has hung up, which Serve reports by cancelling this call.
+            upload.stop_decoding()
         raise NoModel("the model is being replaced; try again", retry_after_s=1)
 
     async def _segment(self, upload: Upload, new_writer: NewWriter, route: Route) -> Segmented:
@@ -90,21 +102,20 @@ class Segmenter:
             threshold=upload.threshold if len(release.classes) == 2 else None,
         )
         writer, num_frames = new_writer(head, release.classes), 0
-        with closing(await asyncio.to_thread(self._sandbox.samples, upload)) as decoding:
+        with closing(await self._in_thread(self._sandbox.samples, upload)) as decoding:
             parts = windows(decoding.samples(), num_frames=release.num_frames)
             while True:
-                # Sockets, numpy and Pillow would block the event loop, so they run in threads.
                 with clock.time("decode"):
-                    window = await asyncio.to_thread(next, parts, None)
+                    window = await self._in_thread(next, parts, None)
                 if window is None:
                     break
                 with clock.time("model"):
                     predicted = await self._dispatcher.predict(route, window.clip, upload.threshold)
                 with clock.time("encode"):
-                    await asyncio.to_thread(_write, writer, window, predicted)
+                    await self._in_thread(_write, writer, window, predicted)
                 num_frames += len(window.samples)
         with clock.time("encode"):
-            body = await asyncio.to_thread(writer.finish, clock.timings())
+            body = await self._in_thread(writer.finish, clock.timings(), _timeline(decoding))
         return Segmented(
             body=body,
             media_type=writer.media_type,
@@ -113,6 +124,13 @@ class Segmenter:
             num_frames=num_frames,
             timings=clock.timings(),
         )
+
+
+def _timeline(decoding: Decoding) -> Timeline | None:
+    found = decoding.timeline
+    if found is None:
+        return None
+    return Timeline(picture_end_s=round(found.picture_end_s, 3), sound_end_s=round(found.sound_end_s, 3))
 
 
 def _write(writer: Writer, window: Window, predicted: Masks) -> None:

@@ -7,14 +7,14 @@ own, and each slot is scaled by its own queue.
 import asyncio
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
-from ray import serve
 from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_model.data.core.clip import Clip
+from sdavs_serve.inference.batching import Batcher
 from sdavs_serve.model_calls import GoldenReport, Masks
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import Release, RolloutState, SlotName
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 
-def _num_frames(batch: list[tuple["ServedModel", "Inputs"]]) -> int:
-    return sum(len(inputs.frames) for _, inputs in batch)
+def _num_frames(item: tuple["ServedModel", "Inputs"]) -> int:
+    return len(item[1].frames)
 
 
 class Predictor:
@@ -55,9 +55,12 @@ class Predictor:
         self._failed: str | None = None
         self._beat = 0
         self._loading: threading.Thread | None = None
-        infer: Any = self._infer  # `serve.batch` adds the setters, and its type forgets them
-        infer.set_max_batch_size(config.max_batch_frames)
-        infer.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
+        self._infer: Batcher[tuple[ServedModel, Inputs], torch.Tensor] = Batcher(
+            self._run_batch,
+            size_of=_num_frames,
+            max_size=config.max_batch_frames,
+            wait_s=config.batch_wait_ms / 1000,
+        )
         self._watcher = store.Watcher(self._follow)
         # It reports only after it has loaded; until then the slot's other replicas report for the slot.
         self._apply(self._watcher.state)
@@ -111,8 +114,7 @@ class Predictor:
         masks, scores = await asyncio.to_thread(masks_with_scores, logits, size=size, threshold=threshold)
         return Masks(version=model.release.version, masks=masks, scores=scores)
 
-    @serve.batch(batch_size_fn=_num_frames)
-    async def _infer(self, batch: list[tuple["ServedModel", "Inputs"]]) -> list["torch.Tensor"]:
+    async def _run_batch(self, batch: list[tuple["ServedModel", "Inputs"]]) -> list["torch.Tensor"]:
         """Logits [T, K, S, S] of each clip in the batch."""
         logits: dict[int, torch.Tensor] = {}
         # During a change there may be two models; each clip goes through the one that prepared it.

@@ -2,10 +2,9 @@
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from sdavs_serve.errors import NoModel, RequestError
-from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import Release, RolloutState, SlotName
 
 PIN_HEADER = "x-model-version"
@@ -33,12 +32,24 @@ class Route:
         return "b" if self.slot == "a" else "a"
 
 
+class Followed(Protocol):
+    """What follows the rollout's document, such as `store.Watcher`."""
+
+    @property
+    def state(self) -> RolloutState: ...
+    @property
+    def alive(self) -> bool: ...
+
+
 class Router:
     """Routes by the newest document."""
 
-    def __init__(self) -> None:
-        self._watcher = store.Watcher()
-        self._watcher.start()
+    def __init__(self, watcher: Followed) -> None:
+        """
+        Args:
+            watcher: holds the newest document.
+        """
+        self._watcher = watcher
 
     @property
     def alive(self) -> bool:

@@ -17,14 +17,13 @@ from collections.abc import Callable
 
 import ray
 from pydantic import BaseModel, ConfigDict
-from ray.experimental import internal_kv
+from sdavs_platform.ray_internals import kv_delete, kv_get, kv_keys, kv_put
 
 from sdavs_serve.rollout.rules import SlotReport
 from sdavs_serve.rollout.state import SLOTS, RolloutState, SlotName
 
 logger = logging.getLogger("ray.serve")
 
-NAMESPACE = b"sdavs"
 STATE = "rollout/"
 REPORTS = "slot/"
 
@@ -56,10 +55,10 @@ class ReplicaReport(BaseModel):
 def read_state() -> RolloutState:
     """The newest document; an empty one where there is none."""
     for _ in range(3):  # the newest may be removed for a newer one between the two calls
-        keys = internal_kv._internal_kv_list(STATE, namespace=NAMESPACE)
+        keys = kv_keys(STATE)
         if not keys:
             return RolloutState()
-        if content := internal_kv._internal_kv_get(max(keys), namespace=NAMESPACE):
+        if content := kv_get(max(keys)):
             return RolloutState.model_validate_json(content)
     raise RuntimeError("the rollout's document changes faster than it can be read")
 
@@ -68,19 +67,19 @@ def write_state(state: RolloutState) -> RolloutState | None:
     """Write the successor of the document that `state` was made from; None if another controller was faster."""
     state = state.model_copy(update={"revision": state.revision + 1})
     key = _key(state.revision)
-    existed = internal_kv._internal_kv_put(key, state.model_dump_json(), overwrite=False, namespace=NAMESPACE)
+    existed = kv_put(key, state.model_dump_json(), overwrite=False)
     if existed:
         return None
-    for old in internal_kv._internal_kv_list(STATE, namespace=NAMESPACE):
+    for old in kv_keys(STATE):
         # The one before stays for readers that have listed the keys and not read yet.
-        if old < _key(state.revision - 1).encode():
-            internal_kv._internal_kv_del(old, namespace=NAMESPACE)
+        if old < _key(state.revision - 1):
+            kv_delete(old)
     return state
 
 
 def write_report(slot: SlotName, actor: str, report: ReplicaReport) -> None:
     """Report to the controller; a replica is identified by the name of its actor."""
-    internal_kv._internal_kv_put(f"{REPORTS}{slot}/{actor}", report.model_dump_json(), namespace=NAMESPACE)
+    kv_put(f"{REPORTS}{slot}/{actor}", report.model_dump_json())
 
 
 class ReportReader:
@@ -104,11 +103,11 @@ class ReportReader:
 
     def _live(self, slot: SlotName) -> list[ReplicaReport]:
         now, prefix, live = time.monotonic(), f"{REPORTS}{slot}/", []
-        for name in internal_kv._internal_kv_list(prefix, namespace=NAMESPACE):
-            content, key = internal_kv._internal_kv_get(name, namespace=NAMESPACE), name.decode()
+        for key in kv_keys(prefix):
+            content = kv_get(key)
             # Ray knows at once that a process has ended; one that hangs or is cut off shows only by its silence.
             if content is None or not _exists(key.removeprefix(prefix)):
-                internal_kv._internal_kv_del(name, namespace=NAMESPACE)
+                kv_delete(key)
                 continue
             report = ReplicaReport.model_validate_json(content)
             if self._beats.get(key) != report.beat:

@@ -1,0 +1,136 @@
+"""Media files in memory: which container, which of its tracks, and when those begin and end."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from sdavs_serve.errors import MediaError
+
+# Content decides, never the name or the declared type. FFmpeg gets the format instead of guessing it: its guesses
+# include playlists, which open further files and addresses.
+VIDEO_MAGIC = {
+    b"ftyp": "mov",
+    b"moov": "mov",
+    b"mdat": "mov",
+    b"wide": "mov",
+    b"free": "mov",
+    b"skip": "mov",
+}
+EBML_MAGIC = b"\x1aE\xdf\xa3"
+SOUND_MAGIC = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}
+
+Content = bytes | memoryview
+"""A whole file, in memory or mapped from disk."""
+
+
+def video_format(data: Content) -> str | None:
+    """FFmpeg's name of the container, by its first bytes; None if it is not accepted."""
+    head = bytes(data[:8])
+    return "matroska" if head.startswith(EBML_MAGIC) else VIDEO_MAGIC.get(head[4:])
+
+
+def sound_format(data: Content) -> str | None:
+    """FFmpeg's name of a sound file, or of a video with sound; None if it is not accepted."""
+    head = bytes(data[:8])
+    if _is_mp3_frame(head):
+        return "mp3"
+    return next((kind for magic, kind in SOUND_MAGIC.items() if head.startswith(magic)), video_format(data))
+
+
+def _is_mp3_frame(head: bytes) -> bool:
+    """Whether the bytes begin with a frame header of MPEG 1, 2 or 2.5 audio, layer 3 (ISO 11172-3, 2.4.1.3)."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return False
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
+    return version != 1 and layer == 1 and bitrate != 15 and rate != 3
+
+
+def open_media(data: Content, kind: str) -> av.container.InputContainer:
+    """Opens an upload as the given container; seekable, without copying it."""
+    return av.open(_View(data), mode="r", format=kind)
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first video track. Cover pictures, which FFmpeg lists as video, are passed over."""
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """When the video and sound tracks of a container begin and end. Other tracks, such as subtitles, do not count."""
+
+    start: float
+    """Time of the container that counts as 0 s: the begin of the first track."""
+    announced_end: float
+    """Where the last track ends according to the file's headers, in seconds from `start`; 0 if they do not say."""
+
+    @classmethod
+    def of(cls, container: av.container.InputContainer) -> "Clock":
+        """Read from the headers."""
+        tracks: list[Any] = [
+            track for track in (video_stream(container), *container.streams.audio[:1]) if track
+        ]
+        starts = [float(t.start_time * t.time_base) for t in tracks if t.start_time is not None]
+        start = min(starts, default=(container.start_time or 0) / av.time_base)
+        whole = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+        # Where a track does not tell its own end, the container's counts, which may be that of another track.
+        ends = [_end_of(track, None if len(tracks) < len(container.streams) else whole) for track in tracks]
+        end = min(whole, max((end for end in ends if end is not None), default=0.0))
+        return cls(start=start, announced_end=max(0.0, end - start))
+
+
+@contextmanager
+def reading(field: str) -> Iterator[None]:
+    """Turns FFmpeg's errors into MediaError, blamed on a form field."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise MemoryError(str(error)) from error
+        raise MediaError("corrupt", f"cannot be decoded ({error.strerror})", field=field) from error
+
+
+def _end_of(track: Any, otherwise: float | None) -> float | None:
+    if track.duration is not None:
+        return float(((track.start_time or 0) + track.duration) * track.time_base)
+    # Matroska has no durations of tracks. FFmpeg and mkvmerge write them as tags.
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", track.metadata.get("DURATION", ""))
+    if found is None:
+        return otherwise
+    hours, minutes, seconds = found.groups()
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+
+
+class _View(io.RawIOBase):
+    """A file view of memory; `io.BytesIO` would copy a mapped upload into memory."""
+
+    def __init__(self, data: Content) -> None:
+        self._data = memoryview(data)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size is None or size < 0 else self._position + size
+        part = bytes(self._data[self._position : end])
+        self._position += len(part)
+        return part
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position

@@ -1,0 +1,250 @@
+"""Clips as phones, screen recorders and editors write them: a player's picture, sound and length are the right ones."""
+
+import io
+import struct
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import Colorspace
+from sdavs_platform.config.tree import ServeConfig
+from sdavs_serve.decoding.media import Timeline, decode_pictures, decode_video
+from sdavs_serve.errors import MediaError
+from sdavs_serve.tools.fuzz import mux_sound
+
+LIMITS = ServeConfig()
+RATE = 48_000
+WIDTH, HEIGHT = 64, 48
+
+
+def corner(value: int = 40) -> np.ndarray:
+    """[48, 64, 3]: grey, and red in the top left quarter, so that turning and mirroring show."""
+    picture = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
+    picture[: HEIGHT // 2, : WIDTH // 2] = (220, 30, 30)
+    return picture
+
+
+def tone(seconds: float, rate: int = RATE) -> np.ndarray:
+    return np.int16(12_000 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate))
+
+
+def write(
+    times_ms: list[int],
+    *,
+    kind: str = "mp4",
+    codecs: tuple[str, str] = ("libx264", "aac"),
+    sound_s: float = 0,
+    picture: Callable[[int], np.ndarray] = lambda index: corner(40 + 20 * (index % 8)),
+    aspect: Fraction | None = None,
+    add: Callable = lambda container: None,
+) -> bytes:
+    """A video with a picture at each of the times, and a tone."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        video = container.add_stream(codecs[0], rate=30)
+        video.height, video.width = picture(0).shape[:2]
+        video.pix_fmt, video.codec_context.time_base = "yuv420p", Fraction(1, 1000)
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
+        audio = container.add_stream(codecs[1], rate=RATE, layout="mono") if sound_s else None
+        add(container)
+        for index, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio:
+            mux_sound(container, audio, tone(sound_s))
+    return file.getvalue()
+
+
+def every_second(seconds: int, **changes: object) -> bytes:
+    return write([200 * step for step in range(5 * seconds)], sound_s=seconds, **changes)
+
+
+def wav(seconds: float) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="wav") as container:
+        mux_sound(
+            container, container.add_stream("pcm_s16le", rate=16_000, layout="mono"), tone(seconds, 16_000)
+        )
+    return file.getvalue()
+
+
+def decoded(video: bytes, *, fps: float = 1, sound: bytes | None = None):
+    ends: list[Timeline] = []
+    samples = list(decode_video(video, fps=fps, limits=LIMITS, sound=sound, on_end=ends.append))
+    return samples, ends[0]
+
+
+@pytest.mark.parametrize(("kind", "codecs"), [("webm", ("libvpx", "libopus")), ("mp4", ("libx264", "aac"))])
+def test_a_picture_that_stands_still_is_held_while_the_sound_continues(kind, codecs):
+    samples, ends = decoded(write([0, 300, 600, 1000], kind=kind, codecs=codecs, sound_s=8))
+    assert len(samples) == 8
+    last = [sample.picture for sample in samples[1:]]
+    assert all(np.array_equal(picture, last[0]) for picture in last)
+    assert all(np.abs(sample.second).max() > 0.2 for sample in samples), "every frame has its own sound"
+    assert (ends.picture_end_s, ends.sound_end_s) == pytest.approx((1.0, 8.0), abs=0.15)
+
+
+def test_a_sound_that_is_padded_to_whole_packets_adds_no_frame():
+    for fps in (1, 5, 60):
+        samples, _ = decoded(every_second(3), fps=fps)
+        assert len(samples) == 3 * fps
+
+
+def test_another_sound_changes_neither_the_number_of_frames_nor_the_pictures():
+    still = write([0, 1000], sound_s=6)
+    own, own_ends = decoded(still)
+    for seconds in (1, 6, 9):
+        other, ends = decoded(still, sound=wav(seconds))
+        assert len(other) == len(own) == 6
+        assert all(np.array_equal(a.picture, b.picture) for a, b in zip(own, other, strict=True))
+        assert ends.sound_end_s == pytest.approx(own_ends.sound_end_s, abs=0.05)
+
+
+def test_a_silent_video_is_heard_with_the_sound_that_is_sent_along():
+    silent = write([0, 1000, 2000])
+    samples, ends = decoded(silent, sound=wav(3))
+    assert len(samples) == 2 or len(samples) == 3
+    assert all(np.abs(sample.second).max() > 0.2 for sample in samples)
+    assert ends.sound_end_s == 0
+    with pytest.raises(MediaError, match="no sound track") as refused:
+        decoded(silent)
+    assert refused.value.kind == "no_sound"
+
+
+def subtitled(video: bytes, tmp_path: Path, *, last_s: int) -> bytes:
+    """The video in Matroska with a subtitle that ends at `last_s`."""
+    (tmp_path / "text.srt").write_text(f"1\n00:00:01,000 --> 00:00:{last_s:02d},000\nhello\n")
+    file = io.BytesIO()
+    with (
+        av.open(io.BytesIO(video)) as source,
+        av.open(str(tmp_path / "text.srt")) as text,
+        av.open(file, "w", format="matroska") as out,
+    ):
+        tracks = {
+            id(stream): out.add_stream_from_template(stream) for stream in (*source.streams, *text.streams)
+        }
+        for packet in (
+            packet for part in (source, text) for packet in part.demux() if packet.dts is not None
+        ):
+            packet.stream = tracks[id(packet.stream)]
+            out.mux(packet)
+    return file.getvalue()
+
+
+def test_a_subtitle_that_ends_after_the_video_changes_nothing(tmp_path):
+    video = subtitled(every_second(5), tmp_path, last_s=59)
+    samples, ends = decoded(video)
+    assert len(samples) == 5
+    assert ends.picture_end_s == pytest.approx(5, abs=0.25)
+    with pytest.raises(MediaError, match="cut short"):
+        decoded(video[: len(video) // 2])
+
+
+def test_a_cover_picture_is_not_taken_for_the_video():
+    file = io.BytesIO()
+    with av.open(io.BytesIO(every_second(2))) as source, av.open(file, "w", format="mp4") as out:
+        cover_first = out.add_stream("mjpeg", rate=1)
+        cover_first.height, cover_first.width, cover_first.pix_fmt = 32, 32, "yuvj420p"
+        cover_first.disposition = av.stream.Disposition.attached_pic
+        tracks = {id(stream): out.add_stream_from_template(stream) for stream in source.streams}
+        out.mux(
+            cover_first.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9, np.uint8), format="rgb24"))
+        )
+        out.mux(cover_first.encode(None))
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = tracks[id(packet.stream)]
+                out.mux(packet)
+    samples, _ = decoded(file.getvalue())
+    assert [sample.picture.shape for sample in samples] == [(HEIGHT, WIDTH, 3)] * 2
+
+
+ORIENTATIONS = {
+    "as stored": ((1, 0, 0, 1), "top left"),
+    "mirrored": ((-1, 0, 0, 1), "top right"),
+    "upside down": ((-1, 0, 0, -1), "bottom right"),
+    "flipped": ((1, 0, 0, -1), "bottom left"),
+    "transposed": ((0, 1, 1, 0), "top left"),
+    "turned right": ((0, 1, -1, 0), "top right"),
+    "transversed": ((0, -1, -1, 0), "bottom right"),
+    "turned left": ((0, -1, 1, 0), "bottom left"),
+}
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_each_of_the_eight_display_matrices_is_followed(name):
+    (a, b, c, d), where = ORIENTATIONS[name]
+    video = bytearray(every_second(1))
+    at = video.index(b"tkhd") + 44
+    video[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    (sample,) = decoded(bytes(video))[0]
+    height, width = (WIDTH, HEIGHT) if a == 0 else (HEIGHT, WIDTH)
+    assert sample.picture.shape == (height, width, 3)
+    red = sample.picture[..., 0] > 130
+    rows, columns = np.nonzero(red)
+    found = ("top " if rows.mean() < height / 2 else "bottom ") + (
+        "left" if columns.mean() < width / 2 else "right"
+    )
+    assert found == where
+
+
+@pytest.mark.parametrize(
+    ("aspect", "shape"),
+    [(Fraction(4, 3), (48, 85, 3)), (Fraction(1, 2), (96, 64, 3)), (Fraction(1), (48, 64, 3))],
+)
+def test_pixels_that_are_not_square_are_shown_as_they_are_meant(aspect, shape):
+    samples, _ = decoded(every_second(1, aspect=aspect))
+    assert samples[0].picture.shape == shape
+    limits = LIMITS.model_copy(update={"max_pixels": 64 * 48})
+    if aspect != 1:
+        with pytest.raises(MediaError, match=f"{shape[1]} x {shape[0]} pixels"):
+            list(decode_video(every_second(1, aspect=aspect), fps=1, limits=limits))
+
+
+@pytest.mark.parametrize(("height", "colours"), [(720, Colorspace.ITU709), (480, Colorspace.ITU601)])
+def test_untagged_video_has_the_colours_of_its_size(height, colours):
+    wanted = (200, 40, 60)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=1)
+        video.height, video.width, video.pix_fmt = height, 1280, "yuv420p"
+        audio = container.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.VideoFrame.from_ndarray(np.full((height, 1280, 3), wanted, np.uint8), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=colours)
+        frame.colorspace = 2  # AVCOL_SPC_UNSPECIFIED
+        container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        mux_sound(container, audio, tone(1))
+    (sample,) = decoded(file.getvalue())[0]
+    assert np.abs(sample.picture.astype(int) - wanted).max() <= 4
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000])
+def test_an_mp3_needs_no_id3_header_at_any_rate(rate, make_png):
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3", options={"id3v2_version": "0", "write_xing": "0"}) as container:
+        mux_sound(container, container.add_stream("libmp3lame", rate=rate, layout="mono"), tone(3, rate))
+    assert file.getvalue()[0] == 0xFF
+    samples = list(decode_pictures([make_png(corner())] * 3, file.getvalue(), fps=1, limits=LIMITS))
+    assert all(np.abs(sample.second).max() > 0.2 for sample in samples)
+
+
+def test_what_only_looks_like_an_mp3_is_refused(make_png):
+    for head in (b"\xff\xd8\xff\xe0", b"\xff\xff\xff\xff", b"\xff\xf1\x50\x80", b"\xff\xea\x00\x00"):
+        with pytest.raises(MediaError, match="not a wav, flac, ogg or mp3 file"):
+            list(decode_pictures([make_png(corner())], head + bytes(500), fps=1, limits=LIMITS))
+
+
+def test_a_wav_beyond_four_gigabytes_may_say_so_in_its_header(make_png):
+    file = io.BytesIO()
+    with av.open(file, "w", format="wav", options={"rf64": "always"}) as container:
+        mux_sound(container, container.add_stream("pcm_s16le", rate=16_000, layout="mono"), tone(2, 16_000))
+    assert file.getvalue().startswith(b"RF64")
+    samples = list(decode_pictures([make_png(corner())] * 2, file.getvalue(), fps=1, limits=LIMITS))
+    assert all(np.abs(sample.second).max() > 0.2 for sample in samples)

@@ -1,0 +1,226 @@
+"""HTTP as its RFCs have it: negotiation, methods, malformed headers, and a description that lists every status."""
+
+import asyncio
+import io
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+from sdavs_platform.config.tree import ServeConfig
+from sdavs_serve.decoding.sandbox import Sandbox
+from sdavs_serve.errors import RequestError
+from sdavs_serve.http.form import negotiate
+from sdavs_serve.http.ingress import create_app
+from sdavs_serve.http.keys import KeyFile
+from sdavs_serve.http.metrics import Metrics
+from sdavs_serve.http.segmenter import Segmenter
+from sdavs_serve.inference.router import Router
+from sdavs_serve.rollout.state import RolloutState
+
+
+class Endpoint:
+    """The whole HTTP side in this process, without a model."""
+
+    def __init__(self, folder, **changes: object) -> None:
+        self.config = ServeConfig(require_keys=True, keys_file=str(folder / "keys.json"), **changes)
+        keys = KeyFile.of(self.config)
+        self.segment_key, self.admin_key = keys.add("segment"), keys.add("admin")
+        router = Router(SimpleNamespace(state=RolloutState(), alive=True))
+        sandbox = Sandbox(self.config)
+        segmenter = Segmenter(config=self.config, router=router, dispatcher=None, sandbox=sandbox)
+        self.metrics = Metrics(max_requests=self.config.max_requests)
+        self.app: FastAPI = create_app(
+            config=self.config,
+            segmenter=segmenter,
+            sandbox=sandbox,
+            router=router,
+            metrics=self.metrics,
+            nudge=self.nudge,
+        )
+
+    async def nudge(self) -> None:
+        pass
+
+    def ask(self, method: str, path: str, *, key: str | None = None, **request) -> httpx.Response:
+        headers = httpx.Headers(request.pop("headers", {}))
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, path, headers=headers, **request)
+
+        return asyncio.run(send())
+
+
+@pytest.fixture
+def endpoint(tmp_path) -> Endpoint:
+    return Endpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        ("", None),
+        ("*/*", "application/json"),
+        ("text/html, */*;q=0.1", "application/json"),
+        ("image/*;q=0.5, video/mp4", "video/mp4"),
+        ("image/png;q=0.5, video/mp4;q=0.9, application/zip;q=0.7", "video/mp4"),
+        ("Image/PNG; Q=0.5", "image/png"),
+        ("application/json ; q=0, image/png", "image/png"),
+        ("application/json;q=0, */*", "image/png"),
+        ("application/*;q=0.9, application/json;q=0.1", "application/zip"),
+        ("image/png;q=1.000, video/mp4;q=0.999", "image/png"),
+        ("image/png, application/json", "image/png"),
+        ("image/png;q=banana, video/mp4;q=0.1", "video/mp4"),
+        ("text/html, application/xml", None),
+        ("*/*;q=0", None),
+    ],
+)
+def test_the_accept_header_is_read_with_its_quality_values(accept, chosen):
+    if chosen is None:
+        with pytest.raises(RequestError, match="can answer with") as refused:
+            negotiate(accept)
+        assert refused.value.status == 406
+    else:
+        assert negotiate(accept) == chosen
+
+
+def test_a_wrong_method_is_refused_with_those_that_are_allowed(endpoint):
+    for method, path, allowed in (
+        ("GET", "/v1/segment", {"POST"}),
+        ("DELETE", "/v1/model", {"GET"}),
+        ("GET", "/v1/rollout/nudge", {"POST"}),
+        ("POST", "/healthz", {"GET"}),
+    ):
+        answer = endpoint.ask(method, path, key=endpoint.admin_key)
+        assert answer.status_code == 405, path
+        assert set(answer.headers["Allow"].split(", ")) == allowed
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_head_is_answered_as_get_without_the_body(endpoint):
+    for path, status in (("/healthz", 200), ("/readyz", 503), ("/", 200), ("/v1/model", 401)):
+        get, head = endpoint.ask("GET", path), endpoint.ask("HEAD", path)
+        assert (get.status_code, head.status_code) == (status, status)
+        assert head.content == b""
+        assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_the_name_of_the_scheme_may_be_written_in_any_case(endpoint):
+    for scheme, status in (("bearer", 503), ("BEARER", 503), ("Bearer  ", 503), ("Basic", 401), ("", 401)):
+        headers = {"Authorization": f"{scheme} {endpoint.segment_key}"}
+        assert endpoint.ask("GET", "/v1/model", headers=headers).status_code == status, scheme
+
+
+def test_malformed_headers_are_refused_whoever_sends_them(endpoint):
+    odd = "käse".encode()
+    for name in ("authorization", "x-mlflow-signature", "accept", "x-request-id", "x-anything"):
+        for key in (None, endpoint.admin_key):
+            headers = {"Authorization": f"Bearer {key}"} if key and name != "authorization" else {}
+            raw = [*httpx.Headers(headers).raw, (name.encode(), odd)]
+            answer = endpoint.ask("POST", "/v1/rollout/nudge", headers=raw)
+            assert (answer.status_code, answer.json()["status"]) == (400, 400), name
+    long = endpoint.ask("GET", "/v1/model", headers={"X-Request-Id": "x" * 129})
+    assert (long.status_code, "request_id" in long.json()) == (400, False)
+    short = endpoint.ask("GET", "/v1/model", headers={"X-Request-Id": "x" * 128})
+    assert (short.status_code, short.json()["request_id"]) == (401, "x" * 128)
+
+
+def test_a_client_that_hangs_up_is_counted_as_499(endpoint):
+    """And not as 500, which raises an alarm."""
+
+    async def scenario() -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/segment",
+            "raw_path": b"",
+            "query_string": b"",
+        }
+        key = f"Bearer {endpoint.segment_key}".encode()
+        scope |= {"scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0"}, "server": ("test", 80)}
+        scope["headers"] = [(b"authorization", key), (b"content-type", b"multipart/form-data; boundary=x")]
+        waiting = asyncio.Event()
+
+        async def receive() -> dict:
+            waiting.set()
+            await asyncio.Event().wait()
+            return {}
+
+        async def send(message: dict) -> None:
+            raise AssertionError("nobody is there")
+
+        request = asyncio.create_task(endpoint.app(scope, receive, send))
+        await waiting.wait()
+        request.cancel()  # as Serve does
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(scenario())
+    counted = {
+        sample.labels["status"]: sample.value
+        for family in endpoint.metrics.requests.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {"499": 1}
+
+
+def small_png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_as_many_pictures_as_max_frames_allows_reach_the_decoder(tmp_path):
+    endpoint = Endpoint(tmp_path, max_frames=1500, max_seconds=2000)
+    picture = small_png()
+    for count, expected in ((1200, (503, "no_model")), (1503, (400, "http"))):
+        files = [("frames", ("a.png", picture)) for _ in range(count)]
+        answer = endpoint.ask(
+            "POST", "/v1/segment", key=endpoint.segment_key, files=[*files, ("audio", b"x")]
+        )
+        problem = answer.json()
+        assert (answer.status_code, problem["type"].rpartition(":")[2]) == expected, problem
+
+
+def test_every_status_that_is_returned_is_in_the_description(endpoint):
+    key = endpoint.admin_key
+    video = {"video": b"no video"}
+    requests = [
+        ("GET", "/healthz", {}),
+        ("GET", "/healthz", {"headers": {"X-Request-Id": "x" * 200}}),
+        ("GET", "/readyz", {}),
+        *(("GET", path, {}) for path in ("/v1/model", "/v1/rollout", "/metrics")),
+        *(("GET", path, {"key": key}) for path in ("/v1/model", "/v1/rollout", "/metrics")),
+        *(("GET", path, {"key": endpoint.segment_key}) for path in ("/v1/rollout", "/metrics")),
+        ("POST", "/v1/rollout/nudge", {}),
+        ("POST", "/v1/rollout/nudge", {"key": endpoint.segment_key}),
+        ("POST", "/v1/rollout/nudge", {"key": key}),
+        ("POST", "/v1/segment", {"files": video}),
+        ("POST", "/v1/segment", {"key": key, "files": video}),
+        ("POST", "/v1/segment", {"key": key, "files": video, "data": {"fps": "0"}}),
+        ("POST", "/v1/segment", {"key": key, "files": video, "headers": {"X-Model-Version": "7"}}),
+        ("POST", "/v1/segment", {"key": key, "files": video, "headers": {"X-Model-Version": "seven"}}),
+        ("POST", "/v1/segment", {"key": key, "files": video, "headers": {"Accept": "text/html"}}),
+        ("POST", "/v1/segment", {"key": key, "content": b"{}"}),
+        ("POST", "/v1/segment", {"key": key, "content": bytes(70_000_000)}),
+        (
+            "POST",
+            "/v1/segment",
+            {"key": key, "content": b"--", "headers": {"Content-Type": "multipart/form-data"}},
+        ),
+    ]
+    described = endpoint.app.openapi()["paths"]
+    seen: dict[str, set[int]] = {}
+    for method, path, request in requests:
+        status = endpoint.ask(method, path, **request).status_code
+        seen.setdefault(path, set()).add(status)
+        assert str(status) in described[path][method.lower()]["responses"], (method, path, status)
+    assert set(described) == set(seen), "every path is asked"
+    assert seen["/v1/segment"] >= {400, 401, 406, 409, 413, 415, 422, 503}
