@@ -1,10 +1,10 @@
-"""Look inside a registered model: the paper's analyses, each one command; numbers and pictures to disk and MLflow.
+"""Analyse a registered model as the paper does, one command each; figures and plots go to disk and MLflow.
 
     python jobs/analyse.py noise --without-snrp models:/sdavs-without-snrp/1
     python jobs/analyse.py all --model models:/sdavs@champion --split test_strict
 
-Each analysis writes report.json, report.txt, clips.csv and its pictures to a folder of its own, puts them below
-analysis/ of the MLflow run that made the model, and prints its table. docs/analyses.md explains every figure.
+Each analysis writes report.json, report.txt, clips.csv and its plots to a folder of its own, logs them below
+analysis/ of the MLflow run that trained the model, and prints its table. docs/analyses.md explains every figure.
 """
 
 import argparse
@@ -16,12 +16,12 @@ _sources.use_this_checkout()
 
 ABOUT = {
     "noise": "J and F under Brownian and moving-train noise, with and without SNRP (Table IX), and over SNRs",
-    "consistency": "CKA, KL and JS between sound and picture before and after DAMF (Table VII)",
+    "consistency": "CKA, KL and JS between audio and visual streams before and after DAMF (Table VII)",
     "maps": "feature maps and Grad-CAM before SNRP, after CFS and after SFS (figure 5)",
-    "attention": "attention of both directions, and both streams before and after DAMF (figure 6)",
+    "attention": "attention in both directions, and both streams before and after DAMF (figure 6)",
     "response": "distribution of SNRP's responses over space and channels (figure 8)",
     "listening": "right, no, swapped, off-screen sound and noise alone; the false sounding rate (beyond the paper)",
-    "all": "all of these; what the model cannot answer for is left out and said",
+    "all": "all of these that apply to the model; the others are listed",
 }
 
 
@@ -35,12 +35,15 @@ def main() -> None:
         _add_flags(subparser, name)
     flags = vars(parser.parse_args())
     name, as_json = flags.pop("analysis"), flags.pop("json")
+    from sdavs_platform import console
     from sdavs_platform.analysis.result import as_json as to_json
     from sdavs_platform.analysis.suite import NAMES, Request, analyse
 
+    console.configure(to_stderr=True)
+
     try:
         request = Request(names=NAMES if name == "all" else (name,), **flags)
-        results, left_out = analyse(request, say=lambda line: print(line, file=sys.stderr, flush=True))
+        results, left_out = analyse(request)
     except ValueError as error:
         sys.exit(f"analyse.py: {error}")
     except KeyboardInterrupt:
@@ -63,39 +66,39 @@ def _add_flags(parser: argparse.ArgumentParser, name: str) -> None:
     what.add_argument("--data", metavar="FOLDER", help="data set folder (default: the bundled data set)")
     what.add_argument("--split", help="split of it (default: the first whose name starts with test)")
     what.add_argument(
-        "--limit", type=int, metavar="CLIPS", help="so many clips, spread evenly (default: all)"
+        "--limit", type=int, metavar="CLIPS", help="number of clips, spread evenly (default: all)"
     )
     if name in ("noise", "all"):
         noise = parser.add_argument_group("noise")
         noise.add_argument(
             "--without-snrp",
             metavar="MODEL",
-            help="a model trained without SNRP to put beside it (default: none)",
+            help="a model trained without SNRP to compare with (default: none)",
         )
         noise.add_argument(
             "--train-noise",
             metavar="FILE",
-            help="recording of a moving train (default: a bundled one that training does not use)",
+            help="recording of a moving train (default: a bundled one, not used in training)",
         )
     if name in ("maps", "attention", "response", "all"):
-        drawing = parser.add_argument_group("pictures")
+        drawing = parser.add_argument_group("plots")
         drawing.add_argument(
             "--level",
             type=int,
             default=1,
-            help="which of the four levels is drawn, 1 is the largest map; figures are given for all (default: 1)",
+            help="level to plot, from 1, the largest map, to 4; figures cover all levels (default: 1)",
         )
     how = parser.add_argument_group("how")
     how.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
     where = parser.add_argument_group("where the results go")
     where.add_argument(
         "--out",
         metavar="FOLDER",
-        help="receives one folder an analysis, <analysis>-<model>-<version> (default: analysis/ in the state folder)",
+        help="parent of one folder per analysis, <analysis>-<model>-<version> (default: analysis/ in the state folder)",
     )
     where.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    where.add_argument("--no-log", dest="log", action="store_false", help="leave the MLflow run as it is")
+    where.add_argument("--no-log", dest="log", action="store_false", help="log nothing to MLflow")
     where.add_argument(
         "--tracking-uri",
         metavar="URI",

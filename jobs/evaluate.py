@@ -4,8 +4,9 @@
     python jobs/evaluate.py --model models:/sdavs-avss/1 --data /data/AVSBench --kind avsbench-avss --mode corrected
     python jobs/evaluate.py --model models:/sdavs/3 --blind models:/sdavs-blind/1 --split test_new_scenes
 
-A model that listens falls when muted, and falls further with swapped sound. Beside it stand the best constant
-mask, and with --blind a model that was trained on silence. The figures also go to the model's MLflow run.
+A model that listens scores lower when muted, and lower still with swapped sound. The table also shows the best
+constant mask and, with --blind, a model that was trained on silence. The figures are also logged to the model's
+MLflow run.
 """
 
 import argparse
@@ -27,10 +28,10 @@ def main() -> None:
     parser.add_argument(
         "--model", default="models:/sdavs@champion", help="registered model (default: %(default)s)"
     )
-    parser.add_argument("--blind", help="an audio-blind model to print beside it")
+    parser.add_argument("--blind", help="an audio-blind model to compare with")
     parser.add_argument("--data", help="data set folder (default: the bundled data set)")
     parser.add_argument(
-        "--kind", default="auto", help=f"data set: auto, {', '.join(KINDS)} (default: told from the folder)"
+        "--kind", default="auto", help=f"data set: auto, {', '.join(KINDS)} (default: found from the folder)"
     )
     parser.add_argument(
         "--mode",
@@ -41,22 +42,24 @@ def main() -> None:
     parser.add_argument(
         "--split",
         action="append",
-        help="split to score; may be repeated (default: every split of the data set whose name starts with test)",
+        help="split to score; may be repeated (default: all whose name starts with test)",
     )
     parser.add_argument(
-        "--train-split", default="train", help="split behind the constant mask (default: train)"
+        "--train-split", default="train", help="split that gives the constant mask (default: train)"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--masks", metavar="FOLDER", help="also write the masks, in the pictures' own size")
+    parser.add_argument("--masks", metavar="FOLDER", help="also write the masks, in the size of the frames")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--no-log", action="store_true", help="leave the MLflow run as it is")
+    parser.add_argument("--no-log", action="store_true", help="log nothing to MLflow")
     parser.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
     flags = parser.parse_args()
+    from sdavs_platform import console
     from sdavs_platform.evaluation.predictions import write_masks
-    from sdavs_platform.evaluation.registered_model import evaluate_registered, log_report, report_table
+    from sdavs_platform.evaluation.registered_model import evaluate_registered, log_results, results_table
 
+    console.configure(to_stderr=True)
     try:
-        report = evaluate_registered(
+        results = evaluate_registered(
             flags.model,
             blind_uri=flags.blind,
             root=flags.data,
@@ -66,23 +69,22 @@ def main() -> None:
             train_split=flags.train_split,
             device=flags.device,
             uri=flags.tracking_uri,
-            say=(lambda line: print(line, file=sys.stderr, flush=True)),
         )
         if not flags.no_log:
-            log_report(report, uri=flags.tracking_uri)
+            log_results(results, uri=flags.tracking_uri)
         if flags.masks:
             write_masks(
                 flags.model,
-                root=report["data"],
-                kind=report["kind"],
-                splits=list(report["splits"]),
+                root=results["data"],
+                kind=results["kind"],
+                splits=list(results["splits"]),
                 folder=Path(flags.masks),
                 device=flags.device,
                 uri=flags.tracking_uri,
             )
     except ValueError as error:
         sys.exit(f"evaluate.py: {error}")
-    print(json.dumps(report, indent=2) if flags.json else report_table(report))
+    print(json.dumps(results, indent=2) if flags.json else results_table(results))
 
 
 if __name__ == "__main__":

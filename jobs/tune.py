@@ -62,9 +62,11 @@ def main() -> None:
         config = load_config([*(files or [DEFAULT_CONFIG]), sweep.base], overrides_of(keys, unknown))
     except ValueError as error:
         sys.exit(textwrap.indent(str(error), "tune.py: "))
+    from sdavs_platform import console
     from sdavs_platform.tuning.report.build import build_report
     from sdavs_platform.tuning.run import run_sweep  # Ray and MLflow take seconds: not for --help
 
+    console.configure()
     try:
         result = run_sweep(
             sweep, config, command=["python", "jobs/tune.py", *sys.argv[1:]], retry_failed=retry_failed

@@ -1,4 +1,4 @@
-"""Clips a second that the loader gives, beside what a training step takes.
+"""Clips per second from the data loader, compared with what a training step needs.
 
     python jobs/benchmark.py data                                       the bundled data set and the demo's model
     python jobs/benchmark.py data --config jobs/configs/ms3_pvt.yaml --device cuda --workers 0 4 8 16
@@ -38,18 +38,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Measure and tell."""
-    import sys
-
-    from sdavs_platform.benchmarks.data_throughput import measure, report_table
+    """Measure and print."""
+    from sdavs_platform.benchmarks.data_throughput import measure, results_table
     from sdavs_platform.config.cli import load_config
     from sdavs_platform.storage.datasets import bundled_data
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     config = load_config([flags.config])
-    root = flags.data or config.data.root or str(bundled_data(say=say))
+    root = flags.data or config.data.root or str(bundled_data())
     config = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
     report = measure(
         config,
@@ -57,6 +52,5 @@ def run(flags: argparse.Namespace) -> None:
         num_clips=flags.clips,
         bucket=flags.s3,
         device=flags.device,
-        say=say,
     )
-    print(json.dumps(report, indent=2) if flags.json else report_table(report))
+    print(json.dumps(report, indent=2) if flags.json else results_table(report))

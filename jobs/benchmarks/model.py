@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates and speed of the model beside the paper's Table X.
+"""Parameters, multiply-accumulates and speed of the model, compared with the paper's Table X.
 
     python jobs/benchmark.py model                                          Swin-B, the rows of Table X
     python jobs/benchmark.py model --backbone pvt_v2_b5 --recipes full      the other model of the paper
@@ -40,13 +40,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where it goes")
     where.add_argument("--json", action="store_true", help="print JSON instead of a table")
     where.add_argument("--out", type=Path, help="folder for efficiency.png (Fig. 9) and efficiency.json")
-    where.add_argument("--log", action="store_true", help="also to MLflow, as a run of its own")
+    where.add_argument("--log", action="store_true", help="also log to MLflow, as a run of its own")
     where.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Measure and tell."""
-    from sdavs_platform.benchmarks.efficiency import log_report, measure, report_table, write_report
+    """Measure and print."""
+    from sdavs_platform.benchmarks.efficiency import log_results, measure, results_table, write_results
 
     report = measure(
         config=flags.config,
@@ -59,8 +59,8 @@ def run(flags: argparse.Namespace) -> None:
         repeats=flags.repeats,
     )
     if flags.out:
-        write_report(report, flags.out)
+        write_results(report, flags.out)
         print(f"{flags.out}: efficiency.png, efficiency.json", file=sys.stderr)
     if flags.log:
-        print(f"MLflow run {log_report(report, uri=flags.tracking_uri)}", file=sys.stderr)
-    print(json.dumps(report, indent=2) if flags.json else report_table(report))
+        print(f"MLflow run {log_results(report, uri=flags.tracking_uri)}", file=sys.stderr)
+    print(json.dumps(report, indent=2) if flags.json else results_table(report))

@@ -10,7 +10,6 @@ docs/scaling.md. Minutes on idle cores, and 10 GB of memory.
 
 import argparse
 import json
-import sys
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,25 +27,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[0, 1, 2, 3],
         choices=range(4),
-        help="of ZeRO (default: 0 1 2 3)",
+        help="ZeRO stages (default: 0 1 2 3)",
     )
-    here.add_argument("--steps", type=int, default=4, help="that are timed (default: %(default)s)")
+    here.add_argument("--steps", type=int, default=4, help="timed steps (default: %(default)s)")
     there = parser.add_argument_group("what is predicted")
     there.add_argument(
         "--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256], help="(default: 8 16 32 64 128 256)"
     )
-    there.add_argument("--clips-per-gpu", type=int, default=4, help="in a step (default: %(default)s)")
+    there.add_argument(
+        "--clips-per-gpu", type=int, default=4, help="clips per GPU and step (default: %(default)s)"
+    )
     there.add_argument(
         "--reached-flops",
         type=float,
         default=0.3,
-        help="share of a GPU's peak that training reaches (default: %(default)s)",
+        help="fraction of a GPU's peak that training reaches (default: %(default)s)",
     )
     there.add_argument(
         "--reached-bandwidth",
         type=float,
         default=0.8,
-        help="share of a link's peak that large messages reach (default: %(default)s)",
+        help="fraction of a link's peak that large messages reach (default: %(default)s)",
     )
     parser.add_argument_group("where it goes").add_argument(
         "--json", action="store_true", help="print JSON instead of tables"
@@ -54,10 +55,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Measure, predict and tell."""
+    """Measure, predict and print."""
     from sdavs_platform.benchmarks.scaling import measure
     from sdavs_platform.benchmarks.scaling_model import Assumptions
-    from sdavs_platform.benchmarks.scaling_tables import report_table
+    from sdavs_platform.benchmarks.scaling_tables import results_table
     from sdavs_platform.config.cli import load_config
 
     report = measure(
@@ -71,6 +72,5 @@ def run(flags: argparse.Namespace) -> None:
             reached_bandwidth=flags.reached_bandwidth,
             clips_per_gpu=flags.clips_per_gpu,
         ),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(json.dumps(report, indent=2) if flags.json else report_table(report))
+    print(json.dumps(report, indent=2) if flags.json else results_table(report))

@@ -19,8 +19,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Count and tell."""
+    """Count and print."""
     from sdavs_platform.storage.datasets import local_copy
+    from sdavs_platform.tables import text_table
 
     from sdavs_model.data.core.statistics import statistics
     from sdavs_model.data.datasets import open_splits
@@ -31,9 +32,14 @@ def run(flags: argparse.Namespace) -> None:
         print(json.dumps(numbers, indent=2))
         return
     columns = ("clips", "frames", "masks", "masks_with_sound", "mean_share_of_pixels")
-    print(f"{'split':<18}" + "".join(f"{column.replace('_', ' '):>22}" for column in columns))
+    header = ["split", *(column.replace("_", " ") for column in columns)]
+    print(
+        text_table(
+            header, [[split, *map(str, map(counted.get, columns))] for split, counted in numbers.items()]
+        )
+    )
     for split, counted in numbers.items():
-        print(f"{split:<18}" + "".join(f"{counted[column]:>22}" for column in columns))
+        print(split)
         print("  sizes       " + ", ".join(f"{size} ({count})" for size, count in counted["sizes"].items()))
         heard = ", ".join(f"{name} {count}" for name, count in counted["categories"].items())
-        print(f"  categories  {heard or 'the data set does not say'}")
+        print(f"  categories  {heard or 'not given by the data set'}")

@@ -51,7 +51,7 @@ def analysed(registered, data, tmp_path_factory):
     """All analyses of the full model, run once: the results and the folder that holds theirs."""
     out = tmp_path_factory.mktemp("out")
     asked = request(data, registered, without_snrp="models:/without-snrp/1", out=str(out), limit=4)
-    results, left_out = analyse(asked, say=lambda line: None)
+    results, left_out = analyse(asked)
     assert not left_out
     return results, out
 
@@ -106,7 +106,7 @@ def test_of_several_analyses_those_that_the_model_cannot_answer_for_are_left_out
     asked = request(
         data, registered, model="models:/without-damf/1", names=names, out=str(tmp_path), limit=2, log=False
     )
-    results, left_out = analyse(asked, say=lambda line: None)
+    results, left_out = analyse(asked)
     assert list(results) == ["response"]
     assert list(left_out) == ["attention", "consistency"]
     assert "ablation.damf: false" in left_out["attention"]
@@ -129,7 +129,7 @@ def test_of_several_analyses_those_that_the_model_cannot_answer_for_are_left_out
 def test_a_mistake_is_named(changes, message, registered, data, tmp_path):
     asked = request(data, registered, out=str(tmp_path), log=False)
     with pytest.raises(ValueError, match=message):
-        analyse(dataclasses.replace(asked, **changes), say=lambda line: None)
+        analyse(dataclasses.replace(asked, **changes))
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sdavs_platform.benchmarks.efficiency import log_report, measure, report_table, write_report
+from sdavs_platform.benchmarks.efficiency import log_results, measure, results_table, write_results
 from sdavs_platform.tracking.client import mlflow_client
 
 from sdavs_model import budgets
@@ -41,16 +41,16 @@ def test_the_papers_model_stands_beside_table_x_with_its_limits():
     (row,) = measure(backbones=[budgets.PVT_B5], recipe_names=["full"], speed=False)["rows"]
     assert row["paper"]["frames_per_s"] == 32.25
     assert [check["within"] for check in row["checks"]] == [True]
-    line = next(line for line in report_table({"rows": [row]}).splitlines() if line.startswith("  full"))
+    line = next(line for line in results_table({"rows": [row]}).splitlines() if line.startswith("  full"))
     assert line.split()[1:3] == [f"{row['cost']['parameters'] / 1e6:.2f}", "97.80"]
 
 
 def test_the_report_goes_to_a_folder_and_to_a_run_of_its_own(report, tmp_path: Path):
-    write_report(report, tmp_path / "out")
+    write_results(report, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "efficiency.json").read_text()) == report
     assert Image.open(tmp_path / "out" / "efficiency.png").size == (1200, 750)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    run_id = log_report(report, uri=uri)
+    run_id = log_results(report, uri=uri)
     run = mlflow_client(uri).get_run(run_id)
     assert run.info.status == "FINISHED"
     full = report["rows"][0]["cost"]

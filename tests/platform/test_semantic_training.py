@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sdavs_platform.evaluation.registered_model import evaluate_registered, report_table
+from sdavs_platform.evaluation.registered_model import evaluate_registered, results_table
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.run import TrainResult, train
@@ -100,7 +100,7 @@ def test_the_evaluation_names_protocol_and_mode_and_offers_no_constant_mask(
     assert set(rows["right audio"]) == {"miou", "fscore", "miou_no_background"}
     if mode == "official":
         assert rows["right audio"] == pytest.approx(trained.metrics["test_new_scenes"], abs=1e-6)
-    assert f"AVSBench-semantic: IoU and F per frame and class; {mode} figures" in report_table(report)
+    assert f"AVSBench-semantic: IoU and F per frame and class; {mode} figures" in results_table(report)
 
 
 def test_a_model_with_another_number_of_classes_than_the_data_set_is_refused(make_semantic, classes):
@@ -119,6 +119,6 @@ def test_a_model_is_not_scored_on_a_data_set_of_other_classes(
     names.write_text(json.dumps({name: index for index, name in enumerate(others)}))
     uri = make_semantic("semantic").tracking.uri
     with pytest.raises(
-        ValueError, match=r"avsbench-avss has the classes background, zebra, .* the model answers"
+        ValueError, match=r"avsbench-avss has the classes background, zebra, .* the model predicts"
     ):
         evaluate_registered(f"models:/sdavs-semantic/{trained.model_version}", root=str(tmp_path), uri=uri)

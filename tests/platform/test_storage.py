@@ -106,7 +106,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused_by_name(server, cl
     upload(clips, uri)
     name = "Multi-sources/ms3_meta_data.csv"
     Storage(uri, field="x").write(name, b"video_id,split\n")
-    with pytest.raises(ValueError, match=rf"{uri}/{name} is not what {MANIFEST} says"):
+    with pytest.raises(ValueError, match=rf"{uri}/{name} differs from {MANIFEST}"):
         local_copy(uri, cache=tmp_path)
     assert not list(tmp_path.rglob("ms3_meta_data.csv*"))
     assert not list(tmp_path.rglob(".complete"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray.train
-from sdavs_platform.evaluation.registered_model import evaluate_registered, report_table
+from sdavs_platform.evaluation.registered_model import evaluate_registered, results_table
 from sdavs_platform.evaluation.scoring import best_constant
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
@@ -126,7 +126,7 @@ def test_the_evaluation_puts_right_muted_and_swapped_sound_beside_the_constant_m
     assert set(report["splits"]) == {"test_new_scenes", "test_strict"}
     for rows in report["splits"].values():
         assert list(rows) == ["right audio", "muted audio", "swapped audio", "best constant mask"]
-    assert "test_strict" in report_table(report)
+    assert "test_strict" in results_table(report)
 
 
 def test_a_checkpoint_that_lacks_a_shard_is_refused_with_the_file_name(interrupted_and_resumed, tmp_path):

@@ -50,7 +50,7 @@ def test_a_killed_driver_is_continued_by_the_same_command_without_repeating_a_fi
     assert all(f"{trial.id}    finished" not in output for trial in done)
 
 
-def test_an_interrupt_ends_the_sweep_in_order_and_keeps_what_is_done(cluster, tmp_path):
+def test_an_interrupt_ends_the_sweep_cleanly_and_keeps_finished_trials(cluster, tmp_path):
     store = SweepStore(str(tmp_path), "killed")
     with started(cluster, tmp_path) as driver:
         wait_for_a_finished_trial(store)
@@ -75,7 +75,7 @@ def test_a_trial_that_always_fails_says_why_and_harms_no_other(cluster, tmp_path
     assert trials[0].error == "this one never works"
 
 
-def test_a_trial_whose_process_dies_is_tried_again(cluster, tmp_path):
+def test_a_trial_whose_process_dies_is_retried(cluster, tmp_path):
     marker = tmp_path / "died"
 
     def die_once(trial):
@@ -113,7 +113,7 @@ def test_never_more_trials_run_at_once_than_fit(cluster, tmp_path):
     assert all(trial.state == "finished" for trial in store.trials())
 
 
-def test_a_population_must_fit_side_by_side(cluster, tmp_path):
+def test_a_population_must_fit_into_the_cluster_at_once(cluster, tmp_path):
     sweep = made_up_sweep(num_trials=3, scheduler="pbt")
     with pytest.raises(
         ValueError, match=r"num_trials: a population of 3 .* holds 2 trials at once; allowed: 2 to 2"

@@ -48,7 +48,7 @@ def config(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def definition():
-    """The first trial stands still, the second forgets to mark anything and is stopped, the third breaks."""
+    """The first trial does not learn, the second unlearns everything and is stopped, the third diverges."""
     return load_sweep(
         None,
         {
@@ -151,7 +151,7 @@ def test_a_study_scores_every_test_clip_with_and_without_noise(swept, store, con
     assert all(len(found["test_new_scenes"]["miou"]) == 4 for found in scores.values())
 
 
-def test_a_trial_goes_on_from_anothers_checkpoint_with_its_own_learning_rate(swept, store, config):
+def test_a_trial_continues_from_anothers_checkpoint_with_its_own_learning_rate(swept, store, config):
     donor = store.trials()[0]
     values = {"name": "clone", "optimizer.lr": 1e-5, "training.epochs": 3, "tracking.registered_model": None}
     training = Training(with_values(config, values), start_from=donor.checkpoint, tags={})

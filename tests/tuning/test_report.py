@@ -1,4 +1,4 @@
-"""The report of a sweep, read as a person reads it: in a browser, without a network."""
+"""The report of a sweep in a browser, without a network."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ def opened(browser, path, width):
     return page
 
 
-def test_the_bootstrap_interval_covers_the_truth_and_narrows_with_clips():
+def test_the_bootstrap_interval_covers_the_true_mean_and_narrows_with_clips():
     rng = np.random.default_rng(1)
     wide = interval(rng.normal(-0.05, 0.1, (3, 30)))
     narrow = interval(rng.normal(-0.05, 0.1, (3, 3000)))
@@ -65,7 +65,7 @@ def test_pairing_finds_a_small_difference_that_hides_in_the_spread_of_the_clips(
     assert compare(full, None).difference is None
 
 
-def test_the_ablation_table_stands_beside_the_papers_figures(browser, study):
+def test_the_ablation_table_shows_the_papers_figures(browser, study):
     page = opened(browser, study[1], 1440)
     row = page.locator("table.ablation[data-split=test_new_scenes] tr[data-recipe=without_snrp]")
     cells = row.locator("td").all_inner_texts()
@@ -129,7 +129,7 @@ def test_the_learning_rate_is_found_to_matter_most(search):
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_the_pareto_front_holds_what_nothing_beats_in_both(browser, search):
+def test_the_pareto_front_holds_the_trials_that_no_other_beats_in_both(browser, search):
     summary = summarize(search[0])
     assert summary.trade_off == ("val_miou", "latency_ms")
     front = summary.front

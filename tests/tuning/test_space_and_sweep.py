@@ -1,4 +1,4 @@
-"""What may be swept: spaces, studies and their mistakes, all told before anything starts."""
+"""Spaces, studies and their mistakes, all reported before anything starts."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,16 @@ def space_of(**dimensions):
     [
         ({}, "space: is empty; name at least one key of the config tree, or give a study"),
         ({"space": {"seed": {"choice": []}}}, "space.seed: choice: is empty"),
-        ({"space": {"seed": {"integer": [5, 2]}}}, r"low \(5\) must lie below high \(2\)"),
-        ({"space": {"optimizer.lr": {"loguniform": [0, 1]}}}, r"low \(0.0\) must lie above 0"),
+        ({"space": {"seed": {"integer": [5, 2]}}}, r"low \(5\) must be below high \(2\)"),
+        ({"space": {"optimizer.lr": {"loguniform": [0, 1]}}}, r"low \(0.0\) must be above 0"),
         ({"space": {"seed": {"choise": [1]}}}, "space.seed.choise: unknown key; did you mean choice"),
         ({"study": "ablation/III", "serach": "grid"}, "serach: unknown key; did you mean search"),
         ({"space": {"seed": {"choice": [1]}}, "objectives": ["val_mIoU"]}, "did you mean val_miou"),
         ({"space": {"optimizer.lr": {"uniform": [0.1, 0.2]}}, "search": "grid"}, "a grid needs `choice`"),
-        ({"space": {"model.width": {"choice": [32, 64]}}, "scheduler": "pbt"}, "cannot change in the middle"),
+        (
+            {"space": {"model.width": {"choice": [32, 64]}}, "scheduler": "pbt"},
+            "cannot change during a training",
+        ),
         ({"space": {"seed": {"choice": [1]}}, "study": "noise"}, "a space or a study, not both"),
         ({"space": {"seed": {"choice": [1]}}, "num_trials": 0}, "num_trials: 0 is not allowed"),
     ],
@@ -56,15 +59,15 @@ def test_a_wrong_definition_is_refused_in_one_line(definition, message):
             {"choice": ["resnet10t", "resnet10x"]},
             "timm .* knows no 'resnet10x'; did you mean",
         ),
-        ("cluster.num_workers", {"choice": [1, 2]}, "is the same for all trials of a sweep"),
+        ("cluster.num_workers", {"choice": [1, 2]}, "must be the same for all trials of a sweep"),
     ],
 )
-def test_a_key_or_value_that_the_config_tree_refuses_is_named_with_the_nearest(key, dimension, message):
+def test_an_invalid_key_or_value_is_named_with_the_nearest_valid_one(key, dimension, message):
     with pytest.raises(ValueError, match=message):
         normalized(space_of(**{key.replace(".", "__"): dimension}), BASE)
 
 
-def test_a_value_that_only_fits_beside_others_is_allowed_and_bad_combinations_are_named():
+def test_a_value_that_is_valid_only_with_others_is_allowed_and_bad_combinations_are_named():
     space = space_of(model__width={"choice": [32, 96]}, model__num_heads={"choice": [2, 3]})
     assert normalized(space, BASE)["model.num_heads"].choice == (2, 3)
     sweep = sweep_of(search="grid", space=space)
@@ -72,12 +75,12 @@ def test_a_value_that_only_fits_beside_others_is_allowed_and_bad_combinations_ar
         planned_trials(sweep, BASE, study=None)
 
 
-def test_choices_are_spelled_as_the_config_tree_does():
+def test_choices_are_parsed_as_the_config_tree_parses_them():
     space = normalized(space_of(optimizer__lr={"choice": ["1e-4", "1e-3"]}), BASE)
     assert space["optimizer.lr"].choice == (1e-4, 1e-3)
 
 
-def test_random_values_stay_inside_and_depend_on_seed_and_number_alone():
+def test_random_values_stay_in_range_and_depend_only_on_seed_and_number():
     space = space_of(
         optimizer__lr={"loguniform": [1e-4, 1e-2]},
         training__epochs={"integer": [1, 3]},
@@ -105,7 +108,7 @@ def test_a_grid_is_every_combination_and_a_resumed_one_only_what_is_left():
     assert plan.next() is None
 
 
-def test_optuna_goes_on_from_the_trials_on_record_and_learns_from_them():
+def test_optuna_continues_from_the_recorded_trials_and_learns_from_them():
     space = space_of(optimizer__lr={"loguniform": [1e-4, 1e-2]}, model__width={"choice": [32, 64]})
     sweep = sweep_of(search="optuna", space=space, num_trials=40, objectives=["val_miou", "latency_ms"])
 

@@ -1,1 +1,1 @@
-"""The paper's analyses of a registered model: run over a data set, drawn, written out, logged to the model's run."""
+"""The paper's analyses of a trained model: run on a data set, plotted, written to disk, logged to the model's run."""

@@ -1,4 +1,4 @@
-"""Attention of both directions, and both streams before and after DAMF (paper figure 6)."""
+"""Attention in both directions, and both streams before and after DAMF (paper figure 6)."""
 
 from typing import Any
 
@@ -19,17 +19,18 @@ from sdavs_model.analysis.damf_attention import (
 from sdavs_model.analysis.feature_maps import measures
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
-from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means
+from sdavs_platform.tables import text_table
 
 MAPS = (VIDEO_BEFORE, AUDIO_BEFORE, AUDIO_QUERIES, VIDEO_QUERIES, VIDEO_AFTER, AUDIO_AFTER)
 MEASURES = ("focus", "points_at", "concentration")
 
 
 def run(inputs: AnalysisInputs, *, level: int) -> AnalysisResult:
-    """Focus, pointing game and concentration of all levels; pictures of one.
+    """Focus, pointing game and concentration of all levels; plots of one.
 
     Args:
-        level: whose maps are drawn; 1 is the largest.
+        level: level to plot; 1 has the largest maps.
 
     Raises:
         ValueError: the model has no DAMF.
@@ -64,9 +65,9 @@ def _rows(item: dict[str, Any], maps: DAMFMaps) -> list[Row]:
     for number, named in maps.levels.items():
         heats = {name: heat[0].cpu()[valid] for name, heat in named.items()}
         for name, values in measures(heats, masks[valid]).items():
-            shares = torch.nn.functional.normalize(heats[name].flatten(1), p=1, dim=1)
+            weights = torch.nn.functional.normalize(heats[name].flatten(1), p=1, dim=1)
             row = {"clip": item["name"], "level": int(number), "map": name}
-            rows.append(row | values | {"concentration": float(concentration(shares).mean())})
+            rows.append(row | values | {"concentration": float(concentration(weights).mean())})
     return rows
 
 
@@ -76,7 +77,7 @@ def _panels(
     scene = Panel.scene(item, second, inputs.subject.loaded.preprocessor.config)
     shown = maps.levels[level]
     heats = [scene.heat(shown[name][0, second], name.replace(" ", "\n", 1)) for name in MAPS if name in shown]
-    return [scene, *heats, scene.answer(maps.logits[0, second] > 0)]
+    return [scene, *heats, scene.prediction(maps.logits[0, second] > 0)]
 
 
 def _table(inputs: AnalysisInputs, found: dict[str, Any], notes: list[str]) -> str:
@@ -89,8 +90,8 @@ def _table(inputs: AnalysisInputs, found: dict[str, Any], notes: list[str]) -> s
         [
             f"{inputs.title}; level 1 is the largest map",
             text_table(["", "focus", "hits", "concentration"], rows),
-            "focus: strength on sounding objects over that on the whole frame (1 is indifferent); hits: share of "
-            "frames whose maximum lies on one; concentration: 0 is even, 1 is a single position",
+            "focus: mean on sounding objects over the mean on the whole frame (1: no preference); hits: fraction of "
+            "frames whose maximum lies on one; concentration: 0 is uniform, 1 is a single position",
             *notes,
         ]
     )

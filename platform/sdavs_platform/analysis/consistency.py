@@ -1,11 +1,12 @@
-"""Consistency of sound and picture before and after DAMF (paper Table VII)."""
+"""Consistency of the audio and visual streams before and after DAMF (paper Table VII)."""
 
 from typing import Any
 
 from sdavs_model.analysis.consistency import STAGES, LevelConsistency, level_streams
 from sdavs_platform.analysis.draw_curves import consistency_bars
 from sdavs_platform.analysis.inputs import AnalysisInputs
-from sdavs_platform.analysis.result import AnalysisResult, flat_metrics, mean, means, text_table
+from sdavs_platform.analysis.result import AnalysisResult, flat_metrics, mean, means
+from sdavs_platform.tables import text_table
 
 MEASURES = ("cka", "kl", "js")
 

@@ -1,4 +1,4 @@
-"""Rows of pictures: a clip's frame with its truth, heat maps over it, and what the model marks."""
+"""Rows of images: a frame of a clip with its ground truth, heat maps over it, and the model's prediction."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,16 +15,16 @@ from sdavs_model.config import PreprocessConfig
 from sdavs_platform.tracking.plots import OVERLAY, as_pixels
 
 SIDE = 1.55
-"""Inches of one panel."""
+"""Side of a panel in inches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One picture: a frame in which the sounding objects are outlined, and what is laid over it."""
+    """One image: a frame with the sounding objects outlined, and an optional overlay."""
 
     pixels: np.ndarray
     """[S, S, 3] uint8."""
-    truth: np.ndarray
+    ground_truth: np.ndarray
     """[S, S] bool."""
     title: str
     over: np.ndarray | None = None
@@ -35,22 +35,22 @@ class Panel:
         """The frame of one second of an item."""
         return cls(
             pixels=as_pixels(item["frames"][second], preprocess),
-            truth=sounding_masks(item)[second].numpy(),
-            title="frame, truth\noutlined",
+            ground_truth=sounding_masks(item)[second].numpy(),
+            title="frame, ground\ntruth outlined",
         )
 
     def heat(self, values: torch.Tensor, title: str) -> "Panel":
-        """The same frame under a map [h, w], stretched to its own least and greatest value."""
+        """The same frame under a map [h, w], scaled from its minimum to its maximum."""
         low, high = values.min(), values.max()
-        # An even map has no structure to stretch; it is drawn as its least value.
+        # A constant map has no structure to scale; it is drawn as its minimum.
         stretched = (values - low) / (high - low) if high > low else torch.zeros_like(values)
-        size = self.truth.shape
+        size = self.ground_truth.shape
         smooth = F.interpolate(
             stretched[None, None].float().cpu(), size, mode="bilinear", align_corners=False
         )
         return replace(self, over=smooth[0, 0].numpy(), title=title)
 
-    def answer(self, marked: torch.Tensor, title: str = "answer") -> "Panel":
+    def prediction(self, marked: torch.Tensor, title: str = "prediction") -> "Panel":
         """The same frame with the marked pixels [S, S] in red and the rest darkened."""
         found = marked.cpu().numpy()[..., None]
         pixels = np.where(found, 0.45 * self.pixels + 0.55 * OVERLAY, 0.6 * self.pixels)
@@ -58,7 +58,7 @@ class Panel:
 
 
 def picture_rows(rows: list[list[Panel]]) -> Figure:
-    """One clip a row; titles above the first."""
+    """One clip per row; titles above the first."""
     num_columns = len(rows[0])
     figure = Figure(figsize=(num_columns * SIDE, len(rows) * SIDE + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -75,6 +75,6 @@ def _draw(panel: Panel, axes: Axes) -> None:
     axes.imshow(panel.pixels)
     if panel.over is not None:
         axes.imshow(panel.over, cmap="turbo", alpha=0.6, vmin=0, vmax=1)
-    if panel.truth.any() and not panel.truth.all():
-        axes.contour(panel.truth, levels=[0.5], colors="white", linewidths=0.9)
+    if panel.ground_truth.any() and not panel.ground_truth.all():
+        axes.contour(panel.ground_truth, levels=[0.5], colors="white", linewidths=0.9)
     axes.set_axis_off()

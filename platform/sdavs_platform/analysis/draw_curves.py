@@ -1,4 +1,4 @@
-"""Curves and bars of the analyses that score: noise, consistency, listening."""
+"""Curves and bar charts of the analyses that compute scores: noise, consistency, listening."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,13 +18,13 @@ def noise_curve(
     snrs_db: Sequence[int],
     factor_snr: Mapping[str, float],
 ) -> Figure:
-    """J and F over the signal-to-noise ratio; a line for each noise and model.
+    """J and F over the signal-to-noise ratio; one line per noise and model.
 
     Args:
         scores: model -> condition -> {"miou", "fscore"}; conditions are named by `factor_condition`, `snr_condition`.
-        noises: their names.
-        snrs_db: the ratios of the sweep.
-        factor_snr: noise -> what the paper's factor means in dB, where it gets its marker.
+        noises: names of the noises.
+        snrs_db: the ratios that were scored.
+        factor_snr: noise -> the paper's factor in dB, drawn as a marker.
     """
     figure, panels = _panels(len(MEASURES))
     for axes, (key, label) in zip(panels, MEASURES.items(), strict=True):
@@ -50,22 +50,22 @@ def noise_curve(
 
 
 def consistency_bars(levels: Mapping[str, Scores]) -> Figure:
-    """CKA, KL and JS of each level, before beside after DAMF.
+    """CKA, KL and JS of each level, before and after DAMF side by side.
 
     Args:
         levels: level -> stage -> {"cka", "kl", "js"}.
     """
     labels = {
-        "cka": "CKA (more is alike)",
-        "kl": "KL, nats (less is alike)",
-        "js": "JS, nats (less is alike)",
+        "cka": "CKA (higher: more similar)",
+        "kl": "KL, nats (lower: more similar)",
+        "js": "JS, nats (lower: more similar)",
     }
     figure, panels = _panels(len(labels))
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
         for offset, stage in ((-0.2, "before"), (0.2, "after")):
             heights = [values[stage][key] for values in levels.values()]
-            places = [number + offset for number in range(len(heights))]
-            axes.bar(places, heights, width=0.4, label=f"{stage} DAMF")
+            positions = [number + offset for number in range(len(heights))]
+            axes.bar(positions, heights, width=0.4, label=f"{stage} DAMF")
         axes.set_xticks(range(len(levels)), [f"level {level}" for level in levels])
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3, axis="y")
@@ -74,11 +74,11 @@ def consistency_bars(levels: Mapping[str, Scores]) -> Figure:
 
 
 def listening_bars(conditions: Scores) -> Figure:
-    """J, F and the false sounding rate under each sound; no bar where a figure does not exist."""
+    """J, F and the false sounding rate under each sound; no bar where a figure is NaN."""
     labels = {
         "miou": "J against the clip's own sound",
         "fscore": "F against the clip's own sound",
-        "false_sounding_rate": "false sounding rate (less is better)",
+        "false_sounding_rate": "false sounding rate (lower is better)",
     }
     figure, panels = _panels(len(labels))
     for axes, (key, label) in zip(panels, labels.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Figure 8's pictures: responses as surfaces over the frame, and the distributions of both selectors' weights."""
+"""Plots of figure 8: responses as surfaces over the frame, and the distributions of both selectors' weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ Surface = tuple[np.ndarray, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def surfaces(clips: list[Surface]) -> Figure:
-    """One clip a row: the frame with the truth outlined, then the response before and after SNRP.
+    """One clip per row: the frame with the ground truth outlined, then the response before and after SNRP.
 
-    Both surfaces of a row are divided by the greatest response before, so that suppression shows as height.
+    Both surfaces of a row are divided by the largest response before SNRP, so suppression shows as lower height.
     """
     figure = Figure(figsize=(9, 2.9 * len(clips)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -46,10 +46,10 @@ def surfaces(clips: list[Surface]) -> Figure:
 
 
 def distributions(levels: Mapping[str, LevelDistribution]) -> Figure:
-    """Above, spatial weights on sounding objects and elsewhere; below, each channel's weight, sorted by its mean.
+    """Top: spatial weights on sounding objects and elsewhere. Bottom: each channel's weight, sorted by its mean.
 
-    The band holds the middle 80 % of seconds: how far the weight follows the sound. A level whose selector is
-    missing has an empty panel that says so.
+    The band holds the middle 80 % of seconds and shows how much the weight depends on the sound. A level without the
+    selector has an empty panel that says so.
     """
     figure = Figure(figsize=(3.2 * len(levels), 5.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -76,7 +76,7 @@ def distributions(levels: Mapping[str, LevelDistribution]) -> Figure:
             channels.set_xlabel("channels, sorted")
         else:
             channels.text(0.5, 0.5, "no channel selector", ha="center", transform=channels.transAxes)
-    above[0].set_ylabel("share of positions")
+    above[0].set_ylabel("fraction of positions")
     below[0].set_ylabel("channel weight")
     if any(level.has_spatial for level in levels.values()):
         above[0].legend(fontsize=8)

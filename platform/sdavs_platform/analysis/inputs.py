@@ -1,4 +1,4 @@
-"""What an analysis works on: a verified model, a split of a data set, and which of its clips."""
+"""The inputs of an analysis: a verified model, a split of a data set, and which of its clips to use."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,43 +7,43 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
 
 from sdavs_model import LoadedModel, load_artifact
-from sdavs_model.data.datasets import known_kind, splits_of
+from sdavs_model.data.datasets import known_kind
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
+from sdavs_platform.console import track
+from sdavs_platform.evaluation.registered_model import test_splits
 from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tracking.registry import fetch_version, resolve
 
 NUM_PICTURED = 4
-"""Clips in a picture."""
+"""Clips per plot."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The model under study."""
+    """The model that is analysed."""
 
     address: str
     """As the user wrote it."""
     name: str
     """Name and version, such as sdavs-3; for a folder its name and the beginning of the weights' digest."""
     run_id: str | None
-    """The MLflow run that made it; None for a folder."""
+    """The MLflow run that trained it; None for a folder."""
     loaded: LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisInputs:
-    """A subject and the clips it is shown."""
+    """A model and the clips on which it is analysed."""
 
     subject: Subject
     data: Path
     split: str
     clips: TrainingClips
-    """The whole split, because the sound of any of its clips may be lent to another."""
+    """The whole split, because any of its sounds may be swapped into another clip."""
     indices: tuple[int, ...]
-    """The clips that are looked at."""
+    """The clips that are analysed."""
     seed: int
     device: str
 
@@ -54,7 +54,7 @@ class AnalysisInputs:
 
     @property
     def head(self) -> dict[str, Any]:
-        """What every report says first."""
+        """The first entries of every report."""
         return {
             "model": self.subject.address,
             "name": self.subject.name,
@@ -71,10 +71,9 @@ class AnalysisInputs:
         """The first line of every table."""
         return f"{self.subject.name}, split {self.split}, {len(self.indices)} clips"
 
-    def walk(self, doing: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, item) of each clip, with a progress bar on a terminal."""
-        console = Console(stderr=True)
-        for index in track(self.indices, doing, console=console, disable=not console.is_terminal):
+    def walk(self, stage: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(index, item) of each clip, showing progress."""
+        for index in track(self.indices, stage, total=len(self.indices)):
             yield index, self.clips[index]
 
     def tensors(self, item: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,20 +82,20 @@ class AnalysisInputs:
 
 
 class Gallery:
-    """Chooses a few clips to picture while the data pass by: spread over the split, each with something sounding."""
+    """Picks a few clips to plot during the pass over the data: spread over the split, each with a sounding object."""
 
     def __init__(self, inputs: AnalysisInputs, *, num_clips: int = NUM_PICTURED) -> None:
         self._every = max(1, len(inputs.indices) // num_clips)
         self._num_clips = num_clips
         self._seen = 0
         self.shown: list[Any] = []
-        """What will be drawn; the caller appends to it when it is a clip's turn."""
+        """What is plotted; the caller appends to it when `turn` picks a clip."""
 
     def turn(self, masks: torch.Tensor) -> int | None:
-        """Whether the clip that passes by shall be pictured, and in which second: the one in which most sounds.
+        """The second to plot of the current clip: the one with the most sounding pixels; None if it is not picked.
 
         Args:
-            masks: [T, H, W] bool.
+            masks: sounding objects, [T, H, W] bool.
         """
         due = self._seen >= len(self.shown) * self._every
         self._seen += 1
@@ -105,7 +104,7 @@ class Gallery:
         return int(masks.flatten(1).sum(1).argmax())
 
     def drawn(self, name: str, draw: Callable[[list[Any]], Figure]) -> dict[str, Figure]:
-        """{name: the picture}; nothing where no clip of the inputs shows anything that sounds."""
+        """{name: plot}; empty if no clip has a sounding object."""
         return {name: draw(self.shown)} if self.shown else {}
 
 
@@ -113,7 +112,7 @@ def open_subject(address: str, *, device: str, uri: str | None) -> Subject:
     """A registered model (`models:/NAME@ALIAS`, `models:/NAME/NUMBER`) or the folder of an artifact.
 
     Raises:
-        ValueError: not registered, no such folder, or it does not verify.
+        ValueError: not registered, no such folder, or verification fails.
     """
     if address.startswith("models:"):
         found = resolve(address, uri=uri)
@@ -138,23 +137,22 @@ def open_inputs(
     limit: int | None,
     seed: int,
     device: str,
-    say: Callable[[str], None],
 ) -> AnalysisInputs:
-    """The clips for a subject, made with the subject's own preprocessing.
+    """The clips to analyse a subject on, with the subject's own preprocessing.
 
     Args:
         root: data set; None for the bundled one.
         split: None for the first whose name starts with "test".
-        limit: so many clips, spread evenly over the split; None for all.
+        limit: number of clips, spread evenly over the split; None for all.
 
     Raises:
         ValueError: no such data set or split, a broken file, a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: {limit} is not allowed; allowed: 1 or more")
-    data = local_copy(root) if root else bundled_data(say=say)
+    data = local_copy(root) if root else bundled_data()
     kind = known_kind("auto", data)
-    split = split or _first_test_split(data, splits_of(kind, data))
+    split = split or test_splits(data, kind)[0]
     loaded = subject.loaded
     clips = open_training_clips(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
     num_clips = min(limit or len(clips), len(clips))
@@ -167,12 +165,3 @@ def open_inputs(
         seed=seed,
         device=device,
     )
-
-
-def _first_test_split(data: Path, splits: tuple[str, ...]) -> str:
-    tests = sorted(split for split in splits if split.startswith("test"))
-    if not tests:
-        raise ValueError(
-            f"{data}: no split whose name starts with test; name one of {', '.join(splits)} with --split"
-        )
-    return tests[0]

@@ -1,4 +1,4 @@
-"""The listening test, beyond the paper (its limitation IV-H): five sounds for each clip."""
+"""The listening test: five sounds for each clip. Not in the paper, see its limitation IV-H."""
 
 from typing import Any
 
@@ -16,14 +16,15 @@ from sdavs_model.analysis.noise_mixing import BrownianNoise
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
-from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means
+from sdavs_platform.tables import text_table
 from sdavs_platform.training.batches import silence
 
 CONDITIONS = (RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY)
 
 
 def run(inputs: AnalysisInputs) -> AnalysisResult:
-    """J, F and the false sounding rate under five sounds; a condition that the data do not allow is left out."""
+    """J, F and the false sounding rate under five sounds, without those that the data do not allow."""
     loaded = inputs.subject.loaded
     sounds, left_out = five_sounds(
         inputs.clips, silence=silence(loaded.config), noise=BrownianNoise(seed=inputs.seed)
@@ -53,7 +54,7 @@ def run(inputs: AnalysisInputs) -> AnalysisResult:
 
 
 def _summary(rows: list[Row], name: str) -> dict[str, float]:
-    """Means over clips; the false sounding rate over the frames in which nothing visible sounds."""
+    """Means over clips; the false sounding rate over the frames in which nothing visible makes a sound."""
     own = [row for row in rows if row["condition"] == name]
     frames = sum(row["quiet_frames"] for row in own)
     wrong = sum(row["false_sounding_sum"] for row in own)
@@ -71,7 +72,10 @@ def _per_clip(row: Row) -> Row:
 
 def _panels(inputs: AnalysisInputs, item: dict[str, Any], scores: dict[str, Any], second: int) -> list[Panel]:
     scene = Panel.scene(item, second, inputs.subject.loaded.preprocessor.config)
-    return [scene, *(scene.answer(score.probability[second] > 0.5, name) for name, score in scores.items())]
+    return [
+        scene,
+        *(scene.prediction(score.probability[second] > 0.5, name) for name, score in scores.items()),
+    ]
 
 
 def _table(inputs: AnalysisInputs, found: dict[str, Any], left_out: dict[str, str]) -> str:
@@ -83,8 +87,8 @@ def _table(inputs: AnalysisInputs, found: dict[str, Any], left_out: dict[str, st
         [
             inputs.title,
             text_table(["", "J", "F", "false sounding rate", "of frames"], rows),
-            "J and F are against what sounds in the clip's own sound; the false sounding rate is the share of "
-            "pixels marked in frames where nothing visible sounds",
+            "J and F compare with the ground truth of the clip's own sound; the false sounding rate is the fraction of "
+            "pixels marked in frames where nothing visible makes a sound",
             *(f"left out: {name} ({reason})" for name, reason in left_out.items()),
         ]
     )

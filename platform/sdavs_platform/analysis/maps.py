@@ -6,17 +6,18 @@ from sdavs_model.analysis.clip_scores import annotated, sounding_masks
 from sdavs_model.analysis.feature_maps import POINTS, SNRPMaps, measures, snrp_maps
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
-from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means
+from sdavs_platform.tables import text_table
 
 KINDS = {"features": "feature map", "grad_cam": "Grad-CAM"}
 MEASURES = ("focus", "points_at")
 
 
 def run(inputs: AnalysisInputs, *, level: int) -> AnalysisResult:
-    """Focus and pointing game of all levels; pictures of one.
+    """Focus and pointing game of all levels; plots of one.
 
     Args:
-        level: whose maps are drawn; 1 is the largest.
+        level: level to plot; 1 has the largest maps.
 
     Raises:
         ValueError: the model has no SNRP.
@@ -72,7 +73,7 @@ def _panels(
         scene,
         *(scene.heat(shown.features[p][0, second], f"features\n{p}") for p in POINTS),
         *(scene.heat(shown.grad_cam[p][0, second], f"Grad-CAM\n{p}") for p in POINTS),
-        scene.answer(maps.logits[0, second] > 0),
+        scene.prediction(maps.logits[0, second] > 0),
     ]
 
 
@@ -87,7 +88,7 @@ def _table(inputs: AnalysisInputs, found: dict[str, Any]) -> str:
         [
             f"{inputs.title}; level 1 is the largest map",
             text_table(header, rows),
-            "focus: strength on sounding objects over that on the whole frame (1 is indifferent); "
-            "hits: share of frames whose maximum lies on one",
+            "focus: mean on sounding objects over the mean on the whole frame (1: no preference); "
+            "hits: fraction of frames whose maximum lies on one",
         ]
     )

@@ -18,7 +18,8 @@ from sdavs_model.analysis.noise_mixing import (
 )
 from sdavs_platform.analysis.draw_curves import noise_curve
 from sdavs_platform.analysis.inputs import AnalysisInputs
-from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, mean, means, text_table
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, mean, means
+from sdavs_platform.tables import text_table
 
 SNRS_DB = (10, 0, -10)
 WITH, WITHOUT = "with SNRP", "without SNRP"
@@ -30,9 +31,9 @@ def run(
     """Score each model with the original sound, with noise at the paper's factor, and at three ratios.
 
     Args:
-        inputs: the model.
-        without_snrp: the same data for a model without SNRP; None to analyse the one model alone.
-        train_noise: a recording in place of the bundled one.
+        inputs: the model and the clips.
+        without_snrp: the same clips for a model without SNRP; None to analyse one model only.
+        train_noise: a recording to use instead of the bundled one.
 
     Raises:
         ValueError: the second model has SNRP; a sound file cannot be read.
@@ -101,7 +102,7 @@ def _score(inputs: AnalysisInputs, label: str, noises: dict[str, Noise]) -> list
 
 
 def _mean_snr(inputs: AnalysisInputs, noise: Noise) -> float:
-    """What the paper's factor means in dB on these clips; clips without sound do not count."""
+    """The mean signal-to-noise ratio in dB of the paper's factor on these clips, without silent ones."""
     ratios = []
     for index in inputs.indices:
         waveform = inputs.clips.waveform(index)

@@ -6,17 +6,18 @@ from sdavs_model.analysis.clip_scores import annotated, sounding_masks
 from sdavs_model.analysis.snrp_gates import LevelDistribution, snrp_responses
 from sdavs_platform.analysis.draw_response import distributions, surfaces
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
-from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means, text_table
+from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means
+from sdavs_platform.tables import text_table
 from sdavs_platform.tracking.plots import as_pixels
 
 CONTRASTS = ("contrast_before", "contrast_after", "gate_contrast")
 
 
 def run(inputs: AnalysisInputs, *, level: int) -> AnalysisResult:
-    """Contrast and gates of all levels; surfaces of one.
+    """Contrast and gates of all levels; surface plots of one.
 
     Args:
-        level: whose responses are drawn in space; 1 is the largest.
+        level: level whose responses are plotted as surfaces; 1 has the largest maps.
 
     Raises:
         ValueError: the model has no SNRP.
@@ -57,7 +58,7 @@ def _table(inputs: AnalysisInputs, numbers: dict[str, Any]) -> str:
         [
             f"{inputs.title}; level 1 is the largest map",
             text_table(["", *(f"level {level}" for level in numbers)], rows),
-            "contrast: mean on sounding objects over mean elsewhere (1 is indifferent); a channel weight of 1 "
+            "contrast: mean on sounding objects over the mean elsewhere (1: no preference); a channel weight of 1 "
             "changes nothing, suppressed is below 0.8, enhanced above 1.2",
         ]
     )

@@ -1,6 +1,6 @@
-"""The analyses by name, and the one call that runs, writes and logs them."""
+"""The analyses by name, and the call that runs them, writes their results and logs them."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,13 @@ NEEDS = {
     "consistency": damf_modules,
     "attention": damf_modules,
 }
-Say = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asked for; one field a flag of `jobs/analyse.py`."""
+    """What to analyse and how; each field is a flag of `jobs/analyse.py`."""
 
     names: tuple[str, ...]
     model: str = "models:/sdavs@champion"
@@ -41,19 +42,19 @@ class Request:
     log: bool = True
 
 
-def analyse(request: Request, *, say: Say) -> tuple[dict[str, AnalysisResult], dict[str, str]]:
-    """Run the analyses one after the other; each is on disk and in MLflow before the next begins.
+def analyse(request: Request) -> tuple[dict[str, AnalysisResult], dict[str, str]]:
+    """Run the analyses one after another; each is written and logged before the next starts.
 
-    Of several, one that the model cannot answer for (no SNRP, no DAMF) is left out.
+    Of several, those that do not apply to the model (no SNRP, no DAMF) are skipped.
 
     Returns:
-        The results by name, and for each analysis left out the reason.
+        The results by name, and the reason for each skipped analysis.
 
     Raises:
-        ValueError: an unknown model, data set, split, level or sound file; a single analysis that the model
-            cannot answer for.
+        ValueError: an unknown model, data set, split, level or sound file; a single analysis that
+            does not apply to the model.
     """
-    inputs = _inputs(request, request.model, say)
+    inputs = _inputs(request, request.model)
     if not 1 <= request.level <= len(inputs.subject.loaded.model.levels):
         raise ValueError(f"--level: {request.level} is not allowed; allowed: 1 (the largest map) to 4")
     results: dict[str, AnalysisResult] = {}
@@ -64,15 +65,15 @@ def analyse(request: Request, *, say: Say) -> tuple[dict[str, AnalysisResult], d
             raise ValueError(f"{request.model}: {lacking}")
         if lacking:
             left_out[name] = lacking
-            say(f"{name}: left out, {lacking}")
+            logger.info(f"{name}: skipped, {lacking}")
             continue
-        results[name] = _run(name, inputs, request, say)
-        _keep(results[name], inputs, request, say)
+        results[name] = _run(name, inputs, request)
+        _keep(results[name], inputs, request)
     return results, left_out
 
 
 def _lacking(name: str, inputs: AnalysisInputs) -> str:
-    """What an analysis looks into and the model does not have; "" if it has all."""
+    """The part that an analysis needs and the model lacks; "" if it has all."""
     try:
         if name in NEEDS:
             NEEDS[name](inputs.model)
@@ -81,10 +82,10 @@ def _lacking(name: str, inputs: AnalysisInputs) -> str:
     return ""
 
 
-def _run(name: str, inputs: AnalysisInputs, request: Request, say: Say) -> AnalysisResult:
+def _run(name: str, inputs: AnalysisInputs, request: Request) -> AnalysisResult:
     match name:
         case "noise":
-            other = _inputs(request, request.without_snrp, say) if request.without_snrp else None
+            other = _inputs(request, request.without_snrp) if request.without_snrp else None
             return noise.run(inputs, without_snrp=other, train_noise=request.train_noise)
         case "consistency":
             return consistency.run(inputs)
@@ -99,7 +100,7 @@ def _run(name: str, inputs: AnalysisInputs, request: Request, say: Say) -> Analy
     raise AssertionError(f"no analysis {name!r}")
 
 
-def _inputs(request: Request, model: str, say: Say) -> AnalysisInputs:
+def _inputs(request: Request, model: str) -> AnalysisInputs:
     return open_inputs(
         open_subject(model, device=request.device, uri=request.tracking_uri),
         root=request.data,
@@ -107,17 +108,16 @@ def _inputs(request: Request, model: str, say: Say) -> AnalysisInputs:
         limit=request.limit,
         seed=request.seed,
         device=request.device,
-        say=say,
     )
 
 
-def _keep(result: AnalysisResult, inputs: AnalysisInputs, request: Request, say: Say) -> None:
+def _keep(result: AnalysisResult, inputs: AnalysisInputs, request: Request) -> None:
     parent = Path(request.out) if request.out else state_folder() / "analysis"
     folder = write_result(result, parent / f"{result.name}-{inputs.subject.name}")
-    say(f"{result.name}: written to {folder}")
+    logger.info(f"{result.name}: written to {folder}")
     if request.log and inputs.subject.run_id:
         uri = tracking_uri(request.tracking_uri)
         log_result(result, folder, run_id=inputs.subject.run_id, uri=uri)
-        say(f"{result.name}: logged to run {inputs.subject.run_id} as analysis/{result.name}/")
+        logger.info(f"{result.name}: logged to run {inputs.subject.run_id} as analysis/{result.name}/")
     elif request.log:
-        say(f"{result.name}: not logged, a folder belongs to no MLflow run")
+        logger.info(f"{result.name}: not logged, a folder belongs to no MLflow run")

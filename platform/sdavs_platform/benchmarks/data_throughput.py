@@ -1,8 +1,9 @@
-"""Whether the loader keeps a training step fed: clips a second from disk, cache and bucket beside the model's need."""
+"""Measures whether data loading keeps up with training: clips/s from disk, cache and bucket, and by a training step."""
 
+import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from sdavs_model.data.training_clips import TrainingClips, collate_clips, open_t
 from sdavs_model.engine import move, training_loss
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import local_copy
+from sdavs_platform.tables import text_table
 from sdavs_platform.training.batches import open_split
 
 NUM_STEPS = 3
+
+logger = logging.getLogger(__name__)
 
 
 def measure(
@@ -29,18 +33,16 @@ def measure(
     num_clips: int,
     bucket: str | None = None,
     device: str = "cpu",
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Loads the same clips in several ways, and trains on a few of them.
+    """Load the same clips in several ways, and train on a few of them.
 
     Args:
-        config: whose data set, model, batch size and augmentation.
-        num_workers: loader processes to try; 0 decodes in the asking process.
+        config: gives data set, model, batch size and augmentation.
+        num_workers: numbers of loader processes to try; 0 decodes in this process.
         num_clips: how many clips of the training split, from its start.
-        bucket: a copy of the data set, as `prepare_data.py upload` wrote it; fetched into an empty cache once for each
-            number of transfers.
+        bucket: a copy of the data set, as `prepare_data.py upload` wrote it; downloaded into an empty cache once for
+            each number of transfers.
         device: where the model trains.
-        say: told what is being measured.
 
     Returns:
         {"model": {"step_s", "batch_size", "clips_per_s"}, "loader": {way: {workers: clips per second}},
@@ -52,7 +54,7 @@ def measure(
     clips = open_split(config, config.data.train_split, training=True)
     num_clips = min(num_clips, len(clips))
     report: dict[str, Any] = {"clips": num_clips, "loader": {}, "bucket": {}, "enough": {}}
-    say(f"training steps on {device}")
+    logger.info(f"training steps on {device}")
     report["model"] = _step_time(config, clips, device)
     with tempfile.TemporaryDirectory() as folder:
         kept = SoundCache(folder)
@@ -67,20 +69,20 @@ def measure(
             clips = _open(config, varied=varied, sounds=sounds)
             speeds = {}
             for number in num_workers:
-                say(f"{way}, {number} loader processes")
+                logger.info(f"{way}, {number} loader processes")
                 speeds[number] = _loader_speed(clips, num_clips, config.training.batch_size, number)
             report["loader"][way] = speeds
             needed = report["model"]["clips_per_s"]
             report["enough"][way] = min((n for n, speed in speeds.items() if speed >= needed), default=None)
     if bucket is not None:
         for transfers in (1, 8, 32):
-            say(f"fetching {bucket}, {transfers} transfers at once")
+            logger.info(f"fetching {bucket}, {transfers} transfers at once")
             report["bucket"][transfers] = _fetch_speed(config, bucket, transfers)
     return report
 
 
-def report_table(report: dict[str, Any]) -> str:
-    """The figures for people."""
+def results_table(report: dict[str, Any]) -> str:
+    """The results as text."""
     model = report["model"]
     lines = [
         f"model: {model['step_s'] * 1000:.0f} ms a step of {model['batch_size']} clips, so it needs "
@@ -89,16 +91,17 @@ def report_table(report: dict[str, Any]) -> str:
         f"clips/s over {report['clips']} clips, by loader processes:",
     ]
     numbers = list(next(iter(report["loader"].values())))
-    lines.append(f"{'':<32}" + "".join(f"{number:>9}" for number in numbers) + "   enough")
+    rows = []
     for way, speeds in report["loader"].items():
         enough = report["enough"][way]
-        lines.append(
-            f"{way:<32}"
-            + "".join(f"{speeds[number]:>9.1f}" for number in numbers)
-            + ("   none of these" if enough is None else f"   {enough}")
-        )
+        cells = [f"{speeds[number]:.1f}" for number in numbers]
+        rows.append([way, *cells, "none of these" if enough is None else enough])
+    lines.append(text_table(["", *map(str, numbers), "enough"], rows))
     if report["bucket"]:
-        lines += ["", "clips/s from the bucket into the local copy (once a machine), by transfers at once:"]
+        lines += [
+            "",
+            "clips/s from the bucket into the local copy (once per machine), by parallel transfers:",
+        ]
         lines.append("  " + "   ".join(f"{n}: {speed:.1f}" for n, speed in report["bucket"].items()))
     return "\n".join(lines)
 
@@ -120,7 +123,7 @@ def _open(config: RunConfig, *, varied: bool, sounds: SoundCache | None) -> Trai
 
 
 def _loader_speed(clips: TrainingClips, num_clips: int, batch_size: int, num_workers: int) -> float:
-    """Clips a second over one pass, after one that starts the processes and fills the caches."""
+    """Clips/s over one pass, after a first one that starts the processes and fills the caches."""
     loader: DataLoader[Any] = DataLoader(
         Subset(clips, list(range(num_clips))),
         batch_size=batch_size,
@@ -136,7 +139,7 @@ def _loader_speed(clips: TrainingClips, num_clips: int, batch_size: int, num_wor
 
 
 def _step_time(config: RunConfig, clips: TrainingClips, device: str) -> dict[str, float]:
-    """A plain training step (forward, backward, AdamW) on one batch that is there already."""
+    """Time of a plain training step (forward, backward, AdamW) on a batch in memory."""
     size = min(config.training.batch_size, len(clips))
     batch = move(collate_clips([clips[index] for index in range(size)]), device)
     model = build_model(config.model).to(device).train()
@@ -155,7 +158,7 @@ def _step_time(config: RunConfig, clips: TrainingClips, device: str) -> dict[str
 
 
 def _fetch_speed(config: RunConfig, bucket: str, transfers: int) -> float:
-    """Clips a second, of all splits, from a bucket into an empty cache; with every digest verified."""
+    """Clips/s of all splits from a bucket into an empty cache, with every digest verified."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         copy = local_copy(bucket, cache=Path(folder), num_workers=transfers)

@@ -1,4 +1,4 @@
-"""The efficiency of models (paper IV-F): measured, beside Table X, as a table, a picture (Fig. 9) and an MLflow run."""
+"""Measures the efficiency of models (paper IV-F) next to Table X: as a table, a plot (Fig. 9) and an MLflow run."""
 
 import dataclasses
 import json
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sdavs_model import SDAVSConfig, benchmark, budgets, build_model, recipes
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.console import progress
+from sdavs_platform.tables import text_table
 from sdavs_platform.tracking.client import experiment_id, mlflow_client, tracking_uri
 
 Report = dict[str, Any]
@@ -32,14 +32,14 @@ def measure(
     num_threads: int | None = None,
     repeats: int = 3,
 ) -> Report:
-    """Count, and time, every asked combination of backbone and recipe.
+    """Count the operations of every combination of backbone and recipe, and time it.
 
     Args:
         config: a training's YAML file; None for the paper's Swin-B.
         backbones: None for the config's own.
         image_size: None for the config's own.
         recipe_names: "all" for every one; None for the rows of Table X, or with `config` for its own ablation.
-        num_threads: torch's CPU threads; None leaves them.
+        num_threads: torch's CPU threads; None for torch's default.
 
     Returns:
         {"device", "torch", "rows": [{"backbone", "recipe", "image_size", "num_frames", "cost", "paper", "checks",
@@ -62,40 +62,51 @@ def measure(
     return {"device": device, "torch": torch.__version__, "rows": rows}
 
 
-def report_table(report: Report) -> str:
-    """One line a row, and below it the limits it has to keep."""
-    lines = [
-        f"{'':<34}{'parameters, M':>20}{'MACs, G':>18}{'frames/s':>18}{'clips/s':>9}{'whole/bare':>12}{'memory':>10}",
-        f"{'backbone, recipe':<34}" + f"{'here':>10}{'paper':>10}" + f"{'here':>9}{'paper':>9}" * 2,
-    ]
+def results_table(report: Report) -> str:
+    """One row per model, and below the limits that it has to keep."""
+    header = ["backbone, recipe"]
+    for title in ("parameters, M", "MACs, G", "frames/s"):
+        header += [f"{title}\nhere", "\npaper"]
+    header += ["clips/s", "whole/bare", "memory, MB"]
+    rows: list[list[str]] = []
     last = None
     for row in report["rows"]:
         if row["backbone"] != last:
             last = row["backbone"]
-            lines += ["", f"{last}, {row['image_size']} px, {row['num_frames']} frames"]
+            rows += [[""], [f"{last}, {row['image_size']} px, {row['num_frames']} frames"]]
         paper, speed = row["paper"] or {}, row["speed"] or {}
-        lines.append(
-            f"  {row['recipe']:<32}"
-            + _cells(row["cost"]["parameters"] / 1e6, paper.get("parameters_m"), width=10, digits=2)
-            + _cells(row["cost"]["macs"] / 1e9, paper.get("macs_g"), width=9, digits=1)
-            + _cells(speed.get("frames_per_s"), paper.get("frames_per_s"), width=9, digits=2)
-            + _cell(speed.get("clips_per_s"), 9, 3)
-            + _cell(speed.get("ratio"), 12, 3)
-            + (f"{speed['peak_memory_mb']:>7.0f} MB" if speed.get("peak_memory_mb") else f"{'-':>10}")
+        rows.append(
+            [
+                f"  {row['recipe']}",
+                _cell(row["cost"]["parameters"] / 1e6, 2),
+                _cell(paper.get("parameters_m"), 2),
+                _cell(row["cost"]["macs"] / 1e9, 1),
+                _cell(paper.get("macs_g"), 1),
+                _cell(speed.get("frames_per_s"), 2),
+                _cell(paper.get("frames_per_s"), 2),
+                _cell(speed.get("clips_per_s"), 3),
+                _cell(speed.get("ratio"), 3),
+                _cell(speed.get("peak_memory_mb") or None, 0),
+            ]
         )
-        for check in row["checks"]:
-            high = "or more" if check["high"] is None else f"to {check['high']:.2f}"
-            verdict = "within" if check["within"] else "OUTSIDE"
-            lines.append(
-                f"      {check['quantity']:<28}{check['value']:>10.2f}   {verdict:<8} {check['low']:.2f} {high}"
-            )
-    return "\n".join(lines)
+    limits = [
+        [
+            f"{row['backbone']}, {row['recipe']}: {check['quantity']}",
+            f"{check['value']:.2f}",
+            "within" if check["within"] else "OUTSIDE",
+            f"{check['low']:.2f} {'or more' if check['high'] is None else 'to ' + format(check['high'], '.2f')}",
+        ]
+        for row in report["rows"]
+        for check in row["checks"]
+    ]
+    table = text_table(header, rows)
+    return f"{table}\n\n{text_table(['limits', 'value', '', 'allowed'], limits)}" if limits else table
 
 
 def efficiency_figure(report: Report) -> Figure:
-    """The paper's Fig. 9: multiply-accumulates against speed, discs as large as the model has parameters.
+    """The paper's Fig. 9: multiply-accumulates against speed, with the parameters as the size of the markers.
 
-    Without measured speed the parameters take its axis.
+    Without measured speed the vertical axis shows the parameters.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -107,23 +118,23 @@ def efficiency_figure(report: Report) -> Figure:
         disc = axes.scatter(macs_g, height, s=6 * parameters_m, alpha=0.6)
         label = f"{row['backbone'].split('_patch')[0]}, {row['recipe']}: {parameters_m:.1f} M"
         disc.set_label(label)
-    axes.set_xlabel("multiply-accumulates of a clip, G")
-    axes.set_ylabel(f"frames a second on {_machine(report)}" if timed else "parameters, M")
+    axes.set_xlabel("multiply-accumulates per clip, G")
+    axes.set_ylabel(f"frames per second on {_machine(report)}" if timed else "parameters, M")
     axes.margins(0.2)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", markerscale=0.4)
     return figure
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """efficiency.png and efficiency.json into `folder`."""
+def write_results(report: Report, folder: Path) -> None:
+    """Write efficiency.png and efficiency.json to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     efficiency_figure(report).savefig(folder / "efficiency.png", dpi=150)
     (folder / "efficiency.json").write_text(json.dumps(report, indent=2))
 
 
-def log_report(report: Report, *, uri: str | None = None) -> str:
-    """A finished MLflow run with the figures, the picture and the JSON; returns its id."""
+def log_results(report: Report, *, uri: str | None = None) -> str:
+    """Log the figures, the plot and the JSON as an MLflow run of its own; returns its id."""
     client = mlflow_client(tracking_uri(uri))
     created = client.create_run(experiment_id(client, RunConfig().tracking.experiment), run_name="efficiency")
     run_id = created.info.run_id
@@ -178,21 +189,18 @@ def _counted(name: str, config: SDAVSConfig) -> Report:
 
 
 def _time_all(rows: list[Report], configs: list[SDAVSConfig], *, device: str, repeats: int) -> None:
-    """Fill in "speed", and the limit on the ratio."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("timing", total=len(rows) * repeats)
+    """Add "speed" to each row, and the check of the speed ratio."""
+    total, done = len(rows) * repeats, 0
+    with progress(every=1) as show:
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            show("timing", done, total)
+
         for row, config in zip(rows, configs, strict=True):
-            bar.update(task, description=f"timing {row['recipe']}")
             model = build_model(config).to(device)
-            speed = benchmark.speed(model, repeats=repeats, step=lambda: bar.advance(task))
+            speed = benchmark.speed(model, repeats=repeats, step=step)
             row["speed"] = dataclasses.asdict(speed)
             if row["recipe"] == "full" and row["paper"]:
                 check = budgets.ratio_check(speed)
@@ -204,9 +212,5 @@ def _machine(report: Report) -> str:
     return speed["device"] if speed["device"] != "cpu" else f"{speed['num_threads']} CPU threads"
 
 
-def _cells(here: float | None, paper: float | None, *, width: int, digits: int) -> str:
-    return _cell(here, width, digits) + _cell(paper, width, digits)
-
-
-def _cell(value: float | None, width: int, digits: int) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,11 +1,11 @@
-"""What sharing a training step costs: measured here with a few processes, predicted for many GPUs."""
+"""Measures what a distributed training step costs with a few processes, and predicts it for many GPUs."""
 
 import json
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -33,12 +33,14 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
 from sdavs_platform.training.telemetry.phase_timers import StepTimes
 
+logger = logging.getLogger(__name__)
+
 Report = dict[str, Any]
 WARM_UP = 2
-"""Steps before anything counts: ZeRO-3 learns the order of layers in the first, and in the second works out, once and
-in time quadratic in their number, when it may let weights go."""
+"""Untimed steps: in the first, ZeRO-3 records the order of the layers; in the second it computes when to release
+weights, once, in time quadratic in the number of layers."""
 SWIN_IMAGE_SIZE = 96
-"""Smallest that Swin's windows allow; what is exchanged depends on weights alone."""
+"""The smallest that Swin's windows allow; the traffic depends on the weights only."""
 
 
 def measure(
@@ -49,25 +51,23 @@ def measure(
     num_steps: int,
     num_gpus: Sequence[int],
     given: Assumptions,
-    say: Callable[[str], None] = print,
 ) -> Report:
-    """Train some steps on made-up clips for each number of processes and ZeRO stage, then predict Swin-B on GPUs.
+    """Train a few steps on random clips for each number of processes and ZeRO stage, then predict Swin-B on GPUs.
 
     Args:
-        config: whose model and global batch; the batch is shared by the processes, each on one thread.
+        config: gives model and global batch; the batch is split over the processes, each with one thread.
         num_workers: numbers of processes.
-        stages: of ZeRO.
-        num_steps: that are timed.
-        num_gpus: numbers to predict for.
-        given: what the prediction assumes.
-        say: told of each case when it is done.
+        stages: ZeRO stages.
+        num_steps: timed steps.
+        num_gpus: numbers of GPUs to predict for.
+        given: assumptions of the prediction.
 
     Returns:
         {"cores", "parameters", "batch_size", "link": {workers: Link}, "measured": rows, "traffic": of Swin-B by stage,
         "predicted": rows, "assumptions"}, plain JSON types.
 
     Raises:
-        ValueError: a number of workers that the batch cannot be shared by.
+        ValueError: the batch cannot be split evenly over a number of workers.
     """
     size = config.training.batch_size
     for number in num_workers:
@@ -78,13 +78,13 @@ def measure(
         found = []
         for stage in stages:
             found.append(run_group(number, _at(config, stage), num_steps=num_steps))
-            say(f"{number} workers, ZeRO-{stage}: {1000 * found[-1]['step_s']:.0f} ms a step")
+            logger.info(f"{number} workers, ZeRO-{stage}: {1000 * found[-1]['step_s']:.0f} ms a step")
         links[number] = _fastest_link([one["link"] for one in found])
         rows += [
             {"stage": stage, "workers": number} | one | _modelled(one["traffic"], number, links[number])
             for stage, one in zip(stages, found, strict=True)
         ]
-    traffic, num_parameters = swin_traffic(stages, say=say)
+    traffic, num_parameters = swin_traffic(stages)
     macs = cost(SDAVSConfig(backbone=SWIN_B)).macs
     predicted = [
         predict(
@@ -120,8 +120,8 @@ def measure(
     }
 
 
-def swin_traffic(stages: Sequence[int], *, say: Callable[[str], None]) -> tuple[dict[int, Traffic], int]:
-    """What a step of Swin-B exchanges in bf16, by ZeRO stage, and the number of its weights that learn."""
+def swin_traffic(stages: Sequence[int]) -> tuple[dict[int, Traffic], int]:
+    """The traffic of a step of Swin-B in bf16 by ZeRO stage, and the number of its trainable parameters."""
     small = SDAVSConfig(backbone=SWIN_B, image_size=SWIN_IMAGE_SIZE, num_frames=1)
     config = RunConfig.model_validate(
         {"model": small.to_dict(), "training": {"batch_size": 2, "precision": "bf16"}}
@@ -130,20 +130,20 @@ def swin_traffic(stages: Sequence[int], *, say: Callable[[str], None]) -> tuple[
     for stage in stages:
         found = run_group(2, _at(config, stage), num_steps=1)
         traffic[stage], num_parameters = _traffic(found["traffic"]), found["parameters"]
-        say(
+        logger.info(
             f"Swin-B, two workers, bf16, ZeRO-{stage}: {wire_bytes(traffic[stage], 2) / 1e6:.0f} MB sent a step"
         )
     return traffic, num_parameters
 
 
 def run_group(num_workers: int, config: RunConfig, *, num_steps: int) -> Report:
-    """What the first of some new processes, joined by gloo, found while they trained.
+    """Train in new processes that are connected by gloo; returns the measurements of rank 0.
 
     Returns:
-        {"link": Link, or None of a single one; "parameters" that learn; "step_s", "parts", "traffic"}.
+        {"link": Link, or None for a single process; "parameters": trainable ones; "step_s", "parts", "traffic"}.
     """
     with tempfile.TemporaryDirectory(prefix="sdavs-scaling-") as folder, _environment():
-        # New processes for each case, so that none keeps the memory of another; they need not import everything again.
+        # New processes for each case, so that none keeps the memory of another; the fork server imports only once.
         multiprocessing.get_context("forkserver").set_forkserver_preload(["deepspeed", "timm"])
         multiprocessing.start_processes(
             _worker,
@@ -159,7 +159,7 @@ def _at(config: RunConfig, stage: int) -> RunConfig:
 
 
 def _fastest_link(links: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Least latency and largest bandwidth among equal groups: what made the others slower is not the link."""
+    """The lowest latency and highest bandwidth among equal groups: the others were slowed by something else."""
     found = [Link(**link) for link in links if link]
     if not found:
         return None
@@ -187,7 +187,7 @@ def _modelled(
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """The processes read it while they import torch and DeepSpeed."""
+    """Environment variables that the processes read while they import torch and DeepSpeed."""
     wanted = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -202,8 +202,8 @@ def _environment() -> Iterator[None]:
 def _worker(rank: int, world_size: int, plain: dict[str, Any], num_steps: int, folder: str) -> None:
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_SIZE": world_size}
     os.environ.update({name: str(number) for name, number in numbers.items()})
-    # DeepSpeed speaks on standard output.
-    logging.disable(logging.WARNING)
+    # DeepSpeed logs to standard output, where the results go.
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dist.init_process_group(
@@ -257,7 +257,7 @@ def _train(
 
 
 def _made_up(config: RunConfig, *, num_clips: int) -> dict[str, Any]:
-    """Noise in the shapes of a batch; as many seconds as the training takes of each clip."""
+    """Noise in the shapes of a batch, with as many seconds as the training uses of each clip."""
     augment = config.data.augment if config.data.augmented else None
     seconds = (augment.window if augment else None) or config.model.num_frames
     side = config.model.image_size
@@ -270,7 +270,7 @@ def _made_up(config: RunConfig, *, num_clips: int) -> dict[str, Any]:
 
 
 def _measured_link(world_size: int) -> Link:
-    """Latency and bandwidth between these processes: of all-reduces of one number, and of 16 MB."""
+    """Latency and bandwidth between these processes, from all-reduces of one number and of 16 MB."""
     messages = 2 * (world_size - 1)
     small, large = torch.zeros(1), torch.zeros(4_000_000)
     latency = _fastest(small, repeats=50) / messages

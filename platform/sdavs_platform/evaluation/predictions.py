@@ -1,4 +1,4 @@
-"""A registered model's masks of a data set as files, by the very functions that the endpoint uses."""
+"""Writes the masks that a registered model predicts for a data set, with the functions that the endpoint uses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,14 +24,14 @@ def write_masks(
     device: str = "cpu",
     uri: str | None = None,
 ) -> None:
-    """Write `SPLIT/CLIP/00000.png`, ... of every clip: 0 and 255 of a binary model, else classes' indices.
+    """Write `SPLIT/CLIP/00000.png`, ... for every clip: 0 and 255 for a binary model, else class indices.
 
-    With the same number of threads the files hold what the endpoint answers, bit for bit.
+    With the same number of threads the files equal the endpoint's responses bit for bit.
 
     Args:
         model_uri: such as models:/sdavs@champion.
-        root: data set.
-        kind: what data set it is.
+        root: folder of the data set.
+        kind: type of the data set.
         uri: MLflow; None for the default.
 
     Raises:
@@ -53,7 +53,7 @@ def write_masks(
 
 @torch.inference_mode()
 def clip_masks(loaded: LoadedModel, clip: Clip, *, device: str = "cpu") -> np.ndarray:
-    """[T, H, W] uint8: the class of each pixel, in the size of the clip's frames."""
+    """The class of each pixel, in the size of the clip's frames: [T, H, W] uint8."""
     frames = loaded.preprocessor.frames(clip.frames)[None].to(device)
     log_mel = loaded.preprocessor.log_mel(clip.waveform, clip.num_frames)[None].to(device)
     logits = loaded.model(frames, log_mel)[0].float().cpu()

@@ -1,6 +1,7 @@
-"""The evaluation of a registered model on the splits of a data set, as data and as a table."""
+"""Evaluates a registered model on the splits of a data set; the results as data, as a table, and in MLflow."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from sdavs_model.metrics import PROTOCOLS, Mode
 from sdavs_model.metrics.base import LABELS
 from sdavs_platform.evaluation.scoring import best_constant, score
 from sdavs_platform.storage.datasets import bundled_data, local_copy
+from sdavs_platform.tables import text_table
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import fetch, resolve
 from sdavs_platform.tracking.runs import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 CONTROLS: tuple[AudioControl, ...] = ("right", "muted", "swapped")
 
@@ -30,29 +34,27 @@ def evaluate_registered(
     train_split: str = "train",
     device: str = "cpu",
     uri: str | None = None,
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Score a model, and what it should be compared with, on every split.
+    """Score a model, and the baselines it should be compared with, on every split.
 
     Args:
         model_uri: such as models:/sdavs@champion.
-        blind_uri: a model trained on silence; scored muted.
+        blind_uri: an audio-blind model, trained on silence; scored on silence.
         root: data set; None for the bundled one.
-        kind: what data set it is; "auto" tells from the folder.
-        mode: the protocol's official figures, quirks included, or the corrected ones.
+        kind: type of the data set; "auto" finds it from the folder.
+        mode: the figures of the protocol's official scripts, with their quirks, or the corrected ones.
         splits: None for all whose name starts with "test".
         uri: MLflow; None for the default.
-        say: told what is being done.
 
     Returns:
         {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
-        "splits": {split: {row: {figure: value}}}, "constants"}. There are constants for binary masks only: a
-        constant mask of 71 classes is background.
+        "splits": {split: {row: {figure: value}}}, "constants"}. Constants exist for binary masks only: the
+        best constant mask of 71 classes is background.
 
     Raises:
-        ValueError: no such model, split or file; a model that does not verify, or has other classes.
+        ValueError: no such model, split or file; a model that fails verification, or has other classes.
     """
-    data = local_copy(root) if root else bundled_data(say=say)
+    data = local_copy(root) if root else bundled_data()
     kind = known_kind(kind, data)
     splits = list(splits) if splits else test_splits(data, kind)
     registered = resolve(model_uri, uri=uri)
@@ -63,8 +65,8 @@ def evaluate_registered(
     for split in splits:
         clips = open_for(loaded, kind, data, split)
         rows[split] = {}
-        for control in controls_of(clips, say=say):
-            say(f"{split}: {len(clips)} clips, {control} audio")
+        for control in controls_of(clips):
+            logger.info(f"{split}: {len(clips)} clips, {control} audio")
             rows[split][f"{control} audio"] = score(
                 loaded.model, clips, audio=control, mode=mode, device=device
             )
@@ -90,66 +92,61 @@ def evaluate_registered(
     }
 
 
-def log_report(report: dict[str, Any], *, uri: str | None = None) -> None:
-    """Add the figures to the MLflow run that made the model; corrected ones under names of their own."""
-    run = TrainingRun(uri=tracking_uri(uri), run_id=report["run_id"])
-    suffix = "" if report["mode"] == "official" else f"_{report['mode']}"
+def log_results(results: dict[str, Any], *, uri: str | None = None) -> None:
+    """Log the figures to the MLflow run that trained the model; corrected ones under separate names."""
+    run = TrainingRun(uri=tracking_uri(uri), run_id=results["run_id"])
+    suffix = "" if results["mode"] == "official" else f"_{results['mode']}"
     run.log_metrics(
         {
             f"test{suffix}/{split}/{row.replace(' ', '_')}/{name}": value
-            for split, scored in report["splits"].items()
+            for split, scored in results["splits"].items()
             for row, scores in scored.items()
             for name, value in scores.items()
         },
         step=0,
     )
-    run.client.log_dict(run.run_id, report, f"evaluation{suffix}.json")
+    run.client.log_dict(run.run_id, results, f"evaluation{suffix}.json")
 
 
-def report_table(report: dict[str, Any]) -> str:
-    """One block per split; splits are never averaged together."""
-    lines = [
-        f"{report['model']} (version {report['version']}) on {report['data']}",
-        f"protocol: {PROTOCOLS[report['protocol']]}; {report['mode']} figures",
+def results_table(results: dict[str, Any]) -> str:
+    """One table per split; splits are never averaged."""
+    blocks = [
+        f"{results['model']} (version {results['version']}) on {results['data']}\n"
+        f"protocol: {PROTOCOLS[results['protocol']]}; {results['mode']} figures"
     ]
-    for split, scored in report["splits"].items():
-        # Which figures there are can differ between rows: AVIS has some for silent frames only if there are any.
+    for split, scored in results["splits"].items():
+        # The figures can differ between rows: AVIS has some for silent frames only if there are any.
         names = [name for name in LABELS if any(name in scores for scores in scored.values())]
-        widths = [max(8, len(LABELS[name]) + 2) for name in names]
-        columns = list(zip(names, widths, strict=True))
-        lines += ["", f"{split:<24}" + "".join(f"{LABELS[name]:>{width}}" for name, width in columns)]
-        for row, scores in scored.items():
-            cells = (
-                f"{scores[name]:>{width}.3f}" if name in scores else " " * width for name, width in columns
-            )
-            lines.append(f"  {row:<22}" + "".join(cells))
-        if split in report["constants"]:
-            lines.append(f"  (constant: {report['constants'][split]})")
-    return "\n".join(lines)
+        rows = [[f"  {row}", *(scores.get(name) for name in names)] for row, scores in scored.items()]
+        block = text_table([split, *(LABELS[name] for name in names)], rows)
+        if split in results["constants"]:
+            block += f"\n  (constant: {results['constants'][split]})"
+        blocks.append(block)
+    return "\n\n".join(blocks)
 
 
 def open_for(loaded: LoadedModel, kind: str, data: Path, split: str) -> TrainingClips:
-    """One split as a model takes it.
+    """One split, with the preprocessing of a model.
 
     Raises:
-        ValueError: as `open_training_clips`; or the model has other classes than the data set.
+        ValueError: as `open_training_clips`; or the classes of model and data set differ.
     """
     clips = open_training_clips(kind, data, split, loaded.preprocessor, num_frames=loaded.config.num_frames)
     source = clips.source
     if tuple(loaded.classes) != source.classes:
         raise ValueError(
             f"{data}: {source.kind} has the classes {_short(source.classes)}; "
-            f"the model answers {_short(loaded.classes)}"
+            f"the model predicts {_short(loaded.classes)}"
         )
     return clips
 
 
-def controls_of(clips: TrainingClips, *, say: Callable[[str], None]) -> list[AudioControl]:
-    """All of `CONTROLS`; without "swapped" where the split is too small to have other sounds for every clip."""
+def controls_of(clips: TrainingClips) -> list[AudioControl]:
+    """All of `CONTROLS`; without "swapped" where the split has no other sound for some clip."""
     try:
         swap_partners(clips.categories)
     except ValueError as error:
-        say(f"{clips.source.split}: {error}, so it has no row")
+        logger.warning(f"{clips.source.split}: {error}; the row for swapped audio is left out")
         return [control for control in CONTROLS if control != "swapped"]
     return list(CONTROLS)
 

@@ -1,4 +1,4 @@
-"""Scoring a finished model by its data set's protocol: per split, whether it listens, and what a constant scores."""
+"""Scores a model on one split by the protocol of its data set, and the best constant mask as a baseline."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +17,10 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """The best answer that looks at nothing."""
+    """The constant mask with the highest J: a prediction that ignores its input."""
 
     kind: str
-    """all background, all foreground, or the mean training mask above a threshold."""
+    """All background, all foreground, or the mean training mask above a threshold."""
     scores: Scores
 
 
@@ -33,10 +33,10 @@ def score(
     device: str | torch.device = "cpu",
     batch_size: int = 4,
 ) -> Scores:
-    """The protocol's figures for one split under one audio control; `sdavs_model.metrics` says which.
+    """The protocol's figures for one split under one audio control; see `sdavs_model.metrics`.
 
     Raises:
-        ValueError: a file cannot be read; or "swapped" finds no clip with other sounds.
+        ValueError: a file cannot be read; or, with "swapped", no other clip has other sounds.
     """
     heard = AudioControlled(clips, control=audio, silence=silence(model.config))
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
@@ -46,10 +46,10 @@ def score(
 def best_constant(
     train: TrainingClips, test: TrainingClips, *, mode: Mode = "official", num_train: int = 200
 ) -> Constant:
-    """The constant mask with the highest J on `test`: a floor that any binary model must clear.
+    """The constant mask with the highest J on `test`: a floor that any binary model must exceed.
 
     Candidates: all background, all foreground, and the mean mask of (up to `num_train`) training clips above
-    each of nine thresholds. Choosing on the test split itself favours the baseline.
+    each of nine thresholds. The choice is made on the test split itself, which favours the baseline.
     """
     indices = range(0, len(train), max(1, len(train) // num_train))
     mean = torch.stack([_target(train, i).mean(0) for i in indices]).mean(0)  # [H, W]
@@ -62,7 +62,7 @@ def best_constant(
     metrics = {kind: ObjectMetrics(mode=mode) for kind in candidates}
     for target in (_target(test, i) for i in range(len(test))):
         for kind, mask in candidates.items():
-            # +-10 are logits of a mask that is sure of itself.
+            # Logits of +-10 mean a confident mask.
             metrics[kind].update((mask * 20 - 10).expand_as(target), target)
     scored = {kind: metric.compute() for kind, metric in metrics.items()}
     kind = max(scored, key=lambda k: scored[k]["miou"])
@@ -70,6 +70,6 @@ def best_constant(
 
 
 def _target(clips: TrainingClips, index: int) -> torch.Tensor:
-    """[T, H, W] of 0.0 and 1.0, the frames that have a mask."""
+    """Foreground of the annotated frames: [T, H, W] of 0.0 and 1.0."""
     item = clips[index]
     return (item["masks"][item["valid"]] > 0).float()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdavs_platform.config.paths import state_folder
+from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
 
 MANIFEST = "sdavs_manifest.json"
@@ -24,33 +25,30 @@ CHUNK = 1 << 20
 Progress = Callable[[int, int], None]
 
 
-def bundled_data(*, say: Callable[[str], None] = print) -> Path:
-    """Its folder; composed on first use, which takes a minute or so on two cores.
+def bundled_data() -> Path:
+    """The folder of the bundled data set, composed on first use, which takes a minute or so on two cores.
 
     Raises:
         ValueError: the folder holds something else.
     """
     from sdavs_model.data.realav.build import RealAVConfig, prepare
 
-    def progress(stage: str, done: int, total: int) -> None:
-        if done % 100 == 0 or done == total:
-            say(f"composing the bundled data set: {done} of {total} clips")
-
     folder = state_folder() / "data"
-    prepare(folder, RealAVConfig(), num_workers=len(os.sched_getaffinity(0)), progress=progress)
+    with progress() as show:
+        prepare(folder, RealAVConfig(), num_workers=len(os.sched_getaffinity(0)), progress=show)
     return folder
 
 
 def upload(
     root: Path, uri: str, *, num_workers: int = NUM_TRANSFERS, progress: Progress = lambda done, total: None
 ) -> dict[str, int]:
-    """Copies every file below `root` to `uri`, and at last the manifest, without which `local_copy` refuses it.
+    """Copy every file below `root` to `uri`, and the manifest last; `local_copy` refuses a folder without it.
 
-    An interrupted upload is continued: a file that is there with the right size is left, unless the manifest of an
-    earlier upload says that it was another.
+    An interrupted upload is continued: a file that is there with the right size is skipped, unless the manifest of an
+    earlier upload lists it with another digest.
 
     Returns:
-        {"files", "bytes": in all, "sent": files copied now}.
+        {"files", "bytes": in total, "sent": files copied by this call}.
 
     Raises:
         ValueError: no such folder, an empty one, or a storage that cannot be reached.
@@ -92,19 +90,19 @@ def local_copy(
 ) -> Path:
     """The data set as a local folder: `root` itself, or for a URI its copy in this machine's cache.
 
-    The copy's name is the sha256 of the manifest, so the same data is fetched once under any address, and changed data
-    is fetched anew. Several processes may ask at once: one fetches, the others wait. A file appears under its name when
-    its digest has been verified, so an interrupted fetch is continued.
+    The copy is named by the sha256 of the manifest: the same data is downloaded once, whatever its address, and changed
+    data is downloaded again. Of several processes one downloads and the others wait. A file gets its name when its
+    digest has been verified, so an interrupted download is continued.
 
     Args:
         root: a local path, or a URI that `upload` wrote to.
-        cache: where copies lie; None for `cache/data` in the state folder.
+        cache: folder of the copies; None for `cache/data` in the state folder.
         num_workers: transfers at once.
-        progress: called with (files there, files in all) while fetching.
+        progress: called with (files done, files in total) while downloading.
 
     Raises:
-        ValueError: the address cannot be reached, holds no manifest, or a file is missing or not what the manifest
-            says; names it.
+        ValueError: the address cannot be reached, holds no manifest, or a file is missing or differs from
+            the manifest; names it.
     """
     if "://" not in str(root):
         return Path(root)
@@ -145,7 +143,7 @@ def _fetch_one(storage: Storage, name: str, entry: dict[str, Any], folder: Path)
     if digest.hexdigest() != entry["sha256"]:
         part.unlink()
         raise ValueError(
-            f"data.root: {storage.uri}/{name} is not what {MANIFEST} says; delete it there and upload again"
+            f"data.root: {storage.uri}/{name} differs from {MANIFEST}; delete it there and upload again"
         )
     part.replace(target)
 
@@ -166,7 +164,11 @@ def _read_manifest(storage: Storage) -> dict[str, Any]:
 
 
 def _inside(name: str) -> str:
-    """The name, if it stays below the data set's folder: a manifest may come from anybody."""
+    """Check that a name stays below the data set's folder, because a manifest is untrusted input.
+
+    Raises:
+        ValueError: it does not.
+    """
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"the path {name} leads out of the folder")
     return name
@@ -174,7 +176,7 @@ def _inside(name: str) -> str:
 
 @contextmanager
 def _workers(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads whose waiting calls are dropped when one fails or Ctrl-C comes."""
+    """A thread pool whose pending calls are cancelled when one fails, or on Ctrl-C."""
     with ThreadPoolExecutor(number) as workers:
         try:
             yield workers
@@ -185,7 +187,7 @@ def _workers(number: int) -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process of this machine at a time; a killed one lets go."""
+    """Hold a lock between the processes of this machine; a killed process releases it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

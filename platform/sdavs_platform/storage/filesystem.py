@@ -1,6 +1,4 @@
-"""Where checkpoints and data lie: a local folder or any URI that pyarrow understands, such as s3://bucket/folder."""
-
-from __future__ import annotations
+"""Files in a local folder or at any URI that pyarrow understands, such as s3://bucket/folder."""
 
 from pathlib import Path
 from typing import IO
@@ -10,19 +8,19 @@ from pyarrow import fs
 from sdavs_platform.ray_internals import STORAGE_MARKER
 
 REFUSALS = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID")
-"""How pyarrow names what S3 answers to wrong or missing keys."""
+"""Pyarrow's names for S3's responses to wrong or missing keys."""
 
 
 class Storage:
-    """Files below one address, read and written in the same way whether it is a folder or a bucket.
+    """Files below one address, read and written the same way in a folder and in a bucket.
 
     Credentials, region and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE, an instance's role).
-    Where an endpoint is named, buckets are part of the path. Large files go in parts, several at once; what fails for
-    want of a connection, or with a server's error, is tried again for 6 s (pyarrow's way; Ray Train uses the same).
+    With an endpoint, buckets are part of the path. Large files are transferred in parts, several at once. Pyarrow
+    retries connection failures and server errors for 6 s; Ray Train uses the same.
 
     Args:
         uri: s3://bucket/folder, another URI of pyarrow's, or a local path.
-        field: config key or flag that the address came from, for messages.
+        field: config key or flag of the address, for messages.
 
     Raises:
         ValueError: the address is not understood, or its storage cannot be reached; names `field` and the address.
@@ -40,7 +38,7 @@ class Storage:
             raise self._unreachable(error) from None
 
     def sizes(self) -> dict[str, int]:
-        """{path: bytes} of every file below the address; empty if there is nothing."""
+        """{path: bytes} of every file below the address; empty if there is none."""
         selector = fs.FileSelector(self._base, recursive=True, allow_not_found=True)
         try:
             found = self._system.get_file_info(selector)
@@ -70,10 +68,10 @@ class Storage:
             raise self._unreachable(error) from None
 
     def write(self, path: str, content: bytes) -> None:
-        """Writes a file; it appears when it is whole (S3 does so by itself).
+        """Write a file atomically; S3 does so by itself.
 
         Raises:
-            ValueError: the storage cannot be reached, or refuses to be written.
+            ValueError: the storage cannot be reached or written.
         """
         target = f"{self._base}/{path}"
         try:
@@ -89,10 +87,10 @@ class Storage:
             raise self._unreachable(error, verb="written") from None
 
     def require(self) -> None:
-        """Make sure that the bucket is there: reading from a missing one finds nothing, and says nothing.
+        """Check that the bucket exists: listing a missing one finds nothing and raises nothing.
 
         Raises:
-            ValueError: it is not, refuses the keys, or does not answer.
+            ValueError: it does not exist, refuses the keys, or does not respond.
         """
         if isinstance(self._system, fs.LocalFileSystem):
             return
@@ -102,21 +100,21 @@ class Storage:
         except OSError as error:
             raise self._unreachable(error) from None
         if found == fs.FileType.NotFound:
-            raise ValueError(f"{self._field}: {self.uri}: there is no bucket {bucket}; make it first")
+            raise ValueError(f"{self._field}: {self.uri}: there is no bucket {bucket}; create it first")
 
     def _unreachable(self, error: Exception, *, verb: str = "reached") -> ValueError:
         if any(word in str(error) for word in REFUSALS):
             return ValueError(
-                f"{self._field}: {self.uri} refuses access ({error}); keys come from where AWS's tools look for "
+                f"{self._field}: {self.uri} refuses access ({error}); set the keys where AWS's tools look for "
                 f"them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile, or the machine's role"
             )
         return ValueError(f"{self._field}: {self.uri} cannot be {verb}: {error}")
 
 
 def require_writable(uri: str, name: str) -> None:
-    """Make sure that a training of this name can leave checkpoints at `uri`.
+    """Check that a training of this name can write checkpoints to `uri`.
 
     Raises:
-        ValueError: the storage refuses to be written, or cannot be reached.
+        ValueError: the storage cannot be written or reached.
     """
     Storage(uri, field="storage.uri").write(f"{name}/{STORAGE_MARKER}", b"")

@@ -107,7 +107,7 @@ def train(
 
 def resolved(config: RunConfig) -> RunConfig:
     """The config with every address filled in, valid in any process: what the run records."""
-    data = config.data.model_copy(update={"root": config.data.root or str(bundled_data(say=_say))})
+    data = config.data.model_copy(update={"root": config.data.root or str(bundled_data())})
     weights = {
         key: absolute(path)
         for key in ("backbone_weights", "vggish_weights")

@@ -1,1 +1,1 @@
-"""Many trainings as one object: search spaces, ablation studies, their trials and what these leave behind."""
+"""Sweeps: hyperparameter searches and ablation studies with many trainings, their trials and records."""

@@ -1,4 +1,4 @@
-"""What a trial is worth and what it costs, measured in Ray tasks with a worker's resources."""
+"""Measures the test scores and the cost of a trial, in Ray tasks with the resources of a training worker."""
 
 import tempfile
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from sdavs_platform.training.finish import export_checkpoint
 
 LATENCY_REPEATS = 3
 
-# The paper's two (IV-D); the same samples under a clip for every model.
+# The paper's two noises (IV-D); every model hears the same samples with a clip.
 NOISES: dict[str, Callable[[], Noise]] = {
     factor_condition("brownian"): lambda: BrownianNoise(seed=0),
     factor_condition("moving train"): lambda: RecordedNoise(seed=0),
@@ -44,7 +44,7 @@ def on_a_worker(function: Any, config: RunConfig, **arguments: Any) -> Any:
     task = ray.remote(
         num_cpus=cluster.cpus_per_worker,
         num_gpus=int(cluster.use_gpu),
-        # A trial's driver lives in a placement group without any CPU, which its tasks would wait in forever.
+        # A trial's driver runs in a placement group without CPUs, in which its tasks would wait forever.
         scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=nowhere),
         max_retries=1,
     )(function)
@@ -57,7 +57,7 @@ def on_a_worker(function: Any, config: RunConfig, **arguments: Any) -> Any:
 def measure_cost(*, config: RunConfig) -> dict[str, float]:
     """Time for one clip (median, in ms, on one worker), multiply-accumulates in G, parameters in M.
 
-    Time is taken where the trial trains, so it is as noisy as that machine is busy; the other two are exact.
+    Time is measured on a training worker and depends on the load there; the other two are exact.
     """
     torch.set_num_threads(config.cluster.cpus_per_worker)
     counted = benchmark.cost(config.model)
@@ -75,15 +75,15 @@ def score_clips(
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """J and F of every clip of the test splits, under every condition of the sound.
 
-    AVSBench's rule clip by clip: the pixels that sound, of whatever class. Its mean over clips is M_J of a binary
-    data set; protocols that average over classes have no value for a single clip, and so nothing to pair.
+    AVSBench's rule for each clip: the sounding pixels of any class. Its mean over clips is M_J of a binary data set;
+    protocols that average over classes have no value for a single clip that could be paired.
 
     Args:
         checkpoint: URI of a sharded checkpoint of the config.
         conditions: ORIGINAL first, then names of NOISES.
 
     Returns:
-        Condition -> split -> {"miou", "fscore"}: one value a clip, in the split's order.
+        Condition -> split -> {"miou", "fscore"}: one value per clip, in the split's order.
     """
     torch.set_num_threads(config.cluster.cpus_per_worker)
     device = "cuda" if config.cluster.use_gpu else "cpu"
@@ -100,7 +100,7 @@ def score_clips(
 def _split_scores(
     model: Any, config: RunConfig, split: str, *, conditions: tuple[str, ...], device: str
 ) -> dict[str, dict[str, list[float]]]:
-    """Condition -> metric -> one value a clip."""
+    """Condition -> metric -> one value per clip."""
     clips = open_split(config, split)
     heard = AudioControlled(clips, control=config.data.audio, silence=silence(config.model))
     noises = {name: NoisySound(clips, noise=NOISES[name](), factor=PAPER_FACTOR) for name in conditions[1:]}

@@ -1,4 +1,4 @@
-"""What a search varies: keys of the config tree, each with the values it may take, checked before anything starts."""
+"""The search space: keys of the config tree with their possible values, validated before anything starts."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from sdavs_platform.config.tree import RunConfig, Section
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-# What must be the same in all trials: they are compared, and they share a cluster and a storage.
+# These must be equal in all trials, which are compared and share cluster and storage.
 FIXED = (
     "name",
     "cluster.",
@@ -32,22 +32,22 @@ Kind = Literal["choice", "uniform", "loguniform", "integer", "log_integer"]
 
 
 class Dimension(Section):
-    """The values of one key; exactly one of the fields is given."""
+    """The values of one key; exactly one field is set."""
 
     choice: tuple[Any, ...] | None = None
-    """Any of these, each as likely as the others."""
+    """One of these, all equally likely."""
 
     uniform: tuple[float, float] | None = None
     """A number from low to high."""
 
     loguniform: tuple[float, float] | None = None
-    """A number from low to high, each order of magnitude as likely as the others; low above 0."""
+    """A number from low to high, uniform on a logarithmic scale; low must be above 0."""
 
     integer: tuple[int, int] | None = None
     """A whole number from low to high, both included."""
 
     log_integer: tuple[int, int] | None = None
-    """A whole number from low to high, both included, on a logarithmic scale; low from 1."""
+    """A whole number from low to high, both included, uniform on a logarithmic scale; low must be at least 1."""
 
     @model_validator(mode="after")
     def _one_and_sound(self) -> "Dimension":
@@ -56,16 +56,16 @@ class Dimension(Section):
             raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
         values = getattr(self, given[0])
         if not values:
-            raise ValueError("choice: is empty; name at least one value")
+            raise ValueError("choice: is empty; give at least one value")
         if given[0] != "choice" and not values[0] < values[1]:
-            raise ValueError(f"{given[0]}: low ({values[0]}) must lie below high ({values[1]})")
+            raise ValueError(f"{given[0]}: low ({values[0]}) must be below high ({values[1]})")
         if given[0].startswith("log") and values[0] <= 0:
-            raise ValueError(f"{given[0]}: low ({values[0]}) must lie above 0")
+            raise ValueError(f"{given[0]}: low ({values[0]}) must be above 0")
         return self
 
     @property
     def kind(self) -> Kind:
-        """The name of the field that is given."""
+        """The name of the field that is set."""
         kinds: tuple[Kind, ...] = ("choice", "uniform", "loguniform", "integer", "log_integer")
         return next(kind for kind in kinds if getattr(self, kind) is not None)
 
@@ -76,11 +76,11 @@ class Dimension(Section):
 
     @property
     def is_logarithmic(self) -> bool:
-        """Whether charts should show it so."""
+        """Whether the values are on a logarithmic scale."""
         return self.kind.startswith("log")
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """One value at random."""
+        """Draw a random value."""
         values = self.extremes
         if self.kind == "choice":
             return values[int(rng.integers(len(values)))]
@@ -91,12 +91,12 @@ class Dimension(Section):
             return float(math.exp(rng.uniform(math.log(low), math.log(high))))
         if self.kind == "integer":
             return int(rng.integers(low, high + 1))
-        # Half a step beyond both ends, so that these are as likely as their neighbours.
+        # Half a step beyond both ends, so that the ends are as likely as their neighbours.
         drawn = math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))
         return min(max(round(drawn), low), high)
 
     def distribution(self) -> "BaseDistribution":
-        """The same for Optuna, which knows choices by their place in the list: they may be lists themselves."""
+        """The dimension for Optuna. Choices are passed as indices, because they may be lists."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.kind == "choice":
@@ -107,7 +107,7 @@ class Dimension(Section):
         return IntDistribution(low, high, log=self.is_logarithmic)
 
     def to_optuna(self, value: Any) -> Any:
-        """A value as `distribution` counts it."""
+        """A value as `distribution` represents it."""
         return self.extremes.index(value) if self.kind == "choice" else value
 
     def from_optuna(self, value: Any) -> Any:
@@ -119,7 +119,7 @@ Space = Mapping[str, Dimension]
 
 
 def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """The config with some of its dotted keys set anew.
+    """The config with some dotted keys replaced.
 
     Raises:
         ValueError: a key or value is not allowed.
@@ -128,11 +128,11 @@ def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def normalized(space: Space, base: RunConfig) -> dict[str, Dimension]:
-    """The space with its choices as the config tree spells them (`1e-4` is a text to YAML, a number here).
+    """The space with its choices as the config tree parses them (`1e-4` is a string in YAML, a number here).
 
     Raises:
-        ValueError: one line per wrong key or value: unknown (with the nearest known one), not to be varied, or
-            a value that no combination makes valid.
+        ValueError: one line per wrong key or value: unknown (with the nearest known one), not variable, or a value
+            that is not valid in any combination.
     """
     known = [key.path for key in config_keys()]
     mistakes = []
@@ -140,7 +140,7 @@ def normalized(space: Space, base: RunConfig) -> dict[str, Dimension]:
         if key not in known:
             mistakes.append(f"space.{key}: unknown key; {nearest_key(key, known)}")
         elif key.startswith(FIXED):
-            mistakes.append(f"space.{key}: is the same for all trials of a sweep; set it in the config")
+            mistakes.append(f"space.{key}: must be the same for all trials of a sweep; set it in the config")
     if mistakes:
         raise ValueError("\n".join(mistakes))
     for key, dimension in space.items():
@@ -159,7 +159,7 @@ def grid(space: Space) -> Iterator[dict[str, Any]]:
 
 
 def draw(space: Space, *, seed: int, number: int) -> dict[str, Any]:
-    """The values of random trial `number`: a function of seed and number, so a resumed search draws on."""
+    """The values of random trial `number`, a function of seed and number, so that a resumed search continues."""
     rng = np.random.default_rng([seed, number])
     return {key: dimension.draw(rng) for key, dimension in space.items()}
 
@@ -173,7 +173,7 @@ def at(config: RunConfig, key: str) -> Any:
 
 
 def _never_valid(key: str, value: Any, space: Space, base: RunConfig) -> str | None:
-    """Why a value is refused, alone and beside 20 random draws of the other keys; None if it is fine with any."""
+    """Why a value is invalid, alone and with 20 random draws of the other keys; None if it is valid with any."""
     problem = None
     for number in range(21):
         others = draw(space, seed=0, number=number) if number else {}

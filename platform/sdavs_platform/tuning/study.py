@@ -1,30 +1,30 @@
-"""Ablation studies: which recipes of the paper's tables are trained, and which of them are the same model."""
+"""Ablation studies: which recipes of the paper's tables to train, and which of them are the same model."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from sdavs_model import recipes
 from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
+from sdavs_platform.config.suggestions import nearest_or_all
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.tuning.sweep import nearest
 
 REFERENCE = "full"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is compared with the full model."""
+    """The recipes that are compared with the full model."""
 
     tables: dict[str, tuple[str, ...]]
     """Title -> recipes, in the paper's order."""
     trained_as: dict[str, str]
-    """Recipe -> the recipe whose training stands for it: equal models are trained once."""
+    """Recipe -> the recipe that is trained for it: equal models are trained once."""
     conditions: tuple[str, ...] = (ORIGINAL,)
-    """What the models hear in the test; `sdavs_platform.tuning.measurements` knows them."""
+    """Sounds of the test, see `sdavs_platform.tuning.measurements`."""
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What is trained, the full model first."""
+        """The recipes to train, the full model first."""
         return tuple(dict.fromkeys(self.trained_as.values()))
 
 
@@ -57,7 +57,8 @@ def parse_study(text: str, base: RunConfig) -> Study:
             chosen.append(name)
         else:
             raise ValueError(
-                f"study: no table or recipe {name!r}; {nearest(name, [*recipes.TABLES, *recipes.RECIPES])}"
+                f"study: no table or recipe {name!r}; "
+                f"{nearest_or_all(name, [*recipes.TABLES, *recipes.RECIPES])}"
             )
     if chosen:
         tables["selected"] = tuple(dict.fromkeys(chosen))
@@ -65,7 +66,7 @@ def parse_study(text: str, base: RunConfig) -> Study:
 
 
 def variant_values(recipe: str, base: RunConfig) -> dict[str, Any]:
-    """The dotted keys in which a recipe differs from the base config."""
+    """The dotted keys, with values, in which a recipe differs from the base config."""
     wanted = recipes.build(recipe, base.model).to_dict()["ablation"]
     given = base.model.to_dict()["ablation"]
     return {f"model.ablation.{key}": value for key, value in wanted.items() if value != given[key]}

@@ -1,6 +1,5 @@
-"""The definition of a sweep: a search over a space or an ablation study, read from YAML or Python and checked."""
+"""The definition of a sweep: a search over a space or an ablation study, read from YAML or Python and validated."""
 
-import difflib
 import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from sdavs_platform.config.cli import config_kinds, read_yaml
+from sdavs_platform.config.suggestions import nearest_or_all
 from sdavs_platform.config.tree import Section
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import TrialRecord
@@ -17,14 +17,14 @@ from sdavs_platform.tuning.store import TrialRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What a trial reports and a search may aim at."""
+    """A figure that trials report and a search can optimise."""
 
     label: str
     mode: Literal["max", "min"]
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """The mode, as Optuna calls it."""
+        """The mode in Optuna's words."""
         return "maximize" if self.mode == "max" else "minimize"
 
 
@@ -36,8 +36,8 @@ METRICS: dict[str, Metric] = {
     "parameters_m": Metric(label="parameters without VGGish, M", mode="min"),
 }
 
-# Population based training changes these in the middle of a training; the others would need another network,
-# other steps or other data.
+# Population based training can change these during a training; other keys need another network, other steps or
+# other data.
 CHANGEABLE = (
     "optimizer.lr",
     "optimizer.backbone_lr_factor",
@@ -52,45 +52,45 @@ class AshaConfig(Section):
     """Asynchronous successive halving: the worst trials end early (Li et al. 2020)."""
 
     grace_epochs: Annotated[int, Field(ge=1)] = 1
-    """Epochs that every trial gets."""
+    """Epochs that every trial is trained for."""
 
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
-    """At each rung the best 1/reduction_factor go on, to reduction_factor times as many epochs."""
+    """At each rung the best 1/reduction_factor continue, to reduction_factor times as many epochs."""
 
 
 class PbtConfig(Section):
-    """Population based training: bad trials go on from good ones with changed values (Jaderberg et al. 2017)."""
+    """Population based training: bad trials continue from good ones with changed values (Jaderberg et al. 2017)."""
 
     every_epochs: Annotated[int, Field(ge=1)] = 2
     """Epochs between exchanges; a multiple of training.val_every."""
 
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Share of the population that is replaced, and share that it is replaced by."""
+    """Fraction of the population that is replaced, and fraction that it is replaced by."""
 
 
 class SweepConfig(Section):
-    """One sweep, complete but for the config that it varies."""
+    """One sweep, without the config that it varies."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=48)] = "sweep"
-    """Identity: the same name continues where it stopped."""
+    """Identity: a sweep of the same name is continued."""
 
     base: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the config tree that all trials share; go over --config, under --section.key flags."""
+    """Keys of the config tree that all trials share; they override --config, and --section.key flags override them."""
 
     space: dict[str, Dimension] = Field(default_factory=dict)
     """Dotted key of the config tree -> its values."""
 
     study: str | None = None
-    """In place of a space: `ablation/tables` (III to VIII), `ablation/III,VI`, `ablation/full,rm_add`, `noise`."""
+    """Instead of a space: `ablation/tables` (III to VIII), `ablation/III,VI`, `ablation/full,rm_add`, `noise`."""
 
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Seeds that every variant of a study is trained with."""
 
     search: Literal["random", "grid", "optuna"] = "random"
-    """How values are chosen: at random, all combinations, or by Optuna's TPE from the trials so far."""
+    """How values are chosen: at random, all combinations, or by Optuna's TPE from earlier trials."""
 
     scheduler: Literal["none", "asha", "pbt"] = "none"
-    """Which trials end early or change course."""
+    """Ends trials early (asha) or changes their values during training (pbt)."""
 
     objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("val_miou",)
     """What is optimised; the first ranks the trials and drives the scheduler, several make a Pareto front."""
@@ -102,13 +102,13 @@ class SweepConfig(Section):
     """Seeds the choice of values; a training's own seed is the key `seed` of the config tree."""
 
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
-    """Trials at once; never more than the cluster holds. Unset: as many."""
+    """Trials at once. Unset: as many as fit into the cluster, which is also the upper limit."""
 
     retries: Annotated[int, Field(ge=0)] = 1
-    """How often a failed trial is tried again, from its last checkpoint."""
+    """How often a failed trial is retried, from its last checkpoint."""
 
     register_best: bool = True
-    """Register the best trial's model and call it `candidate`."""
+    """Register the best trial's model with the alias `candidate`."""
 
     asha: AshaConfig = AshaConfig()
     """Settings of scheduler asha."""
@@ -123,7 +123,7 @@ class SweepConfig(Section):
         if self.space and self.study is not None:
             raise ValueError("study: a sweep has a space or a study, not both")
         if self.study is not None and (self.search, self.scheduler) != ("random", "none"):
-            raise ValueError("study: trains every variant to its end; leave out search and scheduler")
+            raise ValueError("study: trains every variant to the end; remove search and scheduler")
         if self.space and self.seeds != (0,):
             raise ValueError("seeds: belong to a study; in a space, vary `seed: {choice: [0, 1]}`")
         return self
@@ -132,30 +132,32 @@ class SweepConfig(Section):
     def _objectives_are_metrics(self) -> "SweepConfig":
         for name in self.objectives:
             if name not in METRICS:
-                raise ValueError(f"objectives: no metric {name!r}; {nearest(name, METRICS)}")
+                raise ValueError(f"objectives: no metric {name!r}; {nearest_or_all(name, METRICS)}")
         if self.scheduler != "none" and not self.objectives[0].startswith("val_"):
-            raise ValueError("objectives: a scheduler needs one that changes while training first: val_miou")
+            raise ValueError(
+                "objectives: a scheduler needs a first objective that changes while training, such as val_miou"
+            )
         return self
 
     @model_validator(mode="after")
     def _search_fits_space(self) -> "SweepConfig":
         ranges = [key for key, dimension in self.space.items() if dimension.kind != "choice"]
         if self.search == "grid" and ranges:
-            raise ValueError(f"space.{ranges[0]}: a grid needs `choice`; a range has no end of values")
+            raise ValueError(f"space.{ranges[0]}: a grid needs `choice`; a range has infinitely many values")
         if self.scheduler == "pbt":
             if self.search != "random":
                 raise ValueError("search: pbt changes the values itself; allowed: random")
             rigid = [key for key in self.space if not key.startswith(CHANGEABLE)]
             if rigid:
                 raise ValueError(
-                    f"space.{rigid[0]}: cannot change in the middle of a training, which pbt does; "
+                    f"space.{rigid[0]}: cannot change during a training, as pbt does; "
                     f"allowed: {', '.join(CHANGEABLE)}"
                 )
         return self
 
 
 def load_sweep(path: Path | None, changes: Mapping[str, Any]) -> SweepConfig:
-    """A definition from a YAML file, or a Python file whose function `sweep()` returns one, with keys set anew.
+    """A definition from a YAML file, or a Python file whose function `sweep()` returns one, with some keys overridden.
 
     Raises:
         ValueError: no such file or function; or one line per wrong key.
@@ -173,12 +175,6 @@ def best_trial(sweep: SweepConfig, trials: list[TrialRecord]) -> TrialRecord | N
     sign = 1 if METRICS[objective].mode == "max" else -1
     finished = [trial for trial in trials if trial.state == "finished" and objective in trial.best]
     return max(finished, key=lambda trial: sign * trial.best[objective], default=None)
-
-
-def nearest(name: str, allowed: Mapping[str, Any] | list[str]) -> str:
-    """Half a sentence that helps with a misspelt name."""
-    near = difflib.get_close_matches(name, list(allowed), n=1)
-    return f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -201,7 +197,7 @@ def _explained(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         owners: dict[str, type[Section]] = {"asha": AshaConfig, "pbt": PbtConfig, "space": Dimension}
         owner = owners.get("".join(sections[:1]), SweepConfig)
-        return f"{path}: unknown key; {nearest(leaf, dict(owner.model_fields))}"
+        return f"{path}: unknown key; {nearest_or_all(leaf, owner.model_fields)}"
     if error["type"] == "value_error":
         return f"{path}: {error['ctx']['error']}" if path else str(error["ctx"]["error"])
     return f"{path}: {error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -1,7 +1,7 @@
-"""One trial: a process of its own that drives a whole Ray Train training and tells Tune of every validation.
+"""A trial: a process that runs a whole Ray Train training and reports every validation to Tune.
 
-The process leases no CPU: it waits for its training's workers. They get their places together or not at all, and
-the sweep starts only as many trials as the cluster holds groups of workers.
+The process reserves no CPU, because it only waits for its training's workers. Workers are placed all together or not
+at all, and the sweep starts only as many trials as the cluster has room for groups of workers.
 """
 
 import hashlib
@@ -29,23 +29,23 @@ POINTER = "pointer.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
-    """What all trials of a sweep share."""
+    """Settings that all trials of a sweep share."""
 
     sweep: str
     config: RunConfig
-    """The sweep's config; `storage.uri` is the folder of the trials' trainings."""
+    """The sweep's config; its `storage.uri` is the folder of the trials' trainings."""
     conditions: tuple[str, ...]
-    """What the models hear in the test; () leaves the test splits alone."""
+    """Sounds of the test; with () the test splits are not used."""
     tags: dict[str, str]
-    """Of every trial's MLflow run."""
+    """Tags of every trial's MLflow run."""
     run_names: dict[str, str]
-    """Trial -> the training it goes on with, where it had changed course before it was interrupted."""
+    """Trial -> the training to continue, for interrupted trials that had moved to another trial's checkpoint."""
 
 
 class Trial(tune.Trainable):
-    """Trains one configuration. Each step is a validation; the last one comes with the test scores, "finished".
+    """Trains one configuration. Each step is a validation; the last is marked "finished" and has the test scores.
 
-    Tune's config of a trial is dotted key -> value; and "trial", its name until it copies another's values.
+    Tune's config of a trial is dotted key -> value; and "trial", its name until it takes over another's values.
     """
 
     def setup(self, config: dict[str, Any], **shared: Any) -> None:
@@ -81,12 +81,12 @@ class Trial(tune.Trainable):
         return report | self._cost | own | end
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """For another trial to go on from: only the address, the checkpoint itself lies on the storage."""
+        """Save the address of the checkpoint for other trials; the checkpoint itself is on the storage."""
         pointer = {"run_name": self._name, "checkpoint": self._checkpoint}
         (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from another trial's checkpoint, under a name of its own; from this trial's own it does anyway."""
+        """Continue from another trial's checkpoint, as a training of a new name; its own needs no loading."""
         pointer = json.loads((Path(checkpoint) / POINTER).read_text())
         if pointer["run_name"] != self._name:
             self._donor = pointer["checkpoint"]
@@ -95,7 +95,7 @@ class Trial(tune.Trainable):
             self._name = f"{self._settings.sweep}-{self.trial_name}-{suffix}"
 
     def cleanup(self) -> None:
-        """Give the workers back; Tune calls this when the trial ends, also when it is stopped early."""
+        """Release the workers; Tune calls this when the trial ends, also when it is stopped early."""
         if self._training is not None:
             self._training.stop()
 
@@ -116,7 +116,7 @@ class Trial(tune.Trainable):
 
 
 class ForwardReports(ray.train.UserCallback):
-    """Sends the first worker's reports from Ray Train's controller to the trial, with a handle of the controller."""
+    """Sends the reports of rank 0 from Ray Train's controller to the trial, with a handle of the controller."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
@@ -131,7 +131,7 @@ class ForwardReports(ray.train.UserCallback):
 
 
 class Training:
-    """A training in a thread: `train` returns only at the end, and Tune wants to hear of every validation."""
+    """A training in a thread, because `train` returns only at the end and Tune needs every validation."""
 
     def __init__(self, config: RunConfig, *, start_from: str | None, tags: dict[str, str]) -> None:
         self._config, self._start_from, self._tags = config, start_from, tags
@@ -147,7 +147,7 @@ class Training:
         self._thread.start()
 
     def next_report(self) -> dict[str, Any] | None:
-        """The next report; None after the last, which stays in `last`.
+        """Wait for the next report; None after the final one, which is in `last`.
 
         Raises:
             ValueError, RuntimeError: the training failed.
@@ -168,19 +168,19 @@ class Training:
 
     @property
     def result(self) -> TrainResult:
-        """After the last report."""
+        """The result; available after the last report."""
         assert self._result is not None
         return self._result
 
     def stop(self) -> None:
-        """End the training if it still runs, and give its workers and their places back."""
+        """End the training if it still runs, and release its workers."""
         if self._thread.is_alive() and self._controller is not None:
             self._is_stopped = True
             abort_training(self._controller)
         self._queue.shutdown(force=True)
 
     def _nothing_left(self) -> dict[str, Any]:
-        """What stands for a report where a training is continued that had ended already."""
+        """A report for a continued training that had already ended."""
         scores = self.result.metrics[self._config.data.val_split]
         return {
             "epoch": self._config.training.epochs,

@@ -1,4 +1,4 @@
-"""The report's charts, with plotly: each function makes one figure out of a summary."""
+"""The charts of the report, made with plotly: each function turns a summary into one figure."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import TrialRecord, values_text
 from sdavs_platform.tuning.sweep import METRICS
 
-# Okabe and Ito's colours, which people with colour-blindness can tell apart.
+# Okabe and Ito's palette, distinguishable with colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#000000")
 STATE_COLOURS = {
     "finished": COLOURS[0],
@@ -27,7 +27,7 @@ MAX_AXES = 10
 
 
 def figure_html(figure: go.Figure, name: str) -> str:
-    """A figure as a fragment that fills its container; plotly itself is in the page once."""
+    """A figure as an HTML fragment that fills its container; the page includes plotly once."""
     return to_html(
         figure,
         include_plotlyjs=False,
@@ -59,7 +59,7 @@ def learning_curves(summary: Summary) -> go.Figure:
 
 
 def parallel_coordinates(summary: Summary) -> go.Figure | None:
-    """Every ended trial as a line through its values to its result; None with fewer than two."""
+    """Each ended trial as a line through its values to its result; None with fewer than two."""
     goal = summary.objective
     shown = [t for t in summary.trials if goal in t.best and t.values and t.state in ("finished", "stopped")]
     if summary.study is not None or len(shown) < 2:
@@ -77,39 +77,39 @@ def parallel_coordinates(summary: Summary) -> go.Figure | None:
         "colorbar": {"title": {"text": goal}, "thickness": 12},
     }
     figure = _figure(height=420)
-    # The axes' ends are ticks already; the extra numbers there would lie over them.
-    unseen = {"color": "rgba(0, 0, 0, 0)"}
+    # The ends of the axes already have ticks; the extra numbers would overlap them.
+    invisible = {"color": "rgba(0, 0, 0, 0)"}
     figure.add_trace(
-        go.Parcoords(line=line, dimensions=axes, labelangle=-12, labelside="top", rangefont=unseen)
+        go.Parcoords(line=line, dimensions=axes, labelangle=-12, labelside="top", rangefont=invisible)
     )
     figure.update_layout(margin={"l": 80, "r": 30, "t": 90, "b": 30})
     return figure
 
 
 def importance_bars(summary: Summary) -> go.Figure | None:
-    """What the result depends on; None where too few trials have ended."""
+    """Which keys the result depends on; None if too few trials have ended."""
     if not summary.importance:
         return None
     keys = [*next(iter(summary.importance.values()))][::-1]
     figure = _figure(height=120 + 34 * len(keys) * len(summary.importance))
-    for index, (objective, shares) in enumerate(summary.importance.items()):
+    for index, (objective, values) in enumerate(summary.importance.items()):
         figure.add_trace(
             go.Bar(
                 y=keys,
-                x=[shares.get(key, 0.0) for key in keys],
+                x=[values.get(key, 0.0) for key in keys],
                 orientation="h",
                 name=objective,
                 marker_color=COLOURS[index],
                 hovertemplate="%{y}: %{x:.0%}<extra></extra>",
             )
         )
-    figure.update_xaxes(title="share of the importance", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(title="relative importance", tickformat=".0%", rangemode="tozero")
     figure.update_yaxes(automargin=True)
     return figure
 
 
 def pareto(summary: Summary) -> go.Figure | None:
-    """Quality against cost, and the trials that no other beats in both; None without results."""
+    """Quality against cost with the Pareto front; None without results."""
     quality, cost = summary.trade_off
     scored = [t for t in summary.trials if quality in t.best and cost in t.best]
     if not scored:
@@ -147,7 +147,7 @@ def pareto(summary: Summary) -> go.Figure | None:
 
 
 def differences(table: Table) -> go.Figure | None:
-    """Each recipe's difference from the full model with its interval; None before there is one."""
+    """Each recipe's difference from the full model with its interval; None without one."""
     rows = [row for row in table.rows if row.miou is not None and row.miou.difference is not None]
     if not rows:
         return None
@@ -209,7 +209,7 @@ def _figure(*, height: int) -> go.Figure:
 
 
 def _curve(figure: go.Figure, trials: list[TrialRecord], name: str, line: dict[str, Any]) -> None:
-    """One trace for many trials, with gaps between them: a thousand traces would choke a browser."""
+    """One trace for many trials, with gaps between them: a browser cannot handle a thousand traces."""
     epochs: list[float | None] = []
     values: list[float | None] = []
     texts: list[str | None] = []
@@ -236,7 +236,7 @@ def _hover(trial: TrialRecord) -> str:
 
 
 def _axis(key: str, dimension: Dimension, values: list[Any]) -> dict[str, Any]:
-    """One axis of the parallel coordinates, which knows numbers on a linear scale only."""
+    """One axis of the parallel coordinates, which support only numbers on a linear scale."""
     label = key.rsplit(".", 1)[-1]
     if dimension.kind == "choice":
         names = [yaml_text(value) for value in dimension.extremes]

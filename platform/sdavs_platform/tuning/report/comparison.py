@@ -1,9 +1,9 @@
-"""Is a variant worse than the full model? Paired differences with bootstrap intervals.
+"""Compares a variant with the full model: paired differences with bootstrap intervals.
 
-Every variant is trained with the same seeds on the same order of clips and tested on the same clips, so its score
-is compared with the full model's seed by seed and clip by clip. The interval resamples both, seeds and clips
-(two-level percentile bootstrap; Efron and Tibshirani 1993, chapter 13): it says how the difference might have come
-out with other seeds and other clips of the same kind. Two seeds say little about seeds; the report gives their number.
+All variants are trained with the same seeds and order of clips and tested on the same clips, so scores are paired by
+seed and clip. The interval resamples both (two-level percentile bootstrap; Efron and Tibshirani 1993, chapter 13) and
+estimates the spread of the difference over other seeds and other clips of the same kind. With few seeds it mostly
+reflects the clips; the report gives their number.
 """
 
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ class Comparison:
     """A variant's score on one split, and how it differs from the reference."""
 
     mean: float
-    """Over seeds, of the mean over clips."""
+    """Mean over seeds of the mean over clips."""
     std: float | None
-    """Between seeds (with n - 1); None with one seed."""
+    """Standard deviation over seeds (with n - 1); None with one seed."""
     difference: float | None
     """Mean paired difference from the reference; None for the reference itself."""
     low: float | None
     high: float | None
     """Bounds of the difference's interval."""
     num_seeds: int
-    """Pairs of seeds."""
+    """Seeds, or pairs of seeds."""
     num_clips: int
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def compare(
     scores: dict[int, list[float]], reference: dict[int, list[float]] | None, *, seed: int = 0
 ) -> Comparison:
-    """Compare a variant with the reference over the seeds that both have.
+    """Compare a variant with the reference over their common seeds.
 
     Args:
         scores: training seed -> score of every test clip.
@@ -70,7 +70,7 @@ def interval(paired: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
     """The bootstrap interval of the mean of paired differences [seeds, clips]."""
     rng = np.random.default_rng(seed)
     num_seeds, num_clips = paired.shape
-    # How often each seed and each clip was drawn, as shares; cheaper than copying the drawn rows.
+    # How often each seed and each clip was drawn, as fractions; cheaper than copying the drawn rows.
     seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES) / num_seeds
     clips = rng.multinomial(num_clips, np.full(num_clips, 1 / num_clips), NUM_RESAMPLES) / num_clips
     means = ((seeds @ paired) * clips).sum(1)

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else, not even a network."""
+"""The report as one self-contained HTML file that works without a network."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
     """The page.
 
     Args:
-        uri: where the records lie.
+        uri: address of the records.
         candidate: {"model", "version", ...} of the registered best trial, if there is one.
     """
     environment = Environment(
@@ -44,12 +44,12 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         ("best", "Best configuration"),
         ("curves", "Learning curves"),
         *([("parallel", "Values and results")] if drawn["parallel"] else []),
-        *([("importance", "What matters")] if drawn["importance"] else []),
+        *([("importance", "Importance")] if drawn["importance"] else []),
         *([("cost", "Quality against cost")] if drawn["pareto"] else []),
-        ("searched", "What was searched"),
+        ("searched", "Search"),
         ("trials", "Trials"),
         ("failures", "Failures"),
-        ("again", "To do it again"),
+        ("again", "Reproduce"),
     ]
     return environment.get_template("page.html.j2").render(
         s=summary,
@@ -76,7 +76,9 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
 
 def headline(summary: Summary) -> str:
     """`7 finished, 1 failed`."""
-    return ", ".join(f"{number} {state}" for state, number in summary.counts.items()) or "nothing has begun"
+    return (
+        ", ".join(f"{number} {state}" for state, number in summary.counts.items()) or "no trial has started"
+    )
 
 
 def spread(comparison: Comparison) -> str:
@@ -95,7 +97,7 @@ def difference(comparison: Comparison) -> str:
 
 
 def short(value: Any) -> str:
-    """A value of the config tree in few characters."""
+    """A value of the config tree, shortened."""
     return f"{value:.4g}" if isinstance(value, float) else yaml_text(value)
 
 
@@ -106,7 +108,7 @@ def _delta(comparison: Comparison) -> Markup:
 
 
 def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """Label, value, note."""
+    """(label, value, note) of the key figures on top."""
     tiles = []
     if summary.best is not None:
         tiles.append(("best J, validation", f"{summary.best.best['val_miou']:.3f}", summary.best.id))
@@ -114,7 +116,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     seconds = sum(trial.seconds for trial in summary.trials)
     tiles.append(
         (
-            "training, all trials together",
+            "training time of all trials",
             clock(seconds),
             "hours:minutes:seconds" if seconds >= 3600 else "minutes:seconds",
         )

@@ -13,13 +13,13 @@ PAPER_SETS = ("S4", "MS3")
 TITLES = {
     "III": "Table III: the two modules",
     "IV": "Table IV: the two selectors of SNRP",
-    "V": "Table V: the place of SNRP",
+    "V": "Table V: the position of SNRP",
     "VI": "Table VI: the parts of DAMF",
     "VIII": "Table VIII: how the streams interact",
     "selected": "Selected recipes",
 }
 
-# J and F in per cent on MS3, Swin-B at 384 px.
+# The paper's Table IX: J and F in per cent on MS3, Swin-B at 384 px.
 PAPER_NOISE: dict[str, dict[str, tuple[float, float]]] = {
     "without_snrp": {
         ORIGINAL: (70.7, 79.0),
@@ -40,10 +40,10 @@ class Row:
 
     recipe: str
     trained_as: str
-    """Differs from `recipe` where two names mean the same model."""
+    """Differs from `recipe` where two recipes give the same model."""
     about: str
     miou: Comparison | None
-    """None while no trial of it has finished."""
+    """None as long as no trial of the recipe has finished."""
     fscore: Comparison | None
     paper: dict[str, tuple[float, float]]
     """S4, MS3 -> J and F in per cent."""
@@ -62,12 +62,12 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseRow:
-    """One model with one sound, on one test split."""
+    """One model with one sound on one test split."""
 
     recipe: str
     sound: str
     miou: Comparison | None
-    """Compared with the same model and the original sound; None while no trial has finished."""
+    """Compared with the same model on the original sound; None as long as no trial has finished."""
     fscore: Comparison | None
     paper: tuple[float, float]
     """J and F in per cent, MS3."""
@@ -84,7 +84,7 @@ class NoiseTable:
 
 
 def ablation_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> list[Table]:
-    """Every table of the study on every test split; splits are never averaged together."""
+    """Every table of the study on every test split; splits are never averaged."""
     return [
         Table(
             title=TITLES[table],
@@ -98,7 +98,7 @@ def ablation_tables(study: Study, trials: list[TrialRecord], splits: list[str]) 
 
 
 def noise_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> list[NoiseTable]:
-    """One table a split; none for a study without noise."""
+    """One table per split; none for a study without noise."""
     if len(study.conditions) < 2:
         return []
     return [
@@ -117,7 +117,7 @@ def noise_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> 
 def clip_scores(
     trials: list[TrialRecord], variant: str, split: str, metric: str, condition: str = ORIGINAL
 ) -> dict[int, list[float]]:
-    """Training seed -> score of every clip, of the trials of a variant that have finished."""
+    """Training seed -> score of every clip, for the finished trials of a variant."""
     return {
         trial.values["seed"]: trial.scores[condition][split][metric]
         for trial in trials

@@ -1,4 +1,4 @@
-"""What a report says, as data: everything in it follows from the records on the storage."""
+"""The content of a report as data, derived from the records on the storage."""
 
 import shlex
 from dataclasses import dataclass
@@ -16,39 +16,40 @@ from sdavs_platform.tuning.study import Study, parse_study
 from sdavs_platform.tuning.sweep import METRICS, SweepConfig, best_trial
 
 MIN_TRIALS = 8
-"""Our choice: below it the shares are noise."""
+"""Our choice: with fewer trials the importances are noise."""
 
 TARGET_QUANTILE = 0.25
-"""Importance for getting into the best quarter. Our choice: Optuna's tenth needs more trials than most sweeps have."""
+"""Importance for reaching the best quarter. Our choice: Optuna's default, a tenth, needs more trials than most sweeps
+have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One sweep, ready to be shown."""
+    """One sweep, ready to be displayed."""
 
     sweep: SweepConfig
     config: RunConfig
-    """What the trials share."""
+    """The config that the trials share."""
     study: Study | None
     trials: list[TrialRecord]
     command: list[str]
     data_digest: str
     git_commit: str
     best: TrialRecord | None
-    """By the first objective, among those that finished."""
+    """The best finished trial by the first objective."""
     importance: dict[str, dict[str, float]]
-    """Objective -> key -> share; empty where too few trials have ended."""
+    """Objective -> key -> relative importance; empty if too few trials have ended."""
     tables: list[Table]
     noise: list[NoiseTable]
 
     @property
     def objective(self) -> str:
-        """What ranks the trials."""
+        """The objective that ranks the trials."""
         return self.sweep.objectives[0]
 
     @property
     def counts(self) -> dict[str, int]:
-        """State -> number of trials, of the states that occur."""
+        """State -> number of trials, for the states that occur."""
         states = [trial.state for trial in self.trials]
         return {state: states.count(state) for state in dict.fromkeys(states)}
 
@@ -59,34 +60,34 @@ class Summary:
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """All trials, the best first, those without a result last."""
+        """All trials, the best first and those without a result last."""
         sign = -1 if METRICS[self.objective].mode == "max" else 1
 
-        def place(trial: TrialRecord) -> tuple[bool, float, int]:
+        def rank(trial: TrialRecord) -> tuple[bool, float, int]:
             value = trial.best.get(self.objective)
             return (value is None, 0.0 if value is None else sign * value, trial.number)
 
-        return sorted(self.trials, key=place)
+        return sorted(self.trials, key=rank)
 
     @property
     def trade_off(self) -> tuple[str, str]:
-        """The quality and the cost that are set against each other: the sweep's own objectives where it has such."""
+        """Quality and cost of the Pareto front: the sweep's own objectives where it has such."""
         qualities = [name for name in self.sweep.objectives if METRICS[name].mode == "max"]
         costs = [name for name in self.sweep.objectives if METRICS[name].mode == "min"]
         return [*qualities, "val_miou"][0], [*costs, "latency_ms"][0]
 
     @property
     def front(self) -> list[TrialRecord]:
-        """The Pareto front of `trade_off`, from cheap to dear."""
+        """The Pareto front of `trade_off`, from cheap to expensive."""
         return pareto_front(self.trials, *self.trade_off)
 
     @property
     def keys(self) -> list[str]:
-        """What varies between the trials, as dotted keys."""
+        """The dotted keys that vary between the trials."""
         return list(dict.fromkeys(key for trial in self.trials for key in trial.values))
 
     def searched(self) -> list[tuple[str, str]]:
-        """Key -> its values, in words."""
+        """Key and its values in words."""
         if self.study is not None:
             return [
                 ("recipe", ", ".join(self.study.variants)),
@@ -105,7 +106,7 @@ class Summary:
         ]
 
     def settings(self) -> list[tuple[str, str]]:
-        """How it was searched, and what every trial shares."""
+        """Search method, and the settings that all trials share."""
         training, cluster, model = self.config.training, self.config.cluster, self.config.model
         budget = f"{training.epochs} epochs"
         if training.max_minutes is not None:
@@ -126,54 +127,56 @@ class Summary:
 
     @property
     def best_caveat(self) -> str | None:
-        """What keeps the best values from making the best model again; None if they do."""
+        """Why the best values alone do not reproduce the best model; None if they do."""
         if self.sweep.scheduler != "pbt":
             return None
         return (
-            "Population based training changed these values on the way and let trials go on from each other's "
-            "checkpoints: the values are the last ones, and alone do not lead to this model. The MLflow runs "
-            "of its trials say what each went on from (sdavs.start_from)."
+            "Population based training changed these values during training and let trials continue from each other's "
+            "checkpoints. These are the last values; alone they do not reproduce this model. The tag "
+            "sdavs.start_from of the trials' MLflow runs names the checkpoint that each continued from."
         )
 
     def best_values_yaml(self) -> str:
-        """What makes the best trial, as YAML: the keys that vary, nested."""
+        """The values of the best trial as nested YAML."""
         nested: dict[str, Any] = {}
         for key, value in (self.best.values if self.best else {}).items():
-            place = nested
+            section_values = nested
             *sections, leaf = key.split(".")
             for section in sections:
-                place = place.setdefault(section, {})
-            place[leaf] = value
+                section_values = section_values.setdefault(section, {})
+            section_values[leaf] = value
         return yaml.safe_dump(nested, sort_keys=False)
 
     def best_config_yaml(self) -> str:
-        """The best trial's whole config, as `--config` takes it, under a name of its own."""
+        """The best trial's whole config for `--config`, with a new name."""
         assert self.best is not None
         config = with_values(self.config, self.best.values | {"name": f"{self.sweep.name}-best"})
         return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
     def commands(self) -> list[tuple[str, str]]:
-        """What to type, with what for."""
-        listed = [("this sweep, again or further", shlex.join(self.command))]
+        """(purpose, command) of the commands that reproduce this sweep, its report and its best model."""
+        listed = [("run or continue this sweep", shlex.join(self.command))]
         report = f"python jobs/report.py --sweep {self.sweep.name}"
         storage = self.config.storage.uri
         if storage is not None and storage != absolute(state_folder() / "results"):
             report += f" --storage-uri {shlex.quote(storage)}"
-        listed.append(("this report", report))
+        listed.append(("build this report", report))
         if self.best is not None:
             flags = " ".join(f"--{key} {shlex.quote(yaml_text(v))}" for key, v in self.best.values.items())
             listed.append(
                 (
-                    "the best configuration (best.yaml: above)",
+                    "train the best configuration (save it as best.yaml, see above)",
                     f"python jobs/train.py --config best.yaml --name {self.sweep.name}-best",
                 )
             )
-            listed.append(("its values on any config", f"python jobs/train.py --config FILE {flags}"))
+            listed.append(
+                ("train another config with the best values", f"python jobs/train.py --config FILE {flags}")
+            )
         return listed
 
 
 def summarize(store: SweepStore) -> Summary:
-    """Read a sweep.
+    """Read the records of a sweep.
 
     Raises:
         ValueError: there is no such sweep.
@@ -202,7 +205,7 @@ def summarize(store: SweepStore) -> Summary:
 
 
 def pareto_front(trials: list[TrialRecord], quality: str, cost: str) -> list[TrialRecord]:
-    """The trials that no other beats in both, from cheap to dear; quality is better when larger."""
+    """The trials that no other beats in both, from cheap to expensive; quality is better when larger."""
     scored = [
         t for t in trials if quality in t.best and cost in t.best and t.state in ("finished", "stopped")
     ]
@@ -214,7 +217,11 @@ def pareto_front(trials: list[TrialRecord], quality: str, cost: str) -> list[Tri
 
 
 def importance(sweep: SweepConfig, trials: list[TrialRecord]) -> dict[str, dict[str, float]]:
-    """Objective -> key -> share of all keys' importance, the largest first; empty where it cannot be told."""
+    """Which keys decide how good a trial gets: PED-ANOVA (Watanabe et al. 2023), as Optuna computes it.
+
+    Returns:
+        Objective -> key -> relative importance, the largest first; empty if too few trials have ended.
+    """
     ended = [t for t in trials if t.state in ENDED and all(name in t.best for name in sweep.objectives)]
     if len(sweep.space) < 2 or len(ended) < MIN_TRIALS:
         return {}
@@ -222,7 +229,7 @@ def importance(sweep: SweepConfig, trials: list[TrialRecord]) -> dict[str, dict[
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {key: dimension.distribution() for key, dimension in sweep.space.items()}
-    shares = {}
+    found = {}
     for objective in sweep.objectives:
         study = optuna.create_study(direction=METRICS[objective].direction)
         for trial in ended:
@@ -231,5 +238,5 @@ def importance(sweep: SweepConfig, trials: list[TrialRecord]) -> dict[str, dict[
                 optuna.create_trial(params=params, distributions=distributions, value=trial.best[objective])
             )
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TARGET_QUANTILE)
-        shares[objective] = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    return shares
+        found[objective] = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    return found

@@ -12,7 +12,7 @@ COLUMNS = ("val_miou", "val_fscore", "epoch", "latency_ms", "gmacs", "parameters
 
 
 def markdown(summary: Summary) -> str:
-    """The tables of the page, for a pull request or a notebook."""
+    """The tables of the report as Markdown, for a pull request or a notebook."""
     lines = [f"# {summary.sweep.name}", "", f"{headline(summary)}; commit {summary.git_commit}", ""]
     if summary.tables:
         lines += [
@@ -61,14 +61,14 @@ def markdown(summary: Summary) -> str:
         )
     if summary.failures:
         lines += ["", "## Failures", "", *(f"- {trial.id}: {trial.error}" for trial in summary.failures)]
-    lines += ["", "## To do it again", ""]
+    lines += ["", "## Reproduce", ""]
     for why, command in summary.commands():
         lines += [f"{why}:", "", f"    {command}", ""]
     return "\n".join(lines)
 
 
 def trials_csv(summary: Summary) -> str:
-    """One line a trial: identity, values, best validation, cost, test scores."""
+    """One line per trial: identity, values, best validation, cost, test scores."""
     splits = list(summary.config.data.test_splits)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
