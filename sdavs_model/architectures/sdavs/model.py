@@ -59,6 +59,12 @@ class SDAVS(nn.Module):
         if config.audio_encoder_is_frozen:
             self.audio_encoder.freeze()
 
+    def trained_buffers(self) -> list[Tensor]:
+        """The buffers that training may change: all but those of frozen encoders."""
+        encoders = (self.visual_encoder, self.audio_encoder)
+        frozen = {id(buffer) for e in encoders if e.frozen for buffer in e.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
+
     def forward(self, frames: Tensor, log_mel: Tensor) -> Tensor:
         """Segment what sounds.
 
