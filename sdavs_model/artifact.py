@@ -75,12 +75,9 @@ def save_artifact(
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, str(folder / WEIGHTS_FILE))
     write_golden(folder, record_golden(model, Preprocessor(config.preprocess), golden_clips))
-    # Paths of initial weights mean nothing on another machine; the trained weights are in the artifact.
-    portable = config.to_dict() | {"pretrained": False, "backbone_weights": None, "vggish_weights": None}
     card = {
         "format": FORMAT,
-        "config": portable,
-        "frozen_vggish": model.audio_encoder.frozen,
+        "config": config.without_weights().to_dict(),
         "preprocess": asdict(config.preprocess),
         "classes": classes,
         "metrics": metrics,
@@ -108,7 +105,7 @@ def load_artifact(
     folder = Path(folder)
     card = read_card(folder)
     weights, digest = folder / WEIGHTS_FILE, check_files(folder, sha256=sha256)
-    config = SDAVSConfig.from_dict(card["config"])
+    config = _config_of(card)
     check_keys(PreprocessConfig, card["preprocess"], prefix="preprocess.")
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()
@@ -119,9 +116,6 @@ def load_artifact(
         load_model(model, weights, device="cpu")
     except (RuntimeError, OSError) as error:
         raise ValueError(f"{weights}: does not fit the config in {CARD_FILE}: {error}") from error
-    if card["frozen_vggish"]:
-        model.audio_encoder.frozen = True
-        model.audio_encoder.requires_grad_(False)
     return LoadedModel(
         model=model.to(device).eval(),
         config=config,
@@ -142,3 +136,9 @@ def read_golden(folder: str | Path) -> Golden:
     folder = Path(folder)
     check_digest(folder, GOLDEN_FILE)
     return parse_golden((folder / GOLDEN_FILE).read_bytes())
+
+
+def _config_of(card: dict[str, Any]) -> SDAVSConfig:
+    """The model's config; cards of earlier versions note outside of it whether VGGish was frozen."""
+    frozen = {"freeze_audio_encoder": True} if card.get("frozen_vggish") else {}
+    return SDAVSConfig.from_dict(card["config"] | frozen)

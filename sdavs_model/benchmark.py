@@ -23,11 +23,11 @@ class Cost:
     """What does not depend on a machine, for one clip."""
 
     parameters: int
-    """Without VGGish, which the paper freezes and does not count (Table X: "trainable")."""
+    """Without the audio encoder, which the paper freezes and does not count (Table X: "trainable")."""
     vggish_parameters: int
-    """VGGish's own."""
+    """The audio encoder's own."""
     macs: int
-    """Multiply-accumulates of the whole model, VGGish included; what Table X calls FLOPs."""
+    """Multiply-accumulates of the whole model, the audio encoder included; what Table X calls FLOPs."""
     backbone_macs: int
     """Those of the bare backbone on the same frames."""
 
@@ -58,7 +58,7 @@ def cost(config: SDAVSConfig) -> Cost:
     a mask, normalisations and resizes count nothing there, as in the paper's own figures.
     """
     with torch.device("meta"):
-        model = build_model(_without_files(config)).eval()
+        model = build_model(config.without_weights()).eval()
         frames, log_mel = example_clip(config)
     vggish = sum(p.numel() for p in model.audio_encoder.parameters())
     return Cost(
@@ -110,12 +110,6 @@ def example_clip(config: SDAVSConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Random frames [1, T, 3, S, S] and log_mel [1, T, 1, 96, 64]."""
     T, S = config.num_frames, config.image_size
     return torch.randn(1, T, 3, S, S), torch.randn(1, T, 1, 96, 64)
-
-
-def _without_files(config: SDAVSConfig) -> SDAVSConfig:
-    """Counting needs no weights."""
-    values = config.to_dict() | {"pretrained": False, "backbone_weights": None, "vggish_weights": None}
-    return SDAVSConfig.from_dict(values)
 
 
 def _macs(forward: Callable[[], object]) -> int:

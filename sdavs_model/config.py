@@ -29,6 +29,13 @@ KNOWN_BACKBONES = (
 )
 
 AudioWindow = Literal["second", "official"]
+AudioEncoderName = Literal["vggish", "yamnet"]
+
+# What each audio encoder was trained with: log(mel + offset).
+LOG_OFFSETS: dict[str, float] = {"vggish": 0.01, "yamnet": 0.001}
+
+# Keys of earlier versions, which their configs and artifacts still use.
+RENAMED_KEYS = {"vggish_weights": "audio_weights"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +96,16 @@ class PreprocessConfig:
     std: tuple[float, float, float] = IMAGENET_STD
     """Per-channel standard deviation (RGB) by which the frames are divided."""
     sample_rate: int = 16_000
-    """Samples per second of the mono sound; VGGish's constant."""
+    """Samples per second of the mono sound; VGGish's and YAMNet's constant."""
+    log_offset: float = LOG_OFFSETS["vggish"]
+    """What is added to the mel magnitudes before their logarithm: 0.01 for VGGish, 0.001 for YAMNet."""
     audio_window: AudioWindow = "second"
     """"second": example i is the first 0.96 s of second i, strictly aligned with frame i (paper III-A).
     "official": AVSBench's own hop of 0.96 s, which drifts by 0.04 s a frame against the pictures."""
 
     def __post_init__(self) -> None:
         _check_literals(self)
+        _require(self.log_offset > 0, "log_offset", self.log_offset, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ class SDAVSConfig:
     """A complete SDAVS model. The defaults are the paper's PVT-v2 model (IV-A)."""
 
     backbone: str = "pvt_v2_b5"
-    """Any timm name that offers `features_only` with four stages of stride 4, 8, 16 and 32."""
+    """Any timm name that offers `features_only` with stages of stride 4, 8, 16 and 32."""
     image_size: int = 384
     """Side of the square input in pixels; a multiple of 32."""
     num_frames: int = 5
@@ -113,10 +123,20 @@ class SDAVSConfig:
     pretrained: bool = False
     """Load the backbone's ImageNet weights through timm (needs its hub or a filled cache)."""
     backbone_weights: str | None = None
-    """A local file of backbone weights (.safetensors, .pth, .pt); takes the place of `pretrained`."""
-    vggish_weights: str | None = None
-    """A local `vggish-10086976.pth` (torchvggish). With it VGGish is frozen as in the paper; without it the
-    audio encoder is trained from scratch."""
+    """Pretrained backbone: a name of `jobs/prepare_weights.py list`, or a local file (.safetensors, .pth, .pt). Takes
+    the place of `pretrained`."""
+    freeze_backbone: bool = False
+    """Never train the backbone; it then always runs in eval mode."""
+    audio_encoder: AudioEncoderName = "vggish"
+    """"vggish": the paper's, 128 channels, 72 M weights. "yamnet": a MobileNet, 1024 channels, 3.2 M weights."""
+    audio_weights: str | None = None
+    """Pretrained audio encoder: a name of `jobs/prepare_weights.py list`, or a local file such as torchvggish's
+    `vggish-10086976.pth`. Unset: it is trained from scratch."""
+    freeze_audio_encoder: bool | None = None
+    """Never train the audio encoder; it then always runs in eval mode. Unset: frozen, as in the paper, where
+    `audio_weights` are given."""
+    from_scratch: bool = False
+    """Start from random weights, whatever `pretrained`, `backbone_weights` and `audio_weights` ask for."""
     width: int = 256
     """Channels of all four levels after the lateral projection. 256 fits the paper's Table X."""
     num_heads: int = 8
@@ -147,14 +167,45 @@ class SDAVSConfig:
             f"a divisor of width={self.width}",
         )
         _require(0 < self.vggish_width <= 1, "vggish_width", self.vggish_width, "above 0 and at most 1")
-        if self.vggish_weights is not None and self.vggish_width != 1.0:
-            raise ValueError("vggish_weights: public weights fit only vggish_width=1.0")
+        if self.vggish_width != 1.0 and self.audio_encoder != "vggish":
+            raise ValueError(f"vggish_width: has no effect with audio_encoder={self.audio_encoder!r}")
+        if self.vggish_width != 1.0 and self.audio_weights is not None:
+            raise ValueError("audio_weights: public weights fit only vggish_width=1.0")
+        for name in ("freeze_backbone", "freeze_audio_encoder"):
+            if self.from_scratch and getattr(self, name):
+                raise ValueError(
+                    f"from_scratch: an encoder that never trains would stay random; set {name}=false"
+                )
         _check_backbone_name(self.backbone)
 
     @property
     def preprocess(self) -> PreprocessConfig:
         """The preprocessing that this model was, or will be, trained with."""
-        return PreprocessConfig(image_size=self.image_size, audio_window=self.audio_window)
+        mean, std = _normalization(self.backbone)
+        return PreprocessConfig(
+            image_size=self.image_size,
+            mean=mean,
+            std=std,
+            log_offset=LOG_OFFSETS[self.audio_encoder],
+            audio_window=self.audio_window,
+        )
+
+    @property
+    def audio_encoder_is_frozen(self) -> bool:
+        """What `freeze_audio_encoder` comes to."""
+        if self.freeze_audio_encoder is None:
+            return self.audio_weights is not None and not self.from_scratch
+        return self.freeze_audio_encoder
+
+    def without_weights(self) -> SDAVSConfig:
+        """The same model without the sources of its initial weights, which mean nothing on another machine."""
+        return dataclasses.replace(
+            self,
+            pretrained=False,
+            backbone_weights=None,
+            audio_weights=None,
+            freeze_audio_encoder=self.audio_encoder_is_frozen or self.freeze_audio_encoder,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, nested as declared."""
@@ -167,12 +218,17 @@ class SDAVSConfig:
         Raises:
             ValueError: an unknown key (named with the nearest known one) or a bad value.
         """
-        values = dict(values)
+        values = with_new_keys(values)
         check_keys(cls, values)
         if isinstance(values.get("ablation"), dict):
             check_keys(Ablation, values["ablation"], prefix="ablation.")
             values["ablation"] = Ablation(**values["ablation"])
         return cls(**values)
+
+
+def with_new_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` of a model config with the keys of earlier versions renamed to today's."""
+    return {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
 
 
 def check_keys(cls: type, values: dict[str, Any], prefix: str = "") -> None:
@@ -204,6 +260,16 @@ def _check_literals(config: Any) -> None:
             )
 
 
+def _normalization(backbone: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation that the backbone's pretrained weights expect, as timm records them."""
+    if backbone in KNOWN_BACKBONES:
+        return IMAGENET_MEAN, IMAGENET_STD
+    import timm
+
+    recorded = timm.models.get_pretrained_cfg(backbone)
+    return (recorded.mean, recorded.std) if recorded else (IMAGENET_MEAN, IMAGENET_STD)
+
+
 def _check_backbone_name(name: str) -> None:
     if name in KNOWN_BACKBONES:
         return
@@ -215,5 +281,6 @@ def _check_backbone_name(name: str) -> None:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
             f"backbone: timm {timm.__version__} knows no {name!r}; {hint}"
-            f"allowed: any timm features_only model with four stages, such as {', '.join(KNOWN_BACKBONES)}"
+            "allowed: any timm features_only model with stages of stride 4, 8, 16 and 32, such as "
+            f"{', '.join(KNOWN_BACKBONES)}"
         )

@@ -93,7 +93,8 @@ class TrainingClips(Dataset):
         clip, log_mel = self._from_sound(index, rng) if has_sound else self._from_log_mel_file(index, rng)
         assert clip.masks is not None
         if self._augment is not None:
-            log_mel = augmentation.augment_log_mel(log_mel, self._augment, rng)
+            log_offset = self.preprocessor.config.log_offset
+            log_mel = augmentation.augment_log_mel(log_mel, self._augment, rng, log_offset=log_offset)
         num_frames = clip.num_frames
         length = (self._augment.window if self._augment else 0) or self.source.num_frames
         valid = np.ones(num_frames, np.bool_) if clip.valid is None else clip.valid
@@ -141,7 +142,7 @@ class TrainingClips(Dataset):
             size = self.preprocessor.config.image_size
             frames, masks = augmentation.augment_pictures(clip.frames, clip.masks, self._augment, size, rng)
             clip = replace(clip, frames=frames, masks=masks)
-        return clip, read_log_mel(files.log_mel, clip.num_frames)
+        return clip, self.preprocessor.log_mel_of_vggish(read_log_mel(files.log_mel, clip.num_frames))
 
     def _kept_log_mel(self, index: int, log_mels: SoundCache) -> torch.Tensor:
         """The clip's log-mel; its sound is decoded only the first time."""
@@ -149,7 +150,7 @@ class TrainingClips(Dataset):
         num_frames = len(files.frames)
         settings = {
             "clip": [self.source.kind, files.name, num_frames],
-            "preprocess": [config.sample_rate, config.audio_window],
+            "preprocess": [config.sample_rate, config.audio_window, config.log_offset],
         }
         return log_mels.log_mel(
             [files.wav, *files.more],

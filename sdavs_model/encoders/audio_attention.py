@@ -10,30 +10,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdavs_model.encoders.batch_norm import SharedBatchNorm
-from sdavs_model.encoders.vggish import EMBEDDING
 
 
 class AudioAttention(nn.Module):
-    """Projects VGGish embeddings to the common width and lets the seconds attend to each other.
+    """Projects the audio encoder's embeddings to the common width and lets the seconds attend to each other.
 
     Args:
+        embedding: channels E of the audio encoder.
         width: channels C of the output.
         num_heads: attention heads.
         num_layers: transformer layers; two bring the parameter count to the paper's Table X.
     """
 
-    def __init__(self, *, width: int, num_heads: int, num_layers: int = 2) -> None:
+    def __init__(self, *, embedding: int, width: int, num_heads: int, num_layers: int = 2) -> None:
         super().__init__()
-        # VGGish ends in a ReLU, so all its embeddings point much the same way, and what tells sounds apart is a
+        # Both audio encoders end in a ReLU, so all embeddings point much the same way, and what tells sounds apart is a
         # small part of them. Centred and scaled over the whole batch it is all there is. Without this, an encoder
         # that is trained from scratch stops telling sounds apart before the picture side asks for it.
-        self.centre = SharedBatchNorm(EMBEDDING)
-        self.project = nn.Linear(EMBEDDING, width)
+        self.centre = SharedBatchNorm(embedding)
+        self.project = nn.Linear(embedding, width)
         self.layers = nn.ModuleList([_Layer(width=width, num_heads=num_heads) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(width)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """embeddings: [B, T, 128] -> F_a: [B, T, C]."""
+        """embeddings: [B, T, E] -> F_a: [B, T, C]."""
         x = self.project(self.centre(embeddings.flatten(0, 1)).view_as(embeddings))
         for layer in self.layers:
             x = layer(x)

@@ -5,31 +5,30 @@ Log-mel examples are made in `sdavs_model.data.core.preprocess`, the one place f
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
+from sdavs_model.encoders.encoder import Encoder
+from sdavs_model.encoders.initialise import initialise_zero_mean
 from sdavs_model.weights.read import load_matching, read_state_dict
 
 CONV_CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 HIDDEN = 4096
 EMBEDDING = 128
 
-# A ReLU's output has the variance (1 - 1 / pi) of its second moment, and zero-mean kernels see only variance.
-ZERO_MEAN_GAIN = math.sqrt(math.pi / (math.pi - 1))
 
-
-class VGGish(nn.Module):
+class VGGish(Encoder):
     """The published network: 72,141,184 parameters at width 1, names as in `torchvggish`.
 
     Args:
         width: fraction of the published channels; only 1.0 fits public weights.
-        weights: a local `vggish-10086976.pth`; with it the network is frozen, without it it is trained.
+        weights: a local `vggish-10086976.pth`, or what `sdavs_model.weights` made of it; None starts from random
+            weights.
 
     Raises:
         ValueError: the weights file is missing or does not fit.
     """
+
+    embedding = EMBEDDING
 
     def __init__(self, *, width: float = 1.0, weights: str | None = None) -> None:
         super().__init__()
@@ -52,41 +51,20 @@ class VGGish(nn.Module):
             nn.Linear(hidden, EMBEDDING),
             nn.ReLU(inplace=True),
         )
-        self.frozen = weights is not None
         if weights is None:
-            self._initialise()
+            initialise_zero_mean(self)
         else:
-            state = read_state_dict(weights, field="vggish_weights")
+            state = read_state_dict(weights, field="audio_weights")
             load_matching(
-                module=self, state=state, source=weights, field="vggish_weights", ignore_prefixes=("pproc.",)
+                module=self, state=state, source=weights, field="audio_weights", ignore_prefixes=("pproc.",)
             )
-            self.requires_grad_(False)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """log_mel: [N, 1, 96, 64] -> embeddings [N, 128]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            x = self.features(log_mel)  # [N, 512, 6, 4]
-            # The TensorFlow original flattens channels-last; the public weights expect that order.
-            x = x.permute(0, 2, 3, 1).flatten(1)
-            return self.embeddings(x)
-
-    def _initialise(self) -> None:
-        """He initialisation with kernels of zero mean.
-
-        Plain He kernels map all sounds to nearly the same direction: nine ReLU layers without normalisation
-        pass on little but the common mean of their inputs. Kernels that cannot see the mean leave the
-        embeddings of different sounds nearly orthogonal, and training starts to listen at once.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                with torch.no_grad():
-                    module.weight -= (
-                        module.weight.flatten(1).mean(1).view(-1, *[1] * (module.weight.ndim - 1))
-                    )
-                    module.weight *= ZERO_MEAN_GAIN
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        x = self.features(log_mel)  # [N, 512, 6, 4]
+        # The TensorFlow original flattens channels-last; the public weights expect that order.
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        return self.embeddings(x)
 
 
 def _scale(channels: int, width: float) -> int:

@@ -1,8 +1,10 @@
-"""Four-stage visual backbones from timm (paper III-A and IV-A: PVT-v2 and Swin)."""
+"""Visual backbones from timm with feature maps of stride 4, 8, 16 and 32 (paper III-A and IV-A: PVT-v2 and Swin)."""
 
 from __future__ import annotations
 
+import functools
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -10,34 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from sdavs_model.config import SDAVSConfig
+from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.weights.read import load_matching, read_state_dict
 
 STRIDES = (4, 8, 16, 32)
 
 
-class VisualEncoder(nn.Module):
+class VisualEncoder(Encoder):
     """Turns frames into four feature maps of stride 4, 8, 16 and 32 (paper III-A).
 
     Args:
         config: names the backbone, its input size and where its weights come from.
 
     Raises:
-        ValueError: the backbone does not offer four stages, or a weights file does not fit.
+        ValueError: the backbone does not offer four such stages, or a weights file does not fit.
     """
 
     def __init__(self, *, config: SDAVSConfig) -> None:
         super().__init__()
-        self.backbone = _create(config)
-        self.channels = tuple(self.backbone.feature_info.channels())
-        # timm's Swin yields channels-last maps and says so; everything after this class is channels-first.
-        self.channels_last = self.backbone.output_fmt == "NHWC"
+        layout = find_layout(config.backbone, config.image_size)
+        self.backbone = _create(config, layout)
+        self.channels = layout.channels
+        self.channels_last = layout.channels_last
         if config.backbone_weights is not None:
             load_matching(
                 module=self.backbone,
-                state=_backbone_state(config.backbone, config.backbone_weights),
+                state=_features_state(self.backbone, config, layout),
                 source=config.backbone_weights,
                 field="backbone_weights",
-                ignore_prefixes=("head.", "head_dist.", "fc.", "classifier.", "norm."),
             )
 
     def forward(self, frames: Tensor) -> list[Tensor]:
@@ -48,14 +50,65 @@ class VisualEncoder(nn.Module):
         return list(maps)
 
 
-def _create(config: SDAVSConfig) -> Any:
-    pretrained = config.pretrained and config.backbone_weights is None
-    arguments: dict = {"pretrained": pretrained, "features_only": True}
-    if config.backbone.startswith("swin"):
-        arguments["img_size"] = config.image_size
-    indices = _last_four_indices(config.backbone)
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How timm builds a backbone so that it yields the four maps."""
+
+    indices: tuple[int, ...]
+    """Positions of the four stages, timm's `out_indices`."""
+    channels: tuple[int, ...]
+    """Channels of the four maps."""
+    channels_last: bool
+    """Whether timm yields them as [N, H, W, C]; everything after `VisualEncoder` is channels-first."""
+    arguments: dict[str, int]
+    """What `timm.create_model` needs to know besides: the input size, if the architecture depends on it."""
+
+
+@functools.cache
+def find_layout(name: str, image_size: int) -> Layout:
+    """The layout of a backbone, found on the meta device: no weights, no arithmetic.
+
+    Raises:
+        ValueError: the backbone has no stages of stride 4, 8, 16 and 32, or takes no pictures of this size.
+    """
+    recorded = timm.models.get_pretrained_cfg(name)
+    arguments = {"img_size": image_size} if recorded and recorded.fixed_input_size else {}
+    with torch.device("meta"), torch.no_grad():
+        try:
+            features: Any = timm.create_model(name, features_only=True, **arguments).eval()
+            strides = features.feature_info.reduction()
+        except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+            raise ValueError(f"backbone: {name!r} does not offer timm's features_only ({error})") from error
+        if tuple(strides[-4:]) != STRIDES:
+            raise ValueError(
+                f"backbone: {name!r} has stages of stride {list(strides)}; SDAVS needs four of stride {list(STRIDES)}"
+            )
+        try:
+            maps = features(torch.empty(1, 3, image_size, image_size))[-4:]
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(
+                f"backbone: {name!r} takes no pictures of image_size={image_size}: {reason}"
+            ) from error
+    channels = tuple(features.feature_info.channels()[-4:])
+    # EfficientNets, MobileNets and HRNets do not say; they are channels-first.
+    channels_last = getattr(features, "output_fmt", "NCHW") == "NHWC"
+    assert channels == tuple(m.shape[-1 if channels_last else 1] for m in maps)
+    # Not simply the last four of all stages: some backbones leave their first stage out of the list.
+    indices = tuple(features.feature_info.out_indices[-4:])
+    return Layout(indices=indices, channels=channels, channels_last=channels_last, arguments=arguments)
+
+
+def _create(config: SDAVSConfig, layout: Layout) -> Any:
+    pretrained = config.pretrained and config.backbone_weights is None and not config.from_scratch
     try:
-        return timm.create_model(config.backbone, out_indices=indices, **arguments)
+        return timm.create_model(
+            config.backbone,
+            pretrained=pretrained,
+            features_only=True,
+            out_indices=layout.indices,
+            **layout.arguments,
+        )
     except Exception as error:
         if not pretrained:
             raise
@@ -65,38 +118,23 @@ def _create(config: SDAVSConfig) -> Any:
         ) from error
 
 
-def _last_four_indices(name: str) -> tuple[int, ...]:
-    """Positions of the stride 4, 8, 16 and 32 stages among those that timm lists for this backbone."""
-    with torch.device("meta"):
-        try:
-            backbone: Any = timm.create_model(name, pretrained=False, features_only=True)
-            reductions = backbone.feature_info.reduction()
-        except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-            raise ValueError(f"backbone: {name!r} does not offer timm's features_only ({error})") from error
-    if tuple(reductions[-4:]) != STRIDES:
-        raise ValueError(
-            f"backbone: {name!r} has stages of stride {list(reductions)}; SDAVS needs four of stride {list(STRIDES)}"
-        )
-    return tuple(range(len(reductions) - 4, len(reductions)))
+def _features_state(features: nn.Module, config: SDAVSConfig, layout: Layout) -> dict[str, Tensor]:
+    """The tensors of `config.backbone_weights` under the names of timm's features_only model.
 
-
-def _backbone_state(name: str, path: str) -> dict[str, Tensor]:
-    """Weights under the names that timm's features_only model uses.
-
-    timm's own filters translate the original authors' files; features_only then flattens
-    "stages.0." and "layers.0." to "stages_0." and "layers_0.".
+    timm's own filters translate the original authors' files to the names of the whole classifier. features_only
+    leaves its head out, and some of its wrappers flatten "stages.0." to "stages_0." or prepend "model.".
     """
-    state = read_state_dict(path, field="backbone_weights")
-    home = sys.modules[timm.models.model_entrypoint(name.split(".", 1)[0]).__module__]
+    state = read_state_dict(config.backbone_weights, field="backbone_weights")
+    with torch.device("meta"):
+        whole = timm.create_model(config.backbone, **layout.arguments)
+    home = sys.modules[timm.models.model_entrypoint(config.backbone.split(".", 1)[0]).__module__]
     translate = getattr(home, "checkpoint_filter_fn", None)
     if translate is not None:
-        with torch.device("meta"):
-            whole = timm.create_model(name, pretrained=False)
         state = translate(state, whole)
-    renamed = {}
-    for key, value in state.items():
-        parts = key.split(".", 2)
-        if parts[0] in ("stages", "layers") and len(parts) == 3:
-            key = f"{parts[0]}_{parts[1]}.{parts[2]}"
-        renamed[key] = value
-    return renamed
+    own = {_flat(name): name for name in features.state_dict()}
+    head = {name for name in whole.state_dict() if _flat(name) not in own}
+    return {own.get(_flat(name), name): value for name, value in state.items() if name not in head}
+
+
+def _flat(name: str) -> str:
+    return name.removeprefix("model.").replace(".", "_")

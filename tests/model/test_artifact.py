@@ -42,6 +42,40 @@ def test_a_saved_model_comes_back_bit_for_bit_with_its_preprocessing(artifact):
     )
 
 
+def test_an_artifact_of_an_earlier_version_loads_and_answers_the_same(artifact):
+    model, folder = artifact
+    card = json.loads((folder / "sdavs.json").read_text())
+    for name in ("freeze_backbone", "audio_encoder", "audio_weights", "freeze_audio_encoder", "from_scratch"):
+        del card["config"][name]
+    del card["preprocess"]["log_offset"]
+    card["config"]["vggish_weights"] = None
+    card["frozen_vggish"] = True
+    (folder / "sdavs.json").write_text(json.dumps(card))
+    loaded = load_artifact(folder)
+    assert not any(p.requires_grad for p in loaded.model.audio_encoder.parameters())
+    assert loaded.preprocessor.config == CONFIG.preprocess
+    frames, log_mel = torch.randn(1, 2, 3, 64, 64), torch.randn(1, 2, 1, 96, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(frames, log_mel), model(frames, log_mel))
+
+
+def test_frozen_encoders_of_a_saved_model_stay_frozen(tmp_path):
+    config = SDAVSConfig(
+        backbone="tf_efficientnet_lite0",
+        image_size=64,
+        width=16,
+        num_heads=2,
+        audio_encoder="yamnet",
+        freeze_backbone=True,
+        freeze_audio_encoder=True,
+    )
+    save_artifact(tmp_path, model=build_model(config), classes=["silent", "sounding"], metrics={}, lineage={})
+    loaded = load_artifact(tmp_path)
+    assert loaded.model.visual_encoder.frozen
+    assert loaded.model.audio_encoder.frozen
+    assert (loaded.preprocessor.config.mean[0], loaded.preprocessor.config.log_offset) == (0.5, 0.001)
+
+
 def test_golden_clips_distinguish_the_saved_model_from_another_one(artifact):
     _, folder = artifact
     loaded, golden = load_artifact(folder), read_golden(folder)

@@ -47,13 +47,6 @@ def test_every_ablation_maps_a_clip_to_logits_and_trains_all_its_parameters(abla
     assert starved == []
 
 
-@pytest.mark.parametrize("backbone", ["swin_tiny_patch4_window7_224", "resnet10t", "convnext_atto"])
-def test_any_four_stage_timm_backbone_works(backbone):
-    model = build_model(SDAVSConfig(**SMALL | {"backbone": backbone, "image_size": 96})).eval()
-    with torch.no_grad():
-        assert model(*clip(num_frames=1, size=96)).shape == (2, 1, 1, 96, 96)
-
-
 def test_the_order_of_clips_in_a_batch_changes_nothing():
     torch.manual_seed(0)
     model = build_model(SDAVSConfig(**SMALL)).eval()
@@ -85,9 +78,8 @@ def test_vggish_has_the_published_size_and_takes_the_public_names(tmp_path):
     assert set(names) <= set(vggish.state_dict())
     path = tmp_path / "vggish-10086976.pth"
     torch.save(vggish.state_dict(), path)
-    frozen = VGGish(weights=str(path))
-    assert not any(p.requires_grad for p in frozen.parameters())
-    torch.testing.assert_close(frozen.embeddings[4].bias, vggish.embeddings[4].bias)
+    loaded = VGGish(weights=str(path))
+    assert torch.equal(loaded.embeddings[4].bias, vggish.embeddings[4].bias)
 
 
 def test_weights_that_do_not_fit_are_refused_with_what_does_not_fit(tmp_path):
@@ -96,7 +88,7 @@ def test_weights_that_do_not_fit_are_refused_with_what_does_not_fit(tmp_path):
     del state["embeddings.4.bias"]
     torch.save(state, path)
     with pytest.raises(
-        ValueError, match=r"vggish_weights: .*other.pth does not fit: 1 missing: embeddings.4.bias"
+        ValueError, match=r"audio_weights: .*other.pth does not fit: 1 missing: embeddings.4.bias"
     ):
         VGGish(weights=str(path))
     with pytest.raises(ValueError, match=r"backbone_weights: no such file: .*nowhere.pth"):
@@ -123,7 +115,7 @@ def test_backbone_weights_come_from_a_local_file(tmp_path):
         ({"image_size": 100}, r"image_size: 100 .*multiple of 32"),
         ({"width": 60, "num_heads": 8}, r"width: 60 .*multiple of 8"),
         ({"audio_window": "hour"}, r"audio_window: 'hour' .*second, official"),
-        ({"vggish_width": 0.5, "vggish_weights": "x.pth"}, r"vggish_weights: .*vggish_width=1.0"),
+        ({"vggish_width": 0.5, "audio_weights": "x.pth"}, r"audio_weights: .*vggish_width=1.0"),
     ],
 )
 def test_a_bad_config_is_refused_with_its_key_and_the_allowed_values(values, message):
@@ -164,10 +156,3 @@ def test_swapped_audio_never_comes_from_a_clip_with_the_same_sound():
     partners = swap_partners(categories)
     for own, partner in zip(categories, partners, strict=True):
         assert not set(own.split("+")) & (set(categories[partner].split("+")) - {""})
-
-
-def test_a_frozen_backbone_can_be_trained_on_top_of():
-    model = build_model(SDAVSConfig(**SMALL))
-    model.visual_encoder.requires_grad_(False)
-    model(*clip()).sum().backward()
-    assert all(p.grad is not None for p in model.decoder.parameters())

@@ -110,3 +110,8 @@ def test_help_explains_every_key_with_its_type_and_default(capsys):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_is_valid(path):
     load_config([path])
+
+
+def test_keys_of_earlier_versions_are_still_read(tmp_path):
+    (tmp_path / "old.yaml").write_text("model: {vggish_weights: vggish.pth}\n")
+    assert load_config([tmp_path / "old.yaml"]).model.audio_weights == "vggish.pth"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import SDAVSConfig, with_new_keys
 from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.datasets import KindOrAuto
 from sdavs_platform.config.paths import absolute
@@ -273,6 +273,11 @@ class RunConfig(Section):
 
     serve: ServeConfig = ServeConfig()
     """The endpoint."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _keys_of_earlier_versions(cls, value: Any) -> Any:
+        return with_new_keys(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":

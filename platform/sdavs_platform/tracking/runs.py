@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from PIL.Image import Image
 
+from sdavs_model.config import RENAMED_KEYS
 from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client, tracking_uri
@@ -41,6 +42,8 @@ RESUMABLE = (
     "training.log_every",
     "training.profile",
 )
+
+_RENAMED_KEYS = {f"model.{old}": f"model.{new}" for old, new in RENAMED_KEYS.items()}
 
 
 class TrainingRun:
@@ -69,7 +72,7 @@ class TrainingRun:
             changed = [
                 key
                 for key, old in found[0].data.params.items()
-                if params.get(key) != old and not key.startswith(RESUMABLE)
+                if params.get(_RENAMED_KEYS.get(key, key)) != old and not key.startswith(RESUMABLE)
             ]
             if changed and has_checkpoints:
                 was = "; ".join(f"{key} was {found[0].data.params[key]}" for key in changed)

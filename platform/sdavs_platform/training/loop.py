@@ -262,7 +262,7 @@ class Worker:
 
     def average_buffers(self) -> None:
         """Batch norms inside a backbone (ResNets) see one worker's share; validate, and save, the mean of all."""
-        for buffer in self.engine.module.buffers():
+        for buffer in self.engine.module.trained_buffers():
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= self.world_size

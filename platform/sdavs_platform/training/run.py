@@ -110,7 +110,7 @@ def resolved(config: RunConfig) -> RunConfig:
     data = config.data.model_copy(update={"root": config.data.root or str(bundled_data())})
     weights = {
         key: absolute(path)
-        for key in ("backbone_weights", "vggish_weights")
+        for key in ("backbone_weights", "audio_weights")
         if (path := getattr(config.model, key)) is not None
     }
     return config.model_copy(

@@ -142,6 +142,8 @@ def _check_continues(store: SweepStore, definition: dict[str, Any]) -> None:
     before = store.definition()
     if before is None:
         return
+    # Keys of later versions take their defaults, which are what the earlier version did.
+    config = RunConfig.model_validate(before["config"]).model_dump(mode="json")
     changed = [
         key
         for key, value in definition["sweep"].items()
@@ -150,7 +152,7 @@ def _check_continues(store: SweepStore, definition: dict[str, Any]) -> None:
     changed += [
         section
         for section in ("data", "model", "optimizer", "training", "seed", "deepspeed")
-        if before["config"][section] != definition["config"][section]
+        if config[section] != definition["config"][section]
     ]
     if before["data_digest"] != definition["data_digest"]:
         changed.append("the data itself")

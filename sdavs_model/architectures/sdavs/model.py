@@ -12,8 +12,8 @@ from sdavs_model.architectures.sdavs.damf import DAMF
 from sdavs_model.architectures.sdavs.decoder import Decoder, Fuse, GroupNorm, Pointwise
 from sdavs_model.architectures.sdavs.snrp import SNRP, SNRPOutput
 from sdavs_model.config import SDAVSConfig
+from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.audio_attention import AudioAttention
-from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.visual import VisualEncoder
 
 # Spatial stride of STC by level: the token grids of the two largest levels are halved, the others are small.
@@ -43,8 +43,10 @@ class SDAVS(nn.Module):
         super().__init__()
         self.config = config
         self.visual_encoder = VisualEncoder(config=config)
-        self.audio_encoder = VGGish(width=config.vggish_width, weights=config.vggish_weights)
-        self.audio_attention = AudioAttention(width=config.width, num_heads=config.num_heads)
+        self.audio_encoder = build_audio_encoder(config)
+        self.audio_attention = AudioAttention(
+            embedding=self.audio_encoder.embedding, width=config.width, num_heads=config.num_heads
+        )
         self.levels = nn.ModuleList(
             Level(in_channels=channels, stride=stride, key_stride=key_stride, config=config)
             for channels, stride, key_stride in zip(
@@ -52,28 +54,60 @@ class SDAVS(nn.Module):
             )
         )
         self.decoder = Decoder(width=config.width, num_classes=config.num_classes)
+        if config.freeze_backbone:
+            self.visual_encoder.freeze()
+        if config.audio_encoder_is_frozen:
+            self.audio_encoder.freeze()
+
+    def trained_buffers(self) -> list[Tensor]:
+        """The buffers that training may change: all but those of frozen encoders."""
+        encoders = (self.visual_encoder, self.audio_encoder)
+        frozen = {id(buffer) for e in encoders if e.frozen for buffer in e.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
 
     def forward(self, frames: Tensor, log_mel: Tensor) -> Tensor:
         """Segment what sounds.
 
         Args:
             frames: [B, T, 3, H, W], normalised by `Preprocessor`; H and W as in the config.
-            log_mel: [B, T, 1, 96, 64], one VGGish example a frame.
+            log_mel: [B, T, 1, 96, 64], one example a frame.
 
         Returns:
             Mask logits [B, T, K, H, W].
         """
+        return self.forward_features(self.encode(frames, log_mel))
+
+    def encode(self, frames: Tensor, log_mel: Tensor) -> Features:
+        """What the two encoders make of a clip; arguments as for `forward`."""
         B, T = frames.shape[:2]
-        maps = self.visual_encoder(frames.flatten(0, 1))  # F_v: four times [BT, C_i, H_i, W_i]
-        embeddings = self.audio_encoder(log_mel.flatten(0, 1)).unflatten(0, (B, T))  # [B, T, 128]
-        audio = self.audio_attention(embeddings)  # F_a: [B, T, C]
+        return Features(
+            maps=[m.unflatten(0, (B, T)) for m in self.visual_encoder(frames.flatten(0, 1))],
+            embeddings=self.audio_encoder(log_mel.flatten(0, 1)).unflatten(0, (B, T)),
+            size=(frames.shape[-2], frames.shape[-1]),
+        )
+
+    def forward_features(self, features: Features) -> Tensor:
+        """Mask logits [B, T, K, H, W] from what `encode` returned."""
+        audio = self.audio_attention(features.embeddings)  # F_a: [B, T, C]
         fused = [
-            level(visual.unflatten(0, (B, T)), audio).fused.flatten(0, 1)
-            for level, visual in zip(self.levels, maps, strict=True)
+            level(visual, audio).fused.flatten(0, 1)
+            for level, visual in zip(self.levels, features.maps, strict=True)
         ]
         logits = self.decoder(fused)  # [BT, K, H / 4, W / 4]
-        logits = F.interpolate(logits, size=frames.shape[-2:], mode="bilinear", align_corners=False)
-        return logits.unflatten(0, (B, T))
+        logits = F.interpolate(logits, size=features.size, mode="bilinear", align_corners=False)
+        return logits.unflatten(0, features.embeddings.shape[:2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What the encoders make of a batch of clips, and all that the rest of the model needs."""
+
+    maps: list[Tensor]
+    """F_v of stride 4, 8, 16 and 32: each [B, T, C_i, H_i, W_i]."""
+    embeddings: Tensor
+    """The audio encoder's, one a second: [B, T, E]."""
+    size: tuple[int, int]
+    """H and W of the frames, and of the masks."""
 
 
 @dataclass

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from sdavs_model.data.core.clip import SAMPLE_RATE
-from sdavs_model.data.core.preprocess import LOG_OFFSET
 
 EQUALIZER_POINTS_HZ = np.array([50, 125, 250, 500, 1000, 2000, 4000, 8000])
 
@@ -44,11 +43,11 @@ def vary(
 
 
 def mask_log_mel(
-    log_mel: torch.Tensor, *, time_frames: int, bands: int, rng: np.random.Generator
+    log_mel: torch.Tensor, *, time_frames: int, bands: int, log_offset: float, rng: np.random.Generator
 ) -> torch.Tensor:
     """SpecAugment on [T, 1, 96, 64]: one stretch of each second and one band of the clip become silence."""
     masked = log_mel.clone()
-    silence = float(np.log(LOG_OFFSET))
+    silence = float(np.log(log_offset))
     for example in masked:
         length = int(rng.integers(time_frames + 1))
         start = int(rng.integers(96 - length + 1))

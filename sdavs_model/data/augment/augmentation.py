@@ -171,10 +171,16 @@ def augment_pictures(
     return frames, masks
 
 
-def augment_log_mel(log_mel: torch.Tensor, augment: Augment, rng: np.random.Generator) -> torch.Tensor:
+def augment_log_mel(
+    log_mel: torch.Tensor, augment: Augment, rng: np.random.Generator, *, log_offset: float
+) -> torch.Tensor:
     """Silences a stretch of each second and one band of the whole clip (SpecAugment), [T, 1, 96, 64]."""
     return sound.mask_log_mel(
-        log_mel, time_frames=augment.mel_time_mask, bands=augment.mel_band_mask, rng=rng
+        log_mel,
+        time_frames=augment.mel_time_mask,
+        bands=augment.mel_band_mask,
+        log_offset=log_offset,
+        rng=rng,
     )
 
 

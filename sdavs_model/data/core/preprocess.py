@@ -15,14 +15,14 @@ HOP_LENGTH = 160  # 10 ms
 FFT_LENGTH = 512
 NUM_MEL_BINS = 64
 MEL_MIN_HZ, MEL_MAX_HZ = 125.0, 7500.0
-LOG_OFFSET = 0.01
+VGGISH_LOG_OFFSET = 0.01
 EXAMPLE_FRAMES = 96  # 0.96 s
 EXAMPLE_SAMPLES = (EXAMPLE_FRAMES - 1) * HOP_LENGTH + WINDOW_LENGTH
 
 
 class Preprocessor:
     """Makes the model's inputs. Frames are squashed to a square (AVSBench's test protocol), sound becomes
-    VGGish's log-mel examples, one a frame.
+    log-mel examples, one a frame: VGGish's and YAMNet's, which differ in their log offset.
 
     Raises:
         ValueError: the configured sample rate is not VGGish's 16 kHz.
@@ -67,7 +67,14 @@ class Preprocessor:
         sound[: len(available)] = available
         windows = sound.unfold(0, EXAMPLE_SAMPLES, hop).unfold(1, WINDOW_LENGTH, HOP_LENGTH)  # [T, 96, 400]
         magnitude = torch.fft.rfft(windows * self._window, n=FFT_LENGTH).abs()  # [T, 96, 257]
-        return torch.log(magnitude @ self._mel + LOG_OFFSET).unsqueeze(1)
+        return torch.log(magnitude @ self._mel + self.config.log_offset).unsqueeze(1)
+
+    def log_mel_of_vggish(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """VGGish's log-mel examples, as AVSBench's files hold them, at this model's log offset; any shape."""
+        if self.config.log_offset == VGGISH_LOG_OFFSET:
+            return log_mel
+        mel = (torch.exp(log_mel) - VGGISH_LOG_OFFSET).clamp_min(0)
+        return torch.log(mel + self.config.log_offset)
 
     def _squash(self, image: np.ndarray, method: Image.Resampling) -> np.ndarray:
         size = (self.config.image_size, self.config.image_size)

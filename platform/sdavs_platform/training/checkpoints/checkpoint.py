@@ -156,6 +156,7 @@ def consolidate(
         ValueError: incomplete checkpoint, or a difference above the tolerance.
     """
     verify_complete(folder)
+    config = config.without_weights()  # all weights are in the shards
     model = build_model(config).eval()
     model.load_state_dict(full_state_dict(folder, tag=TAG, zero_stage=zero_stage))
     probe = Probe(**load_file(folder / "probe.safetensors"))

@@ -1,0 +1,80 @@
+"""YAMNet (Plakal and Ellis 2019), a MobileNet trained on AudioSet's 521 classes, up to its embedding.
+
+It hears the same log-mel examples as VGGish, but with an offset of 0.001 in the logarithm; see `PreprocessConfig`.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdavs_model.encoders.encoder import Encoder
+from sdavs_model.encoders.initialise import initialise_zero_mean
+from sdavs_model.weights.read import load_matching, read_state_dict
+
+STEM_CHANNELS = 32
+# Output channels and stride of each separable block.
+BLOCKS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+)
+
+
+class YAMNet(Encoder):
+    """The published network without its classifier, its batch normalisations folded into the convolutions.
+
+    Args:
+        weights: a file that `sdavs_model.weights` converted; None starts from random weights.
+
+    Raises:
+        ValueError: the weights file is missing or does not fit.
+    """
+
+    embedding = BLOCKS[-1][0]
+
+    def __init__(self, *, weights: str | None = None) -> None:
+        super().__init__()
+        self.stem = _Conv(1, STEM_CHANNELS, 3, stride=2)
+        blocks, channels = [], STEM_CHANNELS
+        for out, stride in BLOCKS:
+            blocks.append(
+                nn.Sequential(
+                    _Conv(channels, channels, 3, stride=stride, groups=channels), _Conv(channels, out, 1)
+                )
+            )
+            channels = out
+        self.blocks = nn.Sequential(*blocks)
+        if weights is None:
+            initialise_zero_mean(self)
+        else:
+            state = read_state_dict(weights, field="audio_weights")
+            load_matching(module=self, state=state, source=weights, field="audio_weights")
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """log_mel: [N, 1, 96, 64] -> embeddings [N, 1024], the mean over time and frequency."""
+        return self.blocks(self.stem(log_mel)).mean((-2, -1))
+
+
+class _Conv(nn.Conv2d):
+    """A convolution and its ReLU. With stride 2 it is padded at the bottom and right only, TensorFlow's "same"."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W] -> [N, C', H / stride, W / stride]."""
+        if self.stride[0] == 2:
+            x = F.pad(x, (0, 1, 0, 1))
+        return F.relu(super().forward(x), inplace=True)
