@@ -11,9 +11,9 @@ import pytest
 import ray.train
 from sdavs_platform.evaluation.registered_model import evaluate_registered, report_table
 from sdavs_platform.evaluation.scoring import best_constant
+from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
-from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.checkpoints.manifest import verify_complete
 from sdavs_platform.training.run import train
 

@@ -13,9 +13,9 @@ from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import in_words
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
+from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.registry import register_artifact
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
-from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.checkpoints.checkpoint import consolidate
 from sdavs_platform.training.engine import compute_dtype
 

@@ -17,9 +17,9 @@ from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import bundled_data
 from sdavs_platform.storage.filesystem import require_writable
+from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.runs import TrainingRun
-from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.checkpoints.listing import best_checkpoint, checkpoint_address, has_checkpoints
 from sdavs_platform.training.entry import finish_on_worker, train_on_worker
 from sdavs_platform.training.faults.callbacks import GiveUp, ValidationsOnly

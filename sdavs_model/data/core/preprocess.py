@@ -69,6 +69,10 @@ class Preprocessor:
         magnitude = torch.fft.rfft(windows * self._window, n=FFT_LENGTH).abs()  # [T, 96, 257]
         return torch.log(magnitude @ self._mel + LOG_OFFSET).unsqueeze(1)
 
+    def silence(self) -> torch.Tensor:
+        """The log-mel example [1, 96, 64] of a second without sound."""
+        return self.log_mel(np.zeros(SAMPLE_RATE, np.float32), 1)[0]
+
     def _squash(self, image: np.ndarray, method: Image.Resampling) -> np.ndarray:
         size = (self.config.image_size, self.config.image_size)
         if image.shape[:2] == size:
