@@ -23,7 +23,7 @@ from sdavs_model.audio_control import AudioControlled
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
-from sdavs_platform.training.finish import export_checkpoint
+from sdavs_platform.training.export import export_checkpoint
 
 LATENCY_REPEATS = 3
 
