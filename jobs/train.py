@@ -16,12 +16,14 @@ import _sources
 
 _sources.use_this_checkout()
 
+from sdavs_platform import console  # noqa: E402
 from sdavs_platform.config.cli import parse_config  # noqa: E402
 
 
 def main() -> None:
     # `ray job stop` sends SIGTERM; leave in order, so that the run is not shown as running forever.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    console.configure()
     config = parse_config(
         description=__doc__,
         default_yaml=Path(__file__).resolve().parent / "configs" / "demo.yaml",

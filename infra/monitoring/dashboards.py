@@ -55,7 +55,11 @@ DASHBOARDS = {
             ),
             Panel("Seconds a step", "s", {"{{run}}": f"ray_sdavs_train_step_seconds{{{RUN}}}"}),
             Panel("Where a step's time goes", "s", {"{{run}} {{part}}": STEP_PARTS}),
-            Panel("Share of a step spent in collectives", "percentunit", {"{{run}}": WAITING}),
+            Panel(
+                "Fraction of a step spent in collectives (with training.profile)",
+                "percentunit",
+                {"{{run}}": WAITING},
+            ),
             Panel("Clips a second", "none", {"{{run}}": f"ray_sdavs_train_clips_per_second{{{RUN}}}"}),
             Panel("Loss", "none", {"{{run}}": f"ray_sdavs_train_loss{{{RUN}}}"}),
             Panel("Gradient norm", "none", {"{{run}}": f"ray_sdavs_train_grad_norm{{{RUN}}}"}),

@@ -6,6 +6,7 @@ tests/platform/test_deepspeed_internals.py: an upgrade of DeepSpeed that changes
 
 import contextlib
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ Shapes = Mapping[str, Sequence[int]]
 
 ALIGNMENT = 2
 """ZeRO-1 and 2 cut a flat vector where every part is a whole number of 4 bytes of a 2-byte format."""
+
+
+def log_only(level: int) -> None:
+    """Let DeepSpeed log to standard output from this level; it begins with INFO."""
+    logging.getLogger("DeepSpeed").setLevel(level)
 
 
 def skip_compiled_collective() -> None:

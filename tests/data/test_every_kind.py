@@ -11,8 +11,9 @@ import torch
 from layouts import write_avis, write_avss, write_ms3, write_s4, write_vpo
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.training.batches import Batches, open_split
-from sdavs_platform.training.run import check_data
+from sdavs_platform.storage.splits import open_split
+from sdavs_platform.training.batches import Batches
+from sdavs_platform.training.prepare import check_data
 
 from sdavs_model import build_model
 from sdavs_model.data.datasets import KINDS

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from sdavs_platform.training.checkpoints.checkpoint import consolidate
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
+from sdavs_platform.training.export import consolidate
 from worker_group import run_group
 
 STAGES = (0, 1, 2, 3)

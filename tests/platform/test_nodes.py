@@ -227,7 +227,7 @@ def hang_a_worker(job: Job, data: Path) -> re.Match[str]:
     frame.unlink()
     os.mkfifo(frame)
     try:
-        return job.wait(rf"no step for {HANG_S} s: worker (\d) stands in (\S+) .*Stacks of all: (\S+) and")
+        return job.wait(rf"no step for {HANG_S} s: worker (\d) is stuck in (\S+) .*Stacks of all: (\S+) and")
     finally:
         frame.unlink()
         frame.write_bytes(content)

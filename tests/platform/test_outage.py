@@ -6,7 +6,7 @@ import pytest
 import ray
 import ray.train
 from sdavs_platform.storage.filesystem import require_writable
-from sdavs_platform.training.faults.outage import fit_through_outages
+from sdavs_platform.training.faults.failures import fit_through_outages
 from sdavs_platform.training.run import train
 
 
@@ -22,7 +22,7 @@ def test_storage_that_refuses_to_be_written_is_told_before_anything_is_leased(ma
     [(OSError("away"), 2, 3), (OSError("away"), 1, 2), (ValueError("bad"), 2, 1)],
 )
 def test_a_controller_that_cannot_write_to_the_storage_is_started_again(
-    tmp_path, cause, max_failures, num_calls
+    tmp_path, caplog, cause, max_failures, num_calls
 ):
     calls: list[int] = []
 
@@ -32,9 +32,10 @@ def test_a_controller_that_cannot_write_to_the_storage_is_started_again(
             raise ray.train.ControllerError(cause)
         return "trained"
 
-    told: list[str] = []
+    caplog.set_level("INFO", logger="sdavs_platform")
     context = contextlib.nullcontext() if num_calls == 3 else pytest.raises(ray.train.ControllerError)
     with context:
-        fit_through_outages(fit, max_failures=max_failures, uri=str(tmp_path), name="run", say=told.append)
+        fit_through_outages(fit, max_failures=max_failures, uri=str(tmp_path), name="run")
     assert len(calls) == num_calls
+    told = [line for line in caplog.messages if line.startswith("run: the storage failed")]
     assert len(told) == num_calls - 1

@@ -10,7 +10,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 from sdavs_platform import ray_internals
-from sdavs_platform.training.faults.failure import root_cause
+from sdavs_platform.training.faults.failures import root_cause
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -107,7 +107,9 @@ def test_a_training_in_another_thread_can_be_aborted(cluster, tmp_path):
     from ray.util.queue import Queue
 
     def worker() -> None:
-        ray.train.report({})
+        folder = Path("part")
+        folder.mkdir()
+        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
         time.sleep(1000)
 
     def fit() -> None:

@@ -15,9 +15,8 @@ import pytest
 import torch
 from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
-from sdavs_platform.training.checkpoints.checkpoint import consolidate
-from sdavs_platform.training.checkpoints.manifest import verify_complete
-from sdavs_platform.training.export import export_from_storage
+from sdavs_platform.training.checkpoints.checkpoint import verify_complete
+from sdavs_platform.training.export import consolidate, export_from_storage
 from sdavs_platform.training.run import TrainResult, train
 from waiting import patience, wait_until
 

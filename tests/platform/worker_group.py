@@ -52,11 +52,11 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     from sdavs_platform.training.checkpoints.checkpoint import (
         LoopState,
         Probe,
-        Untold,
+        UnsentMetrics,
         load_checkpoint,
         save_checkpoint,
+        verify_complete,
     )
-    from sdavs_platform.training.checkpoints.manifest import verify_complete
     from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
     from sdavs_platform.training.loop import seed_everything
     from sdavs_platform.training.telemetry.progress import means
@@ -81,7 +81,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
             logits = model(fixed["frames"], fixed["log_mel"])
         model.train()
         probe = Probe(frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits)
-        save_checkpoint(folder, engine=engine, state=state, untold=Untold(), probe=probe, rank=rank)
+        save_checkpoint(folder, engine=engine, state=state, unsent=UnsentMetrics(), probe=probe, rank=rank)
         dist.barrier()
 
     def first_batch_loss() -> float:

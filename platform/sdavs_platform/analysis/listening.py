@@ -13,12 +13,12 @@ from sdavs_model.analysis.listening import (
     nothing_visible_sounds,
 )
 from sdavs_model.analysis.noise_mixing import BrownianNoise
+from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery
 from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, means
 from sdavs_platform.tables import text_table
-from sdavs_platform.training.batches import silence
 
 CONDITIONS = (RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY)
 
@@ -27,7 +27,9 @@ def run(inputs: AnalysisInputs) -> AnalysisResult:
     """J, F and the false sounding rate under five sounds, without those that the data do not allow."""
     loaded = inputs.subject.loaded
     sounds, left_out = five_sounds(
-        inputs.clips, silence=silence(loaded.config), noise=BrownianNoise(seed=inputs.seed)
+        inputs.clips,
+        silence=Preprocessor(loaded.config.preprocess).silence(),
+        noise=BrownianNoise(seed=inputs.seed),
     )
     gallery = Gallery(inputs)
     rows: list[Row] = []

@@ -18,8 +18,8 @@ from sdavs_model.data.training_clips import TrainingClips, collate_clips, open_t
 from sdavs_model.engine import move, training_loss
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import local_copy
+from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tables import text_table
-from sdavs_platform.training.batches import open_split
 
 NUM_STEPS = 3
 

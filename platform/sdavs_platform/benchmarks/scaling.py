@@ -30,6 +30,7 @@ from sdavs_platform.benchmarks.scaling_model import (
     wire_bytes,
 )
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.deepspeed_internals import log_only
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
 from sdavs_platform.training.telemetry.phase_timers import StepTimes
 
@@ -202,15 +203,14 @@ def _environment() -> Iterator[None]:
 def _worker(rank: int, world_size: int, plain: dict[str, Any], num_steps: int, folder: str) -> None:
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_SIZE": world_size}
     os.environ.update({name: str(number) for name, number in numbers.items()})
-    # DeepSpeed logs to standard output, where the results go.
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    log_only(logging.ERROR)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
     found: Report = {"link": asdict(_measured_link(world_size)) if world_size > 1 else None}
-    times = StepTimes(use_gpu=False)
+    times = StepTimes(use_gpu=False, watches_collectives=True)
     config = RunConfig.model_validate(plain)
     model = build_model(config.model)
     found["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -226,13 +226,15 @@ def _train(
 ) -> dict[str, Any]:
     engine = build_engine(config, model, total_steps=WARM_UP + num_steps, world_size=world_size)
     cast = CastInputs(engine, compute_dtype(config)).train()
+    watched = times.collectives
+    assert watched is not None
     batch = _made_up(config, num_clips=config.training.batch_size // world_size)
     started = 0.0
     for step in range(WARM_UP + num_steps):
         if step == WARM_UP:
             times.means()
             dist.barrier()
-            times.collectives.clear()
+            watched.clear()
             started = time.perf_counter()
         for clips in times.loading([batch]):
             with times.part("forward"):
@@ -242,7 +244,6 @@ def _train(
             with times.part("optimizer"):
                 engine.step()
     seconds = (time.perf_counter() - started) / num_steps
-    watched = times.collectives
     traffic: Traffic = {
         name: Exchange(calls=calls / num_steps, num_bytes=watched.num_bytes[name] / num_steps)
         for name, calls in watched.calls.items()

@@ -129,7 +129,8 @@ class TrainingConfig(Section):
 
     profile: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """[first, last] optimizer step, counted from 1, of which every worker writes a torch.profiler trace into the run's
-    folder `profile` in the storage and in MLflow. A few steps suffice; recording slows them."""
+    folder `profile` in the storage and in MLflow. A few steps suffice; recording slows them. The points of such a
+    training also have the time spent in collectives (`time/communication`)."""
 
     consolidation_tolerance: Annotated[float, Field(gt=0)] = 1e-3
     """Largest difference of logits, relative to the largest logit, between the live engine and the

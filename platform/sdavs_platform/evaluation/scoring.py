@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from sdavs_model.audio_control import AudioControl, AudioControlled
+from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.engine import evaluate
 from sdavs_model.metrics import Mode, ObjectMetrics, open_metrics
-from sdavs_platform.training.batches import silence
 
 Scores = dict[str, float]
 
@@ -38,7 +38,7 @@ def score(
     Raises:
         ValueError: a file cannot be read; or, with "swapped", no other clip has other sounds.
     """
-    heard = AudioControlled(clips, control=audio, silence=silence(model.config))
+    heard = AudioControlled(clips, control=audio, silence=Preprocessor(model.config.preprocess).silence())
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
     return evaluate(model, batches, device=device, metrics=open_metrics(clips.source, mode=mode)).compute()
 

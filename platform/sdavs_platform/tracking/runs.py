@@ -21,6 +21,9 @@ from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client, tracking_uri
 
+Point = tuple[int, dict[str, float]]
+"""Optimizer step, and values by metric."""
+
 NAME_TAG = "sdavs.name"
 STORAGE_TAG = "sdavs.storage"
 RESULT_FILE = "result.json"
@@ -120,7 +123,7 @@ class TrainingRun:
         metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
         self.client.log_batch(self.run_id, metrics=metrics)
 
-    def log_points(self, points: list[tuple[int, dict[str, float]]]) -> None:
+    def log_points(self, points: list[Point]) -> None:
         """Several steps at once, in one round trip."""
         now = int(time.time() * 1000)
         metrics = [Metric(k, float(v), now, step) for step, values in points for k, v in values.items()]

@@ -4,44 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from sdavs_model.audio_control import AudioControlled
-from sdavs_model.config import SDAVSConfig
-from sdavs_model.data.core.audio_cache import SoundCache
 from sdavs_model.data.core.preprocess import Preprocessor
-from sdavs_model.data.training_clips import TrainingClips, collate_clips, open_training_clips
+from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.metrics import Metrics, validation_metrics
-from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.datasets import local_copy
-
-
-def open_split(config: RunConfig, split: str, *, training: bool = False) -> TrainingClips:
-    """One split of the run's data set; augmented if it is learned from. A bucket is first copied to this machine.
-
-    Raises:
-        ValueError: the folder, the split or a file is missing, or a bucket cannot be reached; names it.
-    """
-    assert config.data.root is not None
-    return open_training_clips(
-        config.data.kind,
-        local_copy(config.data.root),
-        split,
-        Preprocessor(config.model.preprocess),
-        num_frames=config.model.num_frames,
-        training=training,
-        augment=config.data.augment if training and config.data.augmented else None,
-        seed=config.seed,
-        sounds=SoundCache(state_folder() / "cache" / "sounds") if config.data.cache_sound else None,
-    )
-
-
-def silence(config: SDAVSConfig) -> torch.Tensor:
-    """The log-mel example [1, 96, 64] of a second without sound."""
-    preprocessor = Preprocessor(config.preprocess)
-    return preprocessor.log_mel(np.zeros(config.preprocess.sample_rate, np.float32), 1)[0]
+from sdavs_platform.storage.splits import open_split
 
 
 class GlobalBatchSampler(Sampler[list[int]]):
@@ -98,7 +68,7 @@ class Batches:
             "collate_fn": collate_clips,
         }
         self._audio = config.data.audio
-        self._silence = silence(config.model)
+        self._silence = Preprocessor(config.model.preprocess).silence()
         self._val_batch = -(-config.training.batch_size // world_size)
         self._rank, self._world_size = rank, world_size
         self.train_loader = DataLoader(self._heard(self.clips), batch_sampler=self.sampler, **self._options)

@@ -1,7 +1,5 @@
 """The DeepSpeed engine of a run: parameter groups, schedule, ZeRO."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,7 +34,7 @@ def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world
         config=deepspeed_config(config, world_size=world_size),
         dist_init_required=False,
     )
-    # DeepSpeed leaves buffers in fp32, and batch normalisation refuses bf16 weights beside fp32 statistics.
+    # DeepSpeed leaves buffers in fp32, and batch normalisation refuses bf16 weights with fp32 statistics.
     for buffer in engine.module.buffers():
         if buffer.is_floating_point():
             buffer.data = buffer.data.to(compute_dtype(config))
@@ -60,19 +58,6 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     ]
 
 
-@contextlib.contextmanager
-def keeping_hyperparameters(engine: Any) -> Iterator[None]:
-    """Load another training's checkpoint inside: weights and moments are its, learning rates and decay our own."""
-    own = [
-        {key: group[key] for key in ("initial_lr", "weight_decay", "betas")}
-        for group in engine.optimizer.param_groups
-    ]
-    yield
-    for group, kept in zip(engine.optimizer.param_groups, own, strict=True):
-        group.update(kept, lr=kept["initial_lr"] * group["lr"] / group["initial_lr"])
-    engine.lr_scheduler.base_lrs = [kept["initial_lr"] for kept in own]
-
-
 def lr_factor(step: int, *, total_steps: int, config: OptimizerConfig) -> float:
     """The learning rate of a step relative to the peak: linear warm-up, then a drop at each milestone."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
@@ -85,7 +70,7 @@ def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
     largest_share = -(-config.training.batch_size // world_size)
     offload = {"offload_optimizer": {"device": "cpu"}} if config.deepspeed.offload_optimizer else {}
     return {
-        # Books only: DeepSpeed asks for equal shares, and Batches.weight accounts for unequal ones.
+        # Nominal: DeepSpeed asks for equal shares, and Batches.weight accounts for unequal ones.
         "train_batch_size": largest_share * world_size,
         "train_micro_batch_size_per_gpu": largest_share,
         "gradient_accumulation_steps": 1,
@@ -111,7 +96,7 @@ def compute_dtype(config: RunConfig) -> torch.dtype:
 
 
 class CastInputs(nn.Module):
-    """Feeds a model, or an engine, in its own number format and answers in fp32."""
+    """Feeds a model, or an engine, in its own number format; its outputs become fp32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """After the last epoch: the best checkpoint becomes a verified, scored, registered artifact."""
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,51 +14,12 @@ from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import in_words
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
+from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.registry import register_artifact
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
-from sdavs_platform.training.batches import open_split
-from sdavs_platform.training.checkpoints.checkpoint import consolidate
-from sdavs_platform.training.engine import compute_dtype
+from sdavs_platform.training.export import export_checkpoint
 
-
-def export_checkpoint(
-    checkpoint: ray.train.Checkpoint, folder: Path, *, config: RunConfig, lineage: dict[str, Any]
-) -> dict[str, Any]:
-    """Consolidate a checkpoint into an artifact folder; returns its lineage with the difference found.
-
-    Raises:
-        ValueError: incomplete checkpoint, or weights that answer differently from the live engine.
-    """
-    with checkpoint.as_directory() as shards:
-        model, difference = consolidate(
-            Path(shards),
-            config=config.model,
-            zero_stage=config.deepspeed.zero_stage,
-            dtype=compute_dtype(config),
-            tolerance=config.training.consolidation_tolerance,
-        )
-    clips = open_split(config, config.data.val_split).source
-    lineage = lineage | {
-        "consolidation_difference": difference,
-        "data_kind": clips.kind,
-        "protocol": f"{clips.protocol}, official",
-    }
-    save_artifact(folder, model=model, classes=list(clips.classes), metrics={}, lineage=lineage)
-    return lineage
-
-
-def _address(checkpoint: ray.train.Checkpoint) -> str:
-    """With the scheme that Ray Train leaves out."""
-    assert checkpoint.filesystem is not None  # Ray Train's own checkpoints always have one
-    kind = checkpoint.filesystem.type_name
-    return checkpoint.path if kind == "local" else f"{kind}://{checkpoint.path}"
-
-
-def golden_clips(config: RunConfig) -> list[Clip]:
-    """Two validation clips of one length for the artifact; none where files hold log-mels instead of sound."""
-    clips = open_split(config, config.data.val_split).source
-    picked = [clips.clip(index) for index in {0, len(clips) // 2} if clips.files[index].wav.is_file()]
-    return [clip for clip in picked if clip.num_frames == picked[0].num_frames]
+logger = logging.getLogger(__name__)
 
 
 def finish_training(
@@ -73,7 +35,7 @@ def finish_training(
     """Export, score the test splits, register. Runs as a Ray task with a worker's resources.
 
     Args:
-        lineage_tags: where the training belongs to, such as its sweep; join the lineage and the version's tags.
+        lineage_tags: where the training belongs to, such as its sweep; added to the lineage and the version's tags.
 
     Returns:
         Scores by split, and the registered version (None if `tracking.registered_model` is null).
@@ -102,14 +64,14 @@ def finish_training(
             headline = headline_of(clips.source.protocol)
             headlines[f"{split}_{headline}"] = scores[split][headline]
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
-            print(f"test {split}: {in_words(scores[split])}", flush=True)
+            logger.info("test %s: %s", split, in_words(scores[split]))
         save_artifact(
             folder,
             model=loaded.model.cpu(),
             classes=loaded.classes,
             metrics=scores,
             lineage=lineage,
-            golden_clips=golden_clips(config),
+            golden_clips=_golden_clips(config),
         )
         version = None
         if config.tracking.registered_model:
@@ -131,3 +93,17 @@ def finish_training(
                 uri=uri,
             )
     return scores, version
+
+
+def _golden_clips(config: RunConfig) -> list[Clip]:
+    """Two validation clips of one length for the artifact; none where files hold log-mels instead of sound."""
+    clips = open_split(config, config.data.val_split).source
+    picked = [clips.clip(index) for index in {0, len(clips) // 2} if clips.files[index].wav.is_file()]
+    return [clip for clip in picked if clip.num_frames == picked[0].num_frames]
+
+
+def _address(checkpoint: ray.train.Checkpoint) -> str:
+    """With the scheme that Ray Train leaves out."""
+    assert checkpoint.filesystem is not None  # Ray Train's own checkpoints always have one
+    kind = checkpoint.filesystem.type_name
+    return checkpoint.path if kind == "local" else f"{kind}://{checkpoint.path}"

@@ -3,7 +3,6 @@
 import logging
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,14 @@ import torch
 import torch.distributed as dist
 
 from sdavs_model import build_model
-from sdavs_model.engine import evaluate, move, training_loss
-from sdavs_model.metrics import Metrics
+from sdavs_model.engine import move, training_loss
+from sdavs_platform import console
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.deepspeed_internals import loss_scale
+from sdavs_platform.deepspeed_internals import log_only, loss_scale
 from sdavs_platform.training.batches import Batches
-from sdavs_platform.training.checkpoints.checkpoint import (
-    LoopState,
-    Probe,
-    Untold,
-    remove_leftovers,
-    save_checkpoint,
-    scratch_folder,
-)
+from sdavs_platform.training.checkpoints.checkpoint import LoopState, Losses, UnsentMetrics, remove_leftovers
 from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoint
+from sdavs_platform.training.checkpoints.reporter import CheckpointReporter
 from sdavs_platform.training.checkpoints.resume import resume
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
 from sdavs_platform.training.faults.notices import Notices
@@ -33,6 +26,9 @@ from sdavs_platform.training.faults.watchdog import Watchdog
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
 from sdavs_platform.training.telemetry.progress import Progress, means
+from sdavs_platform.training.validator import Validator
+
+logger = logging.getLogger(__name__)
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -48,135 +44,133 @@ def train_worker(settings: dict[str, Any]) -> None:
         StoppedError, PreemptedError: this group should end; all is saved. See `notices`.
     """
     worker = Worker(settings)
-    state = worker.resume()
-    while not worker.is_done(state):
-        worker.train_epoch(state)
-        if worker.validates_after(state):
-            worker.validate(state)
-        elif worker.saves_at(state):
-            worker.save(state)
-    worker.watchdog.close()
-    worker.progress.close()
+    while not worker.is_done:
+        worker.train_epoch()
+        if worker.validation_is_due:
+            worker.validate()
+        elif worker.checkpoint_is_due:
+            worker.save()
+    worker.close()
 
 
 class Worker:
-    """One of the training processes: its model, data and place among the others."""
+    """One of the training processes: its model, its data, and its rank among the others."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        config = RunConfig.model_validate(settings["config"])
+        started = time.monotonic()
+        config = self.config = RunConfig.model_validate(settings["config"])
         context = ray.train.get_context()
-        self.config = config
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.started = time.monotonic()
-        # Warnings of Ray and DeepSpeed only; what a person follows is printed.
-        logging.disable(logging.INFO)
+        rank, world_size = context.get_world_rank(), context.get_world_size()
+        uri, run_id = settings["tracking_uri"], settings["run_id"]
+        configure_logging(rank)
         torch.set_num_threads(config.cluster.cpus_per_worker)
-        seed_everything(config.seed, self.rank)
+        seed_everything(config.seed, rank)
 
-        self.batches = Batches(config, rank=self.rank, world_size=self.world_size)
+        self.batches = Batches(config, rank=rank, world_size=world_size)
         self.total_steps = self.batches.sampler.num_batches * config.training.epochs
-        self.times = StepTimes(use_gpu=config.cluster.use_gpu)
-        self.engine = build_engine(
-            config, build_model(config.model), total_steps=self.total_steps, world_size=self.world_size
+        self.times = StepTimes(
+            use_gpu=config.cluster.use_gpu, watches_collectives=config.training.profile is not None
         )
-        self.device = self.engine.device
+        self.engine = build_engine(
+            config, build_model(config.model), total_steps=self.total_steps, world_size=world_size
+        )
         self.model = CastInputs(self.engine, compute_dtype(config))
-        self.fixed = self.batches.fixed_batch()
-        self.settings = settings
-        self.uploading: Path | None = None
-        self.notices = Notices(stop_key=settings["stop_key"], rank=self.rank)
+        self.notices = Notices(stop_key=settings["stop_key"], rank=rank)
         self.watchdog = Watchdog(
             seconds=config.training.hang_seconds,
-            rank=self.rank,
-            world_size=self.world_size,
+            rank=rank,
+            world_size=world_size,
             storage=f"{config.storage.uri}/{config.name}",
-            uri=settings["tracking_uri"],
-            run_id=settings["run_id"],
+            uri=uri,
+            run_id=run_id,
         )
-        self.profiler = StepProfiler(
-            config, rank=self.rank, uri=settings["tracking_uri"], run_id=settings["run_id"]
+        self.profiler = StepProfiler(config, rank=rank, uri=uri, run_id=run_id)
+        self.validator = Validator(self.engine, self.model, batches=self.batches, watchdog=self.watchdog)
+        self.reporter = CheckpointReporter(
+            self.engine, rank=rank, run_id=run_id, times=self.times, beat=self.watchdog.beat
         )
 
-    def say(self, line: str) -> None:
-        """One line in the job's log, from the first worker."""
-        if self.rank == 0:
-            print(line, flush=True)
-
-    def resume(self) -> LoopState:
-        """Continue from the newest whole checkpoint of this name, else from another training's, if there is one."""
-        remove_leftovers(self.settings["run_id"])
-        found = resume(self.engine, start_from=self.settings["start_from"], say=self.say)
-        state, untold = found or (LoopState(), Untold())
-        self.losses = untold.losses
-        self.elapsed_before_s = state.elapsed_s
+        remove_leftovers(run_id)
+        found = resume(self.engine, start_from=settings["start_from"])
+        self.state, unsent = found or (LoopState(), UnsentMetrics())
+        self.losses: Losses = unsent.losses
+        self.clock = Clock(
+            started=started, before_s=self.state.elapsed_s, max_minutes=config.training.max_minutes
+        )
         self.progress = Progress(
-            self.config,
-            uri=self.settings["tracking_uri"],
-            run_id=self.settings["run_id"],
-            speaks=self.rank == 0,
-            state=state,
-            untold=untold.points,
+            config,
+            uri=uri,
+            run_id=run_id,
+            is_sender=rank == 0,
+            state=self.state,
+            unsent=unsent.points,
             total_steps=self.total_steps,
         )
-        if state.stopped and state.stopped.startswith("time") and not self._any(self._out_of_time()):
-            # The budget was raised. All workers ask together, and only here: their clocks differ by an instant.
-            state.stopped = None
-        where = f"resuming after step {state.step}" if state.step else "starting"
-        self.say(
-            f"{self.config.name}: {where} | {len(self.batches.clips)} clips, {len(self.batches.val_clips)} to "
-            f"validate | {self.world_size} workers, ZeRO-{self.config.deepspeed.zero_stage}, "
-            f"{sum(p.numel() for p in self.engine.module.parameters()) / 1e6:.1f} M weights"
-        )
+        if self.state.stopped and self.state.stopped.startswith("time") and not self._time_is_up():
+            self.state.stopped = None  # the budget was raised
+        self._log_start(world_size)
         self.watchdog.beat()
-        return state
 
-    def is_done(self, state: LoopState) -> bool:
+    @property
+    def is_done(self) -> bool:
         """All epochs done, or stopped early."""
-        return state.stopped is not None or state.epoch >= self.config.training.epochs
+        return self.state.stopped is not None or self.state.epoch >= self.config.training.epochs
 
-    def train_epoch(self, state: LoopState) -> None:
+    @property
+    def validation_is_due(self) -> bool:
+        """Every `val_every` epochs and at the end."""
+        return self.state.epoch % self.config.training.val_every == 0 or self.is_done
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Every `checkpoint_every` steps."""
+        every = self.config.training.checkpoint_every
+        return every is not None and self.state.step % every == 0
+
+    def train_epoch(self) -> None:
         """What is left of the epoch, or less if time runs out."""
+        state = self.state
         self.model.train()
         batches = self.batches.epoch(state.epoch, first_batch=state.batch)
         for batch in self.times.loading(batches):
             with self.profiler.around(state.step + 1):
-                self.losses.append(self.train_step(batch, state))
+                self.losses.append(self.train_step(batch))
             if state.step % self.config.training.log_every == 0:
-                self.log_step(state)
+                self.log_step()
                 if state.stopped:
                     return
             notice = self.notices.agreed()
-            if notice or (self.saves_at(state) and state.batch < self.batches.sampler.num_batches):
-                self.save(state)
+            if notice or (self.checkpoint_is_due and state.batch < self.batches.sampler.num_batches):
+                self.save()
             if notice:
                 await_checkpoint()
                 raise notice
         state.epoch, state.batch = state.epoch + 1, 0
 
-    def train_step(self, batch: dict[str, Any], state: LoopState) -> dict[str, torch.Tensor]:
+    def train_step(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Forward, backward, update; DeepSpeed reduces, clips and steps the schedule."""
         self.watchdog.beat()
         self.notices.begin()
         try:
             with self.times.part("forward"):
-                losses = training_loss(self.model, move(batch, self.device))
+                losses = training_loss(self.model, move(batch, self.engine.device))
         except FloatingPointError as error:
-            raise FloatingPointError(f"step {state.step + 1}: {error}") from None
+            raise FloatingPointError(f"step {self.state.step + 1}: {error}") from None
         losses = {name: value * self.batches.weight for name, value in losses.items()}
         with self.times.part("backward"):
             self.engine.backward(losses["loss"])
         with self.times.part("optimizer"):
             self.engine.step()
-        state.step, state.batch = state.step + 1, state.batch + 1
+        self.state.step, self.state.batch = self.state.step + 1, self.state.batch + 1
         return {name: value.detach() for name, value in losses.items()}
 
-    def log_step(self, state: LoopState) -> None:
+    def log_step(self) -> None:
         """Means since the last line; here the workers also agree on whether time is up."""
         losses = means(self.losses)
         self.losses = []
-        state.elapsed_s = self._elapsed_s()
-        if self._any(self._out_of_time()):
-            state.stopped = f"time budget of {self.config.training.max_minutes:g} minutes used"
+        self.state.elapsed_s = self.clock.elapsed_s
+        if self._time_is_up():
+            self.state.stopped = f"time budget of {self.config.training.max_minutes:g} minutes used"
         norm = self.engine.get_global_grad_norm()
         readings = {
             "train/lr": max(self.engine.get_lr()),
@@ -186,106 +180,83 @@ class Worker:
         readings |= self.times.means()
         if self.config.cluster.use_gpu:
             readings |= gpu_readings()
-        self.progress.step(state, losses=losses, readings=readings)
+        self.progress.step(self.state, losses=losses, readings=readings)
 
-    def validates_after(self, state: LoopState) -> bool:
-        """Every `val_every` epochs and at the end."""
-        return state.epoch % self.config.training.val_every == 0 or self.is_done(state)
-
-    def saves_at(self, state: LoopState) -> bool:
-        """Every `checkpoint_every` steps."""
-        every = self.config.training.checkpoint_every
-        return every is not None and state.step % every == 0
-
-    def save(self, state: LoopState) -> None:
+    def save(self) -> None:
         """A checkpoint between validations."""
-        self.model.eval()
-        probe = self.look_at_fixed_clips()
-        self.model.train()
+        probe = self.validator.predict_fixed_clips()
         self.progress.send()
-        self.report(state, {"miou": UNSCORED}, probe)
+        self._report({"miou": UNSCORED}, probe)
 
-    def validate(self, state: LoopState) -> None:
-        """Score the validation split, shared over the workers; keep count of gains for early stopping; save."""
-        self.average_buffers()
-        share = self.batches.validation()
-        metrics = evaluate(
-            self.model, self.watchdog.beating(share), device=self.device, metrics=self.batches.metrics()
-        )
-        if len(share) < self.batches.num_val_batches:
-            # ZeRO-3 gathers weights in every forward pass: all workers must make equally many.
-            self.look_at_fixed_clips()
-        scores = self._merged(metrics).compute()
-        improved = scores["miou"] > state.best_miou
-        state.validations_without_gain = 0 if improved else state.validations_without_gain + 1
-        if improved:
-            state.best_miou, state.best_epoch = scores["miou"], state.epochs_begun
-        patience = self.config.training.patience
-        if patience is not None and state.validations_without_gain >= patience:
-            state.stopped = f"no gain in {patience} validations"
-        probe = self.look_at_fixed_clips()
+    def validate(self) -> None:
+        """Score the validation split, decide whether to stop early, save."""
+        scores = self.validator.score()
+        improved = self.state.count_validation(scores["miou"], patience=self.config.training.patience)
+        probe = self.validator.predict_fixed_clips()
         self.progress.validation(
-            state, scores=scores, improved=improved, masks=self.fixed["masks"], probe=probe
+            self.state, scores=scores, improved=improved, masks=self.validator.fixed["masks"], probe=probe
         )
-        self.report(state, scores, probe)
+        self._report(scores, probe)
 
-    @torch.no_grad()
-    def look_at_fixed_clips(self) -> Probe:
-        """The live engine's answer to the fixed clips."""
-        batch = move(self.fixed, self.device)
-        logits = self.model(batch["frames"], batch["log_mel"])
-        return Probe(frames=self.fixed["frames"], log_mel=self.fixed["log_mel"], logits=logits)
+    def close(self) -> None:
+        """Deliver what MLflow does not have yet."""
+        self.watchdog.close()
+        self.progress.close()
 
-    def report(self, state: LoopState, scores: dict[str, float], probe: Probe) -> None:
-        """Hand scores and this worker's shards to Ray Train, which uploads and merges all workers' folders.
+    def _report(self, scores: dict[str, float], probe: Any) -> None:
+        self.state.elapsed_s = self.clock.elapsed_s
+        unsent = UnsentMetrics(losses=self.losses, points=self.progress.unsent())
+        self.reporter.report(self.state, scores=scores, probe=probe, unsent=unsent)
 
-        Training goes on meanwhile. A checkpoint counts from the moment when all workers' parts have arrived.
-        """
-        state.elapsed_s = self._elapsed_s()
-        # One at a time, or slow storage would fill the disk here.
-        while self.uploading and self.uploading.exists():
-            self.watchdog.beat()
-            time.sleep(0.1)
-        untold = Untold(losses=self.losses, points=self.progress.untold())
-        self.uploading = scratch_folder(self.settings["run_id"])
-        with self.times.checkpoint():
-            save_checkpoint(
-                self.uploading, engine=self.engine, state=state, untold=untold, probe=probe, rank=self.rank
-            )
-            dist.barrier()
-        metrics = {f"val_{name}": value for name, value in scores.items()}
-        ray.train.report(
-            metrics | {"epoch": state.epochs_begun, "step": state.step, "stopped": state.stopped},
-            checkpoint=ray.train.Checkpoint.from_directory(self.uploading),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+    def _time_is_up(self) -> bool:
+        """Whether it is for any worker: their clocks differ by an instant, so all ask together."""
+        flag = torch.tensor(float(self.clock.is_over), device=self.engine.device)
+        dist.all_reduce(flag)
+        return bool(flag > 0)
+
+    def _log_start(self, world_size: int) -> None:
+        start = f"resuming after step {self.state.step}" if self.state.step else "starting"
+        logger.info(
+            "%s: %s | %d clips, %d to validate | %d workers, ZeRO-%d, %.1f M weights",
+            self.config.name,
+            start,
+            len(self.batches.clips),
+            len(self.batches.val_clips),
+            world_size,
+            self.config.deepspeed.zero_stage,
+            sum(p.numel() for p in self.engine.module.parameters()) / 1e6,
         )
 
-    def average_buffers(self) -> None:
-        """Batch norms inside a backbone (ResNets) see one worker's share; validate, and save, the mean of all."""
-        for buffer in self.engine.module.trained_buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer /= self.world_size
 
-    def _merged(self, metrics: Metrics) -> Metrics:
-        states: list[Any] = [None] * self.world_size
-        dist.all_gather_object(states, metrics.state())
-        merged = self.batches.metrics()
-        for state in states:
-            merged.merge(state)
-        return merged
+class Clock:
+    """Training time over all restarts.
 
-    def _elapsed_s(self) -> float:
-        return self.elapsed_before_s + time.monotonic() - self.started
+    Args:
+        started: of this process, by `time.monotonic`.
+        before_s: seconds of the processes before it.
+        max_minutes: the budget, or None.
+    """
 
-    def _out_of_time(self) -> bool:
-        budget = self.config.training.max_minutes
-        return budget is not None and self._elapsed_s() > budget * 60
+    def __init__(self, *, started: float, before_s: float, max_minutes: float | None) -> None:
+        self._started, self._before_s, self._max_minutes = started, before_s, max_minutes
 
-    def _any(self, flag: bool) -> bool:
-        shared = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(shared)
-        return bool(shared > 0)
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training up to now."""
+        return self._before_s + time.monotonic() - self._started
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self._max_minutes is not None and self.elapsed_s > self._max_minutes * 60
+
+
+def configure_logging(rank: int) -> None:
+    """The first worker logs for all; the others only what goes wrong. DeepSpeed likewise."""
+    console.configure()
+    if rank:
+        logging.getLogger("sdavs_platform").setLevel(logging.WARNING)
+    log_only(logging.WARNING)
 
 
 def seed_everything(seed: int, rank: int) -> None:

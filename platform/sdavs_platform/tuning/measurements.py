@@ -20,9 +20,10 @@ from sdavs_model.analysis.noise_mixing import (
     factor_condition,
 )
 from sdavs_model.audio_control import AudioControlled
+from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.training.batches import open_split, silence
-from sdavs_platform.training.finish import export_checkpoint
+from sdavs_platform.storage.splits import open_split
+from sdavs_platform.training.export import export_checkpoint
 
 LATENCY_REPEATS = 3
 
@@ -102,7 +103,9 @@ def _split_scores(
 ) -> dict[str, dict[str, list[float]]]:
     """Condition -> metric -> one value per clip."""
     clips = open_split(config, split)
-    heard = AudioControlled(clips, control=config.data.audio, silence=silence(config.model))
+    heard = AudioControlled(
+        clips, control=config.data.audio, silence=Preprocessor(config.model.preprocess).silence()
+    )
     noises = {name: NoisySound(clips, noise=NOISES[name](), factor=PAPER_FACTOR) for name in conditions[1:]}
     scores: dict[str, dict[str, list[float]]] = {name: {"miou": [], "fscore": []} for name in conditions}
     for index in range(len(clips)):

@@ -76,6 +76,10 @@ class Preprocessor:
         mel = (torch.exp(log_mel) - VGGISH_LOG_OFFSET).clamp_min(0)
         return torch.log(mel + self.config.log_offset)
 
+    def silence(self) -> torch.Tensor:
+        """The log-mel example [1, 96, 64] of a second without sound."""
+        return self.log_mel(np.zeros(SAMPLE_RATE, np.float32), 1)[0]
+
     def _squash(self, image: np.ndarray, method: Image.Resampling) -> np.ndarray:
         size = (self.config.image_size, self.config.image_size)
         if image.shape[:2] == size:

@@ -1,9 +1,9 @@
-"""Sharded checkpoints: written by every worker, complete or refused, consolidated to one set of weights.
+"""Sharded checkpoints: written by every worker, complete or refused.
 
 manifest-rank0.json  each worker's files, their sizes and digests
-loop.json            where the training loop stands
-worker-rank0.pt      what each worker has of its own: random numbers, running statistics, what is not told yet
-probe.safetensors    a fixed batch and the live engine's answer to it, to verify the consolidation
+loop.json            the state of the training loop
+worker-rank0.pt      what differs between workers: random numbers, running statistics, metrics not sent yet
+probe.safetensors    a fixed batch and the live engine's prediction of it, to verify the exported weights
 shards/              DeepSpeed's own files
 """
 
@@ -11,6 +11,7 @@ import json
 import random
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,24 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdavs_model import SDAVS, SDAVSConfig, build_model
+from sdavs_model.files import sha256_of
 from sdavs_platform.deepspeed_internals import full_state_dict, save_shards
-from sdavs_platform.training.checkpoints.manifest import verify_complete, write_manifest
+from sdavs_platform.tracking.runs import Point
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
-from sdavs_platform.training.engine import CastInputs
-from sdavs_platform.training.telemetry.delivery_queue import Point
 
 TAG = "shards"
-BF16_LEEWAY = 50
+FORMAT = 2
+"""Of the manifests."""
+
 _SCRATCH = "sdavs-checkpoint-"
 
 Losses = list[dict[str, torch.Tensor]]
+"""Of each step: loss part -> scalar."""
 
 
 @dataclass
 class LoopState:
-    """Where the training loop stands; the same on all workers."""
+    """How far the training loop has come; the same on all workers."""
 
     epoch: int = 0
     """Epochs done."""
@@ -59,10 +61,20 @@ class LoopState:
         """The number of the epoch that is running or was the last to run, counted from 1."""
         return self.epoch + (self.batch > 0)
 
+    def count_validation(self, miou: float, *, patience: int | None) -> bool:
+        """Keep the best J, and stop after `patience` validations without a better one; returns whether this is one."""
+        improved = miou > self.best_miou
+        self.validations_without_gain = 0 if improved else self.validations_without_gain + 1
+        if improved:
+            self.best_miou, self.best_epoch = miou, self.epochs_begun
+        if patience is not None and self.validations_without_gain >= patience:
+            self.stopped = f"no gain in {patience} validations"
+        return improved
+
 
 @dataclass(frozen=True, kw_only=True)
-class Untold:
-    """What MLflow has not heard yet; differs between workers."""
+class UnsentMetrics:
+    """What MLflow does not have yet; differs between workers."""
 
     losses: Losses = field(default_factory=list)
     """Of the steps since the last metric point."""
@@ -72,7 +84,7 @@ class Untold:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fixed batch and the live engine's answer."""
+    """A fixed batch and the live engine's prediction of it."""
 
     frames: torch.Tensor
     log_mel: torch.Tensor
@@ -94,11 +106,11 @@ def remove_leftovers(run_id: str) -> None:
 
 
 def save_checkpoint(
-    folder: Path, *, engine: Any, state: LoopState, untold: Untold, probe: Probe, rank: int
+    folder: Path, *, engine: Any, state: LoopState, unsent: UnsentMetrics, probe: Probe, rank: int
 ) -> None:
     """Write this worker's part into `folder`; all workers call it together, each with its own folder."""
     save_shards(engine, folder, tag=TAG)
-    own = {"random": _random_states(), "buffers": _running_statistics(engine), **vars(untold)}
+    own = {"random": _random_states(), "buffers": _running_statistics(engine), **vars(unsent)}
     torch.save(own, _own_file(folder, rank))
     if rank == 0:
         (folder / "loop.json").write_text(json.dumps(asdict(state), indent=2))
@@ -108,14 +120,14 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, *, engine: Any, rank: int, saved_world_size: int
-) -> tuple[LoopState, Untold]:
-    """Bring the engine, the schedule and all that is this worker's own back; the folder must be complete.
+) -> tuple[LoopState, UnsentMetrics]:
+    """Restore the engine, the schedule and all that is this worker's own; the folder must be complete.
 
     With as many workers as have written it everything is as it was, to the last bit. With another number the shards
-    are cut anew, running statistics become the mean of all workers', and random numbers begin a new sequence.
+    are cut again, running statistics become the mean of all workers', and random numbers begin a new sequence.
 
     Returns:
-        Where the loop stands, and what is still to be told.
+        The state of the loop, and the metrics still to be sent.
     """
     world_size = torch.distributed.get_world_size()
     state = LoopState(**json.loads((folder / "loop.json").read_text()))
@@ -124,7 +136,7 @@ def load_checkpoint(
         own = torch.load(_own_file(folder, rank), weights_only=True)
         _set_running_statistics(engine, own["buffers"])
         _set_random_states(own["random"])
-        return state, Untold(losses=own["losses"], points=own["points"])
+        return state, UnsentMetrics(losses=own["losses"], points=own["points"])
     with tempfile.TemporaryDirectory(prefix="sdavs-reshaped-") as scratch:
         (Path(scratch) / TAG).mkdir()
         reshape_shards(folder / TAG, Path(scratch) / TAG, rank=rank, world_size=world_size)
@@ -137,41 +149,66 @@ def load_checkpoint(
         {name: torch.stack([part[name] for part in step]).mean(0) for name in step[0]}
         for step in zip(*(o["losses"] for o in every), strict=True)
     ]
-    return state, Untold(losses=losses, points=every[0]["points"])
+    return state, UnsentMetrics(losses=losses, points=every[0]["points"])
 
 
-def consolidate(
-    folder: Path, *, config: SDAVSConfig, zero_stage: int, dtype: torch.dtype, tolerance: float
-) -> tuple[SDAVS, float]:
-    """One fp32 model out of the shards, compared with what the live engine answered.
+def load_weights(folder: Path, *, zero_stage: int) -> dict[str, torch.Tensor]:
+    """The whole model in fp32 out of all workers' shards; the folder must be complete."""
+    return full_state_dict(folder, tag=TAG, zero_stage=zero_stage)
+
+
+def load_probe(folder: Path) -> Probe:
+    """What the live engine predicted when the checkpoint was written."""
+    return Probe(**load_file(folder / "probe.safetensors"))
+
+
+def write_manifest(folder: Path, *, rank: int, world_size: int) -> None:
+    """List this worker's files with sizes and digests. The last file it writes: without it nothing counts."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"format": FORMAT, "world_size": world_size, "files": files}
+    _manifest_file(folder, rank).write_text(json.dumps(manifest, indent=2))
+
+
+def verify_complete(folder: Path, *, is_read: Callable[[int], bool] = lambda rank: True) -> int:
+    """Compare the files with the manifests of all workers; returns their number.
 
     Args:
-        dtype: the engine's number format; the comparison runs in it.
-        tolerance: largest allowed difference of logits relative to the largest logit, for fp32.
-
-    Returns:
-        The model in eval mode and the difference found.
+        is_read: by worker, whether its files are also read and compared with their digests.
 
     Raises:
-        ValueError: incomplete checkpoint, or a difference above the tolerance.
+        ValueError: a manifest or file is missing, has another size or another content; names it.
     """
-    verify_complete(folder)
-    config = config.without_weights()  # all weights are in the shards
-    model = build_model(config).eval()
-    model.load_state_dict(full_state_dict(folder, tag=TAG, zero_stage=zero_stage))
-    probe = Probe(**load_file(folder / "probe.safetensors"))
-    judge = build_model(config).eval()
-    judge.load_state_dict(model.state_dict())
-    with torch.inference_mode():
-        logits = CastInputs(judge.to(dtype), dtype)(probe.frames, probe.log_mel)
-    difference = float((logits - probe.logits).abs().max() / probe.logits.abs().max().clamp_min(1e-6))
-    allowed = tolerance * (BF16_LEEWAY if dtype == torch.bfloat16 else 1)
-    if not difference <= allowed:
-        raise ValueError(
-            f"{folder}: consolidated weights answer differently from the live engine "
-            f"(by {difference:.2e} of the largest logit; allowed: {allowed:.0e})"
-        )
-    return model, difference
+    world_size: int = _manifest(folder, 0)["world_size"]
+    for rank in range(world_size):
+        for name, written in _manifest(folder, rank)["files"].items():
+            file = folder / name
+            found = file.stat().st_size if file.is_file() else None
+            if found != written["bytes"]:
+                is_now = "missing" if found is None else f"{found} bytes"
+                raise ValueError(
+                    f"{file}: {is_now}, but {written['bytes']} bytes were written; incomplete checkpoint"
+                )
+            if is_read(rank) and sha256_of(file) != written["sha256"]:
+                raise ValueError(f"{file}: not the bytes that were written; damaged checkpoint")
+    return world_size
+
+
+def _manifest(folder: Path, rank: int) -> dict[str, Any]:
+    path = _manifest_file(folder, rank)
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; the checkpoint is incomplete")
+    manifest = json.loads(path.read_text())
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{path}: written by another version of this program; choose another --name")
+    return manifest
+
+
+def _manifest_file(folder: Path, rank: int) -> Path:
+    return folder / f"manifest-rank{rank}.json"
 
 
 def _own_file(folder: Path, rank: int) -> Path:

@@ -48,3 +48,19 @@ def own_checkpoints() -> list[ray.train.Checkpoint]:
 def await_checkpoint() -> None:
     """In a worker: return when the checkpoint that all workers have reported last counts."""
     ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
+
+
+class ValidationsOnly(ray.train.UserCallback):
+    """Passes on the reports of validations; those of other checkpoints have no score.
+
+    Args:
+        callback: another callback of the controller.
+    """
+
+    def __init__(self, callback: ray.train.UserCallback) -> None:
+        self._callback = callback
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """See `ray.train.UserCallback`."""
+        if metrics[0]["val_miou"] != UNSCORED:
+            self._callback.after_report(run_context, metrics, checkpoint)

@@ -1,32 +1,36 @@
-"""From which checkpoint a worker group goes on: the newest one that is whole for every worker."""
+"""Which checkpoint a worker group resumes from: the newest one that is complete for every worker."""
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch.distributed as dist
 
-from sdavs_platform.training.checkpoints.checkpoint import LoopState, Untold, load_checkpoint
+from sdavs_platform.training.checkpoints.checkpoint import (
+    LoopState,
+    UnsentMetrics,
+    load_checkpoint,
+    verify_complete,
+)
 from sdavs_platform.training.checkpoints.listing import own_checkpoints
-from sdavs_platform.training.checkpoints.manifest import verify_complete
-from sdavs_platform.training.engine import keeping_hyperparameters
+
+logger = logging.getLogger(__name__)
 
 
-def resume(
-    engine: Any, *, start_from: str | None, say: Callable[[str], None]
-) -> tuple[LoopState, Untold] | None:
-    """Load the newest whole checkpoint of this training, else another training's; all workers call it together.
+def resume(engine: Any, *, start_from: str | None) -> tuple[LoopState, UnsentMetrics] | None:
+    """Load the newest complete checkpoint of this training, else another training's; all workers call it together.
 
     Args:
         start_from: checkpoint of another training for one that has none yet; its own learning rates stay.
-        say: told once of every checkpoint that is passed over.
 
     Returns:
-        See `load_checkpoint`; None if there is nothing to go on from.
+        See `load_checkpoint`; None if there is nothing to resume from.
 
     Raises:
-        ValueError: there are checkpoints, and none is whole; names the newest one's fault.
+        ValueError: there are checkpoints, and none is complete; says what is wrong with the newest.
     """
     rank = ray.train.get_context().get_world_rank()
     faults = []
@@ -38,24 +42,37 @@ def resume(
                     Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size
                 )
         faults.append(fault)
-        say(f"passing over {Path(checkpoint.path).name}: {fault}")
+        logger.info("passing over %s: %s", Path(checkpoint.path).name, fault)
     if faults:
         raise ValueError(faults[0])
     if start_from is None:
         return None
-    with ray.train.Checkpoint(start_from).as_directory() as folder, keeping_hyperparameters(engine):
+    with ray.train.Checkpoint(start_from).as_directory() as folder, _keeping_hyperparameters(engine):
         saved_world_size, fault = _verified(Path(folder))
         if fault:
             raise ValueError(fault)
         state, _ = load_checkpoint(Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size)
-        # What that training has not told yet belongs into its own run.
-        return state, Untold()
+        # What that training has not sent yet belongs into its own run.
+        return state, UnsentMetrics()
+
+
+@contextlib.contextmanager
+def _keeping_hyperparameters(engine: Any) -> Iterator[None]:
+    """Inside, another training's checkpoint is loaded: its weights and moments, with our learning rates and decay."""
+    own = [
+        {key: group[key] for key in ("initial_lr", "weight_decay", "betas")}
+        for group in engine.optimizer.param_groups
+    ]
+    yield
+    for group, kept in zip(engine.optimizer.param_groups, own, strict=True):
+        group.update(kept, lr=kept["initial_lr"] * group["lr"] / group["initial_lr"])
+    engine.lr_scheduler.base_lrs = [kept["initial_lr"] for kept in own]
 
 
 def _verified(folder: Path) -> tuple[int, str | None]:
     """The number of workers that wrote it, and what any worker finds wrong with it.
 
-    Every node has a copy of its own. Its workers share the reading, so that each byte is read once per node.
+    Every node has its own copy. Its workers share the reading, so that each byte is read once per node.
     """
     context = ray.train.get_context()
     local_rank, local_size = context.get_local_rank(), context.get_local_world_size()

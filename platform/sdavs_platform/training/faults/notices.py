@@ -1,8 +1,8 @@
-"""Word that all workers should save and leave: the job is stopped, or one of their nodes is taken away.
+"""How all workers learn that they should save and leave: the job is stopped, or one of their nodes is taken away.
 
-The driver's SIGTERM (`ray job stop`) reaches the first worker through the cluster's key-value store, a node's drain
+The driver's SIGTERM (`ray job stop`) reaches the first worker through the cluster's key-value store. A node's drain
 (`ray drain-node`, sent by an autoscaler before it takes a spot machine away) reaches all through Ray Train, each at its
-own moment. So the workers join one small reduction beside every step, and leave after the same one.
+own moment. So the workers run one small reduction during every step, and leave after the same step.
 """
 
 import os
@@ -23,7 +23,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 """Of a job that was stopped, as shells have it."""
 
 STOP_PATIENCE_S = 60.0
-"""Our choice: workers that do not step, because they start or wait for room, are not waited for longer."""
+"""Our choice: workers that do not step, because they start or wait for resources, are not waited for longer."""
 
 _LISTEN_S = 0.5
 
@@ -45,7 +45,7 @@ class StopRequest:
         on_request: called once, in a thread of its own: a job that is stopped may have three seconds to live.
 
     Attributes:
-        key: what the workers listen to.
+        key: in the key-value store, where the workers look.
         is_made: whether SIGTERM has come.
     """
 
@@ -80,25 +80,28 @@ class StopRequest:
 
 
 class Notices:
-    """A worker's ear for both; `begin` and `agreed` are called by all workers around each step."""
+    """What a worker has been notified of; all workers call `begin` and `agreed` around each step."""
 
     def __init__(self, *, stop_key: str, rank: int) -> None:
-        # On the CPU also where the workers' own group is NCCL's: asking must not wait for the GPU.
+        # On the CPU also where the workers' own group is NCCL's: this must not wait for the GPU.
         self._group = dist.new_group(backend="gloo")
         self._is_stopping = False
+        self._shared = torch.zeros(2, dtype=torch.int32)
+        self._sharing: dist.Work | None = None
         if rank == 0:
             threading.Thread(target=self._listen, args=(stop_key,), name="notices", daemon=True).start()
 
     def begin(self) -> None:
-        """Tell the others what this worker has heard, while the step runs."""
-        heard = (self._is_stopping, is_preempted())
-        self._heard = torch.tensor(heard, dtype=torch.int32)
-        self._asking = dist.all_reduce(self._heard, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        """Share with the others what this worker knows, while the step runs."""
+        known = (self._is_stopping, is_preempted())
+        self._shared = torch.tensor(known, dtype=torch.int32)
+        self._sharing = dist.all_reduce(self._shared, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def agreed(self) -> StoppedError | PreemptedError | None:
-        """What any worker had heard when this step began: the error to leave with, once all is saved."""
-        self._asking.wait()
-        stopping, preempted = self._heard.tolist()
+        """What any worker knew when this step began: the error to leave with, once all is saved."""
+        assert self._sharing is not None
+        self._sharing.wait()
+        stopping, preempted = self._shared.tolist()
         if stopping:
             return StoppedError("stopped after a checkpoint")
         return PreemptedError("a node is taken away") if preempted else None

@@ -1,11 +1,12 @@
-"""A step that never ends: every worker writes down where it stands, and the training fails, naming who holds it up.
+"""A step that never ends: every worker writes its stack, and the training fails, naming the worker that hangs.
 
-The clock is C code (`faulthandler`), which needs no lock of Python's: it writes also for a worker that is stuck inside
-an extension. A worker whose process is stopped writes nothing; its neighbours on the node tell for it.
+The timer is C code (`faulthandler`), which needs no lock of Python's: it writes also for a worker that is stuck inside
+an extension. A worker whose process is stopped writes nothing; its neighbours on the node report it.
 """
 
 import contextlib
 import faulthandler
+import logging
 import os
 import re
 import socket
@@ -23,6 +24,8 @@ from sdavs_platform.ray_internals import fail_worker
 from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.tracking.runs import TrainingRun
 
+logger = logging.getLogger(__name__)
+
 Item = TypeVar("Item")
 
 GATHER_S = 60.0
@@ -33,7 +36,7 @@ NEIGHBOUR_S = 10.0
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>\S+)')
 _WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/telemetry/collectives.py", "/faults/notices.py")
-"""Where a worker stands that waits for another one."""
+"""Files in the stack of a worker that waits for another one."""
 
 
 class Watchdog:
@@ -65,7 +68,7 @@ class Watchdog:
             threading.Thread(target=self._watch, args=(seconds,), name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
-        """This worker goes on; called at every step."""
+        """This worker is not stuck; called at every step."""
         if self._seconds is not None:
             self._last = time.monotonic()
             faulthandler.dump_traceback_later(self._seconds, file=self._file)
@@ -87,7 +90,7 @@ class Watchdog:
 
     def _watch(self, seconds: float) -> None:
         while not self._is_closed.wait(min(1.0, seconds / 4)):
-            # A second later than the clock in C, which has written by then.
+            # A second later than the timer in C, which has written by then.
             if self._last is not None and time.monotonic() - self._last > seconds + 1:
                 break
         else:
@@ -100,7 +103,7 @@ class Watchdog:
             # The first error ends all workers, and the reporter may still be on its way to MLflow.
             time.sleep(max(0.0, deadline - time.monotonic()))
         error = TimeoutError(self._message(seconds))
-        print(f"worker {self._rank}: {error}", flush=True)
+        logger.warning("worker %d: %s", self._rank, error)
         fail_worker(error)
 
     def _gather(self) -> None:
@@ -166,7 +169,7 @@ def _frames(stack: str) -> list[re.Match[str]]:
 
 
 def _place(stack: str | None) -> str | None:
-    """Where a worker holds up the others; None if it waits for another one."""
+    """Where a worker is stuck; None if it waits for another one."""
     if stack is None:
         return "does not answer"
     if not (frames := _frames(stack)):
@@ -174,4 +177,4 @@ def _place(stack: str | None) -> str | None:
     if any(part in frame["file"] for frame in frames[:4] for part in _WAITING):
         return None
     ours = next((frame for frame in frames if "/sdavs_" in frame["file"]), frames[0])
-    return f"stands in {ours['function']} ({Path(ours['file']).name}:{ours['line']})"
+    return f"is stuck in {ours['function']} ({Path(ours['file']).name}:{ours['line']})"

@@ -1,4 +1,4 @@
-"""What a worker hands to the others, and how long it waits for them: a watch over torch's collectives."""
+"""What the workers exchange and how long they wait for each other, for benchmarks and profiles."""
 
 import functools
 from collections import Counter
@@ -24,13 +24,13 @@ _COLLECTIVES = (
 
 
 class Collectives:
-    """Counts the collectives of this process, whoever asks for them: DeepSpeed, batch norms, the loop.
+    """Counts and times the collectives of this process, whoever asks for them: DeepSpeed, batch norms, the loop.
 
-    torch has no hook that works for gloo and NCCL alike, so the functions of `torch.distributed` are replaced, for as
-    long as the process lives, by ones that are watched. To be made before the engine: DeepSpeed keeps some of them.
+    torch has no hook that works for gloo and NCCL alike, so the functions of `torch.distributed` are replaced for the
+    life of the process. Make it before the engine: DeepSpeed keeps some of them.
 
     Args:
-        waiting: entered while a collective, or the wait for one that runs in the background, is on its way.
+        waiting: entered during a collective, and during the wait for one that runs in the background.
 
     Attributes:
         calls: by function, since the last `clear`.
@@ -51,7 +51,7 @@ class Collectives:
         Work.wait = self._timed(Work.wait)  # type: ignore[method-assign]
 
     def clear(self) -> None:
-        """Count from nothing."""
+        """Start counting from zero."""
         self.calls.clear()
         self.num_bytes.clear()
 

@@ -1,4 +1,4 @@
-"""Points and pictures on their way to MLflow: a server that is away delays them, and loses and reorders nothing."""
+"""Points and pictures on their way to MLflow: a server that is away delays them; none is lost or reordered."""
 
 import threading
 import time
@@ -7,20 +7,17 @@ from collections.abc import Callable
 import requests
 from mlflow.exceptions import MlflowException
 
-from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.tracking.runs import Point, TrainingRun
 
-Point = tuple[int, dict[str, float]]
-"""Step, and values by metric."""
-
-# What MLflow says where a server, a proxy or a locked database does not answer.
+# MLflow's error codes where a server, a proxy or a locked database does not answer.
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 
-class Outbox:
+class DeliveryQueue:
     """Sends from a thread of its own, so that training never waits for MLflow.
 
     Args:
-        points: to send first: those that a checkpoint kept because they were not told yet.
+        points: to send first: those that a checkpoint kept because they had not arrived.
         retry_seconds: between attempts while the server is away.
     """
 
@@ -33,7 +30,7 @@ class Outbox:
         self._is_closing = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._deliver, name="outbox", daemon=True)
+        self._thread = threading.Thread(target=self._deliver, name="delivery queue", daemon=True)
         self._thread.start()
 
     def put(self, point: Point) -> None:
@@ -54,7 +51,7 @@ class Outbox:
             self._is_due = True
             self._changed.notify()
 
-    def waiting(self) -> list[Point]:
+    def unsent(self) -> list[Point]:
         """The points that have not arrived."""
         with self._changed:
             return list(self._points)

@@ -1,4 +1,4 @@
-"""What Prometheus sees of a training, through Ray's exporter, which puts `ray_` before each name."""
+"""A training's Prometheus metrics, through Ray's exporter, which puts `ray_` before each name."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ class _Lasting:
 
 @contextmanager
 def underway(run: str) -> Iterator[None]:
-    """While the driver is in it, the training is not over: whether its workers step, wait for a node or hang."""
+    """Inside, the driver waits for the training, whether its workers step, wait for a node or hang."""
     lasting = _Lasting()
     lasting.set(
         Gauge("sdavs_train_underway", "1 while the driver waits for the workers", _TAGS), 1, {"run": run}
@@ -57,7 +57,8 @@ class TrainingMetrics:
         self._miou = Gauge("sdavs_train_val_miou", "J of the latest validation", _TAGS)
         self._parts = Gauge(
             "sdavs_train_part_seconds",
-            "Seconds a step by part, mean over workers since the last point; communication lies inside the others",
+            "Seconds a step by part, mean over workers since the last point; communication is inside the others, "
+            "and only measured with training.profile",
             ("run", "part"),
         )
         # By their names in MLflow.

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how full the GPU is: taken at every step, read at every line."""
+"""How long the phases of a training step take, and how full the GPU is: taken at every step, read at every point."""
 
 import contextlib
 import time
@@ -12,32 +12,40 @@ import torch.distributed as dist
 from sdavs_platform.training.telemetry.collectives import Collectives
 
 PARTS = ("data", "forward", "backward", "optimizer", "checkpoint")
-"""One after another, together a step but for the loop's own doings."""
+"""One after another; together a step, except for what the loop itself does."""
 COMMUNICATION = "communication"
-"""Lies inside of forward, backward and optimizer, not beside them."""
+"""Inside forward, backward and optimizer, not in addition to them. Only where collectives are watched."""
 
 T = TypeVar("T")
 
 
 class StepTimes:
-    """A clock with a hand for each part of the step. To be made before the engine, see `Collectives`.
+    """A timer for each phase of the step.
 
-    On CPU it is the wall clock. A GPU works behind the program's back: there forward, backward, optimizer and
-    communication are taken by CUDA events, which the GPU passes in its own order and nobody waits for until `means`.
-    Loading and checkpoints are the program's own time everywhere.
+    On CPU by the wall clock. A GPU runs asynchronously: there forward, backward, optimizer and communication are
+    taken by CUDA events, which nobody waits for until `means`. Loading and checkpoints are the program's own time
+    everywhere.
 
-    Communication is the time for which the worker, or the GPU's stream that asked, stands still until a collective is
-    done, the wait for slower workers included. What runs beside computation costs nothing and counts nothing, except
-    on a stream of its own (ZeRO-3's reductions on GPU), where all of it counts.
+    Communication is the time for which the worker, or the GPU's stream that asked, waits for a collective, slower
+    workers included. What overlaps with computation does not count, except on a stream of its own (ZeRO-3's
+    reductions on GPU), where all of it counts.
+
+    Args:
+        watches_collectives: time communication, too. That patches `torch.distributed` for the life of the process (see
+            `Collectives`), so only benchmarks and trainings with `training.profile` do it, and before they make the
+            engine.
+
+    Attributes:
+        collectives: counts calls and bytes; None without `watches_collectives`.
     """
 
-    def __init__(self, *, use_gpu: bool) -> None:
+    def __init__(self, *, use_gpu: bool, watches_collectives: bool) -> None:
         self._use_gpu = use_gpu
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._num_steps = 0
         self._is_in_step = False
-        self.collectives = Collectives(self._waiting)
+        self.collectives = Collectives(self._waiting) if watches_collectives else None
 
     def loading(self, batches: Iterable[T]) -> Iterator[T]:
         """The same batches; counts the steps, and the time until each batch is there as "data"."""
@@ -50,7 +58,7 @@ class StepTimes:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Inside runs "forward", "backward" or "optimizer"; named so in a profile, too."""
+        """Inside is "forward", "backward" or "optimizer"; a profile names it so, too."""
         assert name in PARTS
         self._is_in_step = True
         with torch.profiler.record_function(f"step/{name}"), self._span(name):
@@ -59,7 +67,7 @@ class StepTimes:
 
     @contextlib.contextmanager
     def checkpoint(self) -> Iterator[None]:
-        """Inside a checkpoint is written; its upload goes on behind."""
+        """Inside a checkpoint is written; its upload runs in the background."""
         started = time.perf_counter()
         yield
         self._seconds["checkpoint"] += time.perf_counter() - started
@@ -70,7 +78,7 @@ class StepTimes:
             torch.cuda.synchronize()
         for name, begin, end in self._events:
             self._seconds[name] += begin.elapsed_time(end) / 1000
-        names = (*PARTS, COMMUNICATION)
+        names = (*PARTS, COMMUNICATION) if self.collectives else PARTS
         seconds = torch.tensor([self._seconds[name] / self._num_steps for name in names], dtype=torch.float64)
         shared = seconds.to("cuda" if self._use_gpu else "cpu")
         dist.all_reduce(shared)

@@ -1,6 +1,7 @@
 """A trace of a few training steps by every worker, for chrome://tracing or ui.perfetto.dev."""
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.tracking.runs import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "profile"
 """Of the traces, below the run's folder in the storage and among its artifacts."""
@@ -60,4 +63,4 @@ class StepProfiler:
                 TrainingRun(uri=uri, run_id=run_id).client.log_artifact(run_id, str(trace), FOLDER)
             except MlflowException as error:
                 # Points wait for a server that is away; a trace is in the storage already.
-                print(f"{self._config.name}: MLflow did not take {name}: {error}", flush=True)
+                logger.warning("%s: MLflow did not take %s: %s", self._config.name, name, error)

@@ -1,6 +1,7 @@
-"""What a training tells: lines for a person, points for MLflow, pictures. Only the first worker speaks."""
+"""What a training reports: log lines, points for MLflow and Prometheus, pictures."""
 
 import functools
+import logging
 import time
 from typing import Any
 
@@ -9,14 +10,22 @@ from PIL.Image import Image
 
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.plots import learning_curve, prediction_panel
-from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.tracking.runs import Point, TrainingRun
 from sdavs_platform.training.checkpoints.checkpoint import LoopState, Probe
-from sdavs_platform.training.telemetry.delivery_queue import Outbox, Point
+from sdavs_platform.training.telemetry.delivery_queue import DeliveryQueue
 from sdavs_platform.training.telemetry.metrics import TrainingMetrics
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Silent on all workers but the first."""
+    """The first worker reports for all; every method does nothing on the others.
+
+    Args:
+        is_sender: whether this is the first worker.
+        state: what a checkpoint says of the training so far.
+        unsent: points that the checkpoint kept because they had not arrived.
+    """
 
     def __init__(
         self,
@@ -24,28 +33,23 @@ class Progress:
         *,
         uri: str,
         run_id: str,
-        speaks: bool,
+        is_sender: bool,
         state: LoopState,
-        untold: list[Point],
+        unsent: list[Point],
         total_steps: int,
     ) -> None:
         self.config = config
-        self.run = TrainingRun(uri=uri, run_id=run_id) if speaks else None
-        self._metrics = TrainingMetrics(config.name) if speaks else None
+        self.run = TrainingRun(uri=uri, run_id=run_id) if is_sender else None
+        self._metrics = TrainingMetrics(config.name) if is_sender else None
         self.total_steps = total_steps
-        # Steps after the checkpoint, and points in it, may have been told before the training was interrupted.
-        self._told = {
+        # Steps after the checkpoint, and points in it, may have arrived before the training was interrupted.
+        self._last_sent = {
             key: max((step for step, _ in self.run.history(key)), default=0) if self.run else 0
             for key in ("train/loss", "val/miou")
         }
-        new = [point for point in untold if self._is_new(point)]
-        self._outbox = Outbox(self.run, points=new) if self.run else None
+        new = [point for point in unsent if self._is_new(point)]
+        self._queue = DeliveryQueue(self.run, points=new) if self.run else None
         self._last = (state.step, time.monotonic())
-
-    def say(self, line: str) -> None:
-        """One line in the job's log."""
-        if self.run:
-            print(line, flush=True)
 
     def step(self, state: LoopState, *, losses: dict[str, float], readings: dict[str, float]) -> None:
         """Every `training.log_every` steps: losses are means over those steps and over the workers.
@@ -53,16 +57,16 @@ class Progress:
         Args:
             readings: what else is known of them, by its name in MLflow; "train/lr" among it.
         """
-        if not self.run or not self._metrics or not self._outbox:
+        if not self.run or not self._metrics or not self._queue:
             return
         speed = self._clips_per_second(state.step)
         values = {f"train/{name}": value for name, value in losses.items()} | readings
         values |= {"train/clips_per_s": speed, "time/step": self.config.training.batch_size / speed}
         self._metrics.step(values, step=state.step, total_steps=self.total_steps)
         if self._is_new((state.step, values)):
-            self._outbox.put((state.step, values))
+            self._queue.put((state.step, values))
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        self.say(
+        logger.info(
             f"epoch {state.epoch + 1}/{self.config.training.epochs} step {state.step}/{self.total_steps} | "
             f"{parts} | lr {readings['train/lr']:.1e} | {speed:.1f} clips/s | {self._remaining(state, speed)}"
         )
@@ -71,30 +75,30 @@ class Progress:
         self, state: LoopState, *, scores: dict[str, float], improved: bool, masks: torch.Tensor, probe: Probe
     ) -> None:
         """After each validation: scores, the learning curve so far, and the fixed clips' predictions."""
-        if not self.run or not self._metrics or not self._outbox:
+        if not self.run or not self._metrics or not self._queue:
             return
         self._metrics.validation(scores["miou"])
         scores = {f"val/{name}": value for name, value in scores.items()}
         point = (state.step, scores | {"epoch": float(state.epochs_begun)})
         if self._is_new(point):
-            self._outbox.put(point)
+            self._queue.put(point)
         best = "best so far" if improved else f"best {state.best_miou:.3f} in epoch {state.best_epoch}"
-        self.say(
+        logger.info(
             f"epoch {state.epochs_begun} validated | "
             f"J {scores['val/miou']:.3f} F {scores['val/fscore']:.3f} ({best})"
         )
         panel = prediction_panel(probe.frames, masks, probe.logits, self.config.model.preprocess)
-        self._outbox.send(functools.partial(_draw, self.run, panel))
+        self._queue.send(functools.partial(_draw, self.run, panel))
         self._last = (state.step, time.monotonic())
 
     def send(self) -> None:
-        """Begin to deliver the points gathered so far; training goes on."""
-        if self._outbox:
-            self._outbox.send()
+        """Begin to deliver the points gathered so far, in the background."""
+        if self._queue:
+            self._queue.send()
 
-    def untold(self) -> list[Point]:
+    def unsent(self) -> list[Point]:
         """Points that have not arrived at MLflow."""
-        return self._outbox.waiting() if self._outbox else []
+        return self._queue.unsent() if self._queue else []
 
     def close(self) -> None:
         """Deliver everything, also if MLflow has to be waited for.
@@ -102,12 +106,12 @@ class Progress:
         Raises:
             RuntimeError: it stays away.
         """
-        if self._outbox:
-            self._outbox.close()
+        if self._queue:
+            self._queue.close()
 
     def _is_new(self, point: Point) -> bool:
         step, values = point
-        return all(step > told for key, told in self._told.items() if key in values)
+        return all(step > sent for key, sent in self._last_sent.items() if key in values)
 
     def _clips_per_second(self, step: int) -> float:
         before, since = self._last

@@ -13,7 +13,7 @@ import pytest
 from running import kill_family
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
-from sdavs_platform.training.telemetry.delivery_queue import Outbox
+from sdavs_platform.training.telemetry.delivery_queue import DeliveryQueue
 from waiting import patience, wait_until
 
 PORT = 8031
@@ -64,27 +64,27 @@ def told(run: TrainingRun) -> list[int]:
 def test_points_wait_for_an_mlflow_server_that_is_away_and_arrive_once_and_in_order(start):
     server = start()
     client = mlflow_client(URI)
-    run = TrainingRun(uri=URI, run_id=client.create_run(experiment_id(client, "outbox")).info.run_id)
+    run = TrainingRun(uri=URI, run_id=client.create_run(experiment_id(client, "queue")).info.run_id)
     drawn: list[str] = []
-    outbox = Outbox(run, points=[(1, {"train/loss": 1.0})], retry_seconds=0.2)
-    outbox.send()
-    wait_until(lambda: not outbox.waiting(), what="the first point to be told")
+    queue = DeliveryQueue(run, points=[(1, {"train/loss": 1.0})], retry_seconds=0.2)
+    queue.send()
+    wait_until(lambda: not queue.unsent(), what="the first point to be told")
     stop(server)
     for step in (2, 3):
-        outbox.put((step, {"train/loss": 1.0 / step}))
-        outbox.send(lambda step=step: drawn.append(f"picture {step}"))
+        queue.put((step, {"train/loss": 1.0 / step}))
+        queue.send(lambda step=step: drawn.append(f"picture {step}"))
     time.sleep(1)
-    assert [step for step, _ in outbox.waiting()] == [2, 3]
+    assert [step for step, _ in queue.unsent()] == [2, 3]
     start()
-    outbox.put((4, {"train/loss": 0.25}))
-    outbox.close()
+    queue.put((4, {"train/loss": 0.25}))
+    queue.close()
     assert told(run) == [1, 2, 3, 4]
     assert drawn[-1] == "picture 3"
 
 
 def test_what_mlflow_refuses_ends_the_training_instead_of_being_tried_for_ever(state):
-    uri = f"sqlite:///{state / 'outbox.db'}"
+    uri = f"sqlite:///{state / 'queue.db'}"
     run = TrainingRun(uri=uri, run_id="no-such-run")
-    outbox = Outbox(run, points=[(1, {"train/loss": 1.0})])
+    queue = DeliveryQueue(run, points=[(1, {"train/loss": 1.0})])
     with pytest.raises(Exception, match="no-such-run"):
-        outbox.close()
+        queue.close()
