@@ -1,4 +1,4 @@
-"""Evaluation protocols, one file each; their figures are never mixed."""
+"""Evaluation protocols, one file each. Figures of different protocols are not comparable."""
 
 from sdavs_model.metrics.avis import AVISMetrics
 from sdavs_model.metrics.base import Metrics, Mode

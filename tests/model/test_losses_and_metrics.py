@@ -1,4 +1,4 @@
-"""Losses against values worked out by hand, metrics against the published script's arithmetic."""
+"""Losses against values worked out by hand, object metrics against the published script's arithmetic."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def test_the_loss_of_a_two_by_two_mask_is_the_one_worked_out_by_hand():
     assert float(losses["loss"]) == pytest.approx(float(losses["ce"] + losses["iou"] + losses["dice"]))
 
 
-def test_an_empty_mask_asks_for_an_empty_prediction():
+def test_with_an_empty_mask_an_empty_prediction_has_the_least_loss():
     masks = torch.zeros(1, 1, 4, 4, dtype=torch.long)
     empty = segmentation_loss(torch.full((1, 1, 1, 4, 4), -20.0), masks)
     full = segmentation_loss(torch.full((1, 1, 1, 4, 4), 20.0), masks)
@@ -45,7 +45,7 @@ def test_frames_without_annotation_neither_count_nor_receive_gradient():
     assert logits.grad[0, 1].abs().max() == 0
 
 
-def test_semantic_overlap_is_asked_of_the_classes_in_the_frame():
+def test_semantic_iou_and_dice_are_over_the_classes_in_the_frame():
     logits = torch.zeros(1, 1, 3, 2, 2)
     masks = torch.tensor([[[[0, 0], [2, 2]]]])
     losses = segmentation_loss(logits, masks)
@@ -60,17 +60,17 @@ def reference_scores(logits: np.ndarray, target: np.ndarray) -> tuple[float, flo
     with np.errstate(over="ignore"):
         p = 1 / (1 + np.exp(-logits.astype(np.float32)))
     iou, curves = [], []
-    for frame, truth in zip(p, target, strict=True):
+    for frame, mask in zip(p, target, strict=True):
         predicted = frame > 0.5
-        if truth.sum() == 0:
-            iou.append((~predicted).sum() / (truth.size + 1e-7))
+        if mask.sum() == 0:
+            iou.append((~predicted).sum() / (mask.size + 1e-7))
             continue
-        iou.append((predicted & (truth > 0)).sum() / ((predicted | (truth > 0)).sum() + 1e-7))
+        iou.append((predicted & (mask > 0)).sum() / ((predicted | (mask > 0)).sum() + 1e-7))
         curve = []
         for threshold in torch.linspace(0, 1 - 1e-10, 255).numpy():
             passed = frame >= threshold
-            tp = (passed & (truth > 0)).sum()
-            precision, recall = tp / (passed.sum() + 1e-20), tp / (truth.sum() + 1e-20)
+            tp = (passed & (mask > 0)).sum()
+            precision, recall = tp / (passed.sum() + 1e-20), tp / (mask.sum() + 1e-20)
             denominator = 0.3 * precision + recall
             curve.append(1.3 * precision * recall / denominator if denominator > 0 else 0.0)
         curves.append(curve)
@@ -80,10 +80,10 @@ def reference_scores(logits: np.ndarray, target: np.ndarray) -> tuple[float, flo
 def test_the_object_metrics_equal_the_published_arithmetic_video_by_video_quirks_included():
     generator = np.random.default_rng(0)
     total, expected = ObjectMetrics(), []
-    # Unsure and very sure answers (a sigmoid of exactly 1), empty and full ones; masks from empty to full.
-    for spread, shift, share in itertools.product((0.3, 3, 60), (-90, -2, 0, 90), (0, 0.02, 0.5, 1)):
+    # Unsure and saturated predictions (a sigmoid of exactly 1), empty and full ones; masks from empty to full.
+    for spread, shift, fraction in itertools.product((0.3, 3, 60), (-90, -2, 0, 90), (0, 0.02, 0.5, 1)):
         logits = (generator.normal(size=(5, 12, 9)) * spread + shift).astype(np.float32)
-        target = (generator.random((5, 12, 9)) < share).astype(np.int64)
+        target = (generator.random((5, 12, 9)) < fraction).astype(np.int64)
         target[: generator.integers(0, 6)] = 0
         expected.append(reference_scores(logits, target))
         one = ObjectMetrics()

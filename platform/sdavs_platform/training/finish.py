@@ -10,7 +10,7 @@ import torch
 from sdavs_model import load_artifact, save_artifact
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.metrics import headline_of
-from sdavs_model.metrics.base import in_words
+from sdavs_model.metrics.base import format_scores
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.tracking.registry import register_artifact
@@ -102,7 +102,7 @@ def finish_training(
             headline = headline_of(clips.source.protocol)
             headlines[f"{split}_{headline}"] = scores[split][headline]
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
-            print(f"test {split}: {in_words(scores[split])}", flush=True)
+            print(f"test {split}: {format_scores(scores[split])}", flush=True)
         save_artifact(
             folder,
             model=loaded.model.cpu(),

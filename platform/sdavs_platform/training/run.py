@@ -11,7 +11,7 @@ from ray.train.torch import TorchTrainer
 
 from sdavs_model import SDAVSConfig
 from sdavs_model.data.core.clip_set import total_digest
-from sdavs_model.metrics.base import in_words
+from sdavs_model.metrics.base import format_scores
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
@@ -262,7 +262,7 @@ def check_data(config: RunConfig) -> str:
 def _summarize(config: RunConfig, result: TrainResult, uri: str) -> None:
     print(f"\n{config.name} finished", flush=True)
     for split, scores in result.metrics.items():
-        print(f"  {split:<16} {in_words(scores)}")
+        print(f"  {split:<16} {format_scores(scores)}")
     if result.model_version is not None:
         print(f"  model            models:/{config.tracking.registered_model}/{result.model_version}")
     print(f"  MLflow run       {result.run_id} at {uri}")
