@@ -9,7 +9,7 @@ from sdavs_model.metrics.semantic import SemanticMetrics
 from sdavs_model.metrics.vpo import VPOMetrics
 
 PROTOCOLS = {
-    "object": "AVSBench-object: J and F per video",
+    "object": "AVSBench-object: J and F of videos",
     "semantic": "AVSBench-semantic: IoU and F per frame and class",
     "vpo": "VPO: IoU, F and FDR of the whole split",
     "avis": "AVIS: FSLA, HOTA and mAP of tracks",
@@ -17,22 +17,27 @@ PROTOCOLS = {
 """How reports name each protocol."""
 
 
-def open_metrics(clips: ClipSet, *, mode: Mode = "official") -> Metrics:
+def open_metrics(clips: ClipSet, *, mode: Mode = "official", videos_per_batch: int = 1) -> Metrics:
     """Empty metrics of a data set's protocol.
 
     Args:
         clips: any split of the data set; for AVIS the split to score.
         mode: "official" or "corrected", see `Mode`.
+        videos_per_batch: see `ObjectMetrics`; other protocols have no such setting and take 1 alone.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: an unknown mode, or a setting that the protocol does not have.
     """
     if mode not in ("official", "corrected"):
         raise ValueError(f"mode: {mode!r} is not allowed; allowed: official, corrected")
+    if videos_per_batch != 1 and clips.protocol != "object":
+        raise ValueError(
+            f"videos_per_batch: the protocol {clips.protocol!r} has no such setting; leave it at 1"
+        )
     if isinstance(clips, AVIS):
         return AVISMetrics(ground_truth=clips.truth, num_classes=clips.num_classes, mode=mode)
     if clips.protocol == "object":
-        return ObjectMetrics(mode=mode)
+        return ObjectMetrics(mode=mode, videos_per_batch=videos_per_batch)
     if clips.protocol == "semantic":
         return SemanticMetrics(num_classes=clips.num_classes, mode=mode)
     return VPOMetrics(num_classes=clips.num_classes, mode=mode)
@@ -52,3 +57,12 @@ def validation_metrics(clips: ClipSet) -> Metrics:
 def headline_of(protocol: str) -> str:
     """The name of a protocol's main figure."""
     return AVISMetrics.headline if protocol == AVISMetrics.protocol else ObjectMetrics.headline
+
+
+def protocol_in_words(protocol: str, *, mode: Mode, videos_per_batch: int) -> str:
+    """The line by which a report says what its figures are comparable with."""
+    name = f"{PROTOCOLS[protocol]}; {mode} figures"
+    if protocol != ObjectMetrics.protocol or mode != "official":
+        return name
+    videos = "each video" if videos_per_batch == 1 else f"{videos_per_batch} videos"
+    return f"{name}; F at the best threshold of {videos}"

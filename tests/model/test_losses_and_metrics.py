@@ -96,6 +96,52 @@ def test_the_object_metrics_equal_the_published_arithmetic_video_by_video_quirks
     assert sum(score == 0 for _, score in expected) > 10
 
 
+def random_video(generator: np.random.Generator, num_frames: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and a mask [T, 12, 9] that they follow, more or less closely and with a shift of their own."""
+    target = (generator.random((num_frames, 12, 9)) < 0.3).astype(np.int64)
+    logits = (
+        generator.normal(size=target.shape) + target * generator.uniform(0.5, 3) + generator.uniform(-3, 3)
+    )
+    return logits.astype(np.float32), target
+
+
+@pytest.mark.parametrize("videos_per_batch", [1, 2, 4])
+def test_the_official_f_takes_one_threshold_for_all_videos_of_a_batch(videos_per_batch):
+    generator = np.random.default_rng(1)
+    videos = [random_video(generator) for _ in range(7)]  # the last batch of 2 or 4 is incomplete
+    videos[2][1][:] = 0  # a silent video
+    metrics = ObjectMetrics(videos_per_batch=videos_per_batch)
+    for logits, target in videos:
+        metrics.update(torch.from_numpy(logits), torch.from_numpy(target))
+    batches = [videos[i : i + videos_per_batch] for i in range(0, 7, videos_per_batch)]
+    expected = [reference_scores(*map(np.concatenate, zip(*batch, strict=True))) for batch in batches]
+    assert tuple(metrics.compute().values()) == pytest.approx(np.mean(expected, axis=0), abs=1e-6)
+
+
+def test_the_official_f_falls_when_more_videos_share_a_threshold():
+    videos = [random_video(generator) for generator in [np.random.default_rng(2)] for _ in range(8)]
+    scores = []
+    for videos_per_batch in (1, 2, 4):
+        metrics = ObjectMetrics(videos_per_batch=videos_per_batch)
+        for logits, target in videos:
+            metrics.update(torch.from_numpy(logits), torch.from_numpy(target))
+        scores.append(metrics.compute())
+    assert scores[0]["fscore"] > scores[1]["fscore"] > scores[2]["fscore"]
+    assert scores[0]["miou"] == pytest.approx(scores[2]["miou"])
+
+
+def test_a_batch_of_videos_is_never_split_between_workers():
+    metrics = ObjectMetrics(videos_per_batch=2)
+    for _ in range(3):
+        metrics.update(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
+    with pytest.raises(
+        ValueError, match=r"the last batch holds 1 of 2 videos; score the split in one process"
+    ):
+        metrics.state()
+    with pytest.raises(ValueError, match=r"videos_per_batch: 4 has no effect in the corrected mode"):
+        ObjectMetrics(mode="corrected", videos_per_batch=4)
+
+
 def test_two_workers_merge_to_what_one_computes():
     torch.manual_seed(0)
     videos = [(torch.randn(3, 8, 8), (torch.rand(3, 8, 8) > 0.5).long()) for _ in range(4)]
