@@ -1,9 +1,16 @@
 """AVIS: FSLA, HOTA and mAP of instance tracks. HOTA and track mAP are TrackEval's, FSLA is in `fsla.py`.
 
 Predicted tracks are made from predicted classes (`instances.py`) and have no mask in frames where they are silent. HOTA
-and mAP are means over the categories. Official: HOTA counts a category that occurs neither in the ground truth nor in
-the predictions as 0, as the evaluator does. Corrected: it leaves such categories out. For FSLA see `fsla.py`; mAP is
-the same in both modes.
+and mAP are means over the categories.
+
+Official, with the evaluator's quirks:
+
+* HOTA gets every predicted track in every frame: a submission holds a run length for each frame, and its reader takes
+  an empty one for a mask. A silent frame of a predicted track is thus a false positive.
+* HOTA counts a category that occurs neither in the ground truth nor in the predictions as 0.
+
+Corrected: a predicted track is in the frames in which it has a mask, and such categories are left out. For FSLA see
+`fsla.py`; mAP is the same in both modes, as empty masks add nothing to its IoU of whole tracks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +23,7 @@ from sdavs_model.data.benchmarks.avis import Track, TrackedVideo
 from sdavs_model.masks import masks_at_size
 from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.fsla import FSLACounts, count_frames
-from sdavs_model.metrics.instances import Region, find_regions, link, overlaps
+from sdavs_model.metrics.instances import Region, empty_run, find_regions, link, overlaps
 
 PredictedRegions = dict[str, dict[int, list[Region]]]
 """Predicted regions by video and frame."""
@@ -97,7 +104,7 @@ class AVISMetrics(Metrics):
         by_class: dict[int, tuple[Any, Any]] = {}
         for category in range(1, self.num_classes):
             sequences = {
-                name: trackeval_sequence(self.ground_truth[name], tracks, category)
+                name: trackeval_sequence(self.ground_truth[name], tracks, category, mode=self.mode)
                 for name, tracks in predicted.items()
             }
             by_class[category] = tuple(
@@ -118,27 +125,22 @@ class AVISMetrics(Metrics):
         }
 
 
-def trackeval_sequence(video: TrackedVideo, predicted: Sequence[Track], category: int) -> dict[str, Any]:
+def trackeval_sequence(
+    video: TrackedVideo, predicted: Sequence[Track], category: int, *, mode: Mode
+) -> dict[str, Any]:
     """One category of one video in the form that TrackEval's metrics take."""
     num_frames = len(video.files)
     true = [t for t in video.tracks if t.category == category and any(mask is not None for mask in t.masks)]
     # TrackMAP expects tracks in descending order of their scores.
     predicted = sorted((t for t in predicted if t.category == category), key=lambda track: -track.score)
     times = range(num_frames)
-    ids = {
-        side: [
-            np.array([i for i, t in enumerate(tracks) if t.masks[time] is not None], int) for time in times
-        ]
-        for side, tracks in (("gt", true), ("tracker", predicted))
-    }
-    similarity = [
-        overlaps(
-            [true[i].masks[t] or {} for i in ids["gt"][t]],
-            [predicted[i].masks[t] or {} for i in ids["tracker"][t]],
-        )
-        for t in times
+    empty = empty_run(video.height, video.width) if mode == "official" else None
+    gt_runs = [{i: run for i, t in enumerate(true) if (run := t.masks[time]) is not None} for time in times]
+    tracker_runs = [
+        {i: run for i, t in enumerate(predicted) if (run := t.masks[time] or empty) is not None}
+        for time in times
     ]
-    runs = {
+    tracks = {
         side: [{t: mask for t, mask in enumerate(track.masks) if mask is not None} for track in tracks]
         for side, tracks in (("gt", true), ("dt", predicted))
     }
@@ -146,16 +148,19 @@ def trackeval_sequence(video: TrackedVideo, predicted: Sequence[Track], category
         "num_timesteps": num_frames,
         "num_gt_ids": len(true),
         "num_tracker_ids": len(predicted),
-        "num_gt_dets": sum(len(frame) for frame in ids["gt"]),
-        "num_tracker_dets": sum(len(frame) for frame in ids["tracker"]),
-        "gt_ids": ids["gt"],
-        "tracker_ids": ids["tracker"],
-        "similarity_scores": similarity,
+        "num_gt_dets": sum(map(len, gt_runs)),
+        "num_tracker_dets": sum(map(len, tracker_runs)),
+        "gt_ids": [np.array(list(runs), int) for runs in gt_runs],
+        "tracker_ids": [np.array(list(runs), int) for runs in tracker_runs],
+        "similarity_scores": [
+            overlaps([*left.values()], [*right.values()])
+            for left, right in zip(gt_runs, tracker_runs, strict=True)
+        ],
         # From 1 on: TrackMAP uses 0 for "not matched yet".
         "gt_track_ids": list(range(1, len(true) + 1)),
         "dt_track_ids": list(range(1, len(predicted) + 1)),
-        "gt_tracks": runs["gt"],
-        "dt_tracks": runs["dt"],
+        "gt_tracks": tracks["gt"],
+        "dt_tracks": tracks["dt"],
         "dt_track_scores": np.array([track.score for track in predicted]),
         "iou_type": "mask",
     }

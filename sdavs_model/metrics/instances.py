@@ -79,6 +79,13 @@ def overlaps(left: Sequence[Run], right: Sequence[Run]) -> np.ndarray:
     return np.asarray(coco_mask.iou(list(left), list(right), [0] * len(right)))
 
 
+def empty_run(height: int, width: int) -> Run:
+    """The run lengths of a mask without a pixel."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+
+
 def _overlap(left: Region, right: Region) -> float:
     return float(overlaps([left.run], [right.run])[0, 0]) if left.category == right.category else 0.0
 

@@ -155,6 +155,17 @@ def test_hota_and_map_of_a_perfect_a_half_and_an_empty_prediction():
     assert metrics(ground_truth).scores({"v": []})["map"] == 0
 
 
+def test_the_official_hota_counts_the_silent_frames_of_a_predicted_track_as_false_positives():
+    ground_truth = video([track(1, [(0, 0, 6, 6), None])], 2)
+    perfect = {"v": ground_truth.tracks}
+    corrected = metrics(ground_truth, mode="corrected").scores(perfect)
+    assert (corrected["hota"], corrected["map"]) == pytest.approx((1, 1))
+    # One true positive, one false positive: DetA = 1 / 2. Of its pair: AssA = 1 / (1 + 2 - 1) = 1 / 2. HOTA is the
+    # root of the product, at every threshold, and the two categories that never occur count as 0.
+    official = metrics(ground_truth).scores(perfect)
+    assert (official["hota"], official["map"]) == pytest.approx((0.5 / 3, 1))
+
+
 def test_regions_are_linked_to_tracks_by_class_and_overlap_and_noise_is_dropped():
     frames = []
     for shift in range(4):
