@@ -40,6 +40,14 @@ def main() -> None:
         help="the published scripts' figures with their quirks, or the same without them (default: %(default)s)",
     )
     parser.add_argument(
+        "--videos-per-batch",
+        type=int,
+        default=1,
+        choices=(1, 2, 4),
+        help="object protocol, official F: videos that share a best threshold; AVSBench's test.sh takes 4, "
+        "AVSegFormer's configs 2 (default: %(default)s)",
+    )
+    parser.add_argument(
         "--split",
         action="append",
         help="split to score; may be repeated (default: all whose name starts with test)",
@@ -65,6 +73,7 @@ def main() -> None:
             root=flags.data,
             kind=flags.kind,
             mode=flags.mode,
+            videos_per_batch=flags.videos_per_batch,
             splits=flags.split,
             train_split=flags.train_split,
             device=flags.device,

@@ -1,6 +1,4 @@
-"""What a model costs: parameters, multiplications, time and memory."""
-
-from __future__ import annotations
+"""Cost of a model: parameters, multiply-accumulates, time and memory."""
 
 import statistics
 import time
@@ -14,48 +12,48 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdavs_model.architectures.sdavs.model import SDAVS, build_model
 from sdavs_model.config import SDAVSConfig
 
-# Linux keeps the largest resident size of a process, and forgets it when asked to (man 5 proc).
-_FORGET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+# Linux records a process's peak resident size; writing 5 to clear_refs resets it (man 5 proc).
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What does not depend on a machine, for one clip."""
+    """Parameters, and multiply-accumulates of one clip; the same on every machine."""
 
     parameters: int
-    """Without the audio encoder, which the paper freezes and does not count (Table X: "trainable")."""
+    """Parameters without the audio encoder, which the paper freezes and does not count (Table X: "trainable")."""
     vggish_parameters: int
-    """The audio encoder's own."""
+    """Parameters of the audio encoder."""
     macs: int
     """Multiply-accumulates of the whole model, the audio encoder included; what Table X calls FLOPs."""
     backbone_macs: int
-    """Those of the bare backbone on the same frames."""
+    """Multiply-accumulates of the bare backbone on the same frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What one machine needs for inference on one clip; medians over the repeats."""
+    """Inference time and memory of one clip on this machine; medians over the repeats."""
 
     clip_s: float
     """Seconds for one clip through the whole model."""
     backbone_s: float
     """Seconds for the same frames through the bare timm backbone."""
     ratio: float
-    """Median of the ratios whole / bare, each of two runs that followed one another."""
+    """Median of the ratios whole model / bare backbone, each of two consecutive runs."""
     clips_per_s: float
     frames_per_s: float
     peak_memory_mb: float | None
-    """cuda: allocated tensors. cpu: resident size of the process (Linux; None elsewhere)."""
+    """Megabytes. cuda: allocated tensors. cpu: resident size of the process (Linux; None elsewhere)."""
     device: str
     num_threads: int
-    """CPU threads of torch; on cuda they only launch."""
+    """CPU threads of torch; with cuda they only launch kernels."""
 
 
 def cost(config: SDAVSConfig) -> Cost:
     """Count parameters and multiply-accumulates of one clip of `config.num_frames` frames.
 
-    Counted by torch's own counter on the meta device: exact, in seconds and without memory. Multiplications by
-    a mask, normalisations and resizes count nothing there, as in the paper's own figures.
+    Counted by torch's FlopCounterMode on the meta device: exact, within seconds and without memory. As in the
+    paper's figures, elementwise products, normalisations and resizes do not count.
     """
     with torch.device("meta"):
         model = build_model(config.without_weights()).eval()
@@ -72,12 +70,12 @@ def cost(config: SDAVSConfig) -> Cost:
 def speed(model: SDAVS, *, repeats: int, step: Callable[[], None] = lambda: None) -> Speed:
     """Time the whole model and its bare backbone in turn, one clip at a time.
 
-    In turn, because a machine that others use too is slower at one time than at another; the ratio of two
-    neighbouring runs hardly notices.
+    In turn, so that varying load of a shared machine affects both runs of a pair alike and hardly changes their
+    ratio.
 
     Args:
-        model: on the device to measure; is put into eval mode.
-        repeats: pairs of runs after one that does not count.
+        model: on the device to measure; put into eval mode.
+        repeats: timed pairs of runs, after an untimed one.
         step: called after each pair, for a progress bar.
     """
     model.eval()
@@ -85,7 +83,7 @@ def speed(model: SDAVS, *, repeats: int, step: Callable[[], None] = lambda: None
     frames, log_mel = (x.to(device) for x in example_clip(model.config))
     whole, bare = [], []
     with torch.inference_mode():
-        _forget_peak(device)
+        _reset_peak(device)
         _seconds(lambda: model(frames, log_mel), device)
         peak = _peak_memory_mb(device)
         _seconds(lambda: model.visual_encoder.backbone(frames[0]), device)
@@ -126,17 +124,17 @@ def _seconds(forward: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _FORGET.exists():
-        _FORGET.write_text("5")
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    if not _FORGET.exists():
+    if not _CLEAR_REFS.exists():
         return None
     high = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(high.split()[1]) * 1024 / 1e6

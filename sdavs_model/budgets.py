@@ -1,10 +1,8 @@
-"""The paper's Table X, and how near to it the model has to stay.
+"""The paper's Table X, and the bounds within which the model has to stay near it.
 
-Table X: Swin-B, 384 px, one clip of five frames; its "FLOPs" are multiply-accumulates, since the bare backbone
-alone makes 236 G of them. Its frame rates are the authors' A6000's.
+Table X: Swin-B, 384 px, one clip of five frames. Its "FLOPs" are multiply-accumulates: the bare backbone alone has
+236 G of them. Its frame rates were measured on the authors' A6000.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ PVT_B5 = "pvt_v2_b5"
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """One line of the paper's Table X; None where the paper prints nothing."""
+    """One row of the paper's Table X; None where the paper gives no figure."""
 
     label: str
     parameters_m: float
@@ -26,8 +24,8 @@ class PaperRow:
     frames_per_s: float
 
 
-# By backbone and recipe. PVT: 81.45 M of the backbone and what Swin's rows leave for the rest; its frame rate is
-# from the text of IV-F.
+# By backbone and recipe. The PVT row is derived: 81.45 M for the backbone, and the rest as in Swin's rows; its frame
+# rate is from the text of IV-F.
 TABLE_X: dict[str, dict[str, PaperRow]] = {
     SWIN_B: {
         "full": PaperRow(label="Ours", parameters_m=103.2, macs_g=300.9, frames_per_s=31.2),
@@ -39,13 +37,13 @@ TABLE_X: dict[str, dict[str, PaperRow]] = {
     PVT_B5: {"full": PaperRow(label="Ours", parameters_m=97.8, macs_g=None, frames_per_s=32.25)},
 }
 
-# The whole model's time over that of its bare backbone; the multiply-accumulates of Table X say 1.28.
+# Largest ratio of the model's time to its bare backbone's. By Table X's multiply-accumulates it would be 1.28.
 MAX_RATIO = 1.35
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One quantity that has to lie between two bounds, in its own unit."""
+    """A quantity and the bounds it must lie within, in its own unit."""
 
     quantity: str
     value: float
@@ -55,12 +53,12 @@ class Check:
 
     @property
     def within(self) -> bool:
-        """Whether it does."""
+        """Whether the value lies within the bounds."""
         return self.low <= self.value and (self.high is None or self.value <= self.high)
 
 
 def paper_row(config: SDAVSConfig, recipe: str) -> PaperRow | None:
-    """What the paper prints for this model, or None for a model that is not the paper's."""
+    """The paper's row for this model, or None if the config is not one of the paper's."""
     plain = SDAVSConfig()
     keep = {f: getattr(plain, f) for f in ("image_size", "num_frames", "width", "num_heads", "num_classes")}
     if any(getattr(config, name) != value for name, value in keep.items()):
@@ -69,10 +67,10 @@ def paper_row(config: SDAVSConfig, recipe: str) -> PaperRow | None:
 
 
 def checks(backbone: str, recipe: str, costs: Mapping[str, Cost]) -> list[Check]:
-    """The limits of one row.
+    """The checks of one row.
 
     Args:
-        costs: by recipe, of the same backbone; holds `recipe` and, for any other than "full", also "full".
+        costs: costs of the same backbone by recipe; must hold `recipe` and "full".
     """
     here, full = costs[recipe], costs["full"]
     fewer_m, fewer_g = (full.parameters - here.parameters) / 1e6, (full.macs - here.macs) / 1e9
@@ -103,9 +101,9 @@ def checks(backbone: str, recipe: str, costs: Mapping[str, Cost]) -> list[Check]
 
 
 def ratio_check(speed: Speed) -> Check:
-    """The limit on the time of the whole model."""
+    """The check of the whole model's time against its bare backbone's."""
     return Check(quantity="whole / bare backbone", value=speed.ratio, low=1.0, high=MAX_RATIO)
 
 
-def _near(quantity: str, value: float, target: float, share: float) -> Check:
-    return Check(quantity=quantity, value=value, low=target * (1 - share), high=target * (1 + share))
+def _near(quantity: str, value: float, target: float, tolerance: float) -> Check:
+    return Check(quantity=quantity, value=value, low=target * (1 - tolerance), high=target * (1 + tolerance))

@@ -1,9 +1,7 @@
 """The training loss, paper IV-A: cross entropy + IoU + Dice.
 
-The paper's weights are lost. Our choice: all three weigh 1.
+The weights are missing from the paper's available text. Our choice: all three are 1.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from torch.nn import functional as F
 
 from sdavs_model.data.core.clip import IGNORED
 
-# Added to numerator and denominator, in pixels: an empty mask then asks for an empty prediction.
+# Pixels added to numerator and denominator: with an empty mask the loss is then least for an empty prediction.
 SMOOTH = 1.0
 
 
@@ -20,8 +18,8 @@ def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None
 
     Args:
         logits: [B, T, K, H, W]; K = 1 is binary, K > 1 semantic with background first.
-        masks: [B, T, H, W], integers: {0, 1} when binary, {0 ... K - 1} when semantic, where pixels of 255 are
-            left out (VPO).
+        masks: [B, T, H, W], integers: {0, 1} when binary, {0 ... K - 1} when semantic, where pixels of value
+            255 are ignored (VPO).
         valid: [B, T] bool; frames without an annotation (S4 trains on the first alone) are left out.
 
     Returns:
@@ -67,12 +65,12 @@ def _semantic_parts(logits: Tensor, masks: Tensor, counted: Tensor) -> dict[str,
         (1, 2)
     ).clamp_min(1)
     probability = logits.softmax(1)
-    # One number a pixel and class is all the memory this takes; 71 one-hot maps a frame would double it.
-    own = probability.gather(1, masks[:, None])[:, 0] * weight  # [N, H, W], of the true class
+    # No one-hot masks: 71 of them a frame would double the memory.
+    own = probability.gather(1, masks[:, None])[:, 0] * weight  # [N, H, W], of the ground-truth class
     inter = torch.zeros_like(logits[:, :, 0, 0]).scatter_add(1, masks.flatten(1), own.flatten(1))  # [N, K]
     area = torch.zeros_like(inter).scatter_add(1, masks.flatten(1), weight.flatten(1))
     total = torch.einsum("nkhw,nhw->nk", probability, weight) + area
-    # Our choice: overlap is asked of the classes in the frame; cross entropy already keeps the others out.
+    # Our choice: IoU and Dice over the classes in the frame; cross entropy already penalises the others.
     return {"ce": ce} | _overlap_losses(inter, total, (area > 0).float())
 
 

@@ -1,17 +1,15 @@
-"""The paper's ablation tables (III to VIII) as named recipes, each a function that returns a full config.
+"""The ablations of the paper's Tables III to VIII as named recipes: functions that return a full config.
 
-Figures in the docstrings are the paper's own (Swin-B, 384 px): J / F / mean of both, in per cent, on S4 and MS3.
-They are no promise for other data or backbones.
+The figures in the docstrings are the paper's (Swin-B, 384 px): J / F / mean of both in per cent, on S4 and MS3. Other
+data and backbones give other figures.
 """
-
-from __future__ import annotations
 
 import builtins
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 from sdavs_model.config import SDAVSConfig
+from sdavs_model.suggestions import nearest_or_all
 
 Recipe = Callable[[SDAVSConfig], SDAVSConfig]
 
@@ -22,47 +20,47 @@ def full(base: SDAVSConfig) -> SDAVSConfig:
 
 
 def without_snrp(base: SDAVSConfig) -> SDAVSConfig:
-    """No noise-resilient processor. S4 84.1 / 90.8 / 87.5, MS3 70.7 / 79.0 / 74.9 (Table III)."""
+    """Without the noise-resilient processor. S4 84.1 / 90.8 / 87.5, MS3 70.7 / 79.0 / 74.9 (Table III)."""
     return _with(base, snrp="none")
 
 
 def without_damf(base: SDAVSConfig) -> SDAVSConfig:
-    """No mutual fusion. S4 83.2 / 90.5 / 86.9, MS3 69.1 / 78.2 / 73.7 (Table III)."""
+    """Without the mutual fusion. S4 83.2 / 90.5 / 86.9, MS3 69.1 / 78.2 / 73.7 (Table III)."""
     return _with(base, damf=False)
 
 
 def without_cfs(base: SDAVSConfig) -> SDAVSConfig:
-    """No channel feature selector. S4 84.3 / 90.9 / 87.6, MS3 70.6 / 79.1 / 74.9 (Table IV)."""
+    """Without the channel feature selector. S4 84.3 / 90.9 / 87.6, MS3 70.6 / 79.1 / 74.9 (Table IV)."""
     return _with(base, channel_selector=False)
 
 
 def without_sfs(base: SDAVSConfig) -> SDAVSConfig:
-    """No spatial feature selector. S4 84.6 / 91.3 / 88.0, MS3 70.5 / 79.1 / 74.8 (Table IV)."""
+    """Without the spatial feature selector. S4 84.6 / 91.3 / 88.0, MS3 70.5 / 79.1 / 74.8 (Table IV)."""
     return _with(base, spatial_selector=False)
 
 
 def snrp_before_fusion(base: SDAVSConfig) -> SDAVSConfig:
-    """SNRP in front of DAMF: the full model under Table V's name. S4 85.5 / 92 / 88.8, MS3 72.3 / 80.8 / 76.6."""
+    """SNRP before DAMF: the full model under Table V's name. S4 85.5 / 92 / 88.8, MS3 72.3 / 80.8 / 76.6."""
     return _with(base, snrp="before")
 
 
 def snrp_after_fusion(base: SDAVSConfig) -> SDAVSConfig:
-    """SNRP behind DAMF. S4 84.3 / 90.6 / 87.5, MS3 71.1 / 78.7 / 74.9 (Table V)."""
+    """SNRP after DAMF. S4 84.3 / 90.6 / 87.5, MS3 71.1 / 78.7 / 74.9 (Table V)."""
     return _with(base, snrp="after")
 
 
 def only_av(base: SDAVSConfig) -> SDAVSConfig:
-    """The audio-prompted attention alone. S4 83.4 / 90.9 / 87.2, MS3 69.6 / 78.8 / 74.2 (Table VI)."""
+    """Only the audio-prompted attention. S4 83.4 / 90.9 / 87.2, MS3 69.6 / 78.8 / 74.2 (Table VI)."""
     return _with(base, direction="av")
 
 
 def only_va(base: SDAVSConfig) -> SDAVSConfig:
-    """The video-prompted attention alone. S4 83.2 / 90.7 / 87.0, MS3 69.3 / 78.6 / 74.0 (Table VI)."""
+    """Only the video-prompted attention. S4 83.2 / 90.7 / 87.0, MS3 69.3 / 78.6 / 74.0 (Table VI)."""
     return _with(base, direction="va")
 
 
 def without_stc(base: SDAVSConfig) -> SDAVSConfig:
-    """No spatial-temporal-channel enhancer. S4 83.8 / 91.0 / 87.4, MS3 70.5 / 79.3 / 74.9 (Table VI)."""
+    """Without the spatial-temporal-channel enhancer. S4 83.8 / 91.0 / 87.4, MS3 70.5 / 79.3 / 74.9 (Table VI)."""
     return _with(base, stc=False)
 
 
@@ -72,12 +70,12 @@ def rm_multiply(base: SDAVSConfig) -> SDAVSConfig:
 
 
 def rm_add(base: SDAVSConfig) -> SDAVSConfig:
-    """Addition in its place. S4 84.3 / 91.5 / 87.9, MS3 71.6 / 79.9 / 75.2 (Table VIII)."""
+    """Addition instead of residual multiplication. S4 84.3 / 91.5 / 87.9, MS3 71.6 / 79.9 / 75.2 (Table VIII)."""
     return _with(base, rm="add")
 
 
 def rm_straight(base: SDAVSConfig) -> SDAVSConfig:
-    """No interaction in its place. S4 83.9 / 91.2 / 87.6, MS3 71.2 / 79.6 / 74.8 (Table VIII)."""
+    """No interaction instead of residual multiplication. S4 83.9 / 91.2 / 87.6, MS3 71.2 / 79.6 / 74.8 (Table VIII)."""
     return _with(base, rm="straight")
 
 
@@ -120,7 +118,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "VIII": ("rm_straight", "rm_add", "rm_multiply"),
 }
 
-# J and F in per cent on S4 and MS3, Swin-B at 384 px (Tables III to VIII); None of the other recipes has any.
+# J and F in per cent on S4 and MS3, Swin-B at 384 px (Tables III to VIII); the paper has none for other recipes.
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
     "full": {"S4": (85.5, 92.0), "MS3": (72.3, 80.8)},
     "without_snrp": {"S4": (84.1, 90.8), "MS3": (70.7, 79.0)},
@@ -148,15 +146,13 @@ def build(name: str, base: SDAVSConfig | None = None) -> SDAVSConfig:
 
     Args:
         name: one of `list()`.
-        base: backbone, sizes and weights to keep; the paper's Swin-B at 384 px if left out.
+        base: config whose backbone, sizes and weights are kept; None for the paper's Swin-B at 384 px.
 
     Raises:
-        ValueError: no such recipe; names the nearest.
+        ValueError: no such recipe; the message names the nearest.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"recipe: no {name!r}; {hint}allowed: {', '.join(RECIPES)}")
+        raise ValueError(f"recipe: no {name!r}; {nearest_or_all(name, RECIPES)}")
     return RECIPES[name](base or SDAVSConfig(backbone="swin_base_patch4_window12_384"))
 
 

@@ -1,14 +1,13 @@
-"""Evaluation protocols, one file each; their figures are never mixed."""
+"""Evaluation protocols, one file each. Figures of different protocols are not comparable."""
 
 from sdavs_model.metrics.avis import AVISMetrics
 from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.object import ObjectMetrics
-from sdavs_model.metrics.protocols import PROTOCOLS, headline_of, open_metrics, validation_metrics
+from sdavs_model.metrics.protocols import headline_of, open_metrics, protocol_in_words, validation_metrics
 from sdavs_model.metrics.semantic import SemanticMetrics
 from sdavs_model.metrics.vpo import VPOMetrics
 
 __all__ = [
-    "PROTOCOLS",
     "AVISMetrics",
     "Metrics",
     "Mode",
@@ -17,5 +16,6 @@ __all__ = [
     "VPOMetrics",
     "headline_of",
     "open_metrics",
+    "protocol_in_words",
     "validation_metrics",
 ]

@@ -1,6 +1,4 @@
-"""What every protocol's metrics can do, so that training and reports need not know which one they hold."""
-
-from __future__ import annotations
+"""The interface that the metrics of every protocol share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,18 +7,18 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 Mode = Literal["official", "corrected"]
-"""official: the published scripts' numbers to 1e-6, with their quirks. corrected: the same without the quirks."""
+"""official: the figures of the published scripts to 1e-6, quirks included. corrected: the same without the quirks."""
 
 BETA_SQUARED = 0.3
-"""Of every F-score of this field."""
+"""beta^2 of every F-score in audio-visual segmentation."""
 
 
 class Metrics(ABC):
-    """Streaming scores of one split under one protocol."""
+    """Scores of one split under one protocol, accumulated clip by clip."""
 
     protocol: ClassVar[str]
     headline: ClassVar[str]
-    """The figure that chooses checkpoints; larger is better."""
+    """The figure by which checkpoints are chosen; larger is better."""
     mode: Mode
 
     @abstractmethod
@@ -28,17 +26,21 @@ class Metrics(ABC):
         """Add one clip.
 
         Args:
-            logits: [T, K, S, S], of any device.
-            clip: an item of `TrainingClips`, without its batch dimension.
+            logits: [T, K, S, S], on any device.
+            clip: an item of `TrainingClips`, without batch dimension.
         """
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The scores, in [0, 1]. Raises ValueError if nothing was added."""
+        """The scores by name, in [0, 1].
+
+        Raises:
+            ValueError: nothing was added.
+        """
 
     @abstractmethod
     def state(self) -> Any:
-        """All that `compute` needs, picklable, for `merge` in another worker."""
+        """Everything that `compute` needs, picklable, for `merge` in another worker."""
 
     @abstractmethod
     def merge(self, state: Any) -> None:
@@ -57,9 +59,9 @@ LABELS = {
     "hota": "HOTA",
     "map": "mAP",
 }
-"""What a person reads for each figure."""
+"""How tables and logs name each figure."""
 
 
-def in_words(scores: Mapping[str, float]) -> str:
-    """One line of figures, such as "J 0.398 F 0.503"."""
+def format_scores(scores: Mapping[str, float]) -> str:
+    """Scores on one line, such as "J 0.398 F 0.503"."""
     return " ".join(f"{LABELS[name]} {value:.3f}" for name, value in scores.items())

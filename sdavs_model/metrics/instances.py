@@ -1,13 +1,11 @@
-"""From classes of pixels to instances: the protocol of AVIS asks for tracks, SDAVS answers with classes.
+"""From predicted classes to instance tracks: AVIS scores tracks, SDAVS predicts a class for each pixel.
 
 The paper does not say how it converts; this is our choice. In each frame every connected region of a class is an
-instance (regions below `MIN_AREA` of the picture are noise and left out). From frame to frame a region continues the
-track of its class whose last region it overlaps most, each track at most once (Hungarian matching on IoU); a track may
-be silent for up to `MAX_GAP` seconds in between. What overlaps no track begins a new one. A track's score is the mean
-probability of its pixels' class. Two touching instances of one class are one region, which costs score.
+instance (regions smaller than `MIN_AREA` of the frame are dropped as noise). From frame to frame a region continues
+the track of its class whose last region it overlaps most, each track at most once (Hungarian matching on IoU); a track
+may be silent for up to `MAX_GAP` seconds. A region that overlaps no track starts a new one. A track's score is the mean
+probability of its regions' class. Two touching instances of one class become one region, which lowers the score.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import numpy as np
 from sdavs_model.data.benchmarks.avis import Run, Track
 
 MIN_AREA = 0.001
-"""Smallest region, as a share of the picture."""
+"""Smallest region, as a fraction of the frame."""
 MAX_GAP = 5
 """Frames, and seconds, after which a track has ended."""
 
@@ -29,7 +27,7 @@ class Region:
     category: int
     run: Run
     score: float
-    """Mean probability of its class over its pixels."""
+    """Mean probability of the class over the region's pixels."""
 
 
 def find_regions(classes: np.ndarray, probability: np.ndarray) -> list[Region]:
@@ -79,6 +77,13 @@ def overlaps(left: Sequence[Run], right: Sequence[Run]) -> np.ndarray:
     if not left or not right:
         return np.zeros((len(left), len(right)))
     return np.asarray(coco_mask.iou(list(left), list(right), [0] * len(right)))
+
+
+def empty_run(height: int, width: int) -> Run:
+    """The run lengths of a mask without a pixel."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
 
 
 def _overlap(left: Region, right: Region) -> float:

@@ -1,6 +1,4 @@
-"""The protocols by name, and the one way to the metrics of a data set."""
-
-from __future__ import annotations
+"""The protocols by name, and the metrics that belong to a data set."""
 
 from sdavs_model.data.benchmarks.avis import AVIS
 from sdavs_model.data.core.clip_set import ClipSet
@@ -11,40 +9,45 @@ from sdavs_model.metrics.semantic import SemanticMetrics
 from sdavs_model.metrics.vpo import VPOMetrics
 
 PROTOCOLS = {
-    "object": "AVSBench-object: J and F per video",
+    "object": "AVSBench-object: J and F of videos",
     "semantic": "AVSBench-semantic: IoU and F per frame and class",
     "vpo": "VPO: IoU, F and FDR of the whole split",
     "avis": "AVIS: FSLA, HOTA and mAP of tracks",
 }
-"""What a report calls each; figures of different protocols are never compared."""
+"""How reports name each protocol."""
 
 
-def open_metrics(clips: ClipSet, *, mode: Mode = "official") -> Metrics:
-    """Empty metrics of the protocol of a data set.
+def open_metrics(clips: ClipSet, *, mode: Mode = "official", videos_per_batch: int = 1) -> Metrics:
+    """Empty metrics of a data set's protocol.
 
     Args:
-        clips: any split of it; for AVIS the split that is scored.
-        mode: the official numbers with their quirks, or the corrected ones.
+        clips: any split of the data set; for AVIS the split to score.
+        mode: "official" or "corrected", see `Mode`.
+        videos_per_batch: see `ObjectMetrics`; other protocols have no such setting and take 1 alone.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: an unknown mode, or a setting that the protocol does not have.
     """
     if mode not in ("official", "corrected"):
         raise ValueError(f"mode: {mode!r} is not allowed; allowed: official, corrected")
+    if videos_per_batch != 1 and clips.protocol != "object":
+        raise ValueError(
+            f"videos_per_batch: the protocol {clips.protocol!r} has no such setting; leave it at 1"
+        )
     if isinstance(clips, AVIS):
-        return AVISMetrics(truth=clips.truth, num_classes=clips.num_classes, mode=mode)
+        return AVISMetrics(ground_truth=clips.truth, num_classes=clips.num_classes, mode=mode)
     if clips.protocol == "object":
-        return ObjectMetrics(mode=mode)
+        return ObjectMetrics(mode=mode, videos_per_batch=videos_per_batch)
     if clips.protocol == "semantic":
         return SemanticMetrics(num_classes=clips.num_classes, mode=mode)
     return VPOMetrics(num_classes=clips.num_classes, mode=mode)
 
 
 def validation_metrics(clips: ClipSet) -> Metrics:
-    """What chooses checkpoints during a training: figures "miou" and "fscore", whatever the data set.
+    """Metrics for choosing checkpoints during training: "miou" and "fscore" for every data set.
 
-    For AVIS that is each class's IoU per frame (our choice): tracks need whole videos, and a training's early answers
-    fall into thousands of regions.
+    For AVIS these are each class's IoU and F per frame (our choice): tracks need whole videos, and early in training
+    the predictions fall into thousands of regions.
     """
     if isinstance(clips, AVIS):
         return SemanticMetrics(num_classes=clips.num_classes, mode="corrected")
@@ -52,5 +55,14 @@ def validation_metrics(clips: ClipSet) -> Metrics:
 
 
 def headline_of(protocol: str) -> str:
-    """The figure of a protocol that chooses checkpoints."""
+    """The name of a protocol's main figure."""
     return AVISMetrics.headline if protocol == AVISMetrics.protocol else ObjectMetrics.headline
+
+
+def protocol_in_words(protocol: str, *, mode: Mode, videos_per_batch: int) -> str:
+    """The line by which a report says what its figures are comparable with."""
+    name = f"{PROTOCOLS[protocol]}; {mode} figures"
+    if protocol != ObjectMetrics.protocol or mode != "official":
+        return name
+    videos = "each video" if videos_per_batch == 1 else f"{videos_per_batch} videos"
+    return f"{name}; F at the best threshold of {videos}"

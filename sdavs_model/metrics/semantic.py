@@ -2,18 +2,16 @@
 
 Official, with the scripts' quirks:
 
-* A class occurs in a frame if the truth or the answer holds one pixel of it, so a single wrong pixel adds a zero to
-  its class.
+* A class occurs in a frame if one pixel of the ground truth or of the prediction has it, so a single wrong pixel adds
+  a zero to its class.
 * The mean runs over all classes; one that never occurred counts as 0.
-* All frames count: padding behind short clips is background in truth and answer (an IoU of 1 for the background),
-  and frames without a mask of their own are background in the truth.
+* All frames count: the padding of short clips is background in ground truth and prediction (an IoU of 1 for the
+  background), and frames without a mask are background in the ground truth.
 * "miou_no_background" leaves out the last class, not the background.
 
-Corrected: padding and frames without a mask are left out, so are classes that never occur, and
-"miou_no_background" leaves out the background.
+Corrected: padding, frames without a mask and classes that never occur are left out, and "miou_no_background" leaves
+out the background.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +23,7 @@ from sdavs_model.metrics.base import BETA_SQUARED, Metrics, Mode
 
 
 class SemanticMetrics(Metrics):
-    """Streaming mIoU and F-score per frame and class; holds three numbers a class."""
+    """mIoU and F-score per frame and class; keeps three numbers a class."""
 
     protocol = "semantic"
     headline = "miou"
@@ -38,36 +36,36 @@ class SemanticMetrics(Metrics):
     def add_clip(self, logits: Tensor, clip: Mapping[str, Any]) -> None:
         """Add one clip, [T, K, S, S]."""
         masks, valid, present = (clip[key].to(logits.device) for key in ("masks", "valid", "present"))
-        answer = logits.argmax(1)
+        predicted = logits.argmax(1)
         if self.mode == "official":
-            self.update(answer * present[:, None, None], masks)
+            self.update(predicted * present[:, None, None], masks)
         elif bool(valid.any()):
-            self.update(answer[valid], masks[valid])
+            self.update(predicted[valid], masks[valid])
 
-    def update(self, answer: Tensor, target: Tensor) -> None:
+    def update(self, predicted: Tensor, target: Tensor) -> None:
         """Add frames.
 
         Args:
-            answer: [N, H, W] class indices.
+            predicted: [N, H, W] class indices.
             target: [N, H, W] class indices.
 
         Raises:
             ValueError: shapes differ, or the target holds an index beyond the classes.
         """
-        if answer.shape != target.shape or answer.ndim != 3:
+        if predicted.shape != target.shape or predicted.ndim != 3:
             raise ValueError(
-                f"update() takes answer and target of one shape [N, H, W]; "
-                f"got {list(answer.shape)} and {list(target.shape)}"
+                f"update() takes predicted and target of one shape [N, H, W]; "
+                f"got {list(predicted.shape)} and {list(target.shape)}"
             )
         if int(target.max()) >= self.num_classes:
             raise ValueError(f"target: value {int(target.max())}; allowed: 0 ... {self.num_classes - 1}")
-        num_answered, num_true = self._areas(answer), self._areas(target)
-        # What is no hit goes to a class beyond the last, which is not counted.
-        hits = self._areas(torch.where(answer == target, target, self.num_classes))
-        union = num_answered + num_true - hits
-        iou = hits / union.clamp_min(1)
+        num_predicted, num_true = self._areas(predicted), self._areas(target)
+        # Wrong pixels go to a class beyond the last, which is not counted.
+        intersection = self._areas(torch.where(predicted == target, target, self.num_classes))
+        union = num_predicted + num_true - intersection
+        iou = intersection / union.clamp_min(1)
         # F = (1 + b2) P R / (b2 P + R), and 0 where that is 0 / 0; with the divisions multiplied out.
-        fscore = (1 + BETA_SQUARED) * hits / (BETA_SQUARED * num_true + num_answered).clamp_min(1e-9)
+        fscore = (1 + BETA_SQUARED) * intersection / (BETA_SQUARED * num_true + num_predicted).clamp_min(1e-9)
         self._sums += torch.stack([iou.sum(0), fscore.sum(0), (union > 0).sum(0)]).cpu()
 
     def compute(self) -> dict[str, float]:

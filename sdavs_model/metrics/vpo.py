@@ -1,17 +1,15 @@
 """VPO: mIoU, F-score and false discovery rate of the whole split, from one confusion matrix.
 
-Every picture is answered once, at the size of its stored mask; where a clip shows a picture for several seconds the
-logits are averaged (our choice). Pixels of 255 count nowhere.
+Every image is predicted once and scored at the size of its stored mask; where a clip shows an image for several
+seconds the logits are averaged (our choice). Pixels of value 255 are ignored.
 
-Official: mIoU runs over all 22 classes, one that never occurs counts as 0; F and FDR leave out classes for which they
-are 0 / 0; all figures are rounded to four decimals. Corrected: mIoU leaves such classes out, too, and nothing is
-rounded.
+Official: mIoU is the mean over all 22 classes, a class that never occurs counts as 0; F and FDR leave out classes for
+which they are 0 / 0; all figures are rounded to four decimals. Corrected: mIoU leaves out such classes, too, and
+nothing is rounded.
 
-These figures are dataset-level and much higher than the per-video ones of AVSBench for the same model; never compare
+These figures are dataset-level and much higher than AVSBench's per-video figures of the same model. Do not compare
 the two.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +23,7 @@ from sdavs_model.metrics.base import BETA_SQUARED, Metrics, Mode
 
 
 class VPOMetrics(Metrics):
-    """Streaming; holds one confusion matrix."""
+    """mIoU, F-score and FDR of a split; keeps one confusion matrix."""
 
     protocol = "vpo"
     headline = "miou"
@@ -33,49 +31,54 @@ class VPOMetrics(Metrics):
     def __init__(self, *, num_classes: int, mode: Mode = "official") -> None:
         self.mode: Mode = mode
         self.num_classes = num_classes
-        self._confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # [true, answered]
+        self._confusion = torch.zeros(
+            num_classes, num_classes, dtype=torch.int64
+        )  # [ground truth, predicted]
 
     def add_clip(self, logits: Tensor, clip: Mapping[str, Any]) -> None:
-        """Add one picture: [T, K, S, S], and its mask at the stored size."""
+        """Add one image: logits [T, K, S, S], and its mask at the stored size."""
         mask = clip["full_masks"][0].to(logits.device)
-        answer = masks_at_size(logits.float().mean(0, keepdim=True), size=tuple(mask.shape))
-        self.update(answer.classes[0], mask)
+        predicted = masks_at_size(logits.float().mean(0, keepdim=True), size=tuple(mask.shape))
+        self.update(predicted.classes[0], mask)
 
-    def update(self, answer: Tensor, target: Tensor) -> None:
+    def update(self, predicted: Tensor, target: Tensor) -> None:
         """Add pixels.
 
         Args:
-            answer: [...] class indices.
-            target: the same shape; 255 is left out.
+            predicted: [...] class indices.
+            target: the same shape; 255 is ignored.
 
         Raises:
             ValueError: the target holds an index beyond the classes.
         """
         counted = target != IGNORED
-        answer, target = answer[counted].long(), target[counted].long()
+        predicted, target = predicted[counted].long(), target[counted].long()
         if len(target) and int(target.max()) >= self.num_classes:
             raise ValueError(f"target: value {int(target.max())}; allowed: 0 ... {self.num_classes - 1}, 255")
-        pairs = torch.bincount(target * self.num_classes + answer, minlength=self.num_classes**2)
+        pairs = torch.bincount(target * self.num_classes + predicted, minlength=self.num_classes**2)
         self._confusion += pairs.view(self.num_classes, -1).cpu()
 
     def compute(self) -> dict[str, float]:
-        """{"miou", "fscore", "fdr"}, in [0, 1]; fdr, the false discovery rate, is better when lower.
+        """{"miou", "fscore", "fdr"}, in [0, 1]; lower is better for fdr, the false discovery rate.
 
         Raises:
             ValueError: no pixel was added.
         """
         if not self._confusion.any():
-            raise ValueError("compute() before any update(): no picture was evaluated")
+            raise ValueError("compute() before any update(): no image was evaluated")
         confusion = self._confusion.double()
-        hits = confusion.diag()
-        false_alarms, misses = confusion.sum(0) - hits, confusion.sum(1) - hits
+        true_positives = confusion.diag()
+        false_positives, false_negatives = (
+            confusion.sum(0) - true_positives,
+            confusion.sum(1) - true_positives,
+        )
         # 0 / 0 is nan: a class that never occurs.
-        iou = hits / (hits + false_alarms + misses)
-        weighted = (1 + BETA_SQUARED) * hits
+        iou = true_positives / (true_positives + false_positives + false_negatives)
+        weighted = (1 + BETA_SQUARED) * true_positives
         scores = {
             "miou": (iou.nan_to_num(0) if self.mode == "official" else iou).nanmean(),
-            "fscore": (weighted / (weighted + BETA_SQUARED * misses + false_alarms)).nanmean(),
-            "fdr": (false_alarms / (false_alarms + hits)).nanmean(),
+            "fscore": (weighted / (weighted + BETA_SQUARED * false_negatives + false_positives)).nanmean(),
+            "fdr": (false_positives / (false_positives + true_positives)).nanmean(),
         }
         digits = 4 if self.mode == "official" else 15
         return {name: round(float(value), digits) for name, value in scores.items()}

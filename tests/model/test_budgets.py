@@ -50,7 +50,7 @@ def test_residual_multiplication_is_free(full):
     assert abs(macs - full[1]) <= 0.1
 
 
-def test_the_benchmark_says_which_limits_are_kept():
+def test_the_checks_say_which_bounds_hold():
     def made_up(parameters_m: float, macs_g: float) -> Cost:
         return Cost(
             parameters=int(parameters_m * 1e6), vggish_parameters=0, macs=int(macs_g * 1e9), backbone_macs=0

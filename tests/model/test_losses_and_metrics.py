@@ -1,4 +1,4 @@
-"""Losses against values worked out by hand, metrics against the published script's arithmetic."""
+"""Losses against values worked out by hand, object metrics against the published script's arithmetic."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def test_the_loss_of_a_two_by_two_mask_is_the_one_worked_out_by_hand():
     assert float(losses["loss"]) == pytest.approx(float(losses["ce"] + losses["iou"] + losses["dice"]))
 
 
-def test_an_empty_mask_asks_for_an_empty_prediction():
+def test_with_an_empty_mask_an_empty_prediction_has_the_least_loss():
     masks = torch.zeros(1, 1, 4, 4, dtype=torch.long)
     empty = segmentation_loss(torch.full((1, 1, 1, 4, 4), -20.0), masks)
     full = segmentation_loss(torch.full((1, 1, 1, 4, 4), 20.0), masks)
@@ -45,7 +45,7 @@ def test_frames_without_annotation_neither_count_nor_receive_gradient():
     assert logits.grad[0, 1].abs().max() == 0
 
 
-def test_semantic_overlap_is_asked_of_the_classes_in_the_frame():
+def test_semantic_iou_and_dice_are_over_the_classes_in_the_frame():
     logits = torch.zeros(1, 1, 3, 2, 2)
     masks = torch.tensor([[[[0, 0], [2, 2]]]])
     losses = segmentation_loss(logits, masks)
@@ -60,17 +60,17 @@ def reference_scores(logits: np.ndarray, target: np.ndarray) -> tuple[float, flo
     with np.errstate(over="ignore"):
         p = 1 / (1 + np.exp(-logits.astype(np.float32)))
     iou, curves = [], []
-    for frame, truth in zip(p, target, strict=True):
+    for frame, mask in zip(p, target, strict=True):
         predicted = frame > 0.5
-        if truth.sum() == 0:
-            iou.append((~predicted).sum() / (truth.size + 1e-7))
+        if mask.sum() == 0:
+            iou.append((~predicted).sum() / (mask.size + 1e-7))
             continue
-        iou.append((predicted & (truth > 0)).sum() / ((predicted | (truth > 0)).sum() + 1e-7))
+        iou.append((predicted & (mask > 0)).sum() / ((predicted | (mask > 0)).sum() + 1e-7))
         curve = []
         for threshold in torch.linspace(0, 1 - 1e-10, 255).numpy():
             passed = frame >= threshold
-            tp = (passed & (truth > 0)).sum()
-            precision, recall = tp / (passed.sum() + 1e-20), tp / (truth.sum() + 1e-20)
+            tp = (passed & (mask > 0)).sum()
+            precision, recall = tp / (passed.sum() + 1e-20), tp / (mask.sum() + 1e-20)
             denominator = 0.3 * precision + recall
             curve.append(1.3 * precision * recall / denominator if denominator > 0 else 0.0)
         curves.append(curve)
@@ -80,10 +80,10 @@ def reference_scores(logits: np.ndarray, target: np.ndarray) -> tuple[float, flo
 def test_the_object_metrics_equal_the_published_arithmetic_video_by_video_quirks_included():
     generator = np.random.default_rng(0)
     total, expected = ObjectMetrics(), []
-    # Unsure and very sure answers (a sigmoid of exactly 1), empty and full ones; masks from empty to full.
-    for spread, shift, share in itertools.product((0.3, 3, 60), (-90, -2, 0, 90), (0, 0.02, 0.5, 1)):
+    # Unsure and saturated predictions (a sigmoid of exactly 1), empty and full ones; masks from empty to full.
+    for spread, shift, fraction in itertools.product((0.3, 3, 60), (-90, -2, 0, 90), (0, 0.02, 0.5, 1)):
         logits = (generator.normal(size=(5, 12, 9)) * spread + shift).astype(np.float32)
-        target = (generator.random((5, 12, 9)) < share).astype(np.int64)
+        target = (generator.random((5, 12, 9)) < fraction).astype(np.int64)
         target[: generator.integers(0, 6)] = 0
         expected.append(reference_scores(logits, target))
         one = ObjectMetrics()
@@ -94,6 +94,52 @@ def test_the_object_metrics_equal_the_published_arithmetic_video_by_video_quirks
             assert expected[-1][1] == 0.0  # a video that is silent throughout lowers F
     assert tuple(total.compute().values()) == pytest.approx(np.mean(expected, axis=0), abs=1e-6)
     assert sum(score == 0 for _, score in expected) > 10
+
+
+def random_video(generator: np.random.Generator, num_frames: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and a mask [T, 12, 9] that they follow, more or less closely and with a shift of their own."""
+    target = (generator.random((num_frames, 12, 9)) < 0.3).astype(np.int64)
+    logits = (
+        generator.normal(size=target.shape) + target * generator.uniform(0.5, 3) + generator.uniform(-3, 3)
+    )
+    return logits.astype(np.float32), target
+
+
+@pytest.mark.parametrize("videos_per_batch", [1, 2, 4])
+def test_the_official_f_takes_one_threshold_for_all_videos_of_a_batch(videos_per_batch):
+    generator = np.random.default_rng(1)
+    videos = [random_video(generator) for _ in range(7)]  # the last batch of 2 or 4 is incomplete
+    videos[2][1][:] = 0  # a silent video
+    metrics = ObjectMetrics(videos_per_batch=videos_per_batch)
+    for logits, target in videos:
+        metrics.update(torch.from_numpy(logits), torch.from_numpy(target))
+    batches = [videos[i : i + videos_per_batch] for i in range(0, 7, videos_per_batch)]
+    expected = [reference_scores(*map(np.concatenate, zip(*batch, strict=True))) for batch in batches]
+    assert tuple(metrics.compute().values()) == pytest.approx(np.mean(expected, axis=0), abs=1e-6)
+
+
+def test_the_official_f_falls_when_more_videos_share_a_threshold():
+    videos = [random_video(generator) for generator in [np.random.default_rng(2)] for _ in range(8)]
+    scores = []
+    for videos_per_batch in (1, 2, 4):
+        metrics = ObjectMetrics(videos_per_batch=videos_per_batch)
+        for logits, target in videos:
+            metrics.update(torch.from_numpy(logits), torch.from_numpy(target))
+        scores.append(metrics.compute())
+    assert scores[0]["fscore"] > scores[1]["fscore"] > scores[2]["fscore"]
+    assert scores[0]["miou"] == pytest.approx(scores[2]["miou"])
+
+
+def test_a_batch_of_videos_is_never_split_between_workers():
+    metrics = ObjectMetrics(videos_per_batch=2)
+    for _ in range(3):
+        metrics.update(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
+    with pytest.raises(
+        ValueError, match=r"the last batch holds 1 of 2 videos; score the split in one process"
+    ):
+        metrics.state()
+    with pytest.raises(ValueError, match=r"videos_per_batch: 4 has no effect in the corrected mode"):
+        ObjectMetrics(mode="corrected", videos_per_batch=4)
 
 
 def test_two_workers_merge_to_what_one_computes():

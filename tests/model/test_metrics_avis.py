@@ -1,6 +1,4 @@
-"""AVIS: instances from classes, FSLA against a slow oracle, HOTA and mAP on answers whose scores are known."""
-
-from __future__ import annotations
+"""AVIS: instances from classes, FSLA against a slow oracle, HOTA and mAP of tracks whose scores are known."""
 
 import itertools
 
@@ -39,13 +37,11 @@ def video(tracks: list[Track], length: int, name: str = "v") -> TrackedVideo:
 
 
 def metrics(*videos: TrackedVideo, mode: str = "official") -> AVISMetrics:
-    return AVISMetrics(truth={v.name: v for v in videos}, num_classes=4, mode=mode)
+    return AVISMetrics(ground_truth={v.name: v for v in videos}, num_classes=4, mode=mode)
 
 
-def random_tracks(
-    rng: np.random.Generator, count: int, length: int, like: list[Track] = ()
-) -> list[tuple[int, Boxes]]:
-    """Boxes that appear and vanish; `like` gives categories to choose from."""
+def random_tracks(rng: np.random.Generator, count: int, length: int) -> list[tuple[int, Boxes]]:
+    """Categories and boxes of tracks that appear and vanish."""
     tracks = []
     for _ in range(count):
         left, top = int(rng.integers(0, 9)), int(rng.integers(0, 6))
@@ -120,46 +116,57 @@ def fsla_oracle(videos: list[tuple[list, list, int]], *, official: bool) -> floa
 @pytest.mark.parametrize("mode", ["official", "corrected"])
 def test_fsla_equals_the_oracle_on_random_tracks(mode):
     rng = np.random.default_rng(3)
-    cases, videos, answers = [], [], {}
+    cases, videos, predictions = [], [], {}
     for number in range(40):
         length = 6
         true = random_tracks(rng, int(rng.integers(1, 4)), length)
-        # Often nearly the truth, so that frames of every kind are right at some thresholds.
+        # Mostly near the ground truth, so that frames of every group are correct at some thresholds.
         found = [(c, [b and (b[0] + number % 3, *b[1:]) for b in boxes]) for c, boxes in true]
         found = found if number % 4 else random_tracks(rng, 2, length)
         rng.shuffle(found)
         videos.append(video([track(*t) for t in true], length, str(number)))
-        answers[str(number)] = [track(*f) for f in found]
+        predictions[str(number)] = [track(*f) for f in found]
         cases.append((true, found, length))
-    scores = metrics(*videos, mode=mode).scores(answers)
+    scores = metrics(*videos, mode=mode).scores(predictions)
     assert scores["fsla"] == pytest.approx(fsla_oracle(cases, official=mode == "official"), abs=1e-6)
     assert 0.05 < scores["fsla"] < 0.95
 
 
-def test_the_official_fsla_denies_silent_frames_in_videos_where_something_was_found():
+def test_the_official_fsla_counts_silent_frames_as_wrong_in_videos_with_any_predicted_track():
     box = (0, 0, 6, 6)
-    truth = video([track(1, [box, None])], 2)
-    answers = {"v": list(truth.tracks)}
-    assert metrics(truth).scores(answers)["fsla_none"] == 0
-    assert metrics(truth, mode="corrected").scores(answers)["fsla_none"] == 1
-    assert metrics(truth).scores(answers)["fsla_single"] == pytest.approx(1)
+    ground_truth = video([track(1, [box, None])], 2)
+    predictions = {"v": list(ground_truth.tracks)}
+    assert metrics(ground_truth).scores(predictions)["fsla_none"] == 0
+    assert metrics(ground_truth, mode="corrected").scores(predictions)["fsla_none"] == 1
+    assert metrics(ground_truth).scores(predictions)["fsla_single"] == pytest.approx(1)
 
 
-def test_hota_and_map_of_a_perfect_a_half_and_an_empty_answer():
+def test_hota_and_map_of_a_perfect_a_half_and_an_empty_prediction():
     left, right = (0, 0, 6, 6), (8, 0, 14, 6)
-    truth = video([track(1, [left, left]), track(1, [right, right])], 2)
-    perfect = metrics(truth, mode="corrected").scores({"v": truth.tracks})
+    ground_truth = video([track(1, [left, left]), track(1, [right, right])], 2)
+    perfect = metrics(ground_truth, mode="corrected").scores({"v": ground_truth.tracks})
     assert (perfect["fsla"], perfect["hota"], perfect["map"]) == pytest.approx((1, 1, 1))
     # One of two tracks: DetA = AssA * 0.5 ...: HOTA = sqrt(0.5 * 1); precision 1 up to recall 0.5, 51 of 101 points.
-    half = metrics(truth, mode="corrected").scores({"v": [truth.tracks[0]]})
+    half = metrics(ground_truth, mode="corrected").scores({"v": [ground_truth.tracks[0]]})
     assert (half["hota"], half["map"]) == pytest.approx((0.5**0.5, 51 / 101))
     # Officially the two categories that never occur count as HOTA 0; mAP leaves them out in both modes.
-    official = metrics(truth).scores({"v": [truth.tracks[0]]})
+    official = metrics(ground_truth).scores({"v": [ground_truth.tracks[0]]})
     assert (official["hota"], official["map"]) == pytest.approx((0.5**0.5 / 3, 51 / 101))
-    assert metrics(truth).scores({"v": []})["map"] == 0
+    assert metrics(ground_truth).scores({"v": []})["map"] == 0
 
 
-def test_regions_become_tracks_by_class_and_overlap_and_noise_is_left_out():
+def test_the_official_hota_counts_the_silent_frames_of_a_predicted_track_as_false_positives():
+    ground_truth = video([track(1, [(0, 0, 6, 6), None])], 2)
+    perfect = {"v": ground_truth.tracks}
+    corrected = metrics(ground_truth, mode="corrected").scores(perfect)
+    assert (corrected["hota"], corrected["map"]) == pytest.approx((1, 1))
+    # One true positive, one false positive: DetA = 1 / 2. Of its pair: AssA = 1 / (1 + 2 - 1) = 1 / 2. HOTA is the
+    # root of the product, at every threshold, and the two categories that never occur count as 0.
+    official = metrics(ground_truth).scores(perfect)
+    assert (official["hota"], official["map"]) == pytest.approx((0.5 / 3, 1))
+
+
+def test_regions_are_linked_to_tracks_by_class_and_overlap_and_noise_is_dropped():
     frames = []
     for shift in range(4):
         classes = np.zeros((HEIGHT * 8, WIDTH * 8), np.uint8)
@@ -175,10 +182,10 @@ def test_regions_become_tracks_by_class_and_overlap_and_noise_is_left_out():
     assert tracks[0].score == pytest.approx(0.8)
 
 
-def test_clips_of_a_video_scored_by_two_workers_are_put_together(tmp_path):
+def test_clips_of_one_video_scored_by_two_workers_are_merged(tmp_path):
     boxes: Boxes = [(0, 0, 8, 12)] * 4 + [None]
-    truth = video([track(2, boxes)], 5)
-    workers = [metrics(truth, mode="corrected") for _ in range(2)]
+    ground_truth = video([track(2, boxes)], 5)
+    workers = [metrics(ground_truth, mode="corrected") for _ in range(2)]
     for number, first in enumerate((0, 3)):
         logits = torch.full((3, 4, HEIGHT, WIDTH), -4.0)
         logits[:, 0] = 0.0

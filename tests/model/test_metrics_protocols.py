@@ -1,6 +1,4 @@
-"""Each protocol against a slow oracle written from its description, quirks included, and against its own shards."""
-
-from __future__ import annotations
+"""Each protocol against a slow oracle written from its description, quirks included, and against merged shards."""
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ CLASSES = 5
 def semantic_clips(seed: int = 0, count: int = 4) -> list[tuple[torch.Tensor, dict]]:
     """Logits [10, 5, 8, 6] and items; odd clips have five frames and padding behind them, the class 3 never occurs.
 
-    In the third clip nothing sounds; in the fourth nothing is found but background.
+    In the third clip nothing sounds; in the fourth only background is predicted.
     """
     generator = torch.Generator().manual_seed(seed)
     clips = []
@@ -43,13 +41,13 @@ def semantic_oracle(clips: list[tuple[torch.Tensor, dict]], *, official: bool) -
             if not official and not clip["valid"][time]:
                 continue
             # Upstream multiplies the logits by the flag: all zeros, whose argmax is the background.
-            answer = (logits[time] * clip["present"][time]).argmax(0).numpy()
-            truth = clip["masks"][time].numpy()
+            predicted = (logits[time] * clip["present"][time]).argmax(0).numpy()
+            target = clip["masks"][time].numpy()
             for k in range(CLASSES):
                 hits, found, true = (
-                    ((answer == k) & (truth == k)).sum(),
-                    (answer == k).sum(),
-                    (truth == k).sum(),
+                    ((predicted == k) & (target == k)).sum(),
+                    (predicted == k).sum(),
+                    (target == k).sum(),
                 )
                 if found + true == 0:
                     continue
@@ -69,7 +67,7 @@ def semantic_oracle(clips: list[tuple[torch.Tensor, dict]], *, official: bool) -
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mode", ["official", "corrected"])
-def test_semantic_metrics_equal_the_oracle_and_their_own_shards(mode, seed):
+def test_semantic_metrics_equal_the_oracle_and_their_merged_shards(mode, seed):
     clips = semantic_clips(seed)
     whole = SemanticMetrics(num_classes=CLASSES, mode=mode)
     shards = [SemanticMetrics(num_classes=CLASSES, mode=mode) for _ in range(3)]
@@ -117,11 +115,11 @@ def vpo_oracle(pictures: list[tuple[torch.Tensor, dict]], *, official: bool) -> 
     for logits, clip in pictures:
         mask = clip["full_masks"][0]
         mean = torch.nn.functional.interpolate(logits.mean(0, keepdim=True), mask.shape, mode="bilinear")
-        answer = mean[0].argmax(0).flatten().tolist()
-        for a, t in zip(answer, mask.flatten().tolist(), strict=True):
+        predicted = mean[0].argmax(0).flatten().tolist()
+        for p, t in zip(predicted, mask.flatten().tolist(), strict=True):
             if t != 255:
-                hits[t] += a == t
-                found[a] += 1
+                hits[t] += p == t
+                found[p] += 1
                 true[t] += 1
     with np.errstate(invalid="ignore"):
         iou = hits / (found + true - hits + (np.spacing(1) if official else 0))
@@ -133,7 +131,7 @@ def vpo_oracle(pictures: list[tuple[torch.Tensor, dict]], *, official: bool) -> 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mode", ["official", "corrected"])
-def test_vpo_metrics_equal_the_oracle_and_their_own_shards(mode, seed):
+def test_vpo_metrics_equal_the_oracle_and_their_merged_shards(mode, seed):
     pictures = vpo_pictures(seed)
     whole, left, right = (VPOMetrics(num_classes=CLASSES, mode=mode) for _ in range(3))
     for number, picture in enumerate(pictures):
@@ -145,7 +143,7 @@ def test_vpo_metrics_equal_the_oracle_and_their_own_shards(mode, seed):
     assert left.compute() == whole.compute()
 
 
-def test_corrected_object_metrics_use_one_threshold_and_ask_for_empty_answers():
+def test_corrected_object_metrics_use_one_threshold_and_reward_empty_predictions():
     logits = torch.full((3, 1, 4, 4), -5.0)
     masks = torch.zeros(3, 4, 4, dtype=torch.long)
     logits[0, 0, :2] = masks[0, :, :2] = 1  # the upper half found, the left half true: a quarter of 16 hits

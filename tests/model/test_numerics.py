@@ -118,7 +118,7 @@ def test_training_mode_without_gradients_and_frame_by_frame_decoding_agree(eager
 
 
 @torch.no_grad()
-def test_channels_last_pictures_and_weights_change_nothing(eager):
+def test_channels_last_frames_and_weights_change_nothing(eager):
     state, logits = eager[0].state_dict(), eager[1]
     model = small_model()
     model.load_state_dict(state)
@@ -143,14 +143,14 @@ def test_bf16_autocast_agrees_to_the_precision_of_bf16(eager):
 
 
 @torch.no_grad()
-def test_an_exported_model_gives_the_eager_answer(eager):
+def test_an_exported_model_gives_the_eager_logits(eager):
     model, logits = eager
     exported = torch.export.export(model, clips()).module()
     torch.testing.assert_close(exported(*clips()), logits, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_the_captured_graph_of_the_whole_model_gives_the_eager_answer(eager):
+def test_the_captured_graph_of_the_whole_model_gives_the_eager_logits(eager):
     """torch.compile's capture and functional rewriting, without its code generation: that takes minutes."""
     model, logits = eager
     captured = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -161,15 +161,15 @@ def test_the_captured_graph_of_the_whole_model_gives_the_eager_answer(eager):
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile makes C++ on a CPU, and there is no g++"
 )
-def test_a_selector_compiled_to_machine_code_gives_the_eager_answer(eager):
+def test_a_selector_compiled_to_machine_code_gives_the_eager_output(eager):
     selector = eager[0].levels[1].snrp.channel
     audio = torch.randn(2, 3, 32)
     compiled = torch.compile(selector, fullgraph=True)(audio)
     torch.testing.assert_close(compiled, selector(audio), rtol=1e-5, atol=1e-5)
 
 
-def test_four_clips_are_learnt_by_heart():
-    """Two pictures of two objects each, two sounds: the mask is the object that sounds."""
+def test_the_model_overfits_four_clips():
+    """Two frames of two objects each, two sounds: the mask is the object that sounds."""
     torch.manual_seed(0)
     model = build_model(SMALL)
     pictures = torch.randn(2, 2, 3, 64, 64) * 0.1

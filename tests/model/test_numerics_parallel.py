@@ -25,7 +25,7 @@ def model_and_batch() -> tuple[SDAVS, dict]:
 
 
 def worker(rank: int, folder: str) -> None:
-    """One half of the batch; the first worker writes down averaged gradients and its buffers."""
+    """Train one half of the batch; every worker saves averaged gradients and its buffers."""
     torch.set_num_threads(1)
     store = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=NUM_WORKERS)
@@ -42,7 +42,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What both workers found."""
+    """Gradients and buffers of both workers."""
     folder: Path = tmp_path_factory.mktemp("workers")
     torch.multiprocessing.spawn(worker, args=(str(folder),), nprocs=NUM_WORKERS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(NUM_WORKERS)]

@@ -52,7 +52,7 @@ def test_a_recipe_keeps_the_backbone_and_sizes_of_its_base():
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match=r"recipe: no 'without_snpr'; did you mean 'without_snrp'"):
+    with pytest.raises(ValueError, match=r"recipe: no 'without_snpr'; did you mean without_snrp\?"):
         recipes.build("without_snpr")
 
 

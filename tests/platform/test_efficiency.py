@@ -64,5 +64,5 @@ def test_the_report_goes_to_a_folder_and_to_a_run_of_its_own(report, tmp_path: P
 def test_what_cannot_be_measured_is_refused_with_the_flag():
     with pytest.raises(ValueError, match=r"--repeats: 0 is below 1"):
         measure(repeats=0)
-    with pytest.raises(ValueError, match=r"recipe: no 'without_snpr'; did you mean 'without_snrp'"):
+    with pytest.raises(ValueError, match=r"recipe: no 'without_snpr'; did you mean without_snrp\?"):
         measure(recipe_names=["without_snpr"])

@@ -9,7 +9,7 @@ from sdavs_model import LoadedModel, load_artifact
 from sdavs_model.audio_control import AudioControl, swap_partners
 from sdavs_model.data.datasets import known_kind, splits_of
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
-from sdavs_model.metrics import PROTOCOLS, Mode
+from sdavs_model.metrics import Mode, protocol_in_words
 from sdavs_model.metrics.base import LABELS
 from sdavs_platform.evaluation.scoring import best_constant, score
 from sdavs_platform.storage.datasets import bundled_data, local_copy
@@ -30,6 +30,7 @@ def evaluate_registered(
     root: str | None = None,
     kind: str = "auto",
     mode: Mode = "official",
+    videos_per_batch: int = 1,
     splits: Sequence[str] | None = None,
     train_split: str = "train",
     device: str = "cpu",
@@ -43,12 +44,13 @@ def evaluate_registered(
         root: data set; None for the bundled one.
         kind: type of the data set; "auto" finds it from the folder.
         mode: the figures of the protocol's official scripts, with their quirks, or the corrected ones.
+        videos_per_batch: AVSBench-object's official F alone: how many videos share a best threshold.
         splits: None for all whose name starts with "test".
         uri: MLflow; None for the default.
 
     Returns:
         {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
-        "splits": {split: {row: {figure: value}}}, "constants"}. Constants exist for binary masks only: the
+        "videos_per_batch", "splits": {split: {row: {figure: value}}}, "constants"}. Constants exist for binary masks only: the
         best constant mask of 71 classes is background.
 
     Raises:
@@ -68,14 +70,26 @@ def evaluate_registered(
         for control in controls_of(clips):
             logger.info(f"{split}: {len(clips)} clips, {control} audio")
             rows[split][f"{control} audio"] = score(
-                loaded.model, clips, audio=control, mode=mode, device=device
+                loaded.model,
+                clips,
+                audio=control,
+                mode=mode,
+                videos_per_batch=videos_per_batch,
+                device=device,
             )
         if blind:
             rows[split]["audio-blind copy"] = score(
-                blind.model, open_for(blind, kind, data, split), audio="muted", mode=mode, device=device
+                blind.model,
+                open_for(blind, kind, data, split),
+                audio="muted",
+                mode=mode,
+                videos_per_batch=videos_per_batch,
+                device=device,
             )
         if clips.source.num_classes == 1:
-            constant = best_constant(open_for(loaded, kind, data, train_split), clips, mode=mode)
+            constant = best_constant(
+                open_for(loaded, kind, data, train_split), clips, mode=mode, videos_per_batch=videos_per_batch
+            )
             rows[split]["best constant mask"] = constant.scores
             constants[split] = constant.kind
     return {
@@ -87,6 +101,7 @@ def evaluate_registered(
         "kind": kind,
         "protocol": clips.source.protocol,
         "mode": mode,
+        "videos_per_batch": videos_per_batch,
         "splits": rows,
         "constants": constants,
     }
@@ -96,6 +111,8 @@ def log_results(results: dict[str, Any], *, uri: str | None = None) -> None:
     """Log the figures to the MLflow run that trained the model; corrected ones under separate names."""
     run = TrainingRun(uri=tracking_uri(uri), run_id=results["run_id"])
     suffix = "" if results["mode"] == "official" else f"_{results['mode']}"
+    if results["videos_per_batch"] > 1:
+        suffix += f"_{results['videos_per_batch']}_videos"
     run.log_metrics(
         {
             f"test{suffix}/{split}/{row.replace(' ', '_')}/{name}": value
@@ -110,10 +127,10 @@ def log_results(results: dict[str, Any], *, uri: str | None = None) -> None:
 
 def results_table(results: dict[str, Any]) -> str:
     """One table per split; splits are never averaged."""
-    blocks = [
-        f"{results['model']} (version {results['version']}) on {results['data']}\n"
-        f"protocol: {PROTOCOLS[results['protocol']]}; {results['mode']} figures"
-    ]
+    protocol = protocol_in_words(
+        results["protocol"], mode=results["mode"], videos_per_batch=results["videos_per_batch"]
+    )
+    blocks = [f"{results['model']} (version {results['version']}) on {results['data']}\nprotocol: {protocol}"]
     for split, scored in results["splits"].items():
         # The figures can differ between rows: AVIS has some for silent frames only if there are any.
         names = [name for name in LABELS if any(name in scores for scores in scored.values())]

@@ -30,6 +30,7 @@ def score(
     *,
     audio: AudioControl = "right",
     mode: Mode = "official",
+    videos_per_batch: int = 1,
     device: str | torch.device = "cpu",
     batch_size: int = 4,
 ) -> Scores:
@@ -40,11 +41,21 @@ def score(
     """
     heard = AudioControlled(clips, control=audio, silence=Preprocessor(model.config.preprocess).silence())
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
-    return evaluate(model, batches, device=device, metrics=open_metrics(clips.source, mode=mode)).compute()
+    return evaluate(
+        model,
+        batches,
+        device=device,
+        metrics=open_metrics(clips.source, mode=mode, videos_per_batch=videos_per_batch),
+    ).compute()
 
 
 def best_constant(
-    train: TrainingClips, test: TrainingClips, *, mode: Mode = "official", num_train: int = 200
+    train: TrainingClips,
+    test: TrainingClips,
+    *,
+    mode: Mode = "official",
+    videos_per_batch: int = 1,
+    num_train: int = 200,
 ) -> Constant:
     """The constant mask with the highest J on `test`: a floor that any binary model must exceed.
 
@@ -59,7 +70,7 @@ def best_constant(
         "all foreground": torch.ones_like(mean),
         **{f"mean training mask above {level:.2f}": (mean > level).float() for level in levels},
     }
-    metrics = {kind: ObjectMetrics(mode=mode) for kind in candidates}
+    metrics = {kind: ObjectMetrics(mode=mode, videos_per_batch=videos_per_batch) for kind in candidates}
     for target in (_target(test, i) for i in range(len(test))):
         for kind, mask in candidates.items():
             # Logits of +-10 mean a confident mask.

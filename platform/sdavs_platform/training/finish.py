@@ -11,7 +11,7 @@ import torch
 from sdavs_model import load_artifact, save_artifact
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.metrics import headline_of
-from sdavs_model.metrics.base import in_words
+from sdavs_model.metrics.base import format_scores
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.storage.splits import open_split
@@ -64,7 +64,7 @@ def finish_training(
             headline = headline_of(clips.source.protocol)
             headlines[f"{split}_{headline}"] = scores[split][headline]
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
-            logger.info("test %s: %s", split, in_words(scores[split]))
+            logger.info("test %s: %s", split, format_scores(scores[split]))
         save_artifact(
             folder,
             model=loaded.model.cpu(),

@@ -11,7 +11,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from sdavs_model.metrics.base import in_words
+from sdavs_model.metrics.base import format_scores
 from sdavs_platform import console
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config.tree import RunConfig
@@ -248,7 +248,7 @@ def _finish(
 
 def _log_summary(config: RunConfig, result: TrainResult, uri: str) -> None:
     lines = [f"\n{config.name} finished"]
-    lines += [f"  {split:<16} {in_words(scores)}" for split, scores in result.metrics.items()]
+    lines += [f"  {split:<16} {format_scores(scores)}" for split, scores in result.metrics.items()]
     if result.model_version is not None:
         lines.append(f"  model            models:/{config.tracking.registered_model}/{result.model_version}")
     lines += [f"  MLflow run       {result.run_id} at {uri}", f"  checkpoint       {result.checkpoint}"]
