@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ablation-demo test multinode-test check format tree infra infra-check services stop clean distclean lock bootstrap
+.PHONY: help demo ablation-demo test multinode-test check format infra infra-check services stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -37,19 +37,15 @@ test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
 multinode-test: bootstrap ## Train on two machines in network namespaces, cut their link and heal it (needs root)
 	@$(RUN) infra/local/multinode.py
 
-check: bootstrap ## Linter, formatter, type checker, keys of jobs/configs, README's file tree
+check: bootstrap ## Linter, formatter, type checker, keys of jobs/configs
 	$(RUN) -m ruff check $(SOURCES)
 	$(RUN) -m ruff format --check $(SOURCES)
 	$(RUN) -m mypy
 	$(RUN) infra/local/check_configs.py
-	$(RUN) infra/local/tree.py --check
 
 format: bootstrap ## Apply the formatter and the linter's fixes
 	$(RUN) -m ruff check --fix $(SOURCES)
 	$(RUN) -m ruff format $(SOURCES)
-
-tree: bootstrap ## Rewrite README's file tree from the files' own first lines
-	@$(RUN) infra/local/tree.py
 
 infra: bootstrap ## Rewrite what is generated under infra/: Serve configs, alert rules for Kubernetes, dashboards
 	@$(RUN) infra/monitoring/dashboards.py

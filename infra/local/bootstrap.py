@@ -1,11 +1,10 @@
-"""Make the locked environment in .venv; does nothing when it is already there.
+"""Install the locked environment into .venv; does nothing when it is current.
 
     python3 infra/local/bootstrap.py
 
-Needs Python 3.11+ with venv, and nothing else. uv goes into .tools/uv; the packages of requirements.lock and
-this project (editable) go into .venv. A stamp holds the digest of everything the environment depends on, so it
-is remade only when one of those changes. Two runs at once wait for each other. Standard library only: it runs
-before anything is installed.
+Needs Python 3.11+ with venv, and nothing else: it runs before anything is installed. uv goes into .tools/uv; the
+packages of requirements.lock and this project (editable) go into .venv. A stamp holds the digest of everything the
+environment depends on. Two runs at once wait for each other.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ TOOLS = ROOT / ".tools" / "uv"
 VENV = ROOT / ".venv"
 STAMP = VENV / ".bootstrapped"
 UV = TOOLS / "bin" / "uv"
-RAY_CLI_TOKEN = ROOT / "infra" / "local" / "ray_cli_token.pth"
+RAY_COMMAND = ROOT / "infra" / "local" / "ray_command.py"
 
 
 def main() -> None:
@@ -66,9 +65,9 @@ def check_python() -> None:
 
 
 def wanted_stamp() -> str:
-    """Digest of all that decides what the environment contains, this folder and Python version included."""
+    """Digest of all that decides what the environment contains, with this folder and the Python version."""
     digest = hashlib.sha256(repr((str(ROOT), PYTHON)).encode())
-    for path in (ROOT / "requirements.lock", ROOT / "pyproject.toml", Path(__file__), RAY_CLI_TOKEN):
+    for path in (ROOT / "requirements.lock", ROOT / "pyproject.toml", Path(__file__), RAY_COMMAND):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -99,8 +98,8 @@ def install_environment() -> None:
         "installing this project",
         *(*pip, "install", "--quiet", "--python", python, "--no-deps", "--editable", "."),
     )
-    site_packages = VENV / "lib" / f"python{PYTHON[0]}.{PYTHON[1]}" / "site-packages"
-    shutil.copy(RAY_CLI_TOKEN, site_packages / RAY_CLI_TOKEN.name)
+    for name in ("ray", "serve"):
+        (VENV / "bin" / name).write_text(f"#!{python}\n{RAY_COMMAND.read_text()}")
 
 
 def step(title: str, *command: object) -> None:

@@ -1,9 +1,9 @@
-"""Ray's token authentication: on for every Ray that the demo starts, and never in the user's way.
+"""Ray's token authentication: on for every Ray that the demo starts, without the user having to know of it.
 
-Ray guards the dashboard, the jobs API and its RPCs with the token of ~/.ray/auth_token. `ray start` switches
+Ray guards the dashboard, the jobs API and its RPCs with the token of ~/.ray/auth_token. `ray start` turns
 that on when the file exists, and the first local `ray.init()` writes it; but clients (`ray job submit`) send the
-token only under RAY_AUTH_MODE=token and meet a 401 otherwise. So here: this process sends the token when there
-is one. For the `ray` command typed in a shell, `infra/local/ray_cli_token.pth` does the same.
+token only with RAY_AUTH_MODE=token, and get a 401 without. So programs here send the token if there is one, and
+so does the `ray` command of the environment (`infra/local/ray_command.py`).
 """
 
 import os
@@ -25,7 +25,7 @@ def _token_file() -> Path:
 
 
 def send_token_if_any() -> None:
-    """Let Ray clients of this process send the token. A mode that the user chose stays; call before `import ray`."""
+    """Let Ray clients of this process send the token; call before `import ray`. A mode that the user set is kept."""
     if has_token():
         os.environ.setdefault(MODE, "token")
 
