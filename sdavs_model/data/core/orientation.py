@@ -40,10 +40,8 @@ def exif_orientation(image: Image.Image) -> int:
 def matrix_orientation(matrix: bytes) -> int:
     """1 to 8 for FFmpeg's display matrix (nine 32-bit integers); other angles count as the nearest right angle."""
     a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        axes = (_sign(a), 0, 0, _sign(d))
-    else:
-        axes = (0, _sign(b), _sign(c), 0)
+    is_upright = abs(a) + abs(d) >= abs(b) + abs(c)
+    axes = (_sign(a), 0, 0, _sign(d)) if is_upright else (0, _sign(b), _sign(c), 0)
     return _AXES.get(axes, UPRIGHT)
 
 
