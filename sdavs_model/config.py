@@ -137,6 +137,11 @@ class SDAVSConfig:
     `audio_weights` are given."""
     from_scratch: bool = False
     """Start from random weights, whatever `pretrained`, `backbone_weights` and `audio_weights` ask for."""
+    feature_noise: float = 0.0
+    """Gaussian noise on the encoders' outputs while training, relative to each channel's standard deviation: varies
+    clips whose encoders are frozen, at no cost. Our choice; the paper has none."""
+    feature_dropout: float = 0.0
+    """Probability of dropping a channel of the encoders' outputs while training."""
     width: int = 256
     """Channels of all four levels after the lateral projection. 256 fits the paper's Table X."""
     num_heads: int = 8
@@ -167,6 +172,10 @@ class SDAVSConfig:
             f"a divisor of width={self.width}",
         )
         _require(0 < self.vggish_width <= 1, "vggish_width", self.vggish_width, "above 0 and at most 1")
+        _require(self.feature_noise >= 0, "feature_noise", self.feature_noise, "0 or more")
+        _require(
+            0 <= self.feature_dropout < 1, "feature_dropout", self.feature_dropout, "at least 0 and below 1"
+        )
         if self.vggish_width != 1.0 and self.audio_encoder != "vggish":
             raise ValueError(f"vggish_width: has no effect with audio_encoder={self.audio_encoder!r}")
         if self.vggish_width != 1.0 and self.audio_weights is not None:

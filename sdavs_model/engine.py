@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdavs_model.encoders.features import EMBEDDINGS, Features
 from sdavs_model.losses import segmentation_loss
 from sdavs_model.metrics import Metrics, ObjectMetrics
 
@@ -15,8 +16,8 @@ def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tenso
 
     Args:
         model: maps (frames, log_mel) to logits: SDAVS, or an engine that wraps it.
-        batch: frames [B, T, 3, H, W], log_mel [B, T, 1, 96, 64], masks [B, T, H, W], name [B], and for data sets
-            with frames without annotation valid [B, T].
+        batch: frames [B, T, 3, H, W] and log_mel [B, T, 1, 96, 64], or encoded clips as of `FeatureClips`;
+            masks [B, T, H, W], name [B], and for data sets with frames without annotation valid [B, T].
 
     Returns:
         The parts of `segmentation_loss`.
@@ -24,10 +25,17 @@ def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tenso
     Raises:
         FloatingPointError: the loss is not finite; the message names the clips of the batch.
     """
-    losses = segmentation_loss(model(batch["frames"], batch["log_mel"]), batch["masks"], batch.get("valid"))
+    losses = segmentation_loss(predict(model, batch), batch["masks"], batch.get("valid"))
     if not torch.isfinite(losses["loss"]):
         raise FloatingPointError(f"the loss is {float(losses['loss'])} on clips {', '.join(batch['name'])}")
     return losses
+
+
+def predict(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Logits [B, T, K, H, W] of a batch of `TrainingClips`, or of `FeatureClips`, whose clips are encoded already."""
+    if EMBEDDINGS in batch:
+        return model(features=Features.of_batch(batch))
+    return model(batch["frames"], batch["log_mel"])
 
 
 def move(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def evaluate(
     metrics = metrics or ObjectMetrics()
     for batch in batches:
         batch = move(batch, device)
-        logits = model(batch["frames"], batch["log_mel"]).float()
+        logits = predict(model, batch).float()
         for index, clip_logits in enumerate(logits):
             metrics.add_clip(clip_logits, {key: values[index] for key, values in batch.items()})
     return metrics

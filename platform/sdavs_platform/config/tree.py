@@ -50,6 +50,11 @@ class DataConfig(Section):
     cache_sound: bool = True
     """Decode every sound once and keep it in the state folder; where the sound is not varied, its log-mel."""
 
+    cache_features: bool = False
+    """Keep the encoders' outputs for every clip in the state folder, 0.5 MB a clip at 128 px, and train on them:
+    several times faster on CPUs. Needs both encoders frozen. Of data.augment only `window` applies; vary the features
+    instead (model.feature_noise, model.feature_dropout)."""
+
     @field_validator("root")
     @classmethod
     def _absolute_root(cls, value: str | None) -> str | None:
@@ -279,6 +284,17 @@ class RunConfig(Section):
     @classmethod
     def _keys_of_earlier_versions(cls, value: Any) -> Any:
         return with_new_keys(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _cached_encoders_are_frozen(self) -> "RunConfig":
+        if self.data.cache_features and not (
+            self.model.freeze_backbone and self.model.audio_encoder_is_frozen
+        ):
+            raise ValueError(
+                "data.cache_features: encoders that are trained give other features after every step; set "
+                "model.freeze_backbone=true and model.freeze_audio_encoder=true, or data.cache_features=false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":

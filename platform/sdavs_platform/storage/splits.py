@@ -22,7 +22,9 @@ def open_split(config: RunConfig, split: str, *, training: bool = False) -> Trai
         Preprocessor(config.model.preprocess),
         num_frames=config.model.num_frames,
         training=training,
-        augment=config.data.augment if training and config.data.augmented else None,
+        augment=config.data.augment
+        if training and config.data.augmented and not config.data.cache_features
+        else None,
         seed=config.seed,
         sounds=SoundCache(state_folder() / "cache" / "sounds") if config.data.cache_sound else None,
     )

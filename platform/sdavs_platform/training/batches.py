@@ -1,5 +1,6 @@
 """Which clip goes to which worker at which step: a function of (seed, epoch, step) and never of timing."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,9 +8,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from sdavs_model.audio_control import AudioControlled
+from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.metrics import Metrics, validation_metrics
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
 
@@ -54,6 +58,7 @@ class Batches:
 
     def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
         self.clips = open_split(config, config.data.train_split, training=True)
+        self._cached = FeatureCache(config) if config.data.cache_features else None
         self.val_clips = open_split(config, config.data.val_split)
         self.sampler = GlobalBatchSampler(
             num_clips=len(self.clips),
@@ -71,7 +76,9 @@ class Batches:
         self._silence = Preprocessor(config.model.preprocess).silence()
         self._val_batch = -(-config.training.batch_size // world_size)
         self._rank, self._world_size = rank, world_size
-        self.train_loader = DataLoader(self._heard(self.clips), batch_sampler=self.sampler, **self._options)
+        self._train_items = self._items(self.clips, config.data.train_split, augment=config.data.augment)
+        self._val_items = self._items(self.val_clips, config.data.val_split)
+        self.train_loader = DataLoader(self._train_items, batch_sampler=self.sampler, **self._options)
 
     @property
     def weight(self) -> float:
@@ -81,6 +88,8 @@ class Batches:
     def epoch(self, epoch: int, *, first_batch: int = 0) -> DataLoader[dict[str, Any]]:
         """The training batches of one epoch: clips, order and augmentation follow from its number."""
         self.clips.set_epoch(epoch)
+        if isinstance(self._train_items, FeatureClips):
+            self._train_items.set_epoch(epoch)
         self.sampler.epoch = epoch
         self.sampler.first_batch = first_batch
         return self.train_loader
@@ -88,7 +97,7 @@ class Batches:
     def validation(self) -> DataLoader[dict[str, Any]]:
         """This worker's share of the validation clips; the shares' lengths differ by one clip at most."""
         share = range(self._rank, len(self.val_clips), self._world_size)
-        clips: Dataset[Any] = Subset(self._heard(self.val_clips), list(share))
+        clips: Dataset[Any] = Subset(self._val_items, list(share))
         return DataLoader(clips, batch_size=self._val_batch, **self._options)
 
     def metrics(self) -> Metrics:
@@ -107,5 +116,36 @@ class Batches:
         clips: Dataset[Any] = Subset(self._heard(self.val_clips), indices)
         return next(iter(DataLoader(clips, batch_size=num_clips, collate_fn=collate_clips)))
 
+    def _items(
+        self, clips: TrainingClips, split: str, *, augment: Augment | None = None
+    ) -> AudioControlled | FeatureClips:
+        heard = self._heard(clips)
+        return heard if self._cached is None else self._cached.clips(heard, split, augment=augment)
+
     def _heard(self, clips: TrainingClips) -> AudioControlled:
         return AudioControlled(clips, control=self._audio, silence=self._silence)
+
+
+class FeatureCache:
+    """What the frozen encoders of a run make of its clips, kept in the state folder of this machine."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._encoders = FrozenEncoders(config.model)
+
+    def clips(self, heard: AudioControlled, split: str, *, augment: Augment | None = None) -> FeatureClips:
+        """The same clips, encoded; `augment` is for training."""
+        data, model = self._config.data, self._config.model
+        source = heard.clips.source
+        return FeatureClips(
+            heard,
+            encoders=self._encoders,
+            folder=state_folder() / "cache" / "features",
+            made_of={
+                "data": [source.kind, source.digest, split, data.audio],
+                "preprocess": dataclasses.asdict(model.preprocess),
+                "num_frames": model.num_frames,
+            },
+            augment=augment,
+            seed=self._config.seed,
+        )

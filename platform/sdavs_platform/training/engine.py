@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdavs_model.encoders.features import Features
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
 from sdavs_platform.deepspeed_internals import skip_compiled_collective
 
@@ -103,6 +104,16 @@ class CastInputs(nn.Module):
         self.model = model
         self.dtype = dtype
 
-    def forward(self, frames: torch.Tensor, log_mel: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        frames: torch.Tensor | None = None,
+        log_mel: torch.Tensor | None = None,
+        *,
+        features: Features | None = None,
+    ) -> torch.Tensor:
         """See `SDAVS.forward`."""
+        if features is not None:
+            return self.model(features=features.map(lambda encoded: encoded.to(self.dtype))).float()
+        assert frames is not None
+        assert log_mel is not None
         return self.model(frames.to(self.dtype), log_mel.to(self.dtype)).float()

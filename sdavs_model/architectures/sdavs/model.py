@@ -14,6 +14,7 @@ from sdavs_model.architectures.sdavs.snrp import SNRP, SNRPOutput
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.audio_attention import AudioAttention
+from sdavs_model.encoders.features import Features
 from sdavs_model.encoders.visual import VisualEncoder
 
 # Spatial stride of STC by level: the token grids of the two largest levels are halved, the others are small.
@@ -65,17 +66,28 @@ class SDAVS(nn.Module):
         frozen = {id(buffer) for e in encoders if e.frozen for buffer in e.buffers()}
         return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
 
-    def forward(self, frames: Tensor, log_mel: Tensor) -> Tensor:
+    def forward(
+        self,
+        frames: Tensor | None = None,
+        log_mel: Tensor | None = None,
+        *,
+        features: Features | None = None,
+    ) -> Tensor:
         """Segment what sounds.
 
         Args:
             frames: [B, T, 3, H, W], normalised by `Preprocessor`; H and W as in the config.
             log_mel: [B, T, 1, 96, 64], one example a frame.
+            features: in place of both, what `encode` made of them.
 
         Returns:
             Mask logits [B, T, K, H, W].
         """
-        return self.forward_features(self.encode(frames, log_mel))
+        if features is None:
+            assert frames is not None
+            assert log_mel is not None
+            features = self.encode(frames, log_mel)
+        return self.forward_features(features)
 
     def encode(self, frames: Tensor, log_mel: Tensor) -> Features:
         """What the two encoders make of a clip; arguments as for `forward`."""
@@ -88,6 +100,8 @@ class SDAVS(nn.Module):
 
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned."""
+        if self.training and (self.config.feature_noise or self.config.feature_dropout):
+            features = features.map(self._varied)
         audio = self.audio_attention(features.embeddings)  # F_a: [B, T, C]
         fused = [
             level(visual, audio).fused.flatten(0, 1)
@@ -97,17 +111,17 @@ class SDAVS(nn.Module):
         logits = F.interpolate(logits, size=features.size, mode="bilinear", align_corners=False)
         return logits.unflatten(0, features.embeddings.shape[:2])
 
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """What the encoders make of a batch of clips, and all that the rest of the model needs."""
-
-    maps: list[Tensor]
-    """F_v of stride 4, 8, 16 and 32: each [B, T, C_i, H_i, W_i]."""
-    embeddings: Tensor
-    """The audio encoder's, one a second: [B, T, E]."""
-    size: tuple[int, int]
-    """H and W of the frames, and of the masks."""
+    def _varied(self, encoded: Tensor) -> Tensor:
+        """An encoder's output [B, T, C, ...] with noise relative to each channel's spread, and channels dropped."""
+        noise, dropout = self.config.feature_noise, self.config.feature_dropout
+        if noise:
+            others = [dim for dim in range(encoded.ndim) if dim != 2]
+            spread = encoded.detach().std(dim=others, keepdim=True, correction=0)
+            encoded = encoded + noise * spread * torch.randn_like(encoded)
+        if dropout:
+            kept = torch.empty_like(encoded[(..., *[slice(0, 1)] * (encoded.ndim - 3))])
+            encoded = encoded * kept.bernoulli_(1 - dropout) / (1 - dropout)
+        return encoded
 
 
 @dataclass

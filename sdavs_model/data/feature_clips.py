@@ -1,0 +1,140 @@
+"""Clips as their frozen encoders' outputs: encoded when first needed, then read from disk."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdavs_model.config import SDAVSConfig
+from sdavs_model.data.augment.augmentation import Augment, draw_window
+from sdavs_model.encoders.audio import build_audio_encoder
+from sdavs_model.encoders.features import EMBEDDINGS, MAPS
+from sdavs_model.encoders.visual import VisualEncoder
+from sdavs_model.files import replacing
+
+CACHE_VERSION = 1
+"""Goes up with every change of what an item of `TrainingClips` or an encoder's output is."""
+
+
+class FrozenEncoders:
+    """The two encoders of a config with the weights that it names, to encode clips on the CPU.
+
+    Args:
+        config: has both encoders frozen, and says where their weights are.
+
+    Attributes:
+        digest: sha256 over all weights; features of encoders with other weights are other features.
+
+    Raises:
+        ValueError: a weights file is missing or does not fit.
+    """
+
+    def __init__(self, config: SDAVSConfig) -> None:
+        assert config.freeze_backbone
+        assert config.audio_encoder_is_frozen
+        self._visual = VisualEncoder(config=config).eval()
+        self._audio = build_audio_encoder(config).eval()
+        total = hashlib.sha256()
+        for encoder in (self._visual, self._audio):
+            for name, tensor in encoder.state_dict().items():
+                total.update(name.encode())
+                total.update(tensor.contiguous().numpy().tobytes())
+        self.digest = total.hexdigest()
+
+    @torch.inference_mode()
+    def __call__(self, frames: Tensor, log_mel: Tensor) -> dict[str, Tensor]:
+        """Encode one clip: frames [T, 3, H, W], log_mel [T, 1, 96, 64].
+
+        Returns:
+            "map_0" to "map_3" [T, C_i, H_i, W_i] and "embeddings" [T, E], float16: half of the disk space, and a
+            rounding of 5e-4 that is far below the noise that training adds.
+        """
+        maps = dict(zip(MAPS, self._visual(frames), strict=True))
+        encoded = maps | {EMBEDDINGS: self._audio(log_mel)}
+        return {name: value.half().contiguous() for name, value in encoded.items()}
+
+
+class FeatureClips(Dataset):
+    """The items of a data set with "map_0" to "map_3" and "embeddings" in place of "frames" and "log_mel".
+
+    Each clip is one file of a folder that is named after everything that decides its content, so the cache is never
+    out of date, may be shared by runs and processes, and may be deleted at any time. A file that cannot be read is
+    made again.
+
+    Args:
+        clips: items as of `TrainingClips`, without augmentation.
+        encoders: encode the clips that are not in the cache.
+        folder: of all cached features; gets a subfolder.
+        made_of: what decides the items besides the encoders' weights, as JSON values: the data set's digest, the
+            split, the preprocessing, the audio control.
+        augment: of its settings only `window` applies; None uses whole clips.
+        seed: of the window, together with the epoch (`set_epoch`) and the clip's index.
+    """
+
+    def __init__(
+        self,
+        clips: Any,
+        *,
+        encoders: FrozenEncoders,
+        folder: Path,
+        made_of: Mapping[str, Any],
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.clips = clips
+        self._encoders = encoders
+        content = json.dumps(
+            {"version": CACHE_VERSION, "encoders": encoders.digest, **made_of}, sort_keys=True
+        )
+        self.folder = folder / hashlib.sha256(content.encode()).hexdigest()[:32]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._augment = augment
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws new windows from here on: the same (seed, epoch, index) gives the same item."""
+        self._epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.folder / f"{index}.safetensors"
+        try:
+            return self._read(path, index)
+        except (OSError, SafetensorError):
+            self._encode(path, index)
+        return self._read(path, index)
+
+    def _encode(self, path: Path, index: int) -> None:
+        item = dict(self.clips[index])
+        encoded = self._encoders(item.pop("frames"), item.pop("log_mel"))
+        tensors = {name: value for name, value in item.items() if isinstance(value, Tensor)}
+        # Masks hold class indices, at most 255.
+        tensors["masks"] = tensors["masks"].to(torch.uint8)
+        others = {name: value for name, value in item.items() if name not in tensors}
+        with replacing(path) as part:
+            save_file(encoded | tensors, part, metadata={"item": json.dumps(others)})
+
+    def _read(self, path: Path, index: int) -> dict[str, Any]:
+        with safe_open(path, framework="pt") as file:
+            item: dict[str, Any] = json.loads(file.metadata()["item"])
+            window = slice(None)
+            if self._augment is not None:
+                valid = file.get_tensor("valid").numpy()
+                rng = np.random.default_rng([self._seed, self._epoch, index])
+                window = draw_window(len(valid), self._augment, rng, valid)
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                tensor = file.get_slice(name)[window]
+                item[name] = tensor.float() if tensor.dtype == torch.float16 else tensor
+        item["masks"] = item["masks"].long()
+        return item

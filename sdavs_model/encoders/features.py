@@ -1,0 +1,37 @@
+"""What the two encoders make of a batch of clips: all that the rest of a model needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+NUM_LEVELS = 4
+EMBEDDINGS = "embeddings"
+MAPS = tuple(f"map_{level}" for level in range(NUM_LEVELS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Encoded clips."""
+
+    maps: list[Tensor]
+    """F_v of stride 4, 8, 16 and 32: each [B, T, C_i, H_i, W_i]."""
+    embeddings: Tensor
+    """The audio encoder's output, one a second: [B, T, E]."""
+    size: tuple[int, int]
+    """H and W of the frames, and of the masks."""
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Any]) -> Self:
+        """From a batch of `FeatureClips`; their masks have the size of the frames."""
+        size = batch["masks"].shape[-2:]
+        return cls(maps=[batch[name] for name in MAPS], embeddings=batch[EMBEDDINGS], size=(size[0], size[1]))
+
+    def map(self, function: Any) -> Self:
+        """With `function` applied to every tensor."""
+        return type(self)(
+            maps=[function(level) for level in self.maps],
+            embeddings=function(self.embeddings),
+            size=self.size,
+        )
