@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ablation-demo test multinode-test check format infra infra-check services stop clean distclean lock bootstrap
+.PHONY: help demo ablation-demo test test-fast multinode-test check format infra infra-check services stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,10 @@ ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds
 
 test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
 	@$(RUN) -m pytest -n $(FILES_AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-fast: bootstrap ## Run the tests that need no cluster, server or browser: a minute and a half on two cores
+	@$(RUN) -m pytest -n $(FILES_AT_ONCE) --dist loadfile --no-loadscope-reorder \
+	  -m "not (cluster or server or browser or slow)" $(ARGS)
 
 multinode-test: bootstrap ## Train on two machines in network namespaces, cut their link and heal it (needs root)
 	@$(RUN) infra/local/multinode.py

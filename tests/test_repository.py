@@ -71,6 +71,7 @@ def test_every_source_file_says_what_it_is():
     assert not silent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
 def test_every_job_shows_its_command_and_explains_its_flags(job: Path):
     docstring = ast.get_docstring(ast.parse(job.read_text())) or ""

@@ -75,7 +75,7 @@ def test_a_step_is_trained_and_the_split_is_validated_by_figures_of_its_own(conf
 def test_what_several_workers_score_adds_up_to_what_one_scores(config: RunConfig, mode: Mode):
     clips = open_split(config, "test")
     generator = torch.Generator().manual_seed(0)
-    # The same few items again and again (AVIS knows the place of each): other answers, other scores.
+    # The same few items again and again (AVIS knows the place of each): other predictions, other scores.
     items = [clips[i] for i in range(len(clips))] * (1 if clips.source.protocol == "avis" else 3)
     # In patches: AVIS follows every region from frame to frame.
     shapes = [(len(item["masks"]), config.model.num_classes, 4, 4) for item in items]

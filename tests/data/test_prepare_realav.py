@@ -173,6 +173,7 @@ def test_the_datasheet_counts_licences_and_shows_every_subset(made):
         assert sheet.height == 4 * 2 * 126
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_a_later_one_trusts_and_the_same_command_continues(
     debs, made, tmp_path
 ):

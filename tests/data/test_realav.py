@@ -50,7 +50,7 @@ def test_a_second_run_does_nothing_and_an_interrupted_one_continues_to_the_same_
     assert digests(tmp_path, preprocessor) == digests(realav, preprocessor)
 
 
-def test_a_lost_file_or_another_config_is_noticed_and_made_anew(small, tmp_path, preprocessor):
+def test_a_lost_file_or_another_config_is_noticed_and_rebuilt(small, tmp_path, preprocessor):
     small = dataclasses.replace(small, num_train=1, num_val=1, num_test_new_scenes=1, num_test_strict=1)
     prepare(tmp_path, small)
     first = digests(tmp_path, preprocessor)

@@ -178,7 +178,7 @@ def test_sound_that_is_too_short_is_refused_when_it_is_read(avss, preprocessor):
         open_avss(avss, preprocessor)[2]
 
 
-def test_the_kind_is_told_from_the_folder_and_an_unclear_folder_is_refused(s4, tmp_path, preprocessor):
+def test_the_kind_is_recognised_from_the_folder_and_an_unclear_folder_is_refused(s4, tmp_path, preprocessor):
     assert known_kind("auto", tmp_path) == known_kind("auto", tmp_path / "Single-source") == "avsbench-s4"
     assert splits_of("auto", tmp_path) == ("train", "test")
     write_avss(tmp_path)

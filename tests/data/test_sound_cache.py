@@ -67,7 +67,7 @@ def test_other_sound_and_other_settings_get_another_log_mel(realav, preprocessor
     )
 
 
-def test_a_damaged_entry_is_made_anew(tmp_path):
+def test_a_damaged_entry_is_rebuilt(tmp_path):
     path = tmp_path / "sound.wav"
     write_sound(path, 1, rate=48000)
     sounds = SoundCache(tmp_path / "cache")

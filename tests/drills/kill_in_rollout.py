@@ -1,4 +1,4 @@
-"""Kill the controller, a copy of the candidate or one of the served version in every moment of a rollout, under load.
+"""Kill the controller, a replica of the candidate or of the served version in every moment of a rollout, under load.
 
     .venv/bin/python tests/drills/kill_in_rollout.py
     .venv/bin/python tests/drills/kill_in_rollout.py --moments canary switch --victims served
@@ -28,7 +28,7 @@ VICTIMS = ("controller", "candidate", "served")
 
 
 def both_answer(stack: Stack, video: bytes) -> None:
-    """Wait until the served version and the one before answer, each by a copy of its own."""
+    """Wait until the served version and the one before answer, each by a replica of its own."""
     versions = [release.version for release in stack.state().slots.values() if release]
 
     def ok(version: int) -> bool:
@@ -38,7 +38,7 @@ def both_answer(stack: Stack, video: bytes) -> None:
 
 
 def one_rollout(stack: Stack, video: bytes, version: int, moment: str, victim: str) -> bool:
-    """Roll `version` out, kill, wait for the end, tell; whether no request failed."""
+    """Roll `version` out, kill, wait for the end, print a line; whether no request failed."""
     before = stack.state()
     processes = {name: stack.processes(name) for name in ("rollout", "model-a", "model-b")}
     with traffic(stack, video) as answers:
@@ -53,10 +53,10 @@ def one_rollout(stack: Stack, video: bytes, version: int, moment: str, victim: s
         both_answer(stack, video)
     failed = answers.statuses.total() - answers.statuses[200]
     versions = " and ".join(sorted(answers.masks, key=int))
-    strays = max(answers.strays.values())
+    largest = max(answers.deviations.values())
     print(
         f"{moment:<9} {victim:<11} version {version} for {before.served.version} {took:5.1f} s later; "
-        f"{answers.statuses.total():4d} answers by {versions}, {failed} failed, strays {strays:.4f}",
+        f"{answers.statuses.total():4d} answers by {versions}, {failed} failed, strays {largest:.4f}",
         flush=True,
     )
     return failed == 0

@@ -89,13 +89,13 @@ def test_a_workers_pod_is_drained_before_it_ends_and_within_its_grace_period(bui
         pod = group["template"]["spec"]
         *shell, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
         assert shell == ["/bin/sh", "-c"]
-        told, deadline, waited = (
+        asking, deadline, waited = (
             int(re.search(rf"{word} (\d+)", script)[1])
             for word in ("timeout", "--deadline-remaining-seconds", r"\$\(seq")
         )
         assert deadline == waited
         # `ray stop` takes up to 16 seconds.
-        assert told + waited + 16 < pod["terminationGracePeriodSeconds"]
+        assert asking + waited + 16 < pod["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
@@ -117,15 +117,15 @@ def test_no_two_resources_share_a_service_and_jobs_go_to_a_cluster_that_exists(b
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
-def test_the_endpoint_is_told_the_same_on_kubernetes_as_on_a_laptop(built, overlay: str):
+def test_the_endpoint_has_the_same_config_on_kubernetes_as_on_a_laptop(built, overlay: str):
     config = load_config([generate.ROOT / "jobs/configs/serve" / generate.OVERLAYS[overlay]]).serve
-    told = yaml.safe_load(find(built[overlay], "RayService")["spec"]["serveConfigV2"])
-    assert told == yaml.safe_load(yaml.safe_dump(declaration(config)))
-    assert ServeConfig.model_validate(told["applications"][0]["args"]) == config
+    declared = yaml.safe_load(find(built[overlay], "RayService")["spec"]["serveConfigV2"])
+    assert declared == yaml.safe_load(yaml.safe_dump(declaration(config)))
+    assert ServeConfig.model_validate(declared["applications"][0]["args"]) == config
     # Reachable by others, so never without keys.
     assert config.host == "0.0.0.0"
     assert config.require_keys
-    assert told["http_options"] == {"host": "0.0.0.0", "port": 8000}
+    assert declared["http_options"] == {"host": "0.0.0.0", "port": 8000}
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)

@@ -86,7 +86,7 @@ class Site:
             "--workers=2": "--workers=1",
         }
         words = [replaced.get(word, word) for word in container["args"][1:]]
-        told = {entry["name"]: entry.get("value") or self._secret(entry) for entry in container["env"]}
+        given = {entry["name"]: entry.get("value") or self._secret(entry) for entry in container["env"]}
         own = {
             "MLFLOW_AUTH_CONFIG_PATH": str(MLFLOW / "basic_auth.ini"),
             "MLFLOW_ARTIFACTS_DESTINATION": str(self.folder / "artifacts"),
@@ -95,7 +95,7 @@ class Site:
         log = (self.folder / "mlflow.log").open("a")
         self.server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words],
-            env=self.environment | told | own,
+            env=self.environment | given | own,
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -48,11 +48,11 @@ def home() -> Iterator[Path]:
 def environment(home: Path) -> Iterator[dict[str, str]]:
     """What the command printed, set here: as a user who exports it."""
     printed = start(home).stdout.splitlines()
-    told = dict(line.removeprefix("export ").split("=", 1) for line in printed)
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in printed)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
+        for name, value in exported.items():
             patch.setenv(name, value)
-        yield told
+        yield exported
 
 
 def start(home: Path) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,8 @@ import pytest
 from sdavs_model import SDAVSConfig, budgets, recipes
 from sdavs_model.benchmark import Cost, cost
 
+pytestmark = pytest.mark.slow
+
 
 def costs(recipe: str, backbone: str = budgets.SWIN_B) -> tuple[float, float]:
     """Trainable parameters without VGGish in millions, and MACs in billions."""

@@ -1,4 +1,4 @@
-"""What must hold of the model's numbers: symmetries, gates, gradients, and one answer in every way of running it."""
+"""What must hold of the model's numbers: symmetries, gates, gradients, and the same output however it runs."""
 
 import copy
 import shutil
@@ -30,7 +30,7 @@ def clips(num_clips: int = 2, num_frames: int = 3, size: int = 64) -> tuple[torc
 
 @pytest.fixture(scope="module")
 def eager() -> tuple[SDAVS, torch.Tensor]:
-    """A model in eval mode and its answer to `clips()`, about 1 in size."""
+    """A model in eval mode and its output for `clips()`, about 1 in size."""
     model = small_model()
     with torch.no_grad():
         model.train()(*clips())  # running statistics that are not the initial ones
@@ -142,6 +142,7 @@ def test_bf16_autocast_agrees_to_the_precision_of_bf16(eager):
     assert difference.max() < 0.5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_exported_model_gives_the_eager_logits(eager):
     model, logits = eager
@@ -149,6 +150,7 @@ def test_an_exported_model_gives_the_eager_logits(eager):
     torch.testing.assert_close(exported(*clips()), logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_captured_graph_of_the_whole_model_gives_the_eager_logits(eager):
     """torch.compile's capture and functional rewriting, without its code generation: that takes minutes."""
@@ -157,6 +159,7 @@ def test_the_captured_graph_of_the_whole_model_gives_the_eager_logits(eager):
     torch.testing.assert_close(captured(*clips()), logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile makes C++ on a CPU, and there is no g++"
@@ -168,6 +171,7 @@ def test_a_selector_compiled_to_machine_code_gives_the_eager_output(eager):
     torch.testing.assert_close(compiled, selector(audio), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_model_overfits_four_clips():
     """Two frames of two objects each, two sounds: the mask is the object that sounds."""
     torch.manual_seed(0)

@@ -11,6 +11,8 @@ from sdavs_model import SDAVS, SDAVSConfig, build_model
 from sdavs_model.encoders.batch_norm import SharedBatchNorm
 from sdavs_model.engine import training_loss
 
+pytestmark = pytest.mark.slow
+
 NUM_WORKERS = 2
 
 

@@ -16,6 +16,8 @@ from sdavs_platform.tracking.runs import TrainingRun
 
 from sdavs_model import Ablation, SDAVSConfig, build_model, save_artifact
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SDAVSConfig(backbone="resnet10t", image_size=64, width=32, num_heads=2, vggish_width=0.125)
 SPLIT = "test_strict"
@@ -94,7 +96,7 @@ def test_noise_is_scored_with_and_without_snrp_on_a_whole_curve(analysed):
     assert scores["with SNRP"]["original audio"]["miou"] == pytest.approx(alone)
 
 
-def test_the_false_sounding_rate_is_one_less_j_against_an_empty_truth(analysed):
+def test_the_false_sounding_rate_is_one_less_j_against_an_empty_ground_truth(analysed):
     conditions = analysed[0]["listening"].numbers["conditions"]
     assert list(conditions) == ["right", "silence", "swapped", "off-screen", "noise only"]
     assert conditions["silence"]["quiet_frames"] == conditions["off-screen"]["quiet_frames"] == 20

@@ -25,7 +25,7 @@ def test_any_number_of_workers_forms_the_same_global_batches():
     assert global_batches(1) == global_batches(2) == global_batches(3) == global_batches(4)
 
 
-def test_an_epoch_goes_on_in_its_middle_with_the_clips_it_would_have_had_next():
+def test_an_epoch_resumes_in_its_middle_with_the_clips_it_would_have_had_next():
     assert global_batches(3, first_batch=2) == global_batches(1)[2:]
 
 

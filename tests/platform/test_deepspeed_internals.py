@@ -11,7 +11,7 @@ import torch
 from sdavs_platform import deepspeed_internals
 from worker_group import ENVIRONMENT, run_group
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.slow
 
 STAGES = (0, 1, 2, 3)
 

@@ -57,7 +57,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         server.wait(patience(30))
 
 
-def told(run: TrainingRun) -> list[int]:
+def logged(run: TrainingRun) -> list[int]:
     return [point.step for point in run.client.get_metric_history(run.run_id, "train/loss")]
 
 
@@ -68,7 +68,7 @@ def test_points_wait_for_an_mlflow_server_that_is_away_and_arrive_once_and_in_or
     drawn: list[str] = []
     queue = DeliveryQueue(run, points=[(1, {"train/loss": 1.0})], retry_seconds=0.2)
     queue.send()
-    wait_until(lambda: not queue.unsent(), what="the first point to be told")
+    wait_until(lambda: not queue.unsent(), what="the first point to be delivered")
     stop(server)
     for step in (2, 3):
         queue.put((step, {"train/loss": 1.0 / step}))
@@ -78,7 +78,7 @@ def test_points_wait_for_an_mlflow_server_that_is_away_and_arrive_once_and_in_or
     start()
     queue.put((4, {"train/loss": 0.25}))
     queue.close()
-    assert told(run) == [1, 2, 3, 4]
+    assert logged(run) == [1, 2, 3, 4]
     assert drawn[-1] == "picture 3"
 
 

@@ -9,6 +9,8 @@ from sdavs_platform.training.checkpoints.reshape import reshape_shards
 from sdavs_platform.training.export import consolidate
 from worker_group import run_group
 
+pytestmark = pytest.mark.slow
+
 STAGES = (0, 1, 2, 3)
 # fp32 sums of other lengths, in another order, through AdamW's normalised updates.
 TOLERANCE = 2e-3
@@ -69,10 +71,10 @@ def lives(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     for kind in kinds:
         for step in (1, 3):
             (folder / kind / str(step)).mkdir(parents=True)
-    told = run_group(2, planned("whole", (0, 4), of=kinds, save=1), folder)
-    told |= run_group(1, planned("alone", (1, 3), of=stages, load=1, save=3), folder)
+    results = run_group(2, planned("whole", (0, 4), of=kinds, save=1), folder)
+    results |= run_group(1, planned("alone", (1, 3), of=stages, load=1, save=3), folder)
     again = planned("resumed", (1, 4), of=kinds, load=1) + planned("again", (3, 4), of=stages, load=3)
-    return told | run_group(2, again, folder) | {"folder": folder, "configs": kinds}
+    return results | run_group(2, again, folder) | {"folder": folder, "configs": kinds}
 
 
 @pytest.mark.parametrize("kind", [*(f"zero{stage}" for stage in STAGES), "bf16", "offload"])

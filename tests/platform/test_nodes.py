@@ -1,7 +1,7 @@
 """One training by `ray job submit` on a cluster of several raylets, to which everything happens in turn.
 
 Two workers on two nodes; one worker hangs; one node is drained and taken away; one is added; one is lost; the job is
-stopped; the training goes on.
+stopped; the training resumes.
 """
 
 import contextlib
@@ -75,9 +75,9 @@ class Job:
         return None
 
     def last_step(self) -> int:
-        """The last step that was told up to the line waited for."""
-        told = re.findall(r" step (\d+)/", "".join(self.lines[: self.position]))
-        return int(told[-1])
+        """The last step that was logged up to the line waited for."""
+        steps = re.findall(r" step (\d+)/", "".join(self.lines[: self.position]))
+        return int(steps[-1])
 
     def end(self) -> None:
         """Return when the command has ended and all its lines are here."""
@@ -113,21 +113,21 @@ def nodes(make_config: Any) -> Iterator[Any]:
         variables = worker_environment(make_config("any")) | {"RAY_ADDRESS": cluster.address}
         ending.enter_context(ray_driver(cluster.address, runtime_env={"env_vars": variables}))
         is_over = threading.Event()
-        books = threading.Thread(target=keep_books, args=(is_over,), daemon=True)
-        books.start()
-        ending.callback(books.join)
+        refreshing = threading.Thread(target=refresh_resources, args=(is_over,), daemon=True)
+        refreshing.start()
+        ending.callback(refreshing.join)
         ending.callback(is_over.set)
         yield cluster
 
 
-def keep_books(is_over: threading.Event) -> None:
+def refresh_resources(is_over: threading.Event) -> None:
     """Ray Train learns what nodes there are every 20 seconds; here every second, or most of the test is waiting."""
     import ray
 
     while not is_over.wait(1):
         with contextlib.suppress(ValueError, ray.exceptions.RayError):  # no training yet
-            books = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
-            ray.get(books.get_reserved_resources.remote("the test", recompute=True))
+            coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+            ray.get(coordinator.get_reserved_resources.remote("the test", recompute=True))
 
 
 @pytest.fixture(scope="module")
@@ -166,51 +166,51 @@ def story(nodes: Any, config: Any, data: Path, tmp_path_factory: pytest.TempPath
     with ExitStack() as ending:
         job = Job(dashboard, "first", "--config", str(file), environment=environment)
         ending.callback(job.kill)
-        told = watched(job, nodes, config, data)
+        seen = watched(job, nodes, config, data)
     budget = config.training.model_copy(update={"max_minutes": 0.001})
     train(config.model_copy(update={"training": budget}), finishes=False)
-    return told
+    return seen
 
 
 def watched(job: Job, nodes: Any, config: Any, data: Path) -> SimpleNamespace:
     """What happens to the job until it is stopped."""
     from ray.job_submission import JobSubmissionClient
 
-    told = SimpleNamespace()
-    told.begun = job.wait(STARTED)
+    seen = SimpleNamespace()
+    seen.begun = job.wait(STARTED)
     job.wait(f" step {EVERY + 5}/")
 
-    told.hung = hang_a_worker(job, data)
-    told.after_hang = job.wait(STARTED)
+    seen.hung = hang_a_worker(job, data)
+    seen.after_hang = job.wait(STARTED)
     job.wait(" step ")
 
     drain(nodes, nodes.spare[-1])
     job.wait("PreemptedError")
     nodes.remove_node(nodes.spare.pop(), allow_graceful=False)
-    told.after_drain = job.wait(STARTED)
-    told.step_before_drain = job.last_step()
+    seen.after_drain = job.wait(STARTED)
+    seen.step_before_drain = job.last_step()
     nodes.spare.append(nodes.add_node(wait=False, num_cpus=1))
-    told.after_growth = job.wait(STARTED)
+    seen.after_growth = job.wait(STARTED)
     job.wait(" step ")
 
     nodes.remove_node(nodes.spare.pop(), allow_graceful=False)
-    told.after_loss = job.wait(STARTED)
-    told.step_before_loss = job.last_step()
+    seen.after_loss = job.wait(STARTED)
+    seen.step_before_loss = job.last_step()
     job.wait(" step ")
 
     JobSubmissionClient(job.dashboard).stop_job("first")
     job.end()
-    told.stopped_status = JobSubmissionClient(job.dashboard).get_job_status("first")
+    seen.stopped_status = JobSubmissionClient(job.dashboard).get_job_status("first")
     job.position = len(job.lines)
-    told.step_before_stop = job.last_step()
-    told.run = TrainingRun.find("nodes", storage=config.storage.uri, uri=config.tracking.uri)
-    told.stopped_run = told.run.client.get_run(told.run.run_id).info.status
-    told.newest = newest_step(config)
-    return told
+    seen.step_before_stop = job.last_step()
+    seen.run = TrainingRun.find("nodes", storage=config.storage.uri, uri=config.tracking.uri)
+    seen.stopped_run = seen.run.client.get_run(seen.run.run_id).info.status
+    seen.newest = newest_step(config)
+    return seen
 
 
 def takes_jobs(dashboard: str) -> bool:
-    """Whether the head's agent has told the dashboard of itself."""
+    """Whether the head's agent is known to the dashboard."""
     from ray.job_submission import JobSubmissionClient
 
     try:
@@ -246,7 +246,7 @@ def newest_step(config: Any) -> int:
     return known["latest_checkpoint_result"]["metrics"]["step"]
 
 
-def test_a_worker_that_hangs_is_named_with_the_stacks_of_all_and_training_goes_on(story, config):
+def test_a_worker_that_hangs_is_named_with_the_stacks_of_all_and_training_continues(story, config):
     rank, function, address = story.hung.groups()
     stacks = {file.name: file.read_text() for file in Path(address).iterdir()}
     assert stacks.keys() == {"rank-0.txt", "rank-1.txt"}
@@ -259,7 +259,7 @@ def test_a_worker_that_hangs_is_named_with_the_stacks_of_all_and_training_goes_o
     assert story.after_hang[2] == "2"
 
 
-def test_a_lost_node_costs_the_steps_since_the_newest_checkpoint_and_one_worker_goes_on(story):
+def test_a_lost_node_costs_the_steps_since_the_newest_checkpoint_and_one_worker_continues(story):
     assert story.begun[2] == "2"
     assert story.after_loss[2] == "1"
     assert 0 <= story.step_before_loss - int(story.after_loss[1] or 0) <= 2 * EVERY
@@ -280,7 +280,7 @@ def test_a_stopped_job_leaves_a_checkpoint_of_its_last_step_and_a_killed_run(sto
     assert story.newest >= story.step_before_stop
 
 
-def test_the_same_training_goes_on_at_the_next_step_and_every_step_was_told_once(story, config):
+def test_the_same_training_resumes_at_the_next_step_and_every_step_was_logged_once(story, config):
     assert newest_step(config) == story.newest + 1
     client = mlflow_client(config.tracking.uri)
     steps = [point.step for point in client.get_metric_history(story.run.run_id, "train/loss")]

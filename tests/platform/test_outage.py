@@ -10,7 +10,7 @@ from sdavs_platform.training.faults.failures import fit_through_outages
 from sdavs_platform.training.run import train
 
 
-def test_storage_that_refuses_to_be_written_is_told_before_anything_is_leased(make_config, state):
+def test_storage_that_refuses_to_be_written_is_reported_before_anything_is_leased(make_config, state):
     with pytest.raises(ValueError, match=r"storage.uri: /proc cannot be written: .*/proc/refused"):
         train(make_config("refused", storage={"uri": "/proc"}))  # which refuses root, too
     assert not ray.is_initialized()
@@ -37,5 +37,5 @@ def test_a_controller_that_cannot_write_to_the_storage_is_started_again(
     with context:
         fit_through_outages(fit, max_failures=max_failures, uri=str(tmp_path), name="run")
     assert len(calls) == num_calls
-    told = [line for line in caplog.messages if line.startswith("run: the storage failed")]
-    assert len(told) == num_calls - 1
+    lines = [line for line in caplog.messages if line.startswith("run: the storage failed")]
+    assert len(lines) == num_calls - 1

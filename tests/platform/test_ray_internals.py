@@ -11,8 +11,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from sdavs_platform import ray_internals
 from sdavs_platform.training.faults.failures import root_cause
-
-pytestmark = pytest.mark.timeout(120)
+from waiting import patience, wait_until
 
 
 def trainer(worker: Any, folder: Path, *callbacks: ray.train.UserCallback) -> TorchTrainer:
@@ -119,13 +118,10 @@ def test_a_training_in_another_thread_can_be_aborted(cluster, tmp_path):
     queue = Queue(actor_options={"num_cpus": 0})
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    ray_internals.abort_training(queue.get(timeout=60))
-    thread.join(60)
+    ray_internals.abort_training(queue.get(timeout=patience(60)))
+    thread.join(patience(60))
     assert not thread.is_alive()
-    deadline = time.monotonic() + 60
-    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert ray.available_resources()["CPU"] == 2
+    wait_until(lambda: ray.available_resources().get("CPU") == 2, what="both CPUs")
     queue.shutdown()
 
 

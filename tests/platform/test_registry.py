@@ -1,4 +1,4 @@
-"""The registry hands out what was registered, or nothing."""
+"""The registry returns what was registered, or nothing."""
 
 import pytest
 from sdavs_platform.tracking import registry

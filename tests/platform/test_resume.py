@@ -105,9 +105,9 @@ def points(result: TrainResult, config: Any, key: str) -> list[tuple[int, float]
 def test_after_a_worker_was_killed_the_training_ends_with_the_undisturbed_weights_to_the_last_bit(
     undisturbed, killed, config
 ):
-    truth, found = weights(undisturbed, config("undisturbed")), weights(killed, config("killed"))
-    assert truth.keys() == found.keys()
-    assert all(truth[name].equal(found[name]) for name in truth)
+    expected, found = weights(undisturbed, config("undisturbed")), weights(killed, config("killed"))
+    assert expected.keys() == found.keys()
+    assert all(expected[name].equal(found[name]) for name in expected)
     assert killed.metrics == undisturbed.metrics
 
 
@@ -142,14 +142,14 @@ def test_any_checkpoint_becomes_an_artifact_on_demand(undisturbed, config, tmp_p
     settings = config("undisturbed")
     known = json.loads(checkpoint_list(settings).read_text())["checkpoint_results"]
     between = next(one["checkpoint_dir_name"] for one in known if one["metrics"]["val_miou"] < 0)
-    told = export_from_storage(
+    exported = export_from_storage(
         settings.name,
         storage=settings.storage.uri,
         uri=settings.tracking.uri,
         checkpoint=between,
         out=tmp_path,
     )
-    assert told["step"] < STEPS
+    assert exported["step"] < STEPS
     assert load_artifact(tmp_path).lineage["checkpoint"].endswith(between)
 
 

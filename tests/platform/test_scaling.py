@@ -57,7 +57,7 @@ def test_trees_reduce_in_a_logarithm_of_messages():
     assert exchange_seconds({"all_gather": Exchange(calls=3, num_bytes=9)}, 64, trees) == 3 * 63
 
 
-def test_a_step_takes_computation_and_exchange_less_what_runs_beside():
+def test_a_step_takes_computation_and_exchange_less_what_overlaps():
     def predicted(stage, num_bytes):
         return predict(
             {"all_reduce": Exchange(calls=1, num_bytes=num_bytes)},

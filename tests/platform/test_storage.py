@@ -123,11 +123,11 @@ def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_r
         local_copy("s3://data/hostile", cache=tmp_path)
 
 
-def fetching(uri: str, cache: Path, told: str) -> "AbstractContextManager[subprocess.Popen[str]]":
-    """A process of its own that makes a local copy; `told` is called with (files done, files in all)."""
+def fetching(uri: str, cache: Path, report: str) -> "AbstractContextManager[subprocess.Popen[str]]":
+    """A process of its own that makes a local copy; `report` is called with (files done, files in all)."""
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.storage.datasets import local_copy\n"
-        f"local_copy({uri!r}, cache=Path(sys.argv[1]), num_workers=1, progress={told})\n"
+        f"local_copy({uri!r}, cache=Path(sys.argv[1]), num_workers=1, progress={report})\n"
     )
     return process(
         [sys.executable, "-c", program, str(cache)],
@@ -139,8 +139,8 @@ def fetching(uri: str, cache: Path, told: str) -> "AbstractContextManager[subpro
 
 def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
     with ExitStack() as running:
-        told = "lambda done, total: print(done)"
-        workers = [running.enter_context(fetching(bucket, tmp_path, told=told)) for _ in range(2)]
+        report = "lambda done, total: print(done)"
+        workers = [running.enter_context(fetching(bucket, tmp_path, report=report)) for _ in range(2)]
         counts = sorted(len(worker.communicate(timeout=patience(120))[0].splitlines()) for worker in workers)
     assert [worker.returncode for worker in workers] == [0, 0]
     assert counts == [0, len(contents(clips))]
@@ -148,19 +148,19 @@ def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
 
 def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_path):
     die = "lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None"
-    with fetching(bucket, tmp_path, told=die) as fetch:
+    with fetching(bucket, tmp_path, report=die) as fetch:
         fetch.wait(timeout=patience(120))
     assert fetch.returncode == -signal.SIGKILL
-    truth = contents(clips)
+    wanted = contents(clips)
     left = {
         k.partition("/")[2]: v for k, v in contents(tmp_path).items() if not k.endswith((".part", ".lock"))
     }
-    assert 5 <= len(left) < len(truth)
-    assert all(truth[name] == content for name, content in left.items())
+    assert 5 <= len(left) < len(wanted)
+    assert all(wanted[name] == content for name, content in left.items())
     done: list[int] = []
     copy = local_copy(bucket, cache=tmp_path, progress=lambda d, total: done.append(d))
-    assert len(done) == len(truth) - len(left)
-    assert {k: v for k, v in contents(copy).items() if k in truth} == truth
+    assert len(done) == len(wanted) - len(left)
+    assert {k: v for k, v in contents(copy).items() if k in wanted} == wanted
 
 
 def test_checkpoints_are_found_in_a_bucket_and_in_a_folder(server, tmp_path):
@@ -213,7 +213,7 @@ def make_remote(make_config: Any, data: Path) -> Any:
     return make
 
 
-def test_a_killed_training_goes_on_from_the_bucket_and_passes_half_uploads_over(
+def test_a_killed_training_resumes_from_the_bucket_and_skips_half_uploaded_checkpoints(
     server, cluster, make_remote, tmp_path, capfd
 ):
     settings = make_remote(cluster={"max_failures": 0})

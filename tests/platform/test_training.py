@@ -1,4 +1,4 @@
-"""Trainings of seconds on a real Ray cluster: two workers, DeepSpeed ZeRO-2, MLflow on sqlite."""
+"""Trainings that take seconds on a real Ray cluster: two workers, DeepSpeed ZeRO-2, MLflow on sqlite."""
 
 import gzip
 import json
@@ -53,7 +53,7 @@ def test_a_stopped_training_resumes_under_its_name_in_the_same_mlflow_run(
     assert all(math.isfinite(scores["miou"]) for scores in second.metrics.values())
 
 
-def test_every_point_tells_where_the_time_went(interrupted_and_resumed, make_config):
+def test_every_point_shows_where_the_time_went(interrupted_and_resumed, make_config):
     run_id = interrupted_and_resumed[1].run_id
     client = mlflow_client(make_config("resumed").tracking.uri)
 
@@ -119,7 +119,7 @@ def test_the_registered_model_loads_with_the_model_package_alone(
     assert done.stdout.strip() == "[]"
 
 
-def test_the_evaluation_puts_right_muted_and_swapped_sound_beside_the_constant_mask(
+def test_the_evaluation_compares_right_muted_and_swapped_sound_with_the_constant_mask(
     interrupted_and_resumed, make_config, data
 ):
     version = interrupted_and_resumed[1].model_version
@@ -181,7 +181,7 @@ def test_a_missing_data_folder_is_refused_in_a_failed_run(make_config):
     assert "/does/not/exist" in failed_run(config)
 
 
-def test_the_best_constant_mask_says_which_it_is(make_config):
+def test_the_best_constant_mask_names_its_kind(make_config):
     config = make_config("any")
     constant = best_constant(open_split(config, "train"), open_split(config, "val"))
     assert "mask" in constant.kind or "all" in constant.kind

@@ -40,9 +40,9 @@ def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous:
     )
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
-    told = {life["name"]: _live(life, rank=rank, world_size=world_size) for life in lives}
+    results = {life["name"]: _live(life, rank=rank, world_size=world_size) for life in lives}
     if rank == 0:
-        Path(f"{rendezvous}.json").write_text(json.dumps(told))
+        Path(f"{rendezvous}.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -108,6 +108,6 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
                 save(Path(life["save"][1]))
             if state.step == last:
                 break
-    told = {"losses": losses, "before": before, "after": first_batch_loss()}
+    results = {"losses": losses, "before": before, "after": first_batch_loss()}
     engine.destroy()
-    return told
+    return results

@@ -45,14 +45,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 @pytest.fixture
 def opened(browser, stack) -> Iterator[Page]:
-    """The page on a desk."""
+    """The page on a desktop screen."""
     key = stack.keys_by_scope["admin"]
     yield from opened_page(browser, stack.address, key, viewport={"width": 1440, "height": 900})
 
 
 @pytest.fixture
 def on_phone(browser, stack) -> Iterator[Page]:
-    """The same in a hand, in the dark, without motion."""
+    """The same on a phone, in dark mode, with reduced motion."""
     yield from opened_page(
         browser,
         stack.address,

@@ -13,7 +13,7 @@ WARM_UP_S = 0.3
 
 
 def promote_soon(stack: Stack, version: int) -> None:
-    """Promote without waiting for MLflow's answer: the verification may be over before it comes."""
+    """Promote without waiting for MLflow's response: the verification may be over before it comes."""
     threading.Thread(target=stack.promote, args=(version,)).start()
 
 

@@ -254,7 +254,7 @@ def running_stack(**changes: object) -> Iterator[Stack]:
         patch.setenv("SDAVS_HOME", str(folder))
         patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        # MLflow calls only https and public addresses unless it is told otherwise.
+        # MLflow calls only https and public addresses unless configured otherwise.
         patch.setenv("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")
         patch.setenv("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
         patch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", Fernet.generate_key().decode())

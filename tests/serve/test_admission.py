@@ -14,6 +14,7 @@ from sdavs_serve.http.auth import NUDGE, Authentication
 from sdavs_serve.http.keys import KeyFile
 from sdavs_serve.http.problems import handle_problems
 from sdavs_serve.http.webhook import Webhooks
+from waiting import patience
 
 LIMITS = UploadLimits(
     max_requests=2, max_uploads=3, max_upload_mb=1, upload_timeout_s=60, min_upload_kb_s=100
@@ -44,7 +45,7 @@ class Client:
         self._body.put_nowait({"type": "http.request", "body": body, "more_body": more})
 
     async def answer(self, *, seconds: float = 5) -> tuple[int, dict]:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(patience(seconds)):
             await asyncio.shield(self.task)
         body = b"".join(message.get("body", b"") for message in self._sent)
         return self._sent[0]["status"], json.loads(body)

@@ -1,4 +1,4 @@
-"""Strangers' files: decoded in processes with limits, which may die without taking anything along."""
+"""Untrusted uploads: decoded in processes with limits, which may die without taking anything else down."""
 
 import os
 import resource
@@ -55,6 +55,7 @@ def test_a_decoder_that_needs_too_much_memory_or_time_is_stopped_and_the_next_up
         small.close()
 
 
+@pytest.mark.slow
 def test_killed_decoders_are_started_again(sandbox, make_video):
     video = make_video(2)
     assert len(list(sandbox.samples(upload_of(video)).samples())) == 2
@@ -71,6 +72,7 @@ def test_killed_decoders_are_started_again(sandbox, make_video):
     assert len(list(sandbox.samples(upload_of(video)).samples())) == 2
 
 
+@pytest.mark.slow
 def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
     decoding = sandbox.samples(upload_of(make_video(300)))
     next(decoding.samples())
@@ -82,6 +84,7 @@ def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_decoder_that_is_busy_is_killed_when_its_client_has_gone(make_video):
     sandbox = Sandbox(LIMITS)
     upload = upload_of(make_video(300))
@@ -89,11 +92,12 @@ def test_a_decoder_that_is_busy_is_killed_when_its_client_has_gone(make_video):
     working = psutil.Process(sandbox.server).children(recursive=True)
     working[-1].suspend()  # it reaches no message any more, as if it computed for ever
     upload.stop_decoding()
-    _, alive = psutil.wait_procs(working, timeout=20)
+    _, alive = psutil.wait_procs(working, timeout=patience(20))
     assert not alive
     sandbox.close()
 
 
+@pytest.mark.slow
 def test_decoders_know_no_secret_of_ours_and_can_open_nothing(make_video):
     sandbox = Sandbox(LIMITS)  # its own: another test's decoder may still be ending
     decoding = sandbox.samples(upload_of(make_video(300)))
@@ -128,6 +132,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
     assert grown[1] - grown[0] < 10e6
 
 
+@pytest.mark.slow
 def test_damaged_files_never_crash_hang_or_leak():
     """The short form of `python -m sdavs_serve.tools.fuzz --files 5000`."""
     outcome = fuzz(num_files=300, seed=0, budget_s=5)

@@ -45,7 +45,9 @@ def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_
     assert set(answers.statuses) == {200}, answers.refusals
     assert set(answers.masks) == {str(before), str(better)}
     apart = (answers.masks[str(before)] != answers.masks[str(better)]).mean()
-    assert max(answers.strays.values()) < 0.1 * apart, "every answer is that of the version it names, whole"
+    assert max(answers.deviations.values()) < 0.1 * apart, (
+        "every answer is that of the version it names, whole"
+    )
     assert [gate.gate for gate in state.gates] == [], "the way back is no rollout"
     stack.until(lambda state: not state.outbox)
     assert (stack.tags(before)["rollout"], stack.tags(better)["rollout"]) == ("serving", "served before")
@@ -108,7 +110,9 @@ def _with_a_wrong_signature(stack) -> int:
     ],
     ids=["corrupt", "wrong signature", "other golden answers", "disagreeing", "too slow"],
 )
-def test_a_bad_version_is_stopped_at_its_gate_and_the_old_one_goes_on(stack, make_video, make, gate, reason):
+def test_a_bad_version_is_stopped_at_its_gate_and_the_old_one_keeps_serving(
+    stack, make_video, make, gate, reason
+):
     before = stack.serving()
     version = make(stack)
     with traffic(stack, make_video(2)) as answers:

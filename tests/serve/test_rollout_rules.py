@@ -27,7 +27,7 @@ def release(version: int) -> Release:
 
 
 class World:
-    """A world that does what it is told, and a controller that may be replaced by a new one at any tick."""
+    """A world that does what it is asked, and a controller that may be replaced by a new one at any tick."""
 
     def __init__(self) -> None:
         self.state = RolloutState()
@@ -192,7 +192,7 @@ def test_a_candidate_that_is_lost_over_its_golden_clips_is_loaded_again(world):
     assert state.restarts == 1
 
 
-def test_a_lost_candidate_gets_no_traffic_until_it_is_back_and_the_step_begins_anew(world):
+def test_a_lost_candidate_gets_no_traffic_until_it_is_back_and_the_step_starts_again(world):
     world.alias = 2
     state = world.until(lambda state: state.phase == "canary")
     step, stage = state.step, state.stage

@@ -1,4 +1,4 @@
-"""A model that tells classes apart, from the registry to every form of answer and to the page."""
+"""A model that tells classes apart, from the registry to every form of response and to the page."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Constant load on an endpoint, with a look at every answer: did it come, and is it that of the version it names?"""
+"""Constant load on an endpoint, with a look at every response: did it come, and is it that of the version it names?"""
 
 import threading
 from collections import Counter
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from stack import Stack, mask_of
 
-# In proportion to the machine: the same clip's answers come from a handful of threads.
+# In proportion to the machine: a few threads are enough to keep two cores busy.
 NUM_CLIENTS = 2
 
 
@@ -19,16 +19,16 @@ class Answers:
 
     statuses: Counter[int] = field(default_factory=Counter)
     masks: dict[str, np.ndarray] = field(default_factory=dict)
-    """[T, H, W] of each version's first answer."""
-    strays: dict[str, float] = field(default_factory=dict)
-    """Largest share of pixels by which a later answer of the same version differs from its first one."""
+    """[T, H, W] of each version's first response."""
+    deviations: dict[str, float] = field(default_factory=dict)
+    """Largest fraction of pixels by which a later response of the same version differs from its first one."""
     refusals: list[str] = field(default_factory=list)
     """Bodies of whatever was not a 200."""
 
     def add(self, version: str, masks: np.ndarray) -> None:
         first = self.masks.setdefault(version, masks)
-        stray = float((first != masks).mean())
-        self.strays[version] = max(self.strays.get(version, 0.0), stray)
+        deviation = float((first != masks).mean())
+        self.deviations[version] = max(self.deviations.get(version, 0.0), deviation)
 
 
 @contextmanager

@@ -154,6 +154,7 @@ def test_csv_and_markdown_hold_every_trial_and_the_commands(study):
     assert "python jobs/tune.py --sweep 'my sweep.yaml'" in text
 
 
+@pytest.mark.slow
 def test_a_report_is_built_by_one_command_also_while_the_sweep_runs(tmp_path):
     store = records.search_store(tmp_path / "results", num_trials=4)
     running = store.trials()[0].model_copy(update={"state": "running", "reports": []})
