@@ -50,8 +50,8 @@ def evaluate_registered(
 
     Returns:
         {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
-        "videos_per_batch", "splits": {split: {row: {figure: value}}}, "constants"}. Constants exist for binary masks only: the
-        best constant mask of 71 classes is background.
+        "videos_per_batch", "splits": {split: {row: {figure: value}}}, "constants"}. Constants exist for binary masks
+        only: the best constant mask of 71 classes is background.
 
     Raises:
         ValueError: no such model, split or file; a model that fails verification, or has other classes.
