@@ -3,7 +3,9 @@
 Light to import: the ingress needs neither torch nor MLflow.
 """
 
+import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ray.exceptions import RayActorError
@@ -11,6 +13,20 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 CALL_LOST = (RayActorError, DeploymentUnavailableError)
 """The call was lost with the replica that had it; this says nothing about the model."""
+
+
+async def within(seconds: float, call: Any) -> Any:
+    """The result of a call to a deployment, which is cancelled after so many seconds.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError:
+        call.cancel()
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)

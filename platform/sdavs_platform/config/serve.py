@@ -38,6 +38,10 @@ class RolloutConfig(Section):
     step_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     """A step without enough predictions after so many seconds refuses the version."""
 
+    call_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """Longest time in which the new version may predict one window, in seconds. Then the old version answers the
+    request, and the failure counts as an error; also the time after which a replica that hangs is replaced."""
+
     probe_after_s: Annotated[float, Field(gt=0)] = 1.0
     """After so many seconds without traffic, golden clips are sent to both versions instead."""
 

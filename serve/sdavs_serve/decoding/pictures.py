@@ -139,7 +139,7 @@ def _as_displayed(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     colours = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
     rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", src_colorspace=colours).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
-    return rgb if matrix is None else _turned(rgb, np.frombuffer(bytes(matrix), np.int32))
+    return rgb if matrix is None else _turned(rgb, np.frombuffer(memoryview(matrix), np.int32))
 
 
 def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -80,8 +80,11 @@ class Ingress:
         watcher = store.Watcher()
         watcher.start()
         self._router = Router(watcher)
-        observer = Observer(slots=slots, controller=controller)
-        dispatcher = Dispatcher(slots=slots, router=self._router, observer=observer)
+        timeout_s = config.rollout.call_timeout_s
+        observer = Observer(slots=slots, controller=controller, call_timeout_s=timeout_s)
+        dispatcher = Dispatcher(
+            slots=slots, router=self._router, observer=observer, candidate_timeout_s=timeout_s
+        )
         self._sandbox = Sandbox(config)
         self._segmenter = Segmenter(
             config=config, router=self._router, dispatcher=dispatcher, sandbox=self._sandbox

@@ -47,6 +47,12 @@ class Batcher(Generic[Item, Result]):
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._changed = asyncio.Event()
         self._worker: asyncio.Task | None = None
+        self._running_since: float | None = None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the present batch has been running, in seconds; 0 if none is."""
+        return 0.0 if self._running_since is None else time.monotonic() - self._running_since
 
     async def __call__(self, item: Item) -> Result:
         """The result for one item. Raises what the run of its batch raises."""
@@ -60,6 +66,7 @@ class Batcher(Generic[Item, Result]):
     async def _work(self) -> None:
         while True:
             batch = await self._next_batch()
+            self._running_since = time.monotonic()
             try:
                 results = await self._run([one.item for one in batch])
             except Exception as error:
@@ -67,6 +74,8 @@ class Batcher(Generic[Item, Result]):
                     if not one.result.done():
                         one.result.set_exception(error)
                 continue
+            finally:
+                self._running_since = None
             for one, result in zip(batch, results, strict=True):
                 if not one.result.done():
                     one.result.set_result(result)

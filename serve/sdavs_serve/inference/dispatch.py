@@ -32,17 +32,24 @@ class Dispatcher:
     """Calls the model deployments."""
 
     def __init__(
-        self, *, slots: dict[SlotName, DeploymentHandle], router: Router, observer: Observer
+        self,
+        *,
+        slots: dict[SlotName, DeploymentHandle],
+        router: Router,
+        observer: Observer,
+        candidate_timeout_s: float,
     ) -> None:
         """
         Args:
             slots: handles of the two `Predictor` deployments.
             router: knows whether a candidate still gets traffic.
             observer: records how every call went.
+            candidate_timeout_s: longest time of a call to a candidate.
         """
         self._slots = slots
         self._router = router
         self._observer = observer
+        self._candidate_timeout_s = candidate_timeout_s
 
     async def predict(self, route: Route, clip: Clip, threshold: float) -> Masks:
         """The masks of one window.
@@ -81,13 +88,28 @@ class Dispatcher:
         if route.who != "candidate":
             return await call
         # With its last replica gone Serve would hold the call until there is another one; the client need not wait.
+        # Nor does it wait for a candidate that hangs.
+        started = time.perf_counter()
         answer = asyncio.ensure_future(_awaited(call))
-        while not answer.done():
-            await asyncio.wait({answer}, timeout=POLL_S)
-            if not answer.done() and not self._router.is_trusted(route):
+        try:
+            while not answer.done():
+                left = started + self._candidate_timeout_s - time.perf_counter()
+                await asyncio.wait({answer}, timeout=min(POLL_S, max(0.0, left)))
+                if answer.done():
+                    break
+                if not self._router.is_trusted(route):
+                    raise VersionGone(f"candidate {route.release.version} gets no traffic any more")
+                if left <= 0:
+                    self._observer.record(route, ok=False, seconds=self._candidate_timeout_s)
+                    raise VersionGone(
+                        f"candidate {route.release.version} did not predict a window within "
+                        f"{self._candidate_timeout_s:g} s"
+                    )
+            return answer.result()
+        finally:
+            if not answer.done():
                 answer.cancel()
-                raise VersionGone(f"candidate {route.release.version} gets no traffic any more")
-        return answer.result()
+                call.cancel()
 
 
 async def _awaited(call) -> Masks | None:

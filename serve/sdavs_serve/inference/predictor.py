@@ -75,6 +75,13 @@ class Predictor:
         active = self._watcher.state.active == self._slot
         if active and self._failed and self._model is None:
             raise RuntimeError(f"the served version cannot be loaded: {self._failed}")
+        if self._hangs(active=active):
+            raise RuntimeError(f"a batch has been running for {self._infer.busy_s:.0f} s")
+
+    def _hangs(self, *, active: bool) -> bool:
+        """Whether the running batch takes so long that no request waits for it any more."""
+        limit = self._config.timeout_s if active else self._config.rollout.call_timeout_s
+        return self._infer.busy_s > limit
 
     async def segment(self, version: int, clip: Clip, threshold: float) -> Masks | None:
         """Masks of one clip, in the size of its frames; None if another version is loaded, or none."""
@@ -128,7 +135,9 @@ class Predictor:
         """Start to load the version that the document assigns."""
         release = state.slots[self._slot]
         wanted = release.identity if release else None
-        busy = self._loading is not None and self._loading.is_alive()
+        # A replica that hangs loads nothing more; Serve replaces it.
+        hangs = self._hangs(active=state.active == self._slot)
+        busy = hangs or (self._loading is not None and self._loading.is_alive())
         if wanted != self._wants and not busy:
             self._wants, self._failed, self._model = wanted, None, None
             if release:

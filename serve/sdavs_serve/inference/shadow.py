@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from sdavs_model.data.core.clip import Clip
 from sdavs_serve.inference.router import Route
-from sdavs_serve.model_calls import CALL_LOST, Masks
+from sdavs_serve.model_calls import CALL_LOST, Masks, within
 from sdavs_serve.rollout.gates import Observation, disagreement
 from sdavs_serve.rollout.state import SlotName
 
@@ -31,12 +31,20 @@ MAX_MIRRORED = 2
 class Observer:
     """Collects how calls to the versions went, and sends it to the controller."""
 
-    def __init__(self, *, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle) -> None:
+    def __init__(
+        self,
+        *,
+        slots: dict[SlotName, DeploymentHandle],
+        controller: DeploymentHandle,
+        call_timeout_s: float,
+    ) -> None:
         """
         Args:
             slots: handles of the two `Predictor` deployments.
             controller: handle of the `RolloutController`.
+            call_timeout_s: longest time of a call in the shadow.
         """
+        self._call_timeout_s = call_timeout_s
         self._slots = slots
         self._controller = controller
         self._pending: list[Observation] = []
@@ -60,8 +68,14 @@ class Observer:
         self._num_mirrored += 1
         started = time.perf_counter()
         try:
-            other = await self._slots[route.mirror_slot].segment.remote(route.mirror.version, clip, threshold)
+            call = self._slots[route.mirror_slot].segment.remote(route.mirror.version, clip, threshold)
+            other = await within(self._call_timeout_s, call)
         except (*CALL_LOST, BackPressureError):
+            return
+        except TimeoutError:
+            logger.warning("version %s hangs in the shadow", route.mirror.version)
+            seconds = self._call_timeout_s
+            self._add(Observation(stage=route.stage, who=who, ok=False, seconds=seconds))
             return
         except RayTaskError as error:
             logger.warning("version %s failed in the shadow: %s", route.mirror.version, error.cause)

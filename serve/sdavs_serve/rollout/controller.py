@@ -233,6 +233,7 @@ class RolloutController:
             candidate=(self._slots[state.other], candidate.version),
             report=report,
             stage=state.stage,
+            timeout_s=self._config.rollout.call_timeout_s,
         )
         self._stage.add(observations)
         self._nudged.set()

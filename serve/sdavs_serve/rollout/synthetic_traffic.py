@@ -6,7 +6,7 @@ import time
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from sdavs_serve.model_calls import CALL_LOST, GoldenReport, Masks
+from sdavs_serve.model_calls import CALL_LOST, GoldenReport, Masks, within
 from sdavs_serve.rollout.gates import Observation, disagreement
 
 
@@ -16,6 +16,7 @@ async def compare_on_golden_clip(
     candidate: tuple[DeploymentHandle, int],
     report: GoldenReport,
     stage: int,
+    timeout_s: float,
 ) -> list[Observation]:
     """Send one golden clip to both, one after the other.
 
@@ -24,6 +25,7 @@ async def compare_on_golden_clip(
         candidate: handle and version.
         report: holds the clips; one is drawn at random.
         stage: of the rollout's document.
+        timeout_s: longest time of either call.
 
     Returns:
         What was observed; nothing if a replica died during the call.
@@ -35,10 +37,10 @@ async def compare_on_golden_clip(
     for who, (handle, version) in (("active", active), ("candidate", candidate)):
         started = time.perf_counter()
         try:
-            masks[who] = await handle.probe.remote(version, pictures, log_mel)
+            masks[who] = await within(timeout_s, handle.probe.remote(version, pictures, log_mel))
         except CALL_LOST:
             return []
-        except RayTaskError:
+        except (RayTaskError, TimeoutError):
             failed = Observation(stage=stage, who=who, ok=False, seconds=0.0)  # type: ignore[arg-type]
             return [failed]
         times[who] = time.perf_counter() - started
