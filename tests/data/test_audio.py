@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
 from pathlib import Path
 
@@ -70,3 +71,114 @@ def test_a_file_without_sound_is_refused_with_its_name(tmp_path: Path):
         read_audio(path)
     with pytest.raises(ValueError, match=r"gone\.wav: no such sound file"):
         read_audio(tmp_path / "gone.wav")
+
+
+def wav_bytes(
+    samples: bytes,
+    *,
+    tag: int = 1,
+    bits: int = 16,
+    riff: bytes = b"RIFF",
+    size: int | None = None,
+    extensible: bool = False,
+    before: bytes = b"",
+) -> bytes:
+    """A mono wav at 16 kHz whose header says what it is told to."""
+    frame = bits // 8
+    form = struct.pack("<HHIIHH", 0xFFFE if extensible else tag, 1, 16000, 16000 * frame, frame, bits)
+    if extensible:
+        guid = bytes.fromhex("000000001000800000aa00389b71")
+        form += struct.pack("<HHIH", 22, bits, 4, tag) + guid
+    chunks = before + b"fmt " + struct.pack("<I", len(form)) + form
+    chunks += b"data" + struct.pack("<I", len(samples) if size is None else size) + samples
+    return riff + struct.pack("<I", 0xFFFFFFFF if size else 4 + len(chunks)) + b"WAVE" + chunks
+
+
+SAMPLES = tone(16000).tobytes()
+DEEP = np.concatenate(
+    [np.zeros((16000, 1), np.uint8), tone(16000).view(np.uint8).reshape(-1, 2)], 1
+).tobytes()
+FLOATS = tone(16000) / np.float32(32768)
+
+WAVS = {
+    "from FFmpeg in a pipe": wav_bytes(SAMPLES, size=0xFFFFFFFF),
+    "from sox in a pipe": wav_bytes(SAMPLES, size=0x7FFFFFFF - 36),
+    "from arecord in a pipe": wav_bytes(SAMPLES, size=0x80000000),
+    "of a recorder that was switched off": wav_bytes(SAMPLES[2:], size=0),
+    "RF64": wav_bytes(
+        SAMPLES,
+        riff=b"RF64",
+        size=0xFFFFFFFF,
+        before=b"ds64" + struct.pack("<IQQQI", 28, 0, len(SAMPLES), 16000, 0),
+    ),
+    "extensible": wav_bytes(SAMPLES, extensible=True),
+    "extensible of 24 bit": wav_bytes(DEEP, bits=24, extensible=True),
+    "of 24 bit": wav_bytes(DEEP, bits=24),
+    "of floats": wav_bytes(FLOATS.tobytes(), tag=3, bits=32),
+    "extensible of floats": wav_bytes(FLOATS.tobytes(), tag=3, bits=32, extensible=True),
+    "of doubles": wav_bytes(FLOATS.astype(np.float64).tobytes(), tag=3, bits=64),
+    "with a chunk of odd length before the sound": wav_bytes(SAMPLES, before=b"LIST\x03\0\0\0abc\0"),
+    "with tags behind the sound": wav_bytes(SAMPLES) + b"LIST\x04\0\0\0abcd",
+}
+
+
+@pytest.mark.parametrize("kind", WAVS)
+def test_a_wav_of_every_kind_is_read_exactly(tmp_path, kind):
+    path = tmp_path / "x.wav"
+    path.write_bytes(WAVS[kind])
+    expected = FLOATS[1:] if "switched off" in kind else FLOATS
+    np.testing.assert_array_equal(read_audio(path), expected)
+    np.testing.assert_array_equal(read_audio(io.BytesIO(WAVS[kind])), expected)
+
+
+def test_a_wav_that_lacks_samples_holds_none_or_is_empty_is_refused(tmp_path):
+    path = tmp_path / "x.wav"
+    for content, words in (
+        (wav_bytes(SAMPLES)[:-2], "corrupt wav, it ends before its 16000 samples"),
+        (wav_bytes(b""), "holds no sound"),
+        (wav_bytes(b"") + b"LIST\x04\0\0\0abcd", "holds no sound"),
+        (b"", "is empty"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"x\.wav: {words}"):
+            read_audio(path)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_mp3_of_every_rate_is_read_with_and_without_a_header_in_front(tmp_path, rate, tagged):
+    path = tmp_path / "x.mp3"
+    options = {} if tagged else {"id3v2_version": "0", "write_xing": "0"}
+    with av.open(str(path), "w", format="mp3", options=options) as output:
+        stream = output.add_stream("libmp3lame", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(rate, 2)[None], format="s16", layout="mono")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(stream.format, "mono", rate, frame_size=stream.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            output.mux(stream.encode(part))
+    for source in (path, io.BytesIO(path.read_bytes())):
+        sound = read_audio(source)
+        assert 2 <= len(sound) / 16000 < 2.4
+        spectrum = np.abs(np.fft.rfft(sound[8000:24000]))
+        assert abs(int(np.argmax(spectrum)) - 440) <= 1
+
+
+def test_the_sound_of_a_video_with_other_tracks_is_its_sound(tmp_path):
+    lines = tmp_path / "x.srt"
+    lines.write_text("1\n00:00:00,500 --> 00:00:59,000\nThe end\n")
+    with av.open(str(lines)) as subtitles, av.open(str(tmp_path / "x.mkv"), "w") as output:
+        output.add_stream_from_template(subtitles.streams[0])
+        cover = output.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p"
+        stream = output.add_stream("pcm_s16le", rate=16000, layout="mono")
+        output.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        for packet in subtitles.demux():
+            if packet.dts is not None:
+                packet.stream = output.streams[0]
+                output.mux(packet)
+        frame = av.AudioFrame.from_ndarray(tone(16000)[None], format="s16", layout="mono")
+        frame.sample_rate = 16000
+        output.mux([*stream.encode(frame), *cover.encode(None), *stream.encode(None)])
+    with av.open(str(tmp_path / "x.mkv")) as written:
+        assert [stream.type for stream in written.streams] == ["subtitle", "video", "audio"]
+    np.testing.assert_array_equal(read_audio(tmp_path / "x.mkv"), FLOATS)

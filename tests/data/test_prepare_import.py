@@ -150,7 +150,7 @@ def test_bad_videos_and_masks_are_refused_with_the_file_and_leave_no_data_set(tm
     write_masks(masks, 3)
     greys = np.arange(51 * 37, dtype=np.uint16).astype(np.uint8).reshape(37, 51)
     Image.fromarray(greys).save(masks / "second_1.png")
-    refused(r"second_1\.png: unknown values, 256 greys")
+    refused(r"second_1\.png: 256 grey values")
     write_masks(masks, 3)
     assert import_here(tmp_path)["clips"] == 1
 

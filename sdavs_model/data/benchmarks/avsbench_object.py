@@ -15,7 +15,7 @@ from sdavs_model.data.benchmarks.layout_files import (
 )
 from sdavs_model.data.core.clip import ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
-from sdavs_model.data.core.images import foreground
+from sdavs_model.data.core.mask_files import read_binary_mask
 
 MS3_FOLDER = "Multi-sources"
 MS3_TABLE = "ms3_meta_data.csv"
@@ -52,8 +52,8 @@ class AVSBenchMS3(ClipSet):
         self.root = _ms3_layout(root)
         return [self._find(name) for name, split in _read_splits(self.root).items() if split == self.split]
 
-    def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
-        return foreground(stored)
+    def read_mask(self, path: Path) -> np.ndarray:
+        return read_binary_mask(path)
 
     def _find(self, name: str) -> ClipFiles:
         data, split = self.root / MS3_DATA, self.split
@@ -93,8 +93,8 @@ class AVSBenchS4(ClipSet):
         rows = read_rows(self.root / S4_TABLE, S4_COLUMNS)
         return [self._find(row["category"], row["video_name"]) for row in rows if row["split"] == self.split]
 
-    def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
-        return foreground(stored)
+    def read_mask(self, path: Path) -> np.ndarray:
+        return read_binary_mask(path)
 
     def _find(self, category: str, name: str) -> ClipFiles:
         data, folder = self.root / S4_DATA, Path(self.split) / category

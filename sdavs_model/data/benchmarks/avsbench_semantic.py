@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sdavs_model.data.benchmarks.layout_files import find_layout, found, list_values, read_rows, require_files
-from sdavs_model.data.benchmarks.palette import read_classes, read_colours
+from sdavs_model.data.benchmarks.palette import read_class_mask, read_classes, read_colours
 from sdavs_model.data.core.clip import ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
 
@@ -51,14 +51,9 @@ class AVSBenchAVSS(ClipSet):
         chosen = [(row["label"], row["uid"]) for row in rows if row["split"] == self.split]
         return [self._find(label, uid, heard.get(uid, "")) for label, uid in chosen]
 
-    def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
-        if path.parent.name == "labels_rgb":
-            return read_colours(path, stored, len(self.classes))
-        if stored.ndim != 2 or stored.max(initial=0) >= len(self.classes):
-            raise ValueError(
-                f"{path}: values up to {stored.max(initial=0)}; allowed: class indices below {len(self.classes)}"
-            )
-        return stored.astype(np.uint8)
+    def read_mask(self, path: Path) -> np.ndarray:
+        read = read_colours if path.parent.name == "labels_rgb" else read_class_mask
+        return read(path, len(self.classes))
 
     def _find(self, label: str, uid: str, category: str) -> ClipFiles:
         folder = self.root / label / uid

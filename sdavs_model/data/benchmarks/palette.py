@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sdavs_model.data.core.mask_files import read_values, require_opaque
+
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """The class names of a `label2idx.json`, in the order of their indices, background first.
@@ -59,22 +61,64 @@ def colours_to_classes(picture: np.ndarray, num_classes: int) -> tuple[np.ndarra
     return np.where(unknown, 0, order[place]).astype(np.uint8), unknown
 
 
-def read_colours(path: Path, picture: np.ndarray, num_classes: int) -> np.ndarray:
-    """`colours_to_classes` of a stored mask; warns, naming the file, if a colour is unknown.
+def read_colours(path: Path, num_classes: int) -> np.ndarray:
+    """[H, W] uint8 class indices of a mask in colours; warns, naming the file, if a colour is unknown.
 
     Raises:
-        ValueError: the picture has no colours.
+        ValueError: no readable picture, partly transparent, or grey; names the file.
     """
-    if picture.ndim != 3 or picture.shape[2] < 3:
+    values = read_values(path)
+    require_opaque(path, values)
+    if values.is_grey and values.numbers is not None and not values.has_palette:
         raise ValueError(f"{path}: a mask in colours (RGB) was expected")
-    classes, unknown = colours_to_classes(picture[..., :3], num_classes)
+    classes, unknown = colours_to_classes(values.colours[None].astype(np.uint8), num_classes)
     if unknown.any():
-        colour = tuple(int(value) for value in picture[unknown][0][:3])
+        colour = tuple(int(value) for value in values.colours[unknown[0]][0])
+        num_pixels = int(unknown[0][values.indices].sum())
         warnings.warn(
-            f"{path}: {int(unknown.sum())} pixels of no class's colour, such as {colour}, are taken for background",
+            f"{path}: {num_pixels} pixels of no class's colour, such as {colour}, are taken for background",
             stacklevel=2,
         )
-    return classes
+    return classes[0][values.indices]
+
+
+def read_class_mask(path: Path, num_classes: int) -> np.ndarray:
+    """[H, W] uint8 class indices of a mask that holds them as greys, in a palette or in the classes' colours.
+
+    Raises:
+        ValueError: no readable picture, an index beyond the classes, or it is not clear what is meant; names the file.
+    """
+    values = read_values(path)
+    require_opaque(path, values)
+    if values.numbers is not None and not values.has_palette:
+        return _below(path, values.numbers, num_classes)[values.indices]
+    # A palette's order is up to the program that saved it, so its colours decide, whether they are greys or classes'.
+    meanings: list[np.ndarray] = []
+    if values.is_grey and values.colours.max(initial=0) < num_classes:
+        meanings.append(values.colours[:, 0].astype(np.int64))
+    classes, unknown = colours_to_classes(values.colours[None].astype(np.uint8), num_classes)
+    if not unknown.any():
+        meanings.append(classes[0].astype(np.int64))
+    for meaning in meanings:
+        if all((meaning == other).all() for other in meanings) or (
+            values.numbers is not None and (meaning == values.numbers).all()
+        ):
+            return meaning.astype(np.uint8)[values.indices]
+    if meanings:
+        raise ValueError(
+            f"{path}: its greys are both classes' colours and class indices; save it without a palette"
+        )
+    if values.numbers is None:
+        raise ValueError(f"{path}: has colours of no class; class indices below {num_classes} were expected")
+    return _below(path, values.numbers, num_classes)[values.indices]
+
+
+def _below(path: Path, numbers: np.ndarray, num_classes: int) -> np.ndarray:
+    if numbers.max(initial=0) >= num_classes:
+        raise ValueError(
+            f"{path}: values up to {numbers.max(initial=0)}; allowed: class indices below {num_classes}"
+        )
+    return numbers.astype(np.uint8)
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from sdavs_model.data.benchmarks.layout_files import read_rows, require_files
 from sdavs_model.data.core.clip import IGNORED, SAMPLE_RATE, ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
+from sdavs_model.data.core.mask_files import read_index_mask
 
 CLASSES = (
     "background",
@@ -78,13 +79,12 @@ class VPO(ClipSet):
     def waveform(self, index: int) -> np.ndarray:
         return self.stereo(index).sum(0)
 
-    def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
-        classes = np.full(256, -1, np.int16)
+    def read_mask(self, path: Path) -> np.ndarray:
+        stored = read_index_mask(path)
+        classes = np.full(max(256, int(stored.max(initial=0)) + 1), -1, np.int16)
         classes[[0, IGNORED]] = 0, IGNORED
         for name, number in COCO_IDS.items():
             classes[number] = CLASSES.index(name)
-        if stored.ndim != 2 or stored.dtype != np.uint8:
-            raise ValueError(f"{path}: a mask of one 8-bit channel was expected")
         mask = classes[stored]
         if (mask < 0).any():
             unknown = np.unique(stored[mask < 0]).tolist()

@@ -7,10 +7,11 @@ from typing import BinaryIO
 import numpy as np
 
 from sdavs_model.data.core.clip import SAMPLE_RATE
+from sdavs_model.data.core.wav import NotPCM, read_wav
 
 
 def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Reads the sound of a file: PCM wav with the standard library, anything else with PyAV.
+    """Reads the sound of a file: PCM wav by itself, anything else with PyAV.
 
     Several channels are averaged, as VGGish's own reader does.
 
@@ -25,14 +26,13 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) ->
         ValueError: the file is missing, corrupt, cut short or holds no sound; the message names it.
     """
     name = _name(source)
-    if isinstance(source, str | Path) and not Path(source).is_file():
-        raise ValueError(f"{name}: no such sound file")
-    try:
-        channels, rate = _read_wav(source)
-    except (wave.Error, EOFError):
-        if not isinstance(source, str | Path):
-            source.seek(0)
-        channels, rate = _read_with_pyav(source, name)
+    if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise ValueError(f"{name}: no such sound file")
+        with open(source, "rb") as file:
+            channels, rate = _read(file, name)
+    else:
+        channels, rate = _read(source, name)
     if channels.shape[1] == 0:
         raise ValueError(f"{name}: holds no sound")
     return resample(channels.mean(axis=0, dtype=np.float32), rate, sample_rate)
@@ -76,32 +76,27 @@ def write_wav(path: Path, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -
         file.writeframes(samples.astype("<i2").tobytes())
 
 
-def _read_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
-    """[C, N] float32 and the rate of a PCM wav. Raises wave.Error for whatever is not one."""
-    with wave.open(str(source) if isinstance(source, Path) else source, "rb") as file:
-        num_channels, width, rate, num_samples = file.getparams()[:4]
-        data = file.readframes(num_samples)
-    if len(data) != num_samples * num_channels * width:
-        raise ValueError(f"{_name(source)}: corrupt wav, it ends before its {num_samples} samples")
-    if width == 1:
-        samples = np.frombuffer(data, np.uint8).astype(np.float32) / 128 - 1
-    elif width == 2:
-        samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
-    elif width == 4:
-        samples = np.frombuffer(data, "<i4").astype(np.float32) / 2147483648
-    else:
-        raise wave.Error("24 bit: left to PyAV")
-    return samples.reshape(-1, num_channels).T, rate
+def _read(file: BinaryIO, name: str) -> tuple[np.ndarray, int]:
+    """[C, N] float32 and the rate."""
+    begin = file.tell()
+    if not file.read(1):
+        raise ValueError(f"{name}: is empty")
+    file.seek(begin)
+    try:
+        return read_wav(file, name)
+    except NotPCM:
+        file.seek(begin)
+        return _read_with_pyav(file, name)
 
 
-def _read_with_pyav(source: str | Path | BinaryIO, name: str) -> tuple[np.ndarray, int]:
+def _read_with_pyav(file: BinaryIO, name: str) -> tuple[np.ndarray, int]:
     """[C, N] float32 and the rate of anything FFmpeg can decode."""
     # Imported here: plain wav, the common case, works on a machine without PyAV.
     import av
 
     blocks = []
     try:
-        with av.open(str(source) if isinstance(source, Path) else source, "r") as container:
+        with av.open(file, "r") as container:
             if not container.streams.audio:
                 raise ValueError(f"{name}: holds no sound track")
             stream = container.streams.audio[0]

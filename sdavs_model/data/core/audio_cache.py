@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import wave
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.core.clip import SAMPLE_RATE
+from sdavs_model.data.core.wav import INTEGER, NotPCM, WavFormat, wav_format
 from sdavs_model.files import replacing, sha256_of
 
 CACHE_VERSION = 1
@@ -81,7 +81,7 @@ class SoundCache:
 def is_plain(path: Path) -> bool:
     """Whether a file is 16-bit PCM wav at 16 kHz, mono: what needs no decoding."""
     try:
-        with wave.open(str(path), "rb") as file:
-            return (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, SAMPLE_RATE)
-    except (wave.Error, EOFError, OSError):
+        with path.open("rb") as file:
+            return wav_format(file) == WavFormat(tag=INTEGER, width=2, channels=1, rate=SAMPLE_RATE)
+    except (NotPCM, OSError):
         return False

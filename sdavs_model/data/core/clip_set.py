@@ -12,7 +12,7 @@ import numpy as np
 
 from sdavs_model.data.core.audio import read_audio, whole_seconds
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip, ClipFiles
-from sdavs_model.data.core.images import read_frames, read_image, size_text
+from sdavs_model.data.core.images import read_frames, size_text
 from sdavs_model.files import sha256_of
 
 BINARY_CLASSES = ("background", "sounding object")
@@ -107,8 +107,8 @@ class ClipSet(ABC):
         masks = [np.zeros(f.shape[:2], np.uint8) if m is None else self._mask(m, f, p) for m, f, p in paths]
         return np.stack(masks)
 
-    def decode_mask(self, path: Path, stored: np.ndarray) -> np.ndarray:
-        """[H, W] uint8 class indices from the picture as it is stored; `path` is for messages."""
+    def read_mask(self, path: Path) -> np.ndarray:
+        """[H, W] uint8 class indices of one mask. Raises ValueError naming the file if they are not clear."""
         raise NotImplementedError
 
     def place(self, index: int) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class ClipSet(ABC):
         )
 
     def _mask(self, path: Path, frame: np.ndarray, frame_path: Path) -> np.ndarray:
-        mask = self.decode_mask(path, read_image(path))
+        mask = self.read_mask(path)
         if mask.shape != frame.shape[:2]:
             raise ValueError(
                 f"{path}: {size_text(mask)}, but its frame {frame_path.name} is {size_text(frame)}"

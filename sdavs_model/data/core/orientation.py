@@ -45,29 +45,14 @@ def matrix_orientation(matrix: bytes) -> int:
     return _AXES.get(axes, UPRIGHT)
 
 
-def shown_size(
-    width: int, height: int, orientation: int = UPRIGHT, pixel_aspect: Fraction | None = None
-) -> tuple[int, int]:
-    """Width and height of a stored picture when it is shown.
-
-    Args:
-        width: of the stored picture.
-        height: of the stored picture.
-        orientation: 1 to 8.
-        pixel_aspect: width / height of a stored pixel; None for square ones. It changes the width, as in FFmpeg.
-    """
-    if pixel_aspect:
-        width = max(1, round(width * pixel_aspect))
-    return (height, width) if orientation >= 5 else (width, height)
+def frame_orientation(frame: "av.VideoFrame") -> int:
+    """1 to 8 as a decoded frame's display matrix says; 1 where it has none."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return UPRIGHT if matrix is None else matrix_orientation(bytes(matrix))
 
 
-def upright(
-    pixels: np.ndarray, orientation: int = UPRIGHT, pixel_aspect: Fraction | None = None
-) -> np.ndarray:
-    """A stored picture [H, W] or [H, W, 3] as it is shown; arguments as in `shown_size`."""
-    if pixel_aspect and pixel_aspect != 1:
-        size = shown_size(pixels.shape[1], pixels.shape[0], UPRIGHT, pixel_aspect)
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """A stored picture [H, W] or [H, W, 3] as it is shown; from 5 on height and width change places."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -77,20 +62,19 @@ def upright(
     return np.ascontiguousarray(pixels)
 
 
-def frame_orientation(frame: "av.VideoFrame") -> int:
-    """1 to 8 as a decoded frame's display matrix says; 1 where it has none."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return UPRIGHT if matrix is None else matrix_orientation(bytes(matrix))
-
-
-def shown_frame(frame: "av.VideoFrame", pixel_aspect: Fraction | None = None) -> np.ndarray:
-    """[H, W, 3] uint8 RGB: a decoded frame as a player shows it.
+def size_in_square_pixels(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """Width and height of a stored picture without distortion: the shorter side of its pixels is enlarged.
 
     Args:
-        frame: of a video stream.
-        pixel_aspect: the stream's `sample_aspect_ratio`.
+        width: of the stored picture.
+        height: of the stored picture.
+        pixel_aspect: width / height of a pixel, a stream's `sample_aspect_ratio`; None or 0 for square ones.
     """
-    return upright(frame.to_ndarray(format="rgb24"), frame_orientation(frame), pixel_aspect)
+    if not pixel_aspect:
+        return width, height
+    if pixel_aspect >= 1:
+        return round(width * pixel_aspect), height
+    return width, round(height / pixel_aspect)
 
 
 def _sign(value: int) -> int:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from sdavs_model.data.benchmarks.avsbench_object import MS3_DATA, MS3_FOLDER, MS3_TABLE
 from sdavs_model.data.core.audio import write_wav
-from sdavs_model.data.core.images import foreground, read_image, size_text
+from sdavs_model.data.core.images import size_text
+from sdavs_model.data.core.mask_files import read_binary_mask
 from sdavs_model.data.core.workers import Progress, no_progress
 from sdavs_model.files import sha256_of, write_atomically, write_table
 
@@ -186,12 +187,7 @@ def _find_masks(folder: Path) -> list[Path]:
 
 
 def _read_mask(path: Path, picture: np.ndarray) -> np.ndarray:
-    stored = read_image(path)
-    if stored.shape[:2] != picture.shape[:2]:
-        raise ValueError(f"{path}: {size_text(stored)}, but its video is {size_text(picture)}")
-    # A palette's indices are classes; greys between black and white are a picture that was scaled or compressed.
-    with Image.open(path) as image:
-        greys = np.unique(stored) if image.mode == "L" else np.zeros(0)
-    if len(greys) > 2:
-        raise ValueError(f"{path}: unknown values, {len(greys)} greys; allowed: black and one other")
-    return foreground(stored)
+    mask = read_binary_mask(path)
+    if mask.shape != picture.shape[:2]:
+        raise ValueError(f"{path}: {size_text(mask)}, but its video is {size_text(picture)}")
+    return mask

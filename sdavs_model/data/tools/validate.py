@@ -5,14 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from sdavs_model.data.benchmarks.layout_files import collecting_defects
 from sdavs_model.data.benchmarks.palette import colours_to_classes
 from sdavs_model.data.core.clip import ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
-from sdavs_model.data.core.images import read_image, size_text
+from sdavs_model.data.core.images import read_picture, size_text
 from sdavs_model.data.core.log_mel_file import read_log_mel
 from sdavs_model.data.core.workers import Progress, no_progress
 from sdavs_model.data.datasets import known_kind, open_splits
@@ -80,7 +77,7 @@ def _defects(clips: ClipSet, index: int) -> list[str]:
         if not path.is_file():
             continue
         try:
-            frame = read_image(path, "RGB")
+            frame = read_picture(path)
             shapes[path] = frame.shape
             first = next(iter(shapes))
             if frame.shape != shapes[first]:
@@ -88,7 +85,7 @@ def _defects(clips: ClipSet, index: int) -> list[str]:
                 defects.append(f"{path}: {size_text(frame)}, but {first.name} is {width}x{height}")
             if mask is not None and mask.is_file():
                 clips.read_masks(files, slice(place, place + 1), frame[None])
-                defects += _stray_values(clips, mask)
+                defects += _unknown_colours(clips, mask)
         except ValueError as error:
             defects.append(str(error))
     try:
@@ -105,17 +102,11 @@ def _hear(clips: ClipSet, files: ClipFiles, index: int) -> None:
         read_log_mel(files.log_mel, len(files.frames))
 
 
-def _stray_values(clips: ClipSet, mask: Path) -> list[str]:
-    """Colours of no class, and greys in what should be black and white: the loaders take them for something."""
-    if clips.protocol == "object":
-        with Image.open(mask) as image:
-            grey = image.mode == "L"
-            values = np.unique(np.asarray(image)) if grey else np.zeros(0)
-        if len(values) > 2:
-            return [f"{mask}: {len(values)} grey values; a binary mask has two, 0 and another"]
+def _unknown_colours(clips: ClipSet, mask: Path) -> list[str]:
+    """Colours of no class, which the loaders take for background."""
     coloured = mask.parent.parent / "labels_rgb" / mask.name
     if clips.protocol == "semantic" and coloured.is_file():
-        picture = read_image(coloured, "RGB")
+        picture = read_picture(coloured)
         _, unknown = colours_to_classes(picture, len(clips.classes))
         if unknown.any():
             colour = tuple(int(value) for value in picture[unknown][0])

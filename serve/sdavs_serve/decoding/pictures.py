@@ -3,13 +3,18 @@
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import av
 import numpy as np
 from av.video.reformatter import Colorspace
-from PIL import Image, ImageOps
+from PIL import Image
 
+from sdavs_model.data.core.orientation import (
+    exif_orientation,
+    frame_orientation,
+    size_in_square_pixels,
+    upright,
+)
 from sdavs_serve.decoding.containers import reading, video_stream
 from sdavs_serve.errors import MediaError
 
@@ -79,7 +84,7 @@ class PictureTrack:
         shown_size = (0, 0)
         index = 0
         for frame in self._frames():
-            size = _display_size(frame, self._stream.sample_aspect_ratio)
+            size = size_in_square_pixels(frame.width, frame.height, self._stream.sample_aspect_ratio)
             _check_pixels(*size, self._max_pixels, self._field)
             if frame.time is None:
                 raise MediaError("corrupt", "a picture has no time stamp", field=self._field)
@@ -114,7 +119,7 @@ def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             _check_pixels(*image.size, max_pixels, field)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return upright(np.asarray(image.convert("RGB")), exif_orientation(image))
     except Image.DecompressionBombError as error:  # Pillow's own limit, far above any sensible max_pixels
         raise MediaError("too_large", str(error), field=field, limit="max_pixels") from error
     except Image.UnidentifiedImageError as error:
@@ -123,36 +128,13 @@ def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> 
         raise MediaError("corrupt", f"cannot be decoded ({error})", field=field) from error
 
 
-def _display_size(frame: av.VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
-    """Width and height with square pixels: the shorter way of a stretched pixel is enlarged, as browsers do."""
-    if not aspect:
-        return frame.width, frame.height
-    if aspect >= 1:
-        return round(frame.width * aspect), frame.height
-    return frame.width, round(frame.height / aspect)
-
-
 def _as_displayed(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     """[H, W, 3] uint8 RGB as a player shows the frame: square pixels, right colours, upright."""
     untagged = frame.colorspace == UNSPECIFIED and not frame.format.is_rgb
     # FFmpeg reads untagged pictures as BT.601. Players, and the cameras that leave the tag out, mean BT.709 in HD.
     colours = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
     rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", src_colorspace=colours).to_ndarray()
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return rgb if matrix is None else _turned(rgb, np.frombuffer(memoryview(matrix), np.int32))
-
-
-def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """[H, W, 3] in any of the eight orientations, the nearest one to a display matrix (ISO 14496-12, 8.3.2).
-
-    Args:
-        picture: as it is stored.
-        matrix: [9] int32, a b u c d v x y w: the stored pixel (p, q) is shown at (a p + c q + x, b p + d q + y).
-    """
-    a, b, _, c, d = (int(value) for value in matrix[:5])
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        picture, a, d = picture.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    return upright(rgb, frame_orientation(frame))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int, field: str) -> None:

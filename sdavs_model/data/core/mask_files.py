@@ -1,0 +1,190 @@
+"""Ground-truth masks, read from pictures of any kind: grey, with alpha, in a palette, in colours, of 16 bit.
+
+The pixels of a mask have few different values. Each is looked up as a viewer shows it (a palette's order is up to the
+program that saved it), and what cannot be told apart from another meaning is refused with the file's name.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from sdavs_model.data.core.images import opened
+from sdavs_model.data.core.orientation import exif_orientation, upright
+
+NEAR = 32
+"""How far JPEG's ringing takes black and white from 0 and 255."""
+EDGE = 5
+"""Side of the square around a grey pixel in which both black and white must be, as along a blurred or scaled edge."""
+MAX_COLOURS = 256
+"""More different colours are a photograph, no mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """A picture as a map of indices into the n different values of its pixels."""
+
+    indices: np.ndarray
+    """[H, W], upright; into the arrays below."""
+    colours: np.ndarray
+    """[n, 3] float from 0 to 255, as shown."""
+    alpha: np.ndarray
+    """[n] from 0 (invisible) to 255."""
+    numbers: np.ndarray | None
+    """[n]: what the file holds for each, a grey or a palette's index; None where it holds colours or alpha."""
+    has_palette: bool
+    is_jpeg: bool
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether no value has a colour."""
+        return bool((self.colours == self.colours[:, :1]).all())
+
+
+def read_binary_mask(path: Path) -> np.ndarray:
+    """[H, W] uint8: 1 where something sounds, 0 for the background, which is black.
+
+    Black and one other grey, 0 and 1, black and colours, or JPEG's black and white. Alpha alone is a mask where what
+    is visible has no black; else invisible pixels must be black.
+
+    Raises:
+        ValueError: no readable picture; or it is not clear what is meant: greys between black and white, no black,
+            transparency that contradicts the colours. Names the file.
+    """
+    values = read_values(path)
+    black = _black(path, values)
+    visible, hidden = values.alpha == 255, values.alpha == 0
+    if not (visible | hidden).all():
+        raise ValueError(f"{path}: is partly transparent; a mask's pixels are visible or not")
+    sounds = ~black & visible
+    if hidden.any() and sounds.sum() != visible.sum() and (not sounds.any() or not black[hidden].all()):
+        raise ValueError(
+            f"{path}: its transparency and its colours are two different masks; save one of them"
+        )
+    return sounds.astype(np.uint8)[values.indices]
+
+
+def read_index_mask(path: Path) -> np.ndarray:
+    """[H, W]: the number of each pixel: its grey, also from a palette or from equal channels, else its palette's index.
+
+    Raises:
+        ValueError: no readable picture, partly transparent, or in colours without a palette; names the file.
+    """
+    values = read_values(path)
+    require_opaque(path, values)
+    numbers = values.numbers
+    if values.is_grey and (numbers is None or (values.has_palette and values.colours.any())):
+        numbers = values.colours[:, 0].astype(np.int64)
+    if numbers is None:
+        raise ValueError(f"{path}: is in colours; a mask of class indices was expected")
+    return numbers[values.indices]
+
+
+def require_opaque(path: Path, values: Values) -> None:
+    """Raises ValueError naming the file if any pixel is transparent."""
+    if (values.alpha != 255).any():
+        raise ValueError(f"{path}: is partly transparent, so its values are not clear")
+
+
+def read_values(path: Path) -> Values:
+    """A mask's values as stored and as shown.
+
+    Raises:
+        ValueError: no readable picture, of a mode that no mask has, or of too many colours; names the file.
+    """
+    with opened(path) as image:
+        image.load()
+        orientation, is_jpeg = exif_orientation(image), image.format == "JPEG"
+        if is_jpeg and image.mode == "RGB" and np.ptp(np.asarray(image), axis=2).max(initial=0) <= NEAR:
+            image = image.convert("L")
+        if image.mode in ("1", "L", "I", "I;16", "I;16B", "I;16L"):
+            pixels, colours, alpha = _greys(image)
+        elif image.mode == "P":
+            pixels, colours, alpha = _palette(image)
+        elif image.mode in ("LA", "PA", "RGB", "RGBA"):
+            pixels, colours, alpha = _packed(image)
+        else:
+            raise ValueError(f"{image.mode} is no kind of mask")
+    used = np.flatnonzero(np.bincount(pixels.reshape(-1), minlength=len(colours)))
+    new_index = np.zeros(len(colours), np.int32)
+    new_index[used] = np.arange(len(used))
+    return Values(
+        indices=upright(new_index[pixels], orientation),
+        colours=colours[used].astype(np.float64),
+        alpha=alpha[used],
+        numbers=None if image.mode in ("LA", "PA", "RGB", "RGBA") else used,
+        has_palette=image.mode == "P",
+        is_jpeg=is_jpeg,
+    )
+
+
+Table = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""[H, W] indices, [n, 3] colours, [n] alpha."""
+
+
+def _greys(image: Image.Image) -> Table:
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8), np.array([[0] * 3, [255] * 3]), np.full(2, 255)
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+        raise ValueError(f"holds values up to {pixels.max(initial=0)}; a mask has 8 or 16 bit")
+    # White is 65535 of 16 bit; a file of 16 bit that uses only the lowest eight is read as one of 8 bit.
+    size = 256 if pixels.max(initial=0) < 256 else 65536
+    shown = np.arange(size) * 255 / (size - 1)
+    return pixels, np.repeat(shown[:, None], 3, axis=1), np.full(size, 255)
+
+
+def _palette(image: Image.Image) -> Table:
+    image.apply_transparency()
+    flat = image.getpalette("RGBA") or []
+    table = np.zeros((256, 4), np.int64)
+    table[:, 3] = 255
+    table[: len(flat) // 4] = np.array(flat, np.int64).reshape(-1, 4)
+    return np.asarray(image), table[:, :3], table[:, 3]
+
+
+def _packed(image: Image.Image) -> Table:
+    rgba = np.ascontiguousarray(np.asarray(image.convert("RGBA")))
+    red, green, blue, alpha = (rgba[..., channel] for channel in range(4))
+    if (red == green).all() and (red == blue).all() and (alpha == 255).all():
+        # The common case, without sorting all pixels.
+        return red, np.repeat(np.arange(256)[:, None], 3, axis=1), np.full(256, 255)
+    values, inverse = np.unique(rgba.view(np.uint32)[..., 0], return_inverse=True)
+    table = values.view(np.uint8).reshape(-1, 4).astype(np.int64)
+    return inverse.reshape(rgba.shape[:2]), table[:, :3], table[:, 3]
+
+
+def _black(path: Path, values: Values) -> np.ndarray:
+    """[n] bool: which values are background. Raises ValueError if that is not clear."""
+    level = values.colours.max(axis=1)
+    shown = values.alpha > 0
+    if len(level) > MAX_COLOURS:
+        raise ValueError(f"{path}: {len(level)} colours; a mask has few")
+    if values.is_jpeg or (values.is_grey and len(np.unique(level[shown])) > 2):
+        return _dark(path, values)
+    if shown.all() and len(level) > 1 and (level == level[0]).all() and values.is_grey:
+        raise ValueError(f"{path}: its palette gives different indices the same colour")
+    if shown.all() and len(level) > 1 and not (level == 0).any():
+        raise ValueError(f"{path}: none of its {len(level)} colours is black, so the background is not clear")
+    return level == 0
+
+
+def _dark(path: Path, values: Values) -> np.ndarray:
+    """The same where compression or scaling has left greys near black, near white and, along edges, in between."""
+    level = values.colours.max(axis=1)
+    dark, bright = level <= NEAR, level >= 255 - NEAR
+    between = ~(dark | bright)
+    # 255 alone next to small numbers is how masks of class indices mark what is left out.
+    indices = not between.any() and np.count_nonzero(bright) == 1 and np.count_nonzero(dark) > 1
+    edges = between[values.indices] <= _near(dark[values.indices]) & _near(bright[values.indices])
+    both = dark.any() and bright.any() and not indices
+    if not values.is_grey or not edges.all() or not (both or values.is_jpeg):
+        greys = f"{len(level)} grey values" if values.is_grey else f"{len(level)} colours"
+        raise ValueError(f"{path}: {greys}; a binary mask has two, 0 and another")
+    return level < 128
+
+
+def _near(pixels: np.ndarray) -> np.ndarray:
+    """[H, W] bool: whether such a pixel is in the square around each."""
+    return np.asarray(Image.fromarray(pixels.astype(np.uint8)).filter(ImageFilter.MaxFilter(EDGE))) > 0
