@@ -4,20 +4,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from sdavs_model.encoders.features import EMBEDDINGS, Features
+from sdavs_model.encoders.features import EMBEDDINGS, Features, padding_of
 from sdavs_model.losses import segmentation_loss
 from sdavs_model.metrics import Metrics, ObjectMetrics
 
 
 def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Forward pass and loss of one batch.
+    """Forward pass and loss of one batch, or of this worker's part of it.
+
+    In a process group all workers have to call this together. The mean of their losses, and of their gradients, is
+    then the loss, and the gradient, of the whole batch in one process: every valid frame counts the same, however
+    clips and annotated frames are spread over the workers.
 
     Args:
-        model: maps (frames, log_mel) to logits: SDAVS, or an engine that wraps it.
-        batch: frames [B, T, 3, H, W] and log_mel [B, T, 1, 96, 64], or encoded clips as of `FeatureClips`;
-            masks [B, T, H, W], name [B], and for data sets with frames without annotation valid [B, T].
+        model: see `predict`.
+        batch: as for `predict`, with masks [B, T, H, W], name [B], and for data sets with frames without annotation
+            valid [B, T].
 
     Returns:
         The parts of `segmentation_loss`.
@@ -25,17 +30,34 @@ def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tenso
     Raises:
         FloatingPointError: the loss is not finite; the message names the clips of the batch.
     """
-    losses = segmentation_loss(predict(model, batch), batch["masks"], batch.get("valid"))
+    masks, valid = batch["masks"], batch.get("valid")
+    num_frames = None
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        num_frames = torch.ones(masks.shape[:2]).sum() if valid is None else valid.sum().float()
+        num_frames = num_frames.to(masks.device)
+        dist.all_reduce(num_frames)
+        num_frames = (num_frames / dist.get_world_size()).clamp_min(1 / dist.get_world_size())
+    losses = segmentation_loss(predict(model, batch), masks, valid, num_frames=num_frames)
     if not torch.isfinite(losses["loss"]):
         raise FloatingPointError(f"the loss is {float(losses['loss'])} on clips {', '.join(batch['name'])}")
     return losses
 
 
 def predict(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Logits [B, T, K, H, W] of a batch of `TrainingClips`, or of `FeatureClips`, whose clips are encoded already."""
+    """Logits [B, T, K, H, W] of a batch of `TrainingClips`, or of `FeatureClips`, whose clips are encoded already.
+
+    Args:
+        model: maps (frames, log_mel), and `present` where clips are padded, to logits: SDAVS, or an engine that wraps
+            it.
+        batch: frames [B, T, 3, H, W] and log_mel [B, T, 1, 96, 64], or encoded clips; and for data sets with clips of
+            different lengths present [B, T] bool, False for padding.
+    """
     if EMBEDDINGS in batch:
         return model(features=Features.of_batch(batch))
-    return model(batch["frames"], batch["log_mel"])
+    present = padding_of(batch)
+    if present is None:
+        return model(batch["frames"], batch["log_mel"])
+    return model(batch["frames"], batch["log_mel"], present)
 
 
 def move(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:

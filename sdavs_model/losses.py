@@ -13,7 +13,9 @@ from sdavs_model.data.core.clip import IGNORED
 SMOOTH = 1.0
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+def segmentation_loss(
+    logits: Tensor, masks: Tensor, valid: Tensor | None = None, *, num_frames: Tensor | None = None
+) -> dict[str, Tensor]:
     """Cross entropy, soft IoU and soft Dice, each averaged over frames, and their sum.
 
     Args:
@@ -21,6 +23,8 @@ def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None
         masks: [B, T, H, W], integers: {0, 1} when binary, {0 ... K - 1} when semantic, where pixels of value
             255 are ignored (VPO).
         valid: [B, T] bool; frames without an annotation (S4 trains on the first alone) are left out.
+        num_frames: scalar by which the sums over frames are divided; None for the number of valid frames. Workers
+            that share a batch divide by the mean number of their valid frames, see `engine.training_loss`.
 
     Returns:
         {"loss", "ce", "iou", "dice"}, scalars. With no valid frame all are 0 and carry a zero gradient.
@@ -44,7 +48,7 @@ def segmentation_loss(logits: Tensor, masks: Tensor, valid: Tensor | None = None
         logits, inside, counted = logits[chosen], inside[chosen], counted[chosen]
     logits = logits.float()
     parts = _binary_parts(logits, inside) if K == 1 else _semantic_parts(logits, inside, counted)
-    parts = {name: value.mean() for name, value in parts.items()}
+    parts = {n: v.mean() if num_frames is None else v.sum() / num_frames for n, v in parts.items()}
     return {"loss": parts["ce"] + parts["iou"] + parts["dice"], **parts}
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sdavs_model.analysis.hooks import sounding_logits
 from sdavs_model.data.core.clip import IGNORED
+from sdavs_model.engine import predict
 from sdavs_model.metrics.object import best_fscore, mask_iou
 
 
@@ -38,10 +39,11 @@ def score_clip(
     Returns:
         {name: score}, in the order of `sounds`.
     """
-    frames, valid, target = item["frames"][None].to(device), annotated(item), sounding_masks(item).float()
+    valid, target = annotated(item), sounding_masks(item).float()
+    inputs = {key: item[key][None].to(device) for key in ("frames", "present") if key in item}
     scores = {}
     for name, log_mel in sounds.items():
-        logits = sounding_logits(model(frames, log_mel[None].to(device)))
+        logits = sounding_logits(predict(model, inputs | {"log_mel": log_mel[None].to(device)}))
         probability = logits[0].float().cpu().sigmoid()
         scored = probability[valid], target[valid]
         scores[name] = ClipScore(mask_iou(*scored), best_fscore(*scored), probability)

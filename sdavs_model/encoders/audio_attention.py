@@ -4,8 +4,7 @@ The text never describes it. Our choice: a small pre-norm transformer over the s
 second can be heard against its neighbours (steady noise is what does not change).
 """
 
-from __future__ import annotations
-
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,11 +31,27 @@ class AudioAttention(nn.Module):
         self.layers = nn.ModuleList([_Layer(width=width, num_heads=num_heads) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """embeddings: [B, T, E] -> F_a: [B, T, C]."""
-        x = self.project(self.centre(embeddings.flatten(0, 1)).view_as(embeddings))
+    def forward(self, embeddings: Tensor, present: Tensor | None = None) -> Tensor:
+        """Attend over the seconds of each clip.
+
+        Args:
+            embeddings: [B, T, E].
+            present: [B, T] bool, False for the padding of shorter clips, which then takes part neither in the
+                batch's statistics nor in the attention; None if no clip is padded.
+
+        Returns:
+            F_a: [B, T, C]; of no meaning for padding.
+        """
+        flat = embeddings.flatten(0, 1)
+        if present is None:
+            centred = self.centre(flat)
+        else:
+            chosen = present.flatten()
+            centred = torch.zeros_like(flat)
+            centred[chosen] = self.centre(flat[chosen])
+        x = self.project(centred.view_as(embeddings))
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, present)
         return self.norm(x)
 
 
@@ -50,11 +65,12 @@ class _Layer(nn.Module):
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, T, C] -> [B, T, C]."""
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """x: [B, T, C] -> [B, T, C]; keys that are not `present` are left out."""
         B, T, C = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, C / heads]
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, T, C)
+        mask = None if present is None else present[:, None, None]  # [B, 1, 1, T], for all heads and queries
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(B, T, C)
         x = x + self.out(attended)
         return x + self.mlp(self.norm_mlp(x))

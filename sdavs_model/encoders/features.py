@@ -21,17 +21,31 @@ class Features:
     """The audio encoder's output, one a second: [B, T, E]."""
     size: tuple[int, int]
     """H and W of the frames, and of the masks."""
+    present: Tensor | None = None
+    """[B, T] bool, False for padding; None if no clip is padded."""
 
     @classmethod
     def of_batch(cls, batch: Mapping[str, Any]) -> Self:
         """From a batch of `FeatureClips`; their masks have the size of the frames."""
         size = batch["masks"].shape[-2:]
-        return cls(maps=[batch[name] for name in MAPS], embeddings=batch[EMBEDDINGS], size=(size[0], size[1]))
+        return cls(
+            maps=[batch[name] for name in MAPS],
+            embeddings=batch[EMBEDDINGS],
+            size=(size[0], size[1]),
+            present=padding_of(batch),
+        )
 
     def map(self, function: Any) -> Self:
-        """With `function` applied to every tensor."""
+        """With `function` applied to what the encoders made."""
         return type(self)(
             maps=[function(level) for level in self.maps],
             embeddings=function(self.embeddings),
             size=self.size,
+            present=self.present,
         )
+
+
+def padding_of(batch: Mapping[str, Any]) -> Tensor | None:
+    """The batch's `present` [B, T]; None if no clip of it is padded."""
+    present = batch.get("present")
+    return None if present is None or bool(present.all()) else present

@@ -156,7 +156,9 @@ class AnswersOneClass(torch.nn.Module):
         super().__init__()
         self.logits = torch.eye(num_classes)[category] * 9
 
-    def forward(self, frames: torch.Tensor, log_mel: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, frames: torch.Tensor, log_mel: torch.Tensor, present: torch.Tensor | None = None
+    ) -> torch.Tensor:
         B, T, _, H, W = frames.shape
         return self.logits[:, None, None].expand(B, T, -1, H, W)
 

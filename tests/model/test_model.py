@@ -47,6 +47,20 @@ def test_every_ablation_maps_a_clip_to_logits_and_trains_all_its_parameters(abla
     assert starved == []
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "ablation", ABLATIONS, ids=lambda a: ",".join(f"{k}={v}" for k, v in a.items()) or "full"
+)
+def test_a_padded_clip_gives_the_logits_that_it_gives_alone(ablation):
+    torch.manual_seed(0)
+    model = build_model(SDAVSConfig(**SMALL, ablation=Ablation(**ablation))).eval()
+    frames, log_mel = clip()  # the second clip has two seconds and noise for padding
+    logits = model(frames, log_mel, torch.tensor([[True, True, True], [True, True, False]]))
+    torch.testing.assert_close(logits[:1], model(frames[:1], log_mel[:1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits[1:, :2], model(frames[1:, :2], log_mel[1:, :2]), rtol=1e-4, atol=1e-5)
+    assert not logits[1, 2].any()
+
+
 def test_the_order_of_clips_in_a_batch_changes_nothing():
     torch.manual_seed(0)
     model = build_model(SDAVSConfig(**SMALL)).eval()
@@ -57,7 +71,7 @@ def test_the_order_of_clips_in_a_batch_changes_nothing():
         )
 
 
-def test_a_picture_hears_only_its_own_clips_sound():
+def test_frames_depend_only_on_their_own_clips_sound():
     torch.manual_seed(0)
     model = build_model(SDAVSConfig(**SMALL)).eval()
     frames, log_mel = clip()

@@ -88,7 +88,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
         batch = next(iter(batches.epoch(0)))
         model.eval()
         with torch.no_grad():
-            loss = training_loss(model, batch)["loss"] * batches.weight
+            loss = training_loss(model, batch)["loss"]
         model.train()
         return means([{"loss": loss}])["loss"]
 
@@ -99,7 +99,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     while state.step < last:
         state.epoch, state.batch = divmod(state.step, batches.sampler.num_batches)
         for batch in batches.epoch(state.epoch, first_batch=state.batch):
-            loss = training_loss(model, batch)["loss"] * batches.weight
+            loss = training_loss(model, batch)["loss"]
             engine.backward(loss)
             engine.step()
             losses.append(means([{"loss": loss}])["loss"])

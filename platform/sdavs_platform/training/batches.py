@@ -80,11 +80,6 @@ class Batches:
         self._val_items = self._items(self.val_clips, config.data.val_split)
         self.train_loader = DataLoader(self._train_items, batch_sampler=self.sampler, **self._options)
 
-    @property
-    def weight(self) -> float:
-        """What this worker's mean counts in the mean of all workers: 1 where all have equal shares."""
-        return len(self.sampler.part) * self._world_size / self.sampler.batch_size
-
     def epoch(self, epoch: int, *, first_batch: int = 0) -> DataLoader[dict[str, Any]]:
         """The training batches of one epoch: clips, order and augmentation follow from its number."""
         self.clips.set_epoch(epoch)

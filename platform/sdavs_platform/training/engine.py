@@ -71,7 +71,7 @@ def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
     largest_share = -(-config.training.batch_size // world_size)
     offload = {"offload_optimizer": {"device": "cpu"}} if config.deepspeed.offload_optimizer else {}
     return {
-        # Nominal: DeepSpeed asks for equal shares, and Batches.weight accounts for unequal ones.
+        # Nominal: DeepSpeed requires equal parts, and `training_loss` weighs unequal ones.
         "train_batch_size": largest_share * world_size,
         "train_micro_batch_size_per_gpu": largest_share,
         "gradient_accumulation_steps": 1,
@@ -108,6 +108,7 @@ class CastInputs(nn.Module):
         self,
         frames: torch.Tensor | None = None,
         log_mel: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
         *,
         features: Features | None = None,
     ) -> torch.Tensor:
@@ -116,4 +117,4 @@ class CastInputs(nn.Module):
             return self.model(features=features.map(lambda encoded: encoded.to(self.dtype))).float()
         assert frames is not None
         assert log_mel is not None
-        return self.model(frames.to(self.dtype), log_mel.to(self.dtype)).float()
+        return self.model(frames.to(self.dtype), log_mel.to(self.dtype), present).float()

@@ -156,7 +156,6 @@ class Worker:
                 losses = training_loss(self.model, move(batch, self.engine.device))
         except FloatingPointError as error:
             raise FloatingPointError(f"step {self.state.step + 1}: {error}") from None
-        losses = {name: value * self.batches.weight for name, value in losses.items()}
         with self.times.part("backward"):
             self.engine.backward(losses["loss"])
         with self.times.part("optimizer"):

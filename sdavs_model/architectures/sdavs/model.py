@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,7 @@ class SDAVS(nn.Module):
         self,
         frames: Tensor | None = None,
         log_mel: Tensor | None = None,
+        present: Tensor | None = None,
         *,
         features: Features | None = None,
     ) -> Tensor:
@@ -78,50 +80,73 @@ class SDAVS(nn.Module):
         Args:
             frames: [B, T, 3, H, W], normalised by `Preprocessor`; H and W as in the config.
             log_mel: [B, T, 1, 96, 64], one example a frame.
-            features: in place of both, what `encode` made of them.
+            present: [B, T] bool, False for the padding at the end of shorter clips; None if no clip is padded. A
+                padded clip gives the logits that it gives alone, and its padding has no influence on the batch.
+            features: in place of these, what `encode` made of them.
 
         Returns:
-            Mask logits [B, T, K, H, W].
+            Mask logits [B, T, K, H, W]; 0 for padding.
         """
         if features is None:
             assert frames is not None
             assert log_mel is not None
-            features = self.encode(frames, log_mel)
+            features = self.encode(frames, log_mel, present)
         return self.forward_features(features)
 
-    def encode(self, frames: Tensor, log_mel: Tensor) -> Features:
+    def encode(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Features:
         """What the two encoders make of a clip; arguments as for `forward`."""
-        B, T = frames.shape[:2]
         return Features(
-            maps=[m.unflatten(0, (B, T)) for m in self.visual_encoder(frames.flatten(0, 1))],
-            embeddings=self.audio_encoder(log_mel.flatten(0, 1)).unflatten(0, (B, T)),
+            maps=[
+                _with_padding(m, frames, present)
+                for m in self.visual_encoder(_without_padding(frames, present))
+            ],
+            embeddings=_with_padding(self.audio_encoder(_without_padding(log_mel, present)), frames, present),
             size=(frames.shape[-2], frames.shape[-1]),
+            present=present,
         )
 
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned."""
+        present = features.present
         if self.training and (self.config.feature_noise or self.config.feature_dropout):
-            features = features.map(self._varied)
-        audio = self.audio_attention(features.embeddings)  # F_a: [B, T, C]
+            features = features.map(functools.partial(self._varied, present=present))
+        audio = self.audio_attention(features.embeddings, present)  # F_a: [B, T, C]
         fused = [
-            level(visual, audio).fused.flatten(0, 1)
+            _without_padding(level(visual, audio, present).fused, present)
             for level, visual in zip(self.levels, features.maps, strict=True)
         ]
         logits = self.decoder(fused)  # [BT, K, H / 4, W / 4]
         logits = F.interpolate(logits, size=features.size, mode="bilinear", align_corners=False)
-        return logits.unflatten(0, features.embeddings.shape[:2])
+        return _with_padding(logits, features.embeddings, present)
 
-    def _varied(self, encoded: Tensor) -> Tensor:
+    def _varied(self, encoded: Tensor, *, present: Tensor | None) -> Tensor:
         """An encoder's output [B, T, C, ...] with noise relative to each channel's spread, and channels dropped."""
         noise, dropout = self.config.feature_noise, self.config.feature_dropout
         if noise:
-            others = [dim for dim in range(encoded.ndim) if dim != 2]
-            spread = encoded.detach().std(dim=others, keepdim=True, correction=0)
+            seconds = _without_padding(encoded.detach(), present)  # [N, C, ...]
+            others = [dim for dim in range(seconds.ndim) if dim != 1]
+            spread = seconds.std(dim=others, keepdim=True, correction=0)
             encoded = encoded + noise * spread * torch.randn_like(encoded)
         if dropout:
             kept = torch.empty_like(encoded[(..., *[slice(0, 1)] * (encoded.ndim - 3))])
             encoded = encoded * kept.bernoulli_(1 - dropout) / (1 - dropout)
         return encoded
+
+
+def _without_padding(x: Tensor, present: Tensor | None) -> Tensor:
+    """The seconds that are present: [B, T, ...] -> [N, ...]; all B * T of them without padding."""
+    flat = x.flatten(0, 1)
+    return flat if present is None else flat[present.flatten()]
+
+
+def _with_padding(x: Tensor, like: Tensor, present: Tensor | None) -> Tensor:
+    """The inverse of `_without_padding`, [N, ...] -> [B, T, ...] with B and T as in `like`; padding is 0."""
+    B, T = like.shape[:2]
+    if present is None:
+        return x.unflatten(0, (B, T))
+    padded = x.new_zeros(B * T, *x.shape[1:])
+    padded[present.flatten()] = x
+    return padded.unflatten(0, (B, T))
 
 
 @dataclass
@@ -164,17 +189,20 @@ class Level(nn.Module):
             self.damf = DAMF(stride=stride, key_stride=key_stride, ablation=ablation, **sizes)
         self.fuse = Fuse(width=config.width)
 
-    def forward(self, visual: Tensor, audio: Tensor) -> LevelOutput:
-        """visual: [B, T, C_i, H, W], audio F_a: [B, T, C]."""
+    def forward(self, visual: Tensor, audio: Tensor, present: Tensor | None = None) -> LevelOutput:
+        """visual: [B, T, C_i, H, W], audio F_a: [B, T, C], present: [B, T] bool, None if no clip is padded."""
         shape = visual.shape[:2]
         # Channels-last in memory: attention, normalisation and convolution then share one layout.
         visual = visual.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         video = self.lateral(visual).unflatten(0, shape)
         audio = self.adapt_audio(audio)
+        if present is not None:
+            # STC's convolution over time then sees zeros behind a clip's end, as it does without padding.
+            video, audio = video * present[:, :, None, None, None], audio * present[:, :, None]
         selected = None
         refined = video
         if self.snrp is not None and not self.snrp_after_fusion:
-            selected = self.snrp(video, audio)
+            selected = self.snrp(video, audio, present)
             refined = selected.video
         if self.damf is not None:
             fused_video, fused_audio = self.damf(refined, audio)
@@ -183,6 +211,6 @@ class Level(nn.Module):
             fused_video, fused_audio = audio[..., None, None], refined
         fused = self.fuse(fused_video.flatten(0, 1), fused_audio.flatten(0, 1)).unflatten(0, shape)
         if self.snrp is not None and self.snrp_after_fusion:
-            selected = self.snrp(fused, audio)
+            selected = self.snrp(fused, audio, present)
             fused = selected.video
         return LevelOutput(fused, video, audio, selected, fused_video, fused_audio)

@@ -4,8 +4,6 @@ Two gates, both steered by the sound, are applied to the picture one after the o
 then over positions (SFS). The sound itself passes unchanged (figure 2).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -50,15 +48,15 @@ class SNRP(nn.Module):
             selector = SpatialSelector if ablation.spatial_gate == "agreement" else AudioSpatialSelector
             self.spatial = selector(width=width, num_heads=num_heads)
 
-    def forward(self, video: Tensor, audio: Tensor) -> SNRPOutput:
-        """video F_v: [B, T, C, H, W], audio F_a: [B, T, C]."""
+    def forward(self, video: Tensor, audio: Tensor, present: Tensor | None = None) -> SNRPOutput:
+        """video F_v: [B, T, C, H, W], audio F_a: [B, T, C], present: [B, T] bool, None if no clip is padded."""
         channel_gate = spatial_gate = None
         if self.channel is not None:
-            channel_gate = self.channel(audio)
+            channel_gate = self.channel(audio, present)
             video = video * channel_gate[..., None, None]  # equation (2)
         selected = video
         if self.spatial is not None:
-            spatial_gate = self.spatial(video, audio)
+            spatial_gate = self.spatial(video, audio, present)
             video = video * spatial_gate  # equation (3)
         return SNRPOutput(selected, video, channel_gate, spatial_gate)
 
@@ -77,9 +75,12 @@ class _Extractor(nn.Module):
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, present: Tensor | None = None) -> Tensor:
         """audio: [B, T, C] -> [B, T, C]."""
         x = self.norm(audio)
+        if present is not None:
+            # A clip then ends where its own seconds end, as it does without padding.
+            x = x * present.unsqueeze(-1)
         return self.mlp(x + self.neighbours(x.transpose(1, 2)).transpose(1, 2))
 
 
@@ -94,9 +95,9 @@ class ChannelSelector(nn.Module):
         super().__init__()
         self.extract = _Extractor(width=width)
 
-    def forward(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, present: Tensor | None = None) -> Tensor:
         """audio: [B, T, C] -> w_c: [B, T, C] in (0, 2)."""
-        return 2 * torch.sigmoid(self.extract(audio))
+        return 2 * torch.sigmoid(self.extract(audio, present))
 
 
 class SpatialSelector(nn.Module):
@@ -110,10 +111,10 @@ class SpatialSelector(nn.Module):
             nn.Conv2d(num_heads, num_heads, 3, padding=1), nn.GELU(), nn.Conv2d(num_heads, 1, 1)
         )
 
-    def forward(self, video: Tensor, audio: Tensor) -> Tensor:
+    def forward(self, video: Tensor, audio: Tensor, present: Tensor | None = None) -> Tensor:
         """video: [B, T, C, H, W], audio: [B, T, C] -> w_s: [B, T, 1, H, W] in (0, 1)."""
         B, T = audio.shape[:2]
-        similarity = self.agreement(self.extract(audio).flatten(0, 1), video.flatten(0, 1))
+        similarity = self.agreement(self.extract(audio, present).flatten(0, 1), video.flatten(0, 1))
         return torch.sigmoid(self.assess(similarity)).unflatten(0, (B, T))
 
 
@@ -127,9 +128,9 @@ class AudioSpatialSelector(nn.Module):
         self.decode = nn.Linear(width, num_heads * AUDIO_MAP * AUDIO_MAP)
         self.assess = nn.Conv2d(num_heads, 1, 3, padding=1)
 
-    def forward(self, video: Tensor, audio: Tensor) -> Tensor:
+    def forward(self, video: Tensor, audio: Tensor, present: Tensor | None = None) -> Tensor:
         """video: [B, T, C, H, W], audio: [B, T, C] -> w_s: [B, T, 1, H, W] in (0, 1)."""
         B, T = audio.shape[:2]
-        maps = self.decode(self.extract(audio)).view(B * T, self.num_heads, AUDIO_MAP, AUDIO_MAP)
+        maps = self.decode(self.extract(audio, present)).view(B * T, self.num_heads, AUDIO_MAP, AUDIO_MAP)
         maps = F.interpolate(self.assess(maps), size=video.shape[-2:], mode="bilinear", align_corners=False)
         return torch.sigmoid(maps).unflatten(0, (B, T))
