@@ -268,5 +268,5 @@ def running_stack(**changes: object) -> Iterator[Stack]:
             # Nothing is to be saved, so Ray need not take its time; how it is asked to end is tested elsewhere.
             if made.head:
                 kill_family(made.head)
-            local.down(say=print, home=folder)
+            local.down(home=folder)
             shutil.rmtree(folder, ignore_errors=True)
