@@ -1,6 +1,6 @@
 # Needs Python 3.11+, make and git; everything else comes through `bootstrap`. `make help` lists the targets.
 PYTHON ?= python3
-# Of tests; 0 runs them in one process.
+# Test files to run at once; 0 runs all in one process.
 FILES_AT_ONCE ?= 2
 RUN := .venv/bin/python
 SOURCES := sdavs_model platform serve jobs tests infra
@@ -11,7 +11,7 @@ LOCK := .tools/uv/bin/uv pip compile pyproject.toml --universal --generate-hashe
 export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
-# OpenMP's waiting threads would spin, and starve whatever else runs on two cores.
+# OpenMP's waiting threads would spin, and starve other processes on two cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 # Without cached bytecode each of the demo's many processes would compile torch, ray and mlflow again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -25,7 +25,7 @@ help: ## List these targets
 bootstrap: ## Install uv and the locked environment; nothing to do when they are current
 	@$(PYTHON) infra/local/bootstrap.py
 
-demo: bootstrap ## Train, register, promote, evaluate, serve and ask the endpoint (RETRAIN=1 trains anew)
+demo: bootstrap ## Train, register, promote, evaluate, serve and send a request (RETRAIN=1 trains again)
 	@$(RUN) jobs/demo.py $(if $(RETRAIN),--retrain)
 
 ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds each; ends in a report
@@ -61,8 +61,8 @@ infra-check: bootstrap ## Check infra/ with kubectl, terraform, promtool and lin
 services: bootstrap ## Start MLflow on Postgres with artifacts on an S3 server; prints what to export
 	@$(RUN) jobs/services.py
 
-stop: ## Stop what `make demo` and `make services` started, and nothing else
-	@if [ -x $(RUN) ]; then $(RUN) jobs/demo.py --stop; else echo "nothing was ever started"; fi
+stop: ## Stop what `make demo` and `make services` started
+	@if [ -x $(RUN) ]; then $(RUN) jobs/demo.py --stop; else echo "nothing was started"; fi
 
 clean: stop ## Stop, then remove data, results, models, logs and caches (keeps the environment)
 	rm -rf .sdavs build .pytest_cache .ruff_cache .mypy_cache
@@ -71,6 +71,6 @@ clean: stop ## Stop, then remove data, results, models, logs and caches (keeps t
 distclean: clean ## Also remove the environment
 	rm -rf .venv .tools sdavs.egg-info
 
-lock: bootstrap ## Resolve pyproject.toml into requirements.lock anew, and what of it the image needs
+lock: bootstrap ## Resolve pyproject.toml into requirements.lock, and the part that the image needs
 	$(LOCK) --extra server --extra dev -o requirements.lock
 	$(LOCK) --extra server -c requirements.lock -o infra/docker/requirements.lock

@@ -8,11 +8,9 @@ analysis/ of the MLflow run that trained the model, and prints its table. docs/a
 """
 
 import argparse
-import sys
 
-import _sources
-
-_sources.use_this_checkout()
+from _flags import add_device, add_json, add_model, add_tracking_uri, job_parser
+from _job import run_job
 
 ABOUT = {
     "noise": "J and F under Brownian and moving-train noise, with and without SNRP (Table IX), and over SNRs",
@@ -26,28 +24,17 @@ ABOUT = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     subparsers = parser.add_subparsers(metavar="ANALYSIS", dest="analysis", required=True, title="analyses")
     for name, about in ABOUT.items():
         subparser = subparsers.add_parser(name, help=about, description=about, allow_abbrev=False)
         _add_flags(subparser, name)
     flags = vars(parser.parse_args())
     name, as_json = flags.pop("analysis"), flags.pop("json")
-    from sdavs_platform import console
     from sdavs_platform.analysis.result import as_json as to_json
     from sdavs_platform.analysis.suite import NAMES, Request, analyse
 
-    console.configure(to_stderr=True)
-
-    try:
-        request = Request(names=NAMES if name == "all" else (name,), **flags)
-        results, left_out = analyse(request)
-    except ValueError as error:
-        sys.exit(f"analyse.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    results, left_out = analyse(Request(names=NAMES if name == "all" else (name,), **flags))
     if as_json:
         numbers = {key: result.numbers for key, result in results.items()}
         print(to_json(numbers[name] if name != "all" else numbers | {"left_out": left_out}))
@@ -57,12 +44,7 @@ def main() -> None:
 
 def _add_flags(parser: argparse.ArgumentParser, name: str) -> None:
     what = parser.add_argument_group("what is analysed")
-    what.add_argument(
-        "--model",
-        default="models:/sdavs@champion",
-        metavar="MODEL",
-        help="registered model, or the folder of a model artifact (default: %(default)s)",
-    )
+    add_model(what, what="registered model, or the folder of a model artifact")
     what.add_argument("--data", metavar="FOLDER", help="data set folder (default: the bundled data set)")
     what.add_argument("--split", help="split of it (default: the first whose name starts with test)")
     what.add_argument(
@@ -89,7 +71,7 @@ def _add_flags(parser: argparse.ArgumentParser, name: str) -> None:
             help="level to plot, from 1, the largest map, to 4; figures cover all levels (default: 1)",
         )
     how = parser.add_argument_group("how")
-    how.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_device(how)
     how.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
     where = parser.add_argument_group("where the results go")
     where.add_argument(
@@ -97,14 +79,10 @@ def _add_flags(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="FOLDER",
         help="parent of one folder per analysis, <analysis>-<model>-<version> (default: analysis/ in the state folder)",
     )
-    where.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(where)
     where.add_argument("--no-log", dest="log", action="store_false", help="log nothing to MLflow")
-    where.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)",
-    )
+    add_tracking_uri(where)
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, logs_to_stderr=True)

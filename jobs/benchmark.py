@@ -10,19 +10,13 @@
 A subcommand is a module in benchmarks/ with a docstring, `add_flags(parser)` and `run(flags)`.
 """
 
-import sys
-
-import _sources
 import benchmarks.data
 import benchmarks.model
 import benchmarks.scaling
 import benchmarks.serve
 import benchmarks.sweep
-from _subcommands import parser_of
-
-_sources.use_this_checkout()
-
-from sdavs_platform import console  # noqa: E402 (the line above makes it importable)
+from _flags import job_with_subcommands
+from _job import run_job
 
 SUBCOMMANDS = {
     "data": benchmarks.data,
@@ -34,15 +28,9 @@ SUBCOMMANDS = {
 
 
 def main() -> None:
-    flags = parser_of(__doc__ or "", SUBCOMMANDS, title="subject").parse_args()
-    console.configure(to_stderr=True)
-    try:
-        flags.run(flags)
-    except ValueError as error:
-        sys.exit(f"benchmark.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    flags = job_with_subcommands(__doc__, SUBCOMMANDS, title="subject").parse_args()
+    flags.run(flags)
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, logs_to_stderr=True)

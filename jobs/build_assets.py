@@ -1,100 +1,28 @@
-"""Rebuilds the bundled data set from the Debian packages it comes from, so that its origin can be checked.
+"""Make the bundled photographs and recordings again from the Debian packages that they come from.
 
-Reads `sdavs_model/data/realav/assets/manifest.csv`, cuts every asset anew out of its package, and writes the files
-and their sha256. Get the packages named in ATTRIBUTION.md first:
+Reads `sdavs_model/data/realav/assets/manifest.csv`, cuts every asset out of its package, and writes the files and
+their sha256, so that their origin can be checked. Download the packages named in ATTRIBUTION.md first:
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data scratch openttd-opensfx \
         lincity-ng-data simutrans-pak64 sonic-pi-samples
     python jobs/build_assets.py --packages . --out sdavs_model/data/realav/assets
 """
 
-from __future__ import annotations
-
-import argparse
-import csv
-import hashlib
-import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
-
-from sdavs_model.data.realav.asset_encoding import make_asset  # noqa: E402
-from sdavs_model.data.realav.debian_packages import find_package, read_package  # noqa: E402
-
-CUT_OUT_SIDE = 160
-BACKGROUND_SIDE = 192
-
-ATTRIBUTION = """# Where the bundled photographs and recordings come from
-
-The MIT licence of the code does not cover these files: each keeps its own licence, named below. All come from
-packages of Debian 12 (bookworm), main section; what a package states is in its `usr/share/doc/*/copyright`.
-They were changed: photographs were trimmed and scaled, recordings were converted to 16 kHz mono, their pauses
-cut out and their loudness made equal (`jobs/build_assets.py`). `manifest.csv` gives category, split and sha256.
-
-| package | version | what it states |
-|---|---|---|
-| tuxpaint-stamps-default | 2022.06.04-1 | GPL-2, (c) 2002-2022 Bill Kendrick and contributors |
-| gcompris-qt-data | 3.1-2 | GPL-3+; README files beside the sounds; memory-sound: Free Art License 1.2 (LAL-1.2) |
-| scratch | 1.4.0.6~dfsg1-6.1 | Media: CC-BY-SA-3.0, (c) 2011 Massachusetts Institute of Technology |
-| openttd-opensfx | 1.0.3-2 | the set: CC-BY-SA-3.0; each sound CC-BY-3.0 or CC0-1.0, named in the catalogue |
-| lincity-ng-data | 2.9~git20150314-5 | GPL-2+ (sounds also CC-BY-SA-2.0) |
-| simutrans-pak64 | 121.0-1 | Artistic-1.0 |
-| sonic-pi-samples | 3.2.2~repack-8 | samples: CC0-1.0 (samples/README.md) |
-
-Licence texts: GPL https://www.gnu.org/licenses/, CC https://creativecommons.org/licenses/,
-LAL https://artlibre.org/licence/lal/, Artistic-1.0 https://spdx.org/licenses/Artistic-1.0.html
-"""
+from _flags import job_parser
+from _job import run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = job_parser(__doc__)
     parser.add_argument("--packages", type=Path, required=True, help="folder of the downloaded .deb files")
-    parser.add_argument("--out", type=Path, required=True, help="the assets folder, with its manifest.csv")
-    arguments = parser.parse_args()
-    try:
-        rebuild(arguments.packages, arguments.out)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the assets, with its manifest.csv")
+    flags = parser.parse_args()
+    from sdavs_model.data.realav.bundled_assets import rebuild
 
-
-def rebuild(packages: Path, out: Path) -> None:
-    """Writes every asset of the manifest and puts its sha256 there. Raises ValueError for a missing package."""
-    manifest = out / "manifest.csv"
-    with manifest.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for package in sorted({row["package"] for row in rows}):
-        taken = [row for row in rows if row["package"] == package]
-        contents = read_package(find_package(packages, package), [row["member"] for row in taken])
-        for row in taken:
-            asset = make_asset(
-                row["kind"],
-                contents[row["member"]],
-                cut_out_side=CUT_OUT_SIDE,
-                background_side=BACKGROUND_SIDE,
-            )
-            path = out / row["path"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(asset)
-            row["sha256"] = hashlib.sha256(asset).hexdigest()
-    with manifest.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    (out / "ATTRIBUTION.md").write_text(attribution(rows), encoding="utf-8")
-
-
-def attribution(rows: list[dict[str, str]]) -> str:
-    """ATTRIBUTION.md: where each asset comes from and what allows its redistribution."""
-    table = [
-        f"| {row['path']} | {row['credit']} | {row['licence']} | {row['package']}: `{row['member']}` |"
-        for row in rows
-    ]
-    return "\n".join([ATTRIBUTION, "| file | by | licence | source |", "|---|---|---|---|", *table, ""])
+    rebuild(flags.packages, flags.out)
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main)

@@ -1,53 +1,45 @@
-"""The whole platform on this machine: train, register, promote, evaluate, serve, ask.
+"""Run the whole platform on this machine: train, register, promote, evaluate, serve, send a request.
 
     make demo                          # what users type; prepares the environment first
     python jobs/demo.py --retrain
 
 Starts Ray and MLflow, or reuses them. Unlike the other jobs it is not submitted to Ray: it submits
-`ray job submit -- python jobs/train.py --config jobs/configs/demo.yaml` and goes on from there.
+`ray job submit -- python jobs/train.py --config jobs/configs/demo.yaml` and continues from there.
 """
 
-import argparse
-import sys
-
-import _sources
-
-_sources.use_this_checkout()
+from _flags import add_ports, job_parser
+from _job import run_job
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--retrain", action="store_true", help="train anew although this config was trained")
+    parser = job_parser(__doc__)
+    parser.add_argument("--retrain", action="store_true", help="train again even if this config was trained")
     parser.add_argument(
         "--stop", action="store_true", help="stop what earlier runs started, and do nothing else"
     )
-    ports = parser.add_argument_group(
-        "ports on 127.0.0.1; the next free one where another process was faster"
+    add_ports(
+        parser,
+        ray=(6379, "Ray"),
+        dashboard=(8265, "its dashboard"),
+        mlflow=(5000, "MLflow"),
+        endpoint=(8000, "the endpoint"),
     )
-    ports.add_argument("--ray-port", type=int, default=6379, help="Ray (default: %(default)s)")
-    ports.add_argument(
-        "--dashboard-port", type=int, default=8265, help="its dashboard (default: %(default)s)"
-    )
-    ports.add_argument("--mlflow-port", type=int, default=5000, help="MLflow (default: %(default)s)")
-    ports.add_argument("--endpoint-port", type=int, default=8000, help="the endpoint (default: %(default)s)")
     flags = parser.parse_args()
     from sdavs_platform.local import stack
 
     if flags.stop:
-        stack.down(say=print)
+        stack.down()
         return 0
     from sdavs_platform.local import demo
 
-    ports_wanted = stack.Ports(
+    ports = stack.Ports(
         ray=flags.ray_port,
         dashboard=flags.dashboard_port,
         mlflow=flags.mlflow_port,
         endpoint=flags.endpoint_port,
     )
-    return demo.run(ports=ports_wanted, retrain=flags.retrain)
+    return demo.run(ports=ports, retrain=flags.retrain)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_job(main)

@@ -9,22 +9,17 @@ says at which gate it was refused (docs/rollout.md). The endpoint keeps running 
 curl -F video=@clip.mp4 http://127.0.0.1:8000/v1/segment
 """
 
-import argparse
 import os
-import sys
 
-import _sources
-
-_sources.use_this_checkout()
+from _flags import add_tracking_uri, job_parser
+from _job import run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     what = parser.add_argument_group("what")
     what.add_argument("--model", help="registered model (default: models:/sdavs@champion)")
-    what.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
+    add_tracking_uri(what)
     what.add_argument(
         "--config",
         action="append",
@@ -42,11 +37,10 @@ def main() -> None:
         help="Ray's dashboard (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
     flags, loose = parser.parse_known_args()
-    from sdavs_platform import console
+    from sdavs_platform.command import refuse
     from sdavs_platform.config.cli import load_config, overrides_of
     from sdavs_platform.local.token import send_token_if_any
 
-    console.configure()
     send_token_if_any()
     from sdavs_serve.deployment import deploy, wait_ready
 
@@ -59,18 +53,18 @@ def main() -> None:
     named = {f"serve.{key}": value for key, value in short.items() if value is not None}
     try:
         config = load_config(flags.config, named | overrides_of({}, loose)).serve
-        address = deploy(config, dashboard=flags.dashboard)
-        print(f"deploying {config.model_uri}", flush=True)
-        wait_ready(
-            address,
-            config,
-            dashboard=flags.dashboard,
-            api_key=os.environ.get("SDAVS_API_KEY"),
-        )
-    except (ValueError, RuntimeError, TimeoutError, ConnectionError) as error:
-        sys.exit(f"deploy.py: {error}")
+    except ValueError as error:
+        refuse(str(error))
+    address = deploy(config, dashboard=flags.dashboard)
+    print(f"deploying {config.model_uri}", flush=True)
+    wait_ready(
+        address,
+        config,
+        dashboard=flags.dashboard,
+        api_key=os.environ.get("SDAVS_API_KEY"),
+    )
     print(f"{address} serves {config.model_uri}; its pages: {address}/docs")
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, expected=(RuntimeError,), when_interrupted="the endpoint keeps running")

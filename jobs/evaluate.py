@@ -9,30 +9,19 @@ constant mask and, with --blind, a model that was trained on silence. The figure
 MLflow run.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
-
-from sdavs_model.data.datasets import KINDS  # noqa: E402 (the line above makes it importable)
+from _flags import add_device, add_json, add_kind, add_model, add_tracking_uri, job_parser
+from _job import run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--model", default="models:/sdavs@champion", help="registered model (default: %(default)s)"
-    )
+    parser = job_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--blind", help="an audio-blind model to compare with")
     parser.add_argument("--data", help="data set folder (default: the bundled data set)")
-    parser.add_argument(
-        "--kind", default="auto", help=f"data set: auto, {', '.join(KINDS)} (default: found from the folder)"
-    )
+    add_kind(parser)
     parser.add_argument(
         "--mode",
         default="official",
@@ -55,46 +44,41 @@ def main() -> None:
     parser.add_argument(
         "--train-split", default="train", help="split that gives the constant mask (default: train)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_device(parser)
     parser.add_argument("--masks", metavar="FOLDER", help="also write the masks, in the size of the frames")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     parser.add_argument("--no-log", action="store_true", help="log nothing to MLflow")
-    parser.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
+    add_tracking_uri(parser)
     flags = parser.parse_args()
-    from sdavs_platform import console
     from sdavs_platform.evaluation.predictions import write_masks
     from sdavs_platform.evaluation.registered_model import evaluate_registered, log_results, results_table
 
-    console.configure(to_stderr=True)
-    try:
-        results = evaluate_registered(
+    results = evaluate_registered(
+        flags.model,
+        blind_uri=flags.blind,
+        root=flags.data,
+        kind=flags.kind,
+        mode=flags.mode,
+        videos_per_batch=flags.videos_per_batch,
+        splits=flags.split,
+        train_split=flags.train_split,
+        device=flags.device,
+        uri=flags.tracking_uri,
+    )
+    if not flags.no_log:
+        log_results(results, uri=flags.tracking_uri)
+    if flags.masks:
+        write_masks(
             flags.model,
-            blind_uri=flags.blind,
-            root=flags.data,
-            kind=flags.kind,
-            mode=flags.mode,
-            videos_per_batch=flags.videos_per_batch,
-            splits=flags.split,
-            train_split=flags.train_split,
+            root=results["data"],
+            kind=results["kind"],
+            splits=list(results["splits"]),
+            folder=Path(flags.masks),
             device=flags.device,
             uri=flags.tracking_uri,
         )
-        if not flags.no_log:
-            log_results(results, uri=flags.tracking_uri)
-        if flags.masks:
-            write_masks(
-                flags.model,
-                root=results["data"],
-                kind=results["kind"],
-                splits=list(results["splits"]),
-                folder=Path(flags.masks),
-                device=flags.device,
-                uri=flags.tracking_uri,
-            )
-    except ValueError as error:
-        sys.exit(f"evaluate.py: {error}")
     print(json.dumps(results, indent=2) if flags.json else results_table(results))
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, logs_to_stderr=True)

@@ -8,19 +8,14 @@ A key is printed once; the file keeps its SHA-256 alone. A running endpoint take
 required unless the endpoint listens on a loopback address: curl -H "Authorization: Bearer sdavs_..." ...
 """
 
-import argparse
-import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
+from _flags import job_parser
+from _job import run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     parser.add_argument("--file", type=Path, help="key file (default: keys.json in the state folder)")
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions", dest="action")
     add = actions.add_parser("add", help="make a key and print it")
@@ -39,17 +34,14 @@ def main() -> None:
     from sdavs_serve.http.keys import KeyFile
 
     keys = KeyFile(flags.file) if flags.file else KeyFile.of(ServeConfig())
-    try:
-        if flags.action == "add":
-            print(keys.add(flags.scope, note=flags.note))
-        elif flags.action == "remove":
-            keys.remove(flags.id)
-        else:
-            for key in keys.entries():
-                print(f"{key.id}  {key.scope:<8} {key.note}")
-    except ValueError as error:
-        sys.exit(f"keys.py: {error}")
+    if flags.action == "add":
+        print(keys.add(flags.scope, note=flags.note))
+    elif flags.action == "remove":
+        keys.remove(flags.id)
+    else:
+        for key in keys.entries():
+            print(f"{key.id}  {key.scope:<8} {key.note}")
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main)

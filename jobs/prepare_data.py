@@ -15,7 +15,6 @@ Without a subcommand it is `demo`. An interrupted run is continued by the same c
 
 import sys
 
-import _sources
 import prepare.demo
 import prepare.digest
 import prepare.import_videos
@@ -23,9 +22,8 @@ import prepare.realav
 import prepare.stats
 import prepare.upload
 import prepare.validate
-from _subcommands import parser_of
-
-_sources.use_this_checkout()
+from _flags import job_with_subcommands
+from _job import run_job
 
 SUBCOMMANDS = {
     "demo": prepare.demo,
@@ -38,18 +36,13 @@ SUBCOMMANDS = {
 }
 
 
-def main() -> None:
+def main() -> int | None:
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["demo", *arguments]
-    flags = parser_of(__doc__ or "", SUBCOMMANDS, title="subcommand").parse_args(arguments)
-    try:
-        sys.exit(flags.run(flags))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from here")
+    flags = job_with_subcommands(__doc__, SUBCOMMANDS, title="subcommand").parse_args(arguments)
+    return flags.run(flags)
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, logs_to_stderr=True, when_interrupted="the same command continues from here")

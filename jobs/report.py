@@ -4,35 +4,25 @@ python jobs/report.py --sweep ablation-demo
 python jobs/report.py --sweep lr --storage-uri s3://bucket/results --out report
 """
 
-import argparse
-import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
+from _flags import add_storage, job_parser
+from _job import run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     parser.add_argument("--sweep", required=True, metavar="NAME", help="name of the sweep")
-    parser.add_argument(
-        "--storage-uri", help="where the sweep keeps its records (default: `results` in the state folder)"
-    )
+    add_storage(parser, flag="--storage-uri")
     parser.add_argument("--out", type=Path, help="folder (default: reports/NAME in the state folder)")
     flags = parser.parse_args()
     from sdavs_platform.config.paths import absolute, state_folder
     from sdavs_platform.tuning.report.build import build_report
     from sdavs_platform.tuning.store import SweepStore
 
-    try:
-        store = SweepStore(absolute(flags.storage_uri or state_folder() / "results"), flags.sweep)
-        print(build_report(store, folder=flags.out).resolve().as_uri())
-    except ValueError as error:
-        sys.exit(f"report.py: {error}")
+    store = SweepStore(absolute(flags.storage_uri or state_folder() / "results"), flags.sweep)
+    print(build_report(store, folder=flags.out).resolve().as_uri())
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main)

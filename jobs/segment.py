@@ -7,23 +7,18 @@ Writes, for each second, mask-0.png (0 and 255) and overlay-0.png; overlay.mp4 w
 Where the endpoint requires an API key, SDAVS_API_KEY holds it: flags are seen by every user of a machine.
 """
 
-import argparse
 import os
-import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
+from _flags import job_parser
+from _job import run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     parser.add_argument("video", type=Path, help="mp4, mov, webm or mkv with a sound track")
     parser.add_argument(
-        "--endpoint", default="http://127.0.0.1:8000", help="its address (default: %(default)s)"
+        "--endpoint", default="http://127.0.0.1:8000", help="the endpoint's address (default: %(default)s)"
     )
     parser.add_argument(
         "--out",
@@ -31,11 +26,11 @@ def main() -> None:
         default=Path(".sdavs/demo/answer"),
         help="folder to write to (default: %(default)s)",
     )
-    parser.add_argument("--fps", type=float, help="masks for each second (default: the endpoint's)")
+    parser.add_argument("--fps", type=float, help="masks per second (default: the endpoint's)")
     parser.add_argument("--model-version", type=int, help="insist on this version (default: the served one)")
     flags = parser.parse_args()
     if not flags.video.is_file():
-        sys.exit(f"segment.py: there is no file {flags.video}")
+        raise ValueError(f"there is no file {flags.video}")
     import httpx
     from sdavs_serve.client import Client, EndpointError, save_mask
 
@@ -51,9 +46,9 @@ def main() -> None:
                 )
             client.save_overlay_video(flags.video, flags.out / "overlay.mp4", fps=flags.fps)
     except EndpointError as error:
-        sys.exit(f"segment.py: {error}")
+        raise RuntimeError(str(error)) from error
     except httpx.TransportError as error:
-        sys.exit(f"segment.py: nothing answers at {flags.endpoint}: {error}")
+        raise RuntimeError(f"nothing answers at {flags.endpoint}: {error}") from error
     (flags.out / "answer.json").write_text(answer.model_dump_json(indent=2))
     model = answer.model
     print(f"{model.name} version {model.version} answered in {answer.timings_ms.total:.0f} ms")
@@ -63,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, expected=(RuntimeError,))

@@ -12,18 +12,14 @@ import signal
 import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
-
-from sdavs_platform import console  # noqa: E402
-from sdavs_platform.config.cli import parse_config  # noqa: E402
+from _job import run_job
 
 
 def main() -> None:
-    # `ray job stop` sends SIGTERM; leave in order, so that the run is not shown as running forever.
+    # `ray job stop` sends SIGTERM; exit in order, so that the run is not shown as running forever.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console.configure()
+    from sdavs_platform.config.cli import parse_config
+
     config = parse_config(
         description=__doc__,
         default_yaml=Path(__file__).resolve().parent / "configs" / "demo.yaml",
@@ -31,10 +27,7 @@ def main() -> None:
     )
     from sdavs_platform.training.run import train  # Ray and MLflow take seconds: not for --help
 
-    try:
-        train(config)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"train.py: {error}")
+    train(config)
 
 
 def record_refusal(message: str) -> None:
@@ -44,4 +37,4 @@ def record_refusal(message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, expected=(RuntimeError,))

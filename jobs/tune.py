@@ -13,25 +13,21 @@ a sweep that still runs.
 import argparse
 import os
 import sys
-import textwrap
 import webbrowser
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
-
-from sdavs_platform.config.cli import add_config_flags, load_config, overrides_of  # noqa: E402
+from _flags import job_parser
+from _job import run_job
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "demo.yaml"
 
 
 def parser() -> argparse.ArgumentParser:
     """The sweep's own flags, and all keys of the config tree."""
-    flags = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    from sdavs_platform.config.cli import add_config_flags
+
+    flags = job_parser(
+        __doc__,
         usage="%(prog)s (--sweep FILE | --study STUDY) [--config FILE ...] [--SECTION.KEY VALUE ...]",
     )
     sweep = flags.add_argument_group("the sweep; these override the keys of --sweep")
@@ -49,33 +45,28 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def main() -> None:
+def main() -> int:
     flags, unknown = parser().parse_known_args()
     keys = vars(flags)
     path, files = keys.pop("sweep"), keys.pop("config")
     retry_failed, opens = keys.pop("retry_failed"), keys.pop("open")
     own = {key: keys.pop(key) for key in ("study", "name", "seeds", "num_trials", "max_concurrent")}
-    try:
-        from sdavs_platform.tuning.sweep import load_sweep
+    from sdavs_platform.command import FAILED, INTERRUPTED, complain, refuse
+    from sdavs_platform.config.cli import load_config, overrides_of
+    from sdavs_platform.tuning.sweep import load_sweep
 
+    try:
         sweep = load_sweep(path, {key: value for key, value in own.items() if value is not None})
         config = load_config([*(files or [DEFAULT_CONFIG]), sweep.base], overrides_of(keys, unknown))
     except ValueError as error:
-        sys.exit(textwrap.indent(str(error), "tune.py: "))
-    from sdavs_platform import console
+        refuse(str(error))
     from sdavs_platform.tuning.report.build import build_report
     from sdavs_platform.tuning.run import run_sweep  # Ray and MLflow take seconds: not for --help
 
-    console.configure()
-    try:
-        result = run_sweep(
-            sweep, config, command=["python", "jobs/tune.py", *sys.argv[1:]], retry_failed=retry_failed
-        )
-        report = build_report(result.store, parent=result.parent)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(textwrap.indent(str(error), "tune.py: "))
-    except KeyboardInterrupt:
-        sys.exit("tune.py: interrupted; the same command continues")
+    result = run_sweep(
+        sweep, config, command=["python", "jobs/tune.py", *sys.argv[1:]], retry_failed=retry_failed
+    )
+    report = build_report(result.store, parent=result.parent)
     print(f"{sweep.name}: {result.num_finished} finished, {result.num_failed} failed")
     if result.candidate:
         print(f"  candidate  models:/{result.candidate['model']}/{result.candidate['version']}")
@@ -84,10 +75,13 @@ def main() -> None:
     if opens and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
         webbrowser.open(report.as_uri())
     if result.interrupted:
-        sys.exit("tune.py: interrupted; finished trials are kept, the same command continues")
+        complain("interrupted; finished trials are kept, the same command continues")
+        return INTERRUPTED
     if result.failure:
-        sys.exit(f"tune.py: {sweep.name}: {result.failure}")
+        complain(f"{sweep.name}: {result.failure}")
+        return FAILED
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main, expected=(RuntimeError,), when_interrupted="the same command continues")

@@ -90,7 +90,7 @@ def starts(shell: Shell) -> list[StackState]:
     """What was up after a first and after a second start."""
     wanted = zip(shell.ports[::2], shell.ports[1::2], strict=True)
     ports = ", ".join(f"{flag.removeprefix('--').removesuffix('-port')}={port}" for flag, port in wanted)
-    code = f"from sdavs_platform.local.stack import *; up(ports=Ports({ports}), say=print)"
+    code = f"from sdavs_platform.local.stack import *; up(ports=Ports({ports}))"
     states = []
     for _ in range(2):
         ran = subprocess.run(

@@ -76,7 +76,7 @@ def tell(folder: Path, what: list[str]) -> int:
     ray, dashboard, mlflow, endpoint, own = free_ports(5)
     ports = stack.Ports(ray=ray, dashboard=dashboard, mlflow=mlflow)
     try:
-        up = stack.up(ports=ports, say=lambda line: None, home=folder)
+        up = stack.up(ports=ports, home=folder)
         os.environ["MLFLOW_TRACKING_URI"] = up.mlflow.uri
         with prometheus(folder, port=own, endpoint=f"127.0.0.1:{endpoint}") as alerts:
             assert up.ray.service
@@ -89,7 +89,7 @@ def tell(folder: Path, what: list[str]) -> int:
             print(f"rules that could not be evaluated: {', '.join(broken) or 'none'}")
             return 1 if broken or alerts.missed else 0
     finally:
-        stack.down(say=lambda line: None, home=folder)
+        stack.down(home=folder)
 
 
 def named(head: int, title: str) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""A training that runs as a command: what it says, and when."""
+"""A training that runs as a command, and the lines of its output with their times."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ Line = tuple[float, str]
 
 
 class Followed:
-    """Starts the command; a thread reads what it says, and keeps it in `log`."""
+    """Starts the command; a thread reads its output and writes it to `log`."""
 
     def __init__(self, command: list[str], *, log: Path) -> None:
         self._log = log

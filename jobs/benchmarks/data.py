@@ -10,6 +10,8 @@ The clips are loaded with the training's augmentation and without it, with sound
 import argparse
 import json
 
+from _flags import add_json
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py data`."""
@@ -32,9 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--device", default="cpu", help="where the model trains: cpu or cuda (default: %(default)s)"
     )
-    parser.add_argument_group("where it goes").add_argument(
-        "--json", action="store_true", help="print JSON instead of a table"
-    )
+    add_json(parser.add_argument_group("where it goes"))
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -14,6 +14,8 @@ import json
 import sys
 from pathlib import Path
 
+from _flags import add_device, add_json, add_tracking_uri
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py model`."""
@@ -34,14 +36,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     speed = parser.add_argument_group("speed")
     speed.add_argument("--no-speed", action="store_true", help="count only")
-    speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_device(speed)
     speed.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own choice)")
     speed.add_argument("--repeats", type=int, default=3, help="pairs of timed runs (default: %(default)s)")
     where = parser.add_argument_group("where it goes")
-    where.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(where)
     where.add_argument("--out", type=Path, help="folder for efficiency.png (Fig. 9) and efficiency.json")
     where.add_argument("--log", action="store_true", help="also log to MLflow, as a run of its own")
-    where.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
+    add_tracking_uri(where)
 
 
 def run(flags: argparse.Namespace) -> None:

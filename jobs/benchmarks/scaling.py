@@ -11,6 +11,8 @@ docs/scaling.md. Minutes on idle cores, and 10 GB of memory.
 import argparse
 import json
 
+from _flags import add_json
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py scaling`."""
@@ -49,9 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=0.8,
         help="fraction of a link's peak that large messages reach (default: %(default)s)",
     )
-    parser.add_argument_group("where it goes").add_argument(
-        "--json", action="store_true", help="print JSON instead of tables"
-    )
+    add_json(parser.add_argument_group("where it goes"))
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _flags import add_json, add_model, add_tracking_uri
+
 if TYPE_CHECKING:
     from sdavs_platform.config.tree import ServeConfig
 
@@ -23,9 +25,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py serve`."""
     what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--model", default="models:/sdavs@champion", help="registered model (default: %(default)s)"
-    )
+    add_model(what)
     what.add_argument(
         "--video", type=Path, help="clip that every request sends (default: a drawn one of 5 s)"
     )
@@ -47,15 +47,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--max-batch-frames", type=int, help="frames of one forward pass (default: the endpoint's)"
     )
-    what.add_argument("--tracking-uri", help="MLflow (default: MLFLOW_TRACKING_URI, else the state folder)")
-    parser.add_argument_group("where it goes").add_argument(
-        "--json", action="store_true", help="print JSON instead of a table"
-    )
+    add_tracking_uri(what)
+    add_json(parser.add_argument_group("where it goes"))
 
 
 def run(flags: argparse.Namespace) -> None:
     """Measure and print the table."""
-    from sdavs_platform import console
     from sdavs_platform.config.tree import ServeConfig
     from sdavs_platform.local.sample import write_video
     from sdavs_platform.tracking.client import tracking_uri
@@ -63,7 +60,6 @@ def run(flags: argparse.Namespace) -> None:
 
     from sdavs_model.golden import standard_clip
 
-    console.configure(to_stderr=True)
     config = ServeConfig(
         model_uri=flags.model,
         tracking_uri=tracking_uri(flags.tracking_uri),

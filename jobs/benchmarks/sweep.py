@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from _flags import add_json
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py sweep`."""
@@ -20,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--num-trials", type=int, nargs="+", default=[10, 100, 1000], help="sizes (default: %(default)s)"
     )
     parser.add_argument("--concurrent", type=int, default=2, help="trials at once (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     # A new process measures one size and prints it.
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
 

@@ -11,7 +11,7 @@ A second run with the same flags finds the data complete and does nothing; an in
 import argparse
 from pathlib import Path
 
-from _subcommands import add_workers
+from _flags import add_workers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ Equal digests mean equal data. Training logs the same over the splits it uses.
 
 import argparse
 
-from _subcommands import add_data_set
+from _flags import add_data_set
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from _subcommands import add_workers
+from _flags import add_workers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from _subcommands import add_workers
+from _flags import add_workers
 from prepare.demo import add_clip_flags
 
 SUBSETS = ("s4", "ms3", "avss", "offscreen")

@@ -7,7 +7,7 @@ python jobs/prepare_data.py stats data/realav/avss --json
 import argparse
 import json
 
-from _subcommands import add_data_set, add_workers
+from _flags import add_data_set, add_json, add_workers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_data_set(parser)
     how = parser.add_argument_group("how")
     add_workers(how, "threads that read")
-    how.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(how)
 
 
 def run(flags: argparse.Namespace) -> None:

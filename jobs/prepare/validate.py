@@ -10,7 +10,7 @@ sounds, sound shorter than its frames, unknown colours and values in masks.
 import argparse
 import json
 
-from _subcommands import add_data_set, add_workers
+from _flags import add_data_set, add_json, add_workers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_data_set(parser)
     how = parser.add_argument_group("how")
     add_workers(how, "threads that read")
-    how.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_json(how)
 
 
 def run(flags: argparse.Namespace) -> int:

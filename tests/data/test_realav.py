@@ -85,7 +85,7 @@ def test_the_job_composes_in_parallel_what_one_process_composes(realav, small, t
     assert digests(tmp_path, preprocessor) == digests(realav, preprocessor)
     wrong = subprocess.run([*job, "--size=3"], capture_output=True, text=True, timeout=patience(60))
     assert wrong.returncode != 0
-    assert wrong.stderr.startswith("error: size")
+    assert wrong.stderr.startswith("prepare_data.py: size")
 
 
 def test_the_record_says_who_sounds_in_every_second(realav):

@@ -90,7 +90,7 @@ class Stack:
     def start(self) -> None:
         """Ray and MLflow, as `make demo` starts them, and an endpoint for other machines, too, with a first model."""
         ports = local.Ports(ray=free_port(), dashboard=free_port(), mlflow=free_port())
-        up = local.up(ports=ports, say=print, home=self.folder)
+        up = local.up(ports=ports, home=self.folder)
         self.gcs = GcsClient(address=up.ray.gcs_address)
         self.head = up.ray.service.pid
         self.uri, self.dashboard = up.mlflow.uri, up.ray.dashboard
@@ -268,5 +268,5 @@ def running_stack(**changes: object) -> Iterator[Stack]:
             # Nothing is to be saved, so Ray need not take its time; how it is asked to end is tested elsewhere.
             if made.head:
                 kill_family(made.head)
-            local.down(say=print, home=folder)
+            local.down(home=folder)
             shutil.rmtree(folder, ignore_errors=True)

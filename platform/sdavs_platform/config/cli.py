@@ -1,6 +1,6 @@
-"""Reading the config tree: YAML files, then dotted flags, then one line per mistake.
+"""Read the config tree from YAML files and dotted flags; report one line per mistake.
 
-The flags, their groups and their help come from `RunConfig` itself, so that they cannot drift from it.
+The flags, their groups and their help are generated from `RunConfig`.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def load_config(
     """Merge YAML files or nested values (later ones win), then `overrides` (dotted key -> value), and validate.
 
     Raises:
-        ValueError: a file that is missing or is no mapping; or one line per wrong key: its dotted name,
-            what is wrong, what is allowed, and for an unknown key the nearest known one.
+        ValueError: a file is missing or is no mapping; or one line per wrong key with its dotted name, what is
+            wrong, what is allowed, and for an unknown key the nearest known one.
     """
     values: dict[str, Any] = {}
     for source in sources:
@@ -75,7 +75,7 @@ def parse_config(
 ) -> RunConfig:
     """The config from the command line; `--help` explains every key.
 
-    A mistake is told on stderr, and to `on_refusal`; the process then exits with status 2.
+    Mistakes are reported on stderr and passed to `on_refusal`; the process then exits with status 2.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -124,17 +124,17 @@ def add_config_flags(
 
 
 def overrides_of(flags: dict[str, str], unknown: Sequence[str]) -> dict[str, Any]:
-    """Dotted key -> value, from the flags of `add_config_flags` and the words that argparse did not know.
+    """Dotted key -> value, from the flags of `add_config_flags` and the arguments that argparse did not recognise.
 
     Raises:
-        ValueError: a word that is no flag.
+        ValueError: an argument is no flag.
     """
     kinds = config_kinds()
     return {key: _value(text, kinds.get(key, "")) for key, text in (flags | _loose_flags(unknown)).items()}
 
 
 def yaml_text(value: Any) -> str:
-    """One-line YAML of a value, as it can be typed on the command line."""
+    """A value as one line of YAML, as it can be typed on the command line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
 
 
@@ -150,7 +150,7 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], default: Any, prefix: str)
 
 
 def _kind(field: dict[str, Any]) -> str:
-    """A JSON schema type in a user's words: `0 | 1 | 2`, `number`, `list of text`."""
+    """A JSON schema type for users: `0 | 1 | 2`, `number`, `list of text`."""
     if "anyOf" in field:
         return " | ".join(_kind(option) for option in field["anyOf"])
     if "enum" in field:
@@ -173,7 +173,7 @@ def read_yaml(path: Path, kinds: Mapping[str, str] | None = None) -> dict[str, A
         kinds: dotted path -> `Key.kind` (default: the config tree's).
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: the file does not exist, or holds something else.
     """
     if not path.is_file():
         raise ValueError(f"--config: there is no file {path}")
@@ -206,7 +206,7 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def _value(text: str, kind: str) -> Any:
-    """What the text of a flag means: for a text key itself, else what YAML reads in it."""
+    """The value of a flag: its text itself for a text key, else what YAML reads in it."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -240,10 +240,10 @@ def _is_text(kind: str) -> bool:
 
 
 def _loose_flags(unknown: Sequence[str]) -> dict[str, str]:
-    """Flags that no key answers to, kept as keys so that validation names the nearest; and `KEY=VALUE`.
+    """Unknown flags, kept so that validation names the nearest key; and `KEY=VALUE`.
 
     Raises:
-        ValueError: a word that is neither.
+        ValueError: an argument is neither.
     """
     overrides: dict[str, str] = {}
     words = list(unknown)
@@ -251,7 +251,7 @@ def _loose_flags(unknown: Sequence[str]) -> dict[str, str]:
         word = words.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
         if not equals and not word.startswith("--"):
-            raise ValueError(f"{word!r}: not understood; write --section.key VALUE")
+            raise ValueError(f"{word!r} is not a flag; write --section.key VALUE")
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else ""
         overrides[name] = text
@@ -274,7 +274,7 @@ def _explain(error: Any) -> str:
 
 
 def _joined(path: str, message: str) -> str:
-    """A dataclass or section names its own field first: `model` + `width: ...` -> `model.width: ...`."""
+    """A dataclass or section starts its message with its field: `model` + `width: ...` -> `model.width: ...`."""
     head = path.rsplit(".", 1)[-1]
     if head and message.startswith(f"{head}."):
         message = message.removeprefix(f"{head}.")

@@ -4,60 +4,60 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from sdavs_platform.config.section import Section, Share
+from sdavs_platform.config.section import Count, CountOrZero, Fraction, NotNegative, Positive, Section
 
 
 class RolloutConfig(Section):
     """How a new version takes over: its gates and its fraction of the traffic. docs/rollout.md"""
 
-    poll_s: Annotated[float, Field(gt=0)] = 2.0
+    poll_s: Positive = 2.0
     """Seconds between look-ups of the alias; a nudge triggers one at once."""
 
-    verify_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    verify_timeout_s: Positive = 900.0
     """Longest download and check of a version, in seconds."""
 
-    load_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    load_timeout_s: Positive = 600.0
     """Longest load and warm-up, in seconds; also how long a lost replica may take to be loaded again."""
 
-    golden_tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    golden_tolerance: Positive = 1e-3
     """Largest difference of the golden clips' logits from the stored ones, relative to the largest stored
     logit. fp32 on another machine differs by 1e-5; a GPU with TF32 needs about 1e-2."""
 
-    shadow_share: Share = 0.25
+    shadow_share: Fraction = 0.25
     """Fraction of the windows that also go to the other version, for comparison only."""
 
     canary_weights: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.25, 0.5)
     """Fraction of the requests that the new version answers, step by step; the switch follows."""
 
-    step_seconds: Annotated[float, Field(ge=0)] = 5.0
+    step_seconds: NotNegative = 5.0
     """Shortest duration of the shadow and of each canary step, in seconds; with autoscaling, longer than its delay."""
 
-    step_samples: Annotated[int, Field(ge=1)] = 20
+    step_samples: Count = 20
     """Fewest predictions of either version from which the shadow and each canary step are judged."""
 
-    step_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    step_timeout_s: Positive = 3600.0
     """A step without enough predictions after so many seconds refuses the version."""
 
-    call_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    call_timeout_s: Positive = 20.0
     """Longest time in which the new version may predict one window, in seconds. Then the old version answers the
     request, and the failure counts as an error; also the time after which a replica that hangs is replaced."""
 
-    probe_after_s: Annotated[float, Field(gt=0)] = 1.0
+    probe_after_s: Positive = 1.0
     """After so many seconds without traffic, golden clips are sent to both versions instead."""
 
-    max_error_rate: Share = 0.02
+    max_error_rate: Fraction = 0.02
     """Fraction of the new version's predictions in a step that may fail."""
 
     max_latency_ratio: Annotated[float, Field(gt=1)] = 1.5
     """Largest ratio of the new version's 95th percentile of latency to the old one's; medians where there are few."""
 
-    latency_slack_ms: Annotated[float, Field(ge=0)] = 50.0
+    latency_slack_ms: NotNegative = 50.0
     """Milliseconds by which the new version may always be slower: latencies of small models are mostly noise."""
 
-    max_disagreement: Share = 0.5
+    max_disagreement: Fraction = 0.5
     """Mean of 1 - IoU of both versions' masks. A better model differs; a broken one differs more. 1 never refuses."""
 
-    max_restarts: Annotated[int, Field(ge=0)] = 2
+    max_restarts: CountOrZero = 2
     """How often replicas of the new version may be lost once it was loaded. Each time it is loaded again, and the
     step restarts."""
 
@@ -94,71 +94,71 @@ class ServeConfig(Section):
     webhook_secret_file: str | None = None
     """File with the secret of the MLflow webhook that may call /v1/rollout/nudge without a key. Unset: none may."""
 
-    max_upload_mb: Annotated[float, Field(gt=0)] = 64.0
+    max_upload_mb: Positive = 64.0
     """Largest accepted request body, in megabytes."""
 
-    max_uploads: Annotated[int, Field(ge=1)] = 32
+    max_uploads: Count = 32
     """Uploads that one ingress replica receives at once, besides `max_requests`; one more gets 429 with Retry-After."""
 
-    upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    upload_timeout_s: Positive = 600.0
     """Longest time for receiving one upload, in seconds; then 408."""
 
-    min_upload_kb_s: Annotated[float, Field(gt=0)] = 8.0
+    min_upload_kb_s: Positive = 8.0
     """Slowest accepted upload, in kilobytes a second on average after its first ten seconds; slower ones get 408."""
 
-    max_seconds: Annotated[float, Field(gt=0)] = 60.0
+    max_seconds: Positive = 60.0
     """Longest accepted clip, in seconds."""
 
-    max_frames: Annotated[int, Field(ge=1)] = 600
+    max_frames: Count = 600
     """Most frames sampled from one clip, or pictures in one request."""
 
-    max_pixels: Annotated[int, Field(ge=1)] = 3840 * 2160
+    max_pixels: Count = 3840 * 2160
     """Largest accepted picture, in pixels (width times height)."""
 
-    decoder_memory_mb: Annotated[float, Field(gt=0)] = 1024.0
+    decoder_memory_mb: Positive = 1024.0
     """Memory, in megabytes, that the process that decodes one upload may use; beyond it, 413."""
 
-    decoder_cpu_s: Annotated[float, Field(gt=0)] = 60.0
+    decoder_cpu_s: Positive = 60.0
     """Processor time, in seconds, that it may use; beyond it, 413."""
 
-    max_requests: Annotated[int, Field(ge=1)] = 8
+    max_requests: Count = 8
     """Requests that one ingress replica processes at once; one more gets 429 with Retry-After."""
 
-    max_queued: Annotated[int, Field(ge=1)] = 32
+    max_queued: Count = 32
     """Windows of clips that may wait for a model replica in one ingress replica; one more gets 503 with Retry-After."""
 
-    ingress_replicas: Annotated[int, Field(ge=1)] = 1
+    ingress_replicas: Count = 1
     """Replicas of the ingress. With two, a killed one costs only the requests that it had."""
 
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    timeout_s: Positive = 120.0
     """Longest time for one response, in seconds; then 504."""
 
-    fps: Annotated[float, Field(gt=0)] = 1.0
+    fps: Positive = 1.0
     """Masks per second of video where the request does not say; the model was trained at 1."""
 
-    max_batch_frames: Annotated[int, Field(ge=1)] = 20
+    max_batch_frames: Count = 20
     """Frames that one forward pass may hold, over all requests in it; at least the model's num_frames."""
 
-    batch_wait_ms: Annotated[float, Field(ge=0)] = 10.0
+    batch_wait_ms: NotNegative = 10.0
     """How long a request waits for others to fill its batch, in milliseconds."""
 
-    min_replicas: Annotated[int, Field(ge=0)] = 1
+    min_replicas: CountOrZero = 1
     """Model replicas kept when idle."""
 
-    max_replicas: Annotated[int, Field(ge=1)] = 1
+    max_replicas: Count = 1
     """Model replicas under load."""
 
-    scale_up_after_s: Annotated[float, Field(ge=0)] = 30.0
+    scale_up_after_s: NotNegative = 30.0
     """How long the load must have been high before a replica is added, in seconds: more than half of max_requests
     running or waiting, for each replica."""
 
-    scale_down_after_s: Annotated[float, Field(ge=0)] = 600.0
+    scale_down_after_s: NotNegative = 600.0
     """How long fewer replicas must have been enough before one is removed, in seconds; loading one again costs more."""
 
-    num_cpus: Annotated[float, Field(gt=0)] = 0.5
+    num_cpus: Positive = 0.5
     """CPU cores reserved for one replica. Two versions are loaded at once and one of them idles, so a half each."""
 
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    num_gpus: NotNegative = 0.0
     """GPUs of one replica, 0 for none; fractions share a card. Two versions are loaded at once: 0.5 fits both on it."""
 
     cpu_fallback: bool = True

@@ -1,7 +1,7 @@
-"""The run's config tree: every key, its unit, its default and why.
+"""The config tree of a run: every key with its unit, its default and the reason for it.
 
-One key's way: a YAML file or a flag -> validated here -> the MLflow run, the artifact, the serving app.
-Nobody reads a raw dict after this module. `sdavs_platform.config.cli` reads files and flags into the tree.
+`sdavs_platform.config.cli` reads YAML files and flags into this tree. Validated, it goes into the MLflow run, the model
+artifact and the endpoint; nothing passes raw dicts on. The docstrings of the keys are the `--help` texts.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,48 +12,48 @@ from sdavs_model.config import SDAVSConfig, with_new_keys
 from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.datasets import KindOrAuto
 from sdavs_platform.config.paths import absolute
-from sdavs_platform.config.section import Section, Share
+from sdavs_platform.config.section import Count, CountOrZero, Fraction, NotNegative, Positive, Section
 from sdavs_platform.config.serve import ServeConfig
 
 
 class DataConfig(Section):
-    """What to learn from."""
+    """Data set, splits, loading."""
 
     root: str | None = None
     """Data set folder in its published layout, or s3://bucket/folder as `jobs/prepare_data.py upload` wrote it.
     Unset: the bundled real photographs and sounds, composed once into the state folder."""
 
     kind: KindOrAuto = "auto"
-    """Which data set it is; decides layout, classes and protocol. "auto": told from the folder."""
+    """Kind of the data set, which determines layout, classes and protocol. "auto": found from the folder."""
 
     train_split: str = "train"
-    """Split that is learned from."""
+    """Split to train on."""
 
     val_split: str = "val"
-    """Split that chooses the best checkpoint; should share no assets with train_split."""
+    """Split whose J selects the best checkpoint; it should have no assets in common with train_split."""
 
     test_splits: tuple[str, ...] = ("test_new_scenes", "test_strict")
-    """Splits reported once at the end, each on its own."""
+    """Splits that are scored once, after training, each separately."""
 
     audio: Literal["right", "muted"] = "right"
-    """"muted" trains the audio-blind copy: the same clips, with silence for sound."""
+    """"muted" trains an audio-blind model: on the same clips, with silence as sound."""
 
     augmented: bool = True
-    """Vary the clips of the training split; off only to compare."""
+    """Augment the clips of the training split; false only for comparisons."""
 
     augment: Augment = Augment()
-    """How training clips are varied, in both modalities."""
+    """How training clips are augmented, in both modalities."""
 
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    """Loader processes per training worker; 0 decodes in the training process (best on few cores)."""
+    num_workers: CountOrZero = 0
+    """Loader processes per training worker; 0 loads in the training process (best on few cores)."""
 
     cache_sound: bool = True
-    """Decode every sound once and keep it in the state folder; where the sound is not varied, its log-mel."""
+    """Decode every sound once and keep it in the state folder; its log-mel where the sound is not augmented."""
 
     cache_features: bool = False
     """Keep the encoders' outputs for every clip in the state folder, 0.5 MB a clip at 128 px, and train on them:
-    several times faster on CPUs. Needs both encoders frozen. Of data.augment only `window` applies; vary the features
-    instead (model.feature_noise, model.feature_dropout)."""
+    several times faster on CPUs. Needs both encoders frozen. Of data.augment only `window` applies; the features can be
+    augmented instead (model.feature_noise, model.feature_dropout)."""
 
     @field_validator("root")
     @classmethod
@@ -64,29 +64,29 @@ class DataConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with the paper's multi-step schedule (IV-B)."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-4
-    """Peak learning rate. The paper's number is lost; our choice: AVSBench's 1e-4."""
+    lr: Positive = 1e-4
+    """Peak learning rate. Illegible in the paper; our choice: AVSBench's 1e-4."""
 
-    backbone_lr_factor: Annotated[float, Field(ge=0, le=1)] = 1.0
+    backbone_lr_factor: Fraction = 1.0
     """Learning rate of the visual backbone relative to lr; below 1 protects pretrained weights."""
 
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: NotNegative = 0.01
     """Decoupled weight decay; never applied to biases and normalisation weights."""
 
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    """AdamW's averaging of gradient and squared gradient."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's decay rates for the averages of the gradient and of its square."""
 
-    milestones: tuple[Share, ...] = (0.6, 0.85)
-    """Where lr drops, as shares of all steps, so that one schedule fits any number of epochs."""
+    milestones: tuple[Fraction, ...] = (0.6, 0.85)
+    """When lr drops, as fractions of all steps, so that one schedule fits any number of epochs."""
 
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Factor of each drop."""
+    """Factor by which lr drops at each milestone."""
 
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    """Steps of linear warm-up from 0, which AdamW needs when training from scratch."""
+    warmup_steps: CountOrZero = 20
+    """Steps of linear warm-up from 0; AdamW needs it when training from scratch."""
 
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
+    grad_clip: NotNegative = 1.0
+    """Maximum global gradient norm; 0 turns clipping off."""
 
     @field_validator("milestones")
     @classmethod
@@ -97,49 +97,50 @@ class OptimizerConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How long, how much at once, what is kept."""
+    """Length, batch size, validation, checkpoints."""
 
-    epochs: Annotated[int, Field(ge=1)] = 60
-    """Passes over train_split; 60 is the paper's number for MS3."""
+    epochs: Count = 60
+    """Passes over train_split; 60 is the paper's value for MS3."""
 
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock budget in minutes, summed over restarts; the run then ends in order. Unset: no limit."""
+    max_minutes: Positive | None = None
+    """Time limit in minutes, summed over restarts; the run then ends as if it had reached its last epoch. Unset: no
+    limit."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    """Clips per optimizer step over all workers together; 4 is the paper's."""
+    batch_size: Count = 4
+    """Clips per optimizer step, over all workers; 4 is the paper's value."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of weights and activations. "auto": bf16 on GPU, fp32 on CPU."""
 
-    val_every: Annotated[int, Field(ge=1)] = 1
+    val_every: Count = 1
     """Epochs between validations; each writes a checkpoint. The last epoch always does."""
 
-    patience: Annotated[int, Field(ge=1)] | None = None
-    """Validations without a better J after which training stops. Unset: never."""
+    patience: Count | None = None
+    """Training stops after this many validations without a better J. Unset: never."""
 
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    """Checkpoints kept by validation J, besides the newest."""
+    keep_checkpoints: Count = 2
+    """Number of checkpoints to keep, those with the highest validation J; the newest is always kept."""
 
-    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between checkpoints inside an epoch: the most that a lost worker can cost. Unset: each validation
-    writes one, and nothing else does."""
+    checkpoint_every: Count | None = None
+    """Steps between checkpoints within an epoch: the most that has to be repeated after the loss of a worker. Unset:
+    checkpoints are written by validations only."""
 
-    hang_seconds: Annotated[float, Field(gt=0)] | None = 600.0
-    """A step may take so many seconds. Then all workers write their stacks to the storage and to MLflow, and the
-    training counts as failed (cluster.max_failures). Choose more than the slowest checkpoint's upload takes. null: no
-    limit."""
+    hang_seconds: Positive | None = 600.0
+    """Longest time for one step, in seconds. When it is exceeded, all workers write their stacks to the storage and to
+    MLflow, and the attempt counts as failed (cluster.max_failures). Must be longer than the slowest upload of a
+    checkpoint. null: no limit."""
 
-    log_every: Annotated[int, Field(ge=1)] = 10
-    """Steps between progress lines and metric points."""
+    log_every: Count = 10
+    """Steps between log lines, and between points of the metrics."""
 
-    profile: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
-    """[first, last] optimizer step, counted from 1, of which every worker writes a torch.profiler trace into the run's
-    folder `profile` in the storage and in MLflow. A few steps suffice; recording slows them. The points of such a
-    training also have the time spent in collectives (`time/communication`)."""
+    profile: tuple[Count, Count] | None = None
+    """[first, last] optimizer step, from 1, to profile: every worker writes a torch.profiler trace to the folder
+    `profile` of the run, in the storage and in MLflow. A few steps suffice; profiling slows them. The metrics of such
+    a training also have the time spent in collectives (`time/communication`)."""
 
-    consolidation_tolerance: Annotated[float, Field(gt=0)] = 1e-3
-    """Largest difference of logits, relative to the largest logit, between the live engine and the
-    consolidated weights in fp32; bf16 allows 50 times as much. Above it nothing is registered."""
+    consolidation_tolerance: Positive = 1e-3
+    """Largest allowed difference of logits, relative to the largest logit, between the engine and the consolidated
+    weights in fp32; bf16 allows 50 times as much. Above it no model is registered."""
 
     @field_validator("profile")
     @classmethod
@@ -150,16 +151,16 @@ class TrainingConfig(Section):
 
 
 class DeepSpeedConfig(Section):
-    """What DeepSpeed spreads over the workers."""
+    """What DeepSpeed partitions over the workers."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """0 nothing, 1 optimizer states, 2 and gradients, 3 and weights."""
+    """0 partitions nothing, 1 optimizer states, 2 also gradients, 3 also weights."""
 
-    bucket_size: Annotated[int, Field(ge=1)] = 20_000_000
-    """Numbers exchanged in one collective; DeepSpeed's default of 5e8 would need 2 GB a worker."""
+    bucket_size: Count = 20_000_000
+    """Elements per collective; DeepSpeed's default of 5e8 would need 2 GB per worker."""
 
     offload_optimizer: bool = False
-    """Keep optimizer states, and compute updates, in main memory instead of the GPU's; for stages 1 to 3."""
+    """Keep optimizer states, and compute updates, in main memory instead of GPU memory; for stages 1 to 3."""
 
     @model_validator(mode="after")
     def _has_states_to_offload(self) -> "DeepSpeedConfig":
@@ -169,7 +170,7 @@ class DeepSpeedConfig(Section):
 
 
 def _number_or_range(value: Any) -> int | tuple[int, int]:
-    """One message for all mistakes, where a union of types would give one for each type."""
+    """Validates with one message, where a union of types would give one for each type."""
     parts = value if isinstance(value, list | tuple) else [value]
     whole = all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in parts)
     if not whole or len(parts) not in (1, 2) or list(parts) != sorted(parts):
@@ -178,36 +179,36 @@ def _number_or_range(value: Any) -> int | tuple[int, int]:
 
 
 class ClusterConfig(Section):
-    """What the run leases from Ray."""
+    """Workers and their resources."""
 
     address: str | None = None
-    """Ray cluster; "local" starts a private one. Unset: the one this job runs in or that runs on this machine,
-    else a private one."""
+    """Address of a Ray cluster, HOST:PORT; "local" starts a private one. Unset: the cluster that this job runs in or
+    that runs on this machine, else a private one."""
 
     num_workers: Annotated[int | tuple[int, int], BeforeValidator(_number_or_range)] = 2
-    """Training processes that share each batch: a number, or [least, most] for a training that goes on with
-    fewer when some are lost and with more when there is room again."""
+    """Number of training processes, or [least, most] for an elastic training, which continues with fewer workers when
+    some are lost and with more when resources are free again."""
 
-    resize_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """With [least, most] workers: seconds between looks for room for more, which then start from the newest
-    checkpoint."""
+    resize_seconds: Positive = 60.0
+    """With [least, most] workers: seconds between checks for free resources; training with more workers starts from the
+    newest checkpoint."""
 
-    max_failures: Annotated[int, Field(ge=0)] = 3
-    """Lost workers, over the whole command, after which all start again from the newest checkpoint. Bad files and
-    a loss that is not finite end the training at once: they would come again."""
+    max_failures: CountOrZero = 3
+    """How often the workers are restarted from the newest checkpoint after the loss of one. Bad files and a loss that
+    is not finite end the training at once, because they would recur."""
 
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    """CPU cores, and compute threads, of each worker."""
+    cpus_per_worker: Count = 1
+    """CPU cores, and compute threads, per worker."""
 
     use_gpu: bool = False
-    """Give each worker one GPU."""
+    """Use one GPU per worker."""
 
-    wait_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """How long to wait, in seconds, for workers' places that other jobs hold; then the run fails."""
+    wait_seconds: NotNegative = 60.0
+    """How long to wait, in seconds, for resources that other jobs use; then the run fails."""
 
     autoscales: bool = False
-    """The cluster brings nodes when they are asked for, so places that are not there yet are waited for as well;
-    wait_seconds must allow for the time that a node takes."""
+    """The cluster adds nodes on demand, so resources that it does not have yet are waited for, too; wait_seconds must
+    then be longer than the start of a node."""
 
     @property
     def min_workers(self) -> int:
@@ -221,43 +222,43 @@ class ClusterConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where MLflow keeps runs and models."""
+    """MLflow: where runs and models are kept."""
 
     uri: str | None = None
-    """MLflow tracking server or database. Unset: MLFLOW_TRACKING_URI, else sqlite in the state folder.
-    Several nodes need a server."""
+    """Address of an MLflow server or database. Unset: MLFLOW_TRACKING_URI, else sqlite in the state folder. Training on
+    several nodes needs a server."""
 
     experiment: str = "sdavs"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
 
     registered_model: str | None = "sdavs"
-    """Name under which the finished model is registered. null: not registered."""
+    """Name under which the trained model is registered. null: it is not registered."""
 
     alias: str = "champion"
-    """Alias that marks the served version; set by jobs/promote.py, never by training."""
+    """Alias of the served version; set by jobs/promote.py, never by training."""
 
 
 class StorageConfig(Section):
-    """Where checkpoints go."""
+    """Where checkpoints are kept."""
 
     uri: str | None = None
-    """Folder or s3:// URI, shared by all nodes. Unset: `results` in the state folder."""
+    """Folder or s3:// URI that all nodes can reach. Unset: `results` in the state folder."""
 
 
 class RunConfig(Section):
-    """One run, complete."""
+    """The whole config of a run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)] = "sdavs"
-    """Identity of the run: the same name resumes where it stopped, in the same MLflow run."""
+    """Name of the run. The same name resumes where it stopped, in the same MLflow run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seeds weights, data order and augmentation."""
+    seed: CountOrZero = 0
+    """Seed of weights, data order and augmentation."""
 
     data: DataConfig = DataConfig()
     """Data set, splits, loading."""
 
     model: SDAVSConfig = SDAVSConfig()
-    """The network; travels inside the model artifact."""
+    """The network; stored in the model artifact."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and schedule."""
@@ -304,10 +305,10 @@ class RunConfig(Section):
                 f"training.batch_size: {batch} clips are too few for {self.cluster.max_workers} workers; "
                 f"allowed: whole numbers from the most workers of cluster.num_workers"
             )
-        # Where the number changes, shares that differ by a clip are the price; for a fixed one they are a mistake.
+        # With an elastic number the workers' parts of a batch may differ by a clip; with a fixed one that is a mistake.
         if isinstance(workers, int) and batch % workers:
             raise ValueError(
-                f"training.batch_size: {batch} clips cannot be shared evenly by {workers} workers; "
+                f"training.batch_size: {batch} clips cannot be divided evenly among {workers} workers; "
                 f"allowed: multiples of cluster.num_workers"
             )
         return self

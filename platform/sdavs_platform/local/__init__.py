@@ -1,1 +1,1 @@
-"""The platform on one machine: Ray, an MLflow server and the endpoint for `make demo`, and their orderly end."""
+"""The platform on one machine: Ray, MLflow and the endpoint for `make demo`, started, reused and stopped."""

@@ -1,4 +1,4 @@
-"""Running the demo's commands: the output goes to a log, to a listener, and into the error if one fails."""
+"""Run the demo's commands; their output goes to a log, to a callback, and into the error if one fails."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from sdavs_platform.local.stack import Stack
 Listen = Callable[[str], None]
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_SPEAKER = re.compile(r"^\([\w:.]+ pid=\d+[^)]*\) ")
+_PREFIX = re.compile(r"^\([\w:.]+ pid=\d+[^)]*\) ")
 """The "(RayTrainWorker pid=123) " that Ray puts before the lines of another process."""
 
 
@@ -44,10 +44,10 @@ class Commands:
         answer: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Run `command`, whose first word is an executable of the environment, to its end.
+        """Run `command`, whose first word is an executable of the environment, until it ends.
 
-        Its output goes to logs/NAME.log and, undecorated, to `on_line`; with `answer`, standard output goes to
-        that file instead. If this process is interrupted, the command is ended too.
+        Its output goes to logs/NAME.log and, without colours and prefixes, to `on_line`; with `answer`, standard
+        output goes to that file instead. If this process is interrupted, the command is ended, too.
 
         Raises:
             RuntimeError: it failed; with the end of its output.
@@ -72,20 +72,20 @@ class Commands:
                 for line in lines:
                     file.write(line)
                     file.flush()
-                    on_line(_SPEAKER.sub("", _COLOURS.sub("", line)).strip())
+                    on_line(_PREFIX.sub("", _COLOURS.sub("", line)).strip())
                 code = process.wait()
         if code:
             raise RuntimeError(f"`{' '.join(command)}` failed; the end of {log}:\n{tail(log)}")
 
     def submit(self, name: str, *entrypoint: str, on_line: Listen) -> None:
-        """`ray job submit -- ENTRYPOINT`, to its end. If this process is interrupted, the job is stopped.
+        """Run `ray job submit -- ENTRYPOINT` until it ends. If this process is interrupted, the job is stopped.
 
         Raises:
             RuntimeError: the job failed; with the end of its log.
         """
         job = f"{name}-{secrets.token_hex(4)}"
         options = ["--submission-id", job]
-        if self._stack.ray.service is None:  # a Ray of ours hands these to every job by itself
+        if self._stack.ray.service is None:  # a Ray of ours has these in its environment
             shared = {key: self._environment[key] for key in ("MLFLOW_TRACKING_URI", "SDAVS_HOME")}
             options += ["--runtime-env-json", json.dumps({"env_vars": shared})]
         try:

@@ -1,6 +1,7 @@
-"""`make demo`: from nothing to an answered request, step by step, on this machine."""
+"""`make demo`: from an empty state folder to an answered request, step by step, on this machine."""
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -11,51 +12,49 @@ from typing import Any
 
 from rich.table import Table
 
+from sdavs_platform.command import FAILED, INTERRUPTED
 from sdavs_platform.config.paths import state_folder
+from sdavs_platform.console import Steps
 from sdavs_platform.local import processes, sample, stack, state
 from sdavs_platform.local.commands import Commands
-from sdavs_platform.local.display import Display
 from sdavs_platform.local.stack import Ports, Stack
 from sdavs_platform.local.training import DemoTraining, Trained
 
+logger = logging.getLogger(__name__)
+
 NUM_STEPS = 8
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 def run(*, ports: Ports, retrain: bool) -> int:
-    """Run the demo; returns the exit status. Interrupted, it stops all that this checkout ever started."""
-    home, display, started = state_folder(), Display(num_steps=NUM_STEPS), time.monotonic()
-
-    def on_wait() -> None:
-        display.say("another `make demo` runs in this folder; waiting for it to end")
-
-    with _interruptible(), state.only_one(home, on_wait=on_wait):
+    """Run the demo; returns the exit status. If it is interrupted, it stops all that this checkout started."""
+    home, steps, started = state_folder(), Steps(num_steps=NUM_STEPS), time.monotonic()
+    show = steps.console.print
+    with _interruptible(), state.lock(home, command="make demo"):
         try:
-            Demo(home=home, display=display, ports=ports, retrain=retrain).run()
+            Demo(home=home, steps=steps, ports=ports, retrain=retrain).run()
         except KeyboardInterrupt:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            display.console.print("interrupted; stopping everything")
-            stack.down(say=display.say, home=home)
+            show("interrupted; stopping everything")
+            stack.down(home=home)
             processes.stop_children()
             return INTERRUPTED
         except (RuntimeError, ValueError) as error:
-            display.console.print(f"\n{error}", markup=False)
-            display.console.print(
-                "\nThe demo failed. Ray and MLflow keep running for a look: `make stop` ends them."
+            show(f"\n{error}", markup=False)
+            show(
+                "\nThe demo failed. Ray and MLflow keep running, so that you can look; `make stop` ends them."
             )
-            return 1
-    display.console.print(f"\nDone in {time.monotonic() - started:.0f} s.")
+            return FAILED
+    show(f"\nDone in {time.monotonic() - started:.0f} s.")
     return 0
 
 
 class Demo:
-    """The steps in order; each finds what an earlier run left."""
+    """The steps in order; each reuses the results of an earlier run."""
 
-    def __init__(self, *, home: Path, display: Display, ports: Ports, retrain: bool) -> None:
+    def __init__(self, *, home: Path, steps: Steps, ports: Ports, retrain: bool) -> None:
         self._home = home
-        self._display = display
+        self._steps = steps
         self._ports = ports
         self._retrain = retrain
         self._out = home / "demo"
@@ -75,58 +74,58 @@ class Demo:
         trained = self._train(commands, services, "Train on Ray, track in MLflow", ["demo.yaml"])
         self._promote(commands, trained)
         blind = self._train(
-            commands, services, "Train the audio-blind copy", ["demo.yaml", "demo_blind.yaml"]
+            commands, services, "Train an audio-blind model", ["demo.yaml", "demo_blind.yaml"]
         )
         report = self._evaluate(commands, trained, blind)
         address = self._deploy(commands, services)
-        answer = self._ask(commands, address)
+        answer = self._request(commands, address)
         self._summarize(services, address, report, answer)
 
     def _start(self) -> Stack:
-        with self._display.step("Start Ray and MLflow, or reuse them") as step:
-            services = stack.up(ports=self._ports, say=self._display.say, home=self._home)
+        with self._steps.step("Start Ray and MLflow, or reuse them") as step:
+            services = stack.up(ports=self._ports, home=self._home)
             step.result = f"{services.ray.dashboard}  {services.mlflow.uri}"
         return services
 
     def _prepare(self, commands: Commands) -> None:
-        with self._display.step("Compose clips of real photos and sounds") as step:
+        with self._steps.step("Compose clips of real photos and sounds") as step:
             commands.run(
                 *("prepare", "python", "jobs/prepare_data.py", "--out", str(self._data)),
-                on_line=self._display.now,
+                on_line=self._steps.now,
             )
             step.result = str(self._data)
 
     def _train(self, commands: Commands, services: Stack, title: str, configs: list[str]) -> Trained:
-        with self._display.step(title) as step:
+        with self._steps.step(title) as step:
             training = DemoTraining(
                 configs=[f"jobs/configs/{name}" for name in configs],
                 data_stamp=self._data / "Multi-sources" / "realav.json",
                 mlflow_uri=services.mlflow.uri,
             )
-            trained = training.run(commands, anew=self._retrain, on_line=self._training_line)
-            how = "" if trained.is_new else ", trained before (RETRAIN=1 trains anew)"
+            trained = training.run(commands, again=self._retrain, on_line=self._training_line)
+            how = "" if trained.is_new else ", trained before (RETRAIN=1 trains again)"
             step.result = f"{trained.uri}, validation J {trained.val_miou:.3f}{how}"
         return trained
 
     def _training_line(self, line: str) -> None:
-        # The rest is Ray's own talk; logs/ keeps it.
+        # The other lines are Ray's; they are in logs/.
         if line.startswith(("epoch ", "test ", "composing ", "waiting ")):
-            self._display.now(line)
+            self._steps.now(line)
 
     def _promote(self, commands: Commands, trained: Trained) -> None:
-        with self._display.step("Promote it to champion") as step:
+        with self._steps.step("Promote it to champion") as step:
             commands.run("promote", "python", "jobs/promote.py", "--version", str(trained.version))
             step.result = f"models:/{trained.model}@champion is version {trained.version}"
 
     def _evaluate(self, commands: Commands, trained: Trained, blind: Trained) -> dict[str, Any]:
         path = self._out / f"evaluation-{trained.version}-{blind.version}.json"
-        with self._display.step("Evaluate: does it listen?") as step:
+        with self._steps.step("Evaluate: does it listen?") as step:
             if not path.is_file():
                 scratch = path.with_suffix(".new")
                 model = ("--model", trained.uri, "--blind", blind.uri)
                 commands.run(
                     *("evaluate", "python", "jobs/evaluate.py", *model, "--data", str(self._data), "--json"),
-                    on_line=self._display.now,
+                    on_line=self._steps.now,
                     answer=scratch,
                 )
                 scratch.replace(path)
@@ -134,25 +133,23 @@ class Demo:
         return json.loads(path.read_text())
 
     def _deploy(self, commands: Commands, services: Stack) -> str:
-        with self._display.step("Deploy the endpoint") as step:
+        with self._steps.step("Deploy the endpoint") as step:
             known = state.read(self._home)
             address = known.endpoint
             if address is None:
-                port = processes.next_free(self._ports.endpoint)
-                if port != self._ports.endpoint:
-                    self._display.say(f"port {self._ports.endpoint} is taken; the endpoint goes to {port}")
+                port = processes.choose_port(self._ports.endpoint, "the endpoint")
                 address = f"http://127.0.0.1:{port}"
-            # Written first: whatever happens next, `make stop` knows of it.
+            # Written before deploying, so that `make stop` knows of it whatever happens next.
             state.write(self._home, known.model_copy(update={"endpoint": address}))
             command = ["python", "jobs/deploy.py", "--port", address.rsplit(":", 1)[-1]]
             command += ["--dashboard", services.ray.dashboard]
-            commands.run("deploy", *command, on_line=self._display.now)
+            commands.run("deploy", *command, on_line=self._steps.now)
             step.result = address
         return address
 
-    def _ask(self, commands: Commands, address: str) -> Path:
+    def _request(self, commands: Commands, address: str) -> Path:
         video, answer = self._out / "clip.mp4", self._out / "answer"
-        with self._display.step("Ask it about a clip it has never seen") as step:
+        with self._steps.step("Send it a clip it has never seen") as step:
             clip = sample.choose_clip(self._data, split="test_new_scenes")
             sample.write_video(clip, video)
             commands.run(
@@ -162,8 +159,8 @@ class Demo:
             step.result = f"{sample.answer_ms(answer):.0f} ms for {len(clip.frames)} frames"
         return answer
 
-    def _summarize(self, services: Stack, address: str, report: dict[str, Any], answer: Path) -> None:
-        show = self._display.console.print
+    def _summarize(self, services: Stack, endpoint: str, report: dict[str, Any], answer: Path) -> None:
+        show = self._steps.console.print
         show()
         for split, rows in report["splits"].items():
             table = Table(title=split, title_justify="left", title_style="bold")
@@ -173,22 +170,22 @@ class Demo:
             for row, scores in rows.items():
                 table.add_row(row, f"{scores['miou']:.3f}", f"{scores['fscore']:.3f}")
             show(table)
-        places = {
+        addresses = {
             "MLflow": services.mlflow.uri,
             "Ray dashboard": services.ray.dashboard,
-            "Endpoint": f"{address}/docs",
+            "Endpoint": f"{endpoint}/docs",
             "Picture": self._out / "result.png",
             "Masks, overlays": answer,
-            "Try it": f"curl -F video=@{self._out / 'clip.mp4'} {address}/v1/segment",
+            "Try it": f"curl -F video=@{self._out / 'clip.mp4'} {endpoint}/v1/segment",
             "Stop everything": "make stop",
         }
-        for name, place in places.items():
-            show(f"  {name:<16} {place}", soft_wrap=True, markup=False)
+        for name, address in addresses.items():
+            show(f"  {name:<16} {address}", soft_wrap=True, markup=False)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C, `kill` and a closed terminal all end in KeyboardInterrupt, even where a shell had Ctrl-C ignored."""
+    """Raise KeyboardInterrupt on Ctrl-C, `kill` and a closed terminal, also where the shell ignores Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

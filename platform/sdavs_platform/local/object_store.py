@@ -1,4 +1,4 @@
-"""A server that speaks S3, SeaweedFS, with one pair of keys and its data in a folder."""
+"""SeaweedFS, a server with S3's API, with one pair of keys and its data in a folder."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from sdavs_platform.local import processes
 from sdavs_platform.local.processes import Service
 
 START_LIMIT_S = 60.0
-# Its parts talk to each other over ports of their own, each with a second one for gRPC.
+# Its parts listen on ports of their own, each with a second one for gRPC.
 PARTS = ("master", "volume", "filer")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStore:
-    """Where a server is, and who may use it."""
+    """Address and keys of a server."""
 
     host: str
     port: int
@@ -62,12 +62,12 @@ class ObjectStore:
             port = options[name] = processes.next_free(port + 1)
         command = [str(Path(sys.executable).with_name("weed")), "server"]
         command += [f"-{name}={value}" for name, value in options.items()]
-        # Keys for another server, which this one would make an administrator of.
+        # Keys for another server: this one would make their owner its administrator.
         environment = {name: value for name, value in os.environ.items() if name not in _KEYS}
         return processes.start(command, cwd=folder, environment=environment, log=folder / "log")
 
     def wait(self, service: Service, *, folder: Path, buckets: Iterable[str]) -> None:
-        """Return when the server answers and has the buckets.
+        """Return when the server answers; makes the buckets that are missing.
 
         Raises:
             RuntimeError: it ended, or did not answer in time; with the end of its log.
@@ -90,7 +90,7 @@ class ObjectStore:
                 time.sleep(0.1)
 
     def client(self) -> Any:
-        """boto3's, with this server's keys."""
+        """A boto3 client with this server's keys."""
         import boto3
         from botocore.config import Config
 

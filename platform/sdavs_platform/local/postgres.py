@@ -3,7 +3,6 @@
 import os
 import pwd
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,18 +31,18 @@ def programs() -> Path:
 
 
 def login(*, port: int, password: str) -> dict[str, str]:
-    """libpq's variables for a server of `start`: so no password stands in a command line."""
+    """libpq's variables for a server of `start`, so that no password is on a command line."""
     return {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": USER, "PGPASSWORD": password}
 
 
 def start(*, folder: Path, port: int, password: str) -> Service:
-    """Start the server of `folder`, made on first use; returns at once, see `wait`.
+    """Start the server of `folder`, which is initialised on first use; returns at once, see `wait`.
 
-    Postgres refuses to run as root; then it runs as its package's user `postgres`.
+    Postgres refuses to run as root, so for root it runs as its package's user `postgres`.
 
     Args:
         folder: holds the data and the log.
-        password: of the user `mlflow`; always the same for a folder.
+        password: password of the user `mlflow`; always the same for a folder.
 
     Raises:
         RuntimeError: no server is installed, or its user cannot reach the folder.
@@ -58,26 +57,27 @@ def start(*, folder: Path, port: int, password: str) -> Service:
 
 
 def wait(service: Service, *, folder: Path, port: int, password: str) -> None:
-    """Return when the server answers and MLflow's databases are there.
+    """Return when the server answers and has MLflow's databases.
 
     Raises:
         RuntimeError: it ended, or did not answer in time; with the end of its log.
     """
-    found, log = programs(), folder / "log"
-    deadline = time.monotonic() + START_LIMIT_S
-    while subprocess.run([found / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode:
-        if not service.is_alive():
-            raise RuntimeError(f"Postgres ended:\n{processes.tail(log)}")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"Postgres is silent; see {log}")
-        time.sleep(0.1)
+    found = programs()
+    ready = [found / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    processes.wait_until(
+        lambda: subprocess.run(ready).returncode == 0,
+        "Postgres",
+        service=service,
+        log=folder / "log",
+        limit_s=START_LIMIT_S,
+    )
     path = {"PATH": f"{found}{os.pathsep}{os.environ['PATH']}"}
     script = CHECKOUT / "infra" / "mlflow" / "create_databases.sh"
     _run("sh", script, environment=login(port=port, password=password) | path)
 
 
 def stop(folder: Path) -> None:
-    """End the server in order without waiting for its clients to leave, as it would on SIGTERM."""
+    """Shut the server down cleanly without waiting for its clients to disconnect."""
     _run(programs() / "pg_ctl", "-D", folder / "data", "-m", "fast", "-w", "stop", user=_user())
 
 
@@ -92,7 +92,7 @@ def _make(found: Path, folder: Path, *, password: str, user: str | None) -> None
         if subprocess.run(["test", "-w", str(folder)], user=user, extra_groups=[], cwd="/").returncode:
             raise RuntimeError(
                 f"{folder}: Postgres must run as the user {user}, who cannot reach it; "
-                f"set SDAVS_HOME to a folder that is not inside of a private one"
+                f"set SDAVS_HOME to a folder outside of private ones"
             )
     access = ("-U", USER, "-A", "scram-sha-256", "--pwfile", secret)
     try:
@@ -116,5 +116,5 @@ def _run(*words: str | Path, user: str | None = None, environment: Mapping[str, 
 
 
 def _user() -> str | None:
-    """Whom to run as; None for oneself."""
+    """The user to run as; None for the current one."""
     return "postgres" if os.geteuid() == 0 else None

@@ -1,23 +1,26 @@
 """Processes that outlive their parent: start one in its own session, know it again, end it with its children."""
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict
+
+logger = logging.getLogger(__name__)
 
 GRACE_S = 10.0
 """Seconds between asking a process tree to end and killing what is left of it."""
 
 
 class Service(BaseModel):
-    """A process that this checkout started. The start time tells it from a later process of the same number."""
+    """A process that this checkout started, known by its number and start time: numbers are reused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +31,7 @@ class Service(BaseModel):
         return self._process() is not None
 
     def stop(self) -> None:
-        """End the process and everything below it; returns when all of it is gone."""
+        """End the process and all its descendants; returns when they are gone."""
         parent = self._process()
         if parent is None:
             return
@@ -36,10 +39,10 @@ class Service(BaseModel):
         parent.terminate()
         deadline = time.monotonic() + GRACE_S
         while parent.is_running() and time.monotonic() < deadline:
-            # Children started meanwhile count too, wherever they went; once the parent is gone nobody could list them.
+            # Children that are started meanwhile count, too; once the parent is gone they could not be listed.
             family |= {child.pid: child for child in _descendants(parent)}
             psutil.wait_procs([parent], timeout=0.2)
-        # Started in the instant in which the parent ended.
+        # Those started at the moment when the parent ended.
         family |= {orphan.pid: orphan for orphan in _session_of(self.pid)}
         _, left = psutil.wait_procs(list(family.values()), timeout=1.0)
         for process in left:
@@ -66,7 +69,7 @@ def start(
     """Start a command that survives this process and its terminal; its output is appended to `log`.
 
     Args:
-        user: to run it as, where this process is root's; None for oneself.
+        user: the user to run it as, if this process runs as root; None for the same user.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     # Services import a lot; cached bytecode starts them several times as fast.
@@ -88,7 +91,7 @@ def start(
 
 
 def stop_children() -> None:
-    """End what this process has started and still runs, also what it was interrupted over before it knew of it."""
+    """End all children of this process, also those whose start was interrupted before they were recorded."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
             Service(pid=child.pid, started=child.create_time()).stop()
@@ -117,8 +120,41 @@ def next_free(port: int) -> int:
     raise RuntimeError(f"ports {port} to {port + 199} are all taken on 127.0.0.1")
 
 
+def choose_port(port: int, what: str) -> int:
+    """The first free port from `port` upwards, logged where it is another one.
+
+    Raises:
+        RuntimeError: see `next_free`.
+    """
+    chosen = next_free(port)
+    if chosen != port:
+        logger.info("port %d is taken by another process; %s uses %d", port, what, chosen)
+    return chosen
+
+
+def wait_until(
+    answers: Callable[[], bool], what: str, *, service: Service | None, log: Path, limit_s: float
+) -> None:
+    """Return when a service answers.
+
+    Args:
+        service: its process; None if it is not ours.
+        log: its output.
+
+    Raises:
+        RuntimeError: it ended, or did not answer within `limit_s` seconds; with the end of its log.
+    """
+    deadline = time.monotonic() + limit_s
+    while not answers():
+        if service and not service.is_alive():
+            raise RuntimeError(f"{what} ended:\n{tail(log)}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not answer within {limit_s:g} s; see {log}")
+        time.sleep(0.2)
+
+
 def ask(url: str, headers: Mapping[str, str] | None = None) -> bytes | None:
-    """The body of a 200 from a server on this machine, past any proxy; None while it gives no such answer."""
+    """The body of a 200 response from a server on this machine, without any proxy; None for any other response."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=5) as reply:
@@ -141,7 +177,7 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _session_of(leader: int) -> list[psutil.Process]:
-    """The processes that were started in this one's session, which bears its number even when it is gone."""
+    """The processes of the session that this process started; they keep its number when it is gone."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError):

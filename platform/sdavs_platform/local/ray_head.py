@@ -3,8 +3,6 @@
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,26 +19,22 @@ MIN_CPUS = 3
 """Two training workers and one endpoint replica."""
 
 LOGICAL_CPUS = max(4, os.cpu_count() or 1)
-"""CPUs that our Ray hands out. Our choice: at least 4, since on two cores a waiting endpoint must not keep
-training from starting; the operating system shares the real cores."""
+"""CPUs that our Ray offers. Our choice: at least 4, because on two cores an idle endpoint must not keep a training
+from starting; the operating system divides the real cores."""
 
 OBJECT_STORE_BYTES = 512 * 1024**2
-"""Our choice: clips travel as files, so Ray's default of 30 % of the memory would lie idle."""
+"""Our choice: clips are passed as files, so Ray's default, 30 % of the memory, would be unused."""
 
 
-def start(
-    *, home: Path, port: int, dashboard_port: int, mlflow_uri: str, say: Callable[[str], None]
-) -> RayState:
+def start(*, home: Path, port: int, dashboard_port: int, mlflow_uri: str) -> RayState:
     """Start a head whose jobs run in the checkout with this Python; returns at once, see `wait`.
 
     The dashboard listens on 127.0.0.1. Ray opens its RPC ports on every interface and has no switch for
     that; the token guards them.
     """
     require_token()
-    chosen, chosen_dashboard = processes.next_free(port), processes.next_free(dashboard_port)
-    for wanted, got, what in ((port, chosen, "Ray"), (dashboard_port, chosen_dashboard, "its dashboard")):
-        if wanted != got:
-            say(f"port {wanted} is taken by another process; {what} goes to {got}")
+    chosen = processes.choose_port(port, "Ray")
+    chosen_dashboard = processes.choose_port(dashboard_port, "Ray's dashboard")
     command = [
         *(_executable("ray"), "start", "--head", "--block", "--disable-usage-stats"),
         *("--port", str(chosen), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(chosen_dashboard)),
@@ -62,28 +56,28 @@ def wait(head: RayState, *, home: Path) -> None:
     Raises:
         RuntimeError: it ended, or did not answer in time; with the end of its log.
     """
-    deadline = time.monotonic() + START_LIMIT_S
-    while not accepts_jobs(head.dashboard):
-        if head.service and not head.service.is_alive():
-            raise RuntimeError(f"Ray ended:\n{processes.tail(_log(home))}")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"Ray's dashboard is silent; see {_log(home)}")
-        time.sleep(0.3)
+    processes.wait_until(
+        lambda: accepts_jobs(head.dashboard),
+        "Ray",
+        service=head.service,
+        log=_log(home),
+        limit_s=START_LIMIT_S,
+    )
 
 
 def accepts_jobs(dashboard: str) -> bool:
-    """Whether the dashboard answers and knows a living node: before that, submitting a job fails."""
+    """Whether the dashboard responds and lists a live node: before that, submitting a job fails."""
     reply = processes.ask(f"{dashboard}/nodes?view=summary", dashboard_headers())
     nodes = json.loads(reply)["data"]["summary"] if reply else []
     return any(node["raylet"].get("state") == "ALIVE" for node in nodes)
 
 
 def find(*, port: int, dashboard_port: int) -> RayState | None:
-    """The head that somebody started by hand in this folder with this environment on these ports, if any.
+    """The head that the user started by hand in this folder with this environment on these ports, if any.
 
-    Known by its dashboard's command line: a Ray of another environment would run our jobs with other packages,
-    one of another folder would not find jobs/train.py, and one that a `ray.init()` made (on a port of its own)
-    ends with its program.
+    It is recognised by its dashboard's command line. A Ray of another environment would run our jobs with other
+    packages, one of another folder would not find jobs/train.py, and one that a `ray.init()` started (on another
+    port) ends with its program.
     """
     wanted = (f"--port={dashboard_port}", "--gcs-address=")
     for process in psutil.process_iter(["cmdline"]):
@@ -100,7 +94,7 @@ def find(*, port: int, dashboard_port: int) -> RayState | None:
 
 
 def num_cpus(head: RayState) -> float:
-    """CPUs that the cluster hands out in all, leased ones included."""
+    """All CPUs of the cluster, leased ones included."""
     from ray.util.state import list_nodes
 
     nodes = list_nodes(address=head.dashboard, detail=True)
@@ -108,7 +102,7 @@ def num_cpus(head: RayState) -> float:
 
 
 def forget(head: RayState) -> None:
-    """Remove Ray's note of the latest cluster if it names this one: `ray.init()` would wait for a dead address."""
+    """Remove Ray's record of the latest cluster if it is this one: `ray.init()` would wait for a dead address."""
     note = latest_cluster_file()
     if note.is_file() and note.read_text().strip().endswith(head.gcs_address.removeprefix("127.0.0.1")):
         note.unlink()
@@ -119,7 +113,7 @@ def _executable(name: str) -> str:
 
 
 def _environment(home: Path, mlflow_uri: str) -> dict[str, str]:
-    """What every job on this head sees: `python` is ours, runs go to our MLflow, state to our folder."""
+    """The environment of every job on this head: this `python`, this MLflow, this state folder."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_ADDRESS")}
     inherited.pop("RAY_API_SERVER_ADDRESS", None)
     return inherited | {
@@ -129,7 +123,7 @@ def _environment(home: Path, mlflow_uri: str) -> dict[str, str]:
         # Ray would set CUDA_VISIBLE_DEVICES="" in processes that lease no GPU, and hide it from their children.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # time to save; Ray would kill a job that it stops after 3 seconds
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # time to save a checkpoint; Ray's default is 3 seconds
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would starve the rest of a small machine
     }
 

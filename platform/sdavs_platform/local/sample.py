@@ -1,4 +1,4 @@
-"""One clip of the data set as a video file, and what the endpoint answered as one picture."""
+"""A clip of the data set as a video file, and the endpoint's response to it as a picture."""
 
 import json
 from fractions import Fraction
@@ -12,14 +12,14 @@ from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.core.clip import Clip
 
 FRAMES_PER_SECOND = 4
-"""Each picture of a clip stands for one second; players want a few frames in it."""
+"""A clip has one frame per second; each is repeated so that players show the video smoothly."""
 
 SAMPLE_RATE = 16_000
 LABEL_HEIGHT = 14
 
 
 def choose_clip(data: Path, *, split: str) -> Clip:
-    """The first clip of a split whose mask changes in time and is never large: the model cannot be right by luck.
+    """The first clip of a split whose mask changes in time and is never large, so that no constant mask is right.
 
     Raises:
         ValueError: the data set cannot be read.
@@ -35,7 +35,7 @@ def choose_clip(data: Path, *, split: str) -> Clip:
 
 
 def write_video(clip: Clip, path: Path) -> None:
-    """Write the clip as mp4 (H.264, AAC), one second a picture."""
+    """Write the clip as mp4 (H.264, AAC), one second per frame."""
     height, width = clip.frames.shape[1:3]
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "12"})
@@ -59,20 +59,20 @@ def write_video(clip: Clip, path: Path) -> None:
 
 
 def write_sheet(clip: Clip, answer: Path, path: Path, *, scale: int = 2) -> None:
-    """Draw four rows, one column a second: picture, sound, truth, and the masks that the endpoint gave.
+    """Draw four rows with a column per second: frame, sound, ground truth, and the endpoint's masks.
 
     Args:
         answer: folder that `jobs/segment.py` wrote: mask-0.png, mask-1.png, ...
-        scale: pixels drawn for one of the clip.
+        scale: pixels drawn per pixel of the clip.
     """
     assert clip.masks is not None
     given = [np.asarray(Image.open(answer / f"mask-{i}.png")) for i in range(len(clip.frames))]
     given = [_fit(mask, clip.frames[0].shape[:2]) for mask in given]
     rows = {
-        "picture": list(clip.frames),
+        "frame": list(clip.frames),
         "sound": _waveform_tiles(clip),
-        "sounds truly": [_overlay(f, m > 0) for f, m in zip(clip.frames, clip.masks, strict=True)],
-        "answered": [_overlay(f, m > 0) for f, m in zip(clip.frames, given, strict=True)],
+        "ground truth": [_overlay(f, m > 0) for f, m in zip(clip.frames, clip.masks, strict=True)],
+        "prediction": [_overlay(f, m > 0) for f, m in zip(clip.frames, given, strict=True)],
     }
     bands = []
     for label, tiles in rows.items():
@@ -86,12 +86,12 @@ def write_sheet(clip: Clip, answer: Path, path: Path, *, scale: int = 2) -> None
 
 
 def answer_ms(answer: Path) -> float:
-    """Milliseconds that the endpoint took, as it says itself."""
+    """Milliseconds that the endpoint took, by its own clock."""
     return json.loads((answer / "answer.json").read_text())["timings_ms"]["total"]
 
 
 def _waveform_tiles(clip: Clip) -> list[np.ndarray]:
-    """[H / 3, W, 3] for each second, on one scale for the whole clip."""
+    """[H / 3, W, 3] for each second, on the same scale for the whole clip."""
     height, width = clip.frames.shape[1] // 3, clip.frames.shape[2]
     peak = max(float(np.abs(clip.waveform).max()), 1e-6)
     tiles = []
@@ -104,11 +104,11 @@ def _waveform_tiles(clip: Clip) -> list[np.ndarray]:
 
 
 def _overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Red where the mask is, the rest darkened so that a small mask shows."""
+    """Red where the mask is, the rest darkened so that small masks are visible."""
     red = 0.45 * frame + 0.55 * np.array([255, 40, 40])
     return np.where(mask[..., None], red, 0.6 * frame).astype(np.uint8)
 
 
 def _fit(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask in the size of the clip: video codecs drop an odd last row or column."""
+    """A mask resized to the clip: video codecs drop an odd last row or column."""
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))

@@ -1,7 +1,7 @@
 """The local stack: an MLflow server and a Ray head, started once, reused by later runs, stopped together."""
 
+import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from sdavs_platform.local import mlflow_server, ray_head, serve_api, services, s
 from sdavs_platform.local.state import MLflowState, RayState, StackState
 from sdavs_platform.local.token import send_token_if_any
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """First choice on 127.0.0.1; the next free one is taken where another process was faster."""
+    """Preferred ports on 127.0.0.1; if one is taken, the next free one is used."""
 
     ray: int = 6379
     dashboard: int = 8265
@@ -25,16 +25,16 @@ class Ports:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """What is up."""
+    """What runs."""
 
     mlflow: MLflowState
     ray: RayState
 
 
-def up(*, ports: Ports, say: Say, home: Path | None = None) -> Stack:
-    """Start what is missing, reuse what runs; returns when both answer.
+def up(*, ports: Ports, home: Path | None = None) -> Stack:
+    """Start what is missing and reuse what runs; returns when both answer.
 
-    MLFLOW_TRACKING_URI, if set, is used instead of a server of our own.
+    If MLFLOW_TRACKING_URI is set, that MLflow is used and none is started.
 
     Raises:
         RuntimeError: a service did not come up; with the end of its log.
@@ -42,17 +42,15 @@ def up(*, ports: Ports, say: Say, home: Path | None = None) -> Stack:
     home = home or state_folder()
     send_token_if_any()
     known = state.read(home)
-    # What somebody else runs is looked up anew each time; it may have gone.
+    # Servers that were not started here are looked up each time; they may have ended.
     mlflow = known.mlflow if known.mlflow and known.mlflow.service else _foreign_mlflow()
     if mlflow is None:
-        mlflow = mlflow_server.start(home=home, port=ports.mlflow, say=say)
-    # Written before waiting: whatever happens next, `down` knows what to end.
+        mlflow = mlflow_server.start(home=home, port=ports.mlflow)
+    # Written before waiting, so that `down` knows what to end whatever happens next.
     state.write(home, known.model_copy(update={"mlflow": mlflow}))
-    ray = known.ray if known.ray and known.ray.service else _foreign_ray(ports, say)
+    ray = known.ray if known.ray and known.ray.service else _foreign_ray(ports)
     if ray is None:
-        ray = ray_head.start(
-            home=home, port=ports.ray, dashboard_port=ports.dashboard, mlflow_uri=mlflow.uri, say=say
-        )
+        ray = ray_head.start(home=home, port=ports.ray, dashboard_port=ports.dashboard, mlflow_uri=mlflow.uri)
     state.write(home, known.model_copy(update={"mlflow": mlflow, "ray": ray}))
     if mlflow.service:
         mlflow_server.wait(mlflow, home=home)
@@ -60,26 +58,27 @@ def up(*, ports: Ports, say: Say, home: Path | None = None) -> Stack:
     return Stack(mlflow=mlflow, ray=ray)
 
 
-def down(*, say: Say, home: Path | None = None) -> None:
+def down(*, home: Path | None = None) -> None:
     """End what this checkout started, and nothing else."""
     home = home or state_folder()
     send_token_if_any()
     known = state.read(home)
     if known.ray and known.ray.service:
-        say(f"stopping Ray ({known.ray.dashboard}) with its jobs and the endpoint")
+        logger.info("stopping Ray (%s) with its jobs and the endpoint", known.ray.dashboard)
         known.ray.service.stop()
         ray_head.forget(known.ray)
     elif known.ray and known.endpoint:
-        say(
-            f"removing the endpoint from Ray at {known.ray.dashboard}, which goes on: it was not started here"
+        logger.info(
+            "removing the endpoint from Ray at %s, which was not started here and keeps running",
+            known.ray.dashboard,
         )
         serve_api.remove(known.ray.dashboard)
     if known.mlflow and known.mlflow.service:
-        say(f"stopping MLflow ({known.mlflow.uri})")
+        logger.info("stopping MLflow (%s)", known.mlflow.uri)
         known.mlflow.service.stop()
-    services.stop(known, home=home, say=say)
+    services.stop(known, home=home)
     if known == StackState():
-        say("nothing to stop")
+        logger.info("nothing to stop")
     state.write(home, StackState())
 
 
@@ -88,8 +87,8 @@ def _foreign_mlflow() -> MLflowState | None:
     return MLflowState(uri=uri, service=None) if uri else None
 
 
-def _foreign_ray(ports: Ports, say: Say) -> RayState | None:
-    """A Ray that the user started by hand, if it is fit for the demo."""
+def _foreign_ray(ports: Ports) -> RayState | None:
+    """A Ray that the user started by hand, if the demo can use it."""
     head = ray_head.find(port=ports.ray, dashboard_port=ports.dashboard)
     if head is None:
         return None
@@ -97,9 +96,9 @@ def _foreign_ray(ports: Ports, say: Say) -> RayState | None:
     if cpus < ray_head.MIN_CPUS:
         unfit = f"has {cpus:g} CPUs and the demo needs {ray_head.MIN_CPUS}"
     elif others := serve_api.other_applications(head.dashboard):
-        unfit = f"serves {', '.join(others)}, which deploying here would remove"
+        unfit = f"serves {', '.join(others)}, which a deployment would remove"
     else:
-        say(f"using the Ray at {head.dashboard} that runs already")
+        logger.info("using Ray at %s, which was already running", head.dashboard)
         return head
-    say(f"the Ray at {head.dashboard} {unfit}; leaving it alone and starting another one")
+    logger.info("Ray at %s %s; starting another one", head.dashboard, unfit)
     return None

@@ -1,7 +1,8 @@
 """What `make demo` and `make services` started, in one file: reused by the next run, ended by `make stop`."""
 
 import fcntl
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sdavs_model.files import write_atomically
 from sdavs_platform.local.processes import Service
 
+logger = logging.getLogger(__name__)
+
 
 class MLflowState(BaseModel):
-    """An MLflow server. `service` is None for one that somebody else runs."""
+    """An MLflow server. `service` is None for one that was not started here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +35,7 @@ class ServerState(BaseModel):
 
 
 class RayState(BaseModel):
-    """A Ray head. `service` is None for one that somebody else runs."""
+    """A Ray head. `service` is None for one that was not started here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +45,7 @@ class RayState(BaseModel):
 
 
 class StackState(BaseModel):
-    """Everything that is up, as far as this checkout knows."""
+    """Everything that runs, as far as this checkout knows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +57,7 @@ class StackState(BaseModel):
 
 
 def read(home: Path) -> StackState:
-    """The recorded state, less every service that has died since; empty if nothing was recorded."""
+    """The recorded state without the services that have ended since; empty if nothing was recorded."""
     path = home / "state.json"
     if not path.is_file():
         return StackState()
@@ -81,19 +84,19 @@ def _alive(server: ServerState | None) -> ServerState | None:
 
 
 def write(home: Path, state: StackState) -> None:
-    """Replace the state file in one step, so that nobody ever reads half of it."""
+    """Replace the state file in one step."""
     home.mkdir(parents=True, exist_ok=True)
     write_atomically(home / "state.json", state.model_dump_json(indent=2) + "\n")
 
 
 @contextmanager
-def only_one(home: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the checkout's demo lock; `on_wait` is called once if another demo holds it."""
+def lock(home: Path, *, command: str) -> Iterator[None]:
+    """Hold the lock of a state folder; logs it if another `command` has to be waited for."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "demo.lock").open("w") as lock:
+    with (home / "demo.lock").open("w") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            on_wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            logger.info("another `%s` runs in %s; waiting for it to end", command, home)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

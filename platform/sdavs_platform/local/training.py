@@ -1,4 +1,4 @@
-"""The demo's trainings: train once for a config and data set, and find the result again."""
+"""The demo's trainings: train once for each config and data set, and find the result again."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.local.commands import Commands, Listen
 from sdavs_platform.tracking.client import mlflow_client
 
-# Keys that decide neither the weights nor where they are registered.
+# Sections that affect neither the weights nor where they are registered.
 _WITHOUT_EFFECT = {"name", "cluster", "storage", "serve"}
 
 
@@ -23,7 +23,7 @@ class Trained:
     version: int
     val_miou: float
     is_new: bool
-    """False if an earlier run of the demo made it."""
+    """False if an earlier run of the demo trained it."""
 
     @property
     def uri(self) -> str:
@@ -33,14 +33,14 @@ class Trained:
 class DemoTraining:
     """One of the demo's trainings; its run name carries a digest of its config and data.
 
-    So an interrupted training resumes, a finished one is found, and a changed config starts a new one.
+    An interrupted training resumes, a finished one is found again, and a changed config starts a new one.
     """
 
     def __init__(self, *, configs: list[str], data_stamp: Path, mlflow_uri: str) -> None:
         """
         Args:
             configs: YAML files below the checkout; later ones win.
-            data_stamp: file that says what the data set is made of.
+            data_stamp: file that identifies the content of the data set.
             mlflow_uri: MLflow server.
 
         Raises:
@@ -55,18 +55,18 @@ class DemoTraining:
         self._name = f"{config.name}-{digest}"
         self._client = mlflow_client(mlflow_uri)
 
-    def run(self, commands: Commands, *, anew: bool, on_line: Listen) -> Trained:
+    def run(self, commands: Commands, *, again: bool, on_line: Listen) -> Trained:
         """Train through `ray job submit`, unless that was done before.
 
         Args:
-            anew: train again even so, as a run of its own.
-            on_line: hears the job's output.
+            again: train even then, as a new run.
+            on_line: called with each line of the job's output.
 
         Raises:
             RuntimeError: the training failed, or registered nothing.
         """
         done = self._finished()
-        if done and not anew:
+        if done and not again:
             return self._result(done[max(done)], is_new=False)
         attempt = max(done, default=0) + 1
         name = self._name if attempt == 1 else f"{self._name}-{attempt}"

@@ -1,0 +1,43 @@
+"""What all jobs begin and end with."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def run_job(
+    main: Callable[[], int | None],
+    *,
+    logs_to_stderr: bool = False,
+    expected: tuple[type[Exception], ...] = (),
+    when_interrupted: str = "",
+) -> NoReturn:
+    """Call `main` with this checkout on the path and logging configured; exit with its status.
+
+    Args:
+        logs_to_stderr: standard output holds a result only.
+        expected, when_interrupted: see `sdavs_platform.command.run`.
+    """
+    use_this_checkout()
+    from sdavs_platform import command, console
+
+    console.configure(to_stderr=logs_to_stderr)
+    sys.exit(command.run(main, expected=expected, when_interrupted=when_interrupted))
+
+
+def use_this_checkout() -> None:
+    """Import from this checkout, here and in child processes and Ray's workers.
+
+    An installed project needs none of this. `ray job submit --working-dir .` does: Ray puts only the root of the
+    upload on the path, so `sdavs_platform` would be missing, or come from another, installed checkout.
+    """
+    roots = [str(CHECKOUT), str(CHECKOUT / "platform"), str(CHECKOUT / "serve")]
+    sys.path[:0] = roots
+    others = [
+        path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in roots
+    ]
+    os.environ["PYTHONPATH"] = os.pathsep.join(roots + others)
