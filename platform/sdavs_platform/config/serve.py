@@ -142,7 +142,7 @@ class ServeConfig(Section):
     batch_wait_ms: Annotated[float, Field(ge=0)] = 10.0
     """How long a request waits for others to fill its batch, in milliseconds."""
 
-    min_replicas: Annotated[int, Field(ge=0)] = 1
+    min_replicas: Annotated[int, Field(ge=1)] = 1
     """Model replicas kept when idle."""
 
     max_replicas: Annotated[int, Field(ge=1)] = 1

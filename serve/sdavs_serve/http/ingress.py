@@ -249,7 +249,9 @@ def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStat
         classes=release.classes,
         metrics=release.metrics,
         device=device,
-        refused=f"version {refused.version} at {refused.gate}: {refused.reason}" if refused else None,
+        refused=f"version {refused.version} at {refused.gate}: {refused.reason}"
+        if refused
+        else state.trouble,
     )
 
 

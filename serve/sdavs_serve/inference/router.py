@@ -129,4 +129,6 @@ def _why_not(state: RolloutState) -> str:
         return f"version {state.refused.version} was refused at {state.refused.gate}: {state.refused.reason}"
     if state.candidate:
         return f"version {state.candidate.version} is being prepared: {state.phase}"
+    if state.trouble:
+        return f"the model cannot be looked up: {state.trouble}"
     return "no version has been found yet"
