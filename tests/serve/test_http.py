@@ -13,12 +13,12 @@ from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.form import negotiate
-from sdavs_serve.http.ingress import create_app
+from sdavs_serve.http.ingress import create_app, may_start
 from sdavs_serve.http.keys import KeyFile
 from sdavs_serve.http.metrics import Metrics
 from sdavs_serve.http.segmenter import Segmenter
 from sdavs_serve.inference.router import Router
-from sdavs_serve.rollout.state import RolloutState
+from sdavs_serve.rollout.state import Refusal, RolloutState
 
 
 class Endpoint:
@@ -169,6 +169,20 @@ def test_a_client_that_hangs_up_is_counted_as_499(endpoint):
         if sample.name.endswith("_total")
     }
     assert counted == {"499": 1}
+
+
+def test_the_endpoint_comes_up_only_when_a_version_serves():
+    """KubeRay would else give it the traffic of the cluster that it replaces."""
+    refused = Refusal(version=2, gate="golden", reason="differs", at=1.0)
+    served_before = RolloutState(wanted=2)
+    assert not may_start(RolloutState())
+    assert not may_start(served_before)
+    assert not may_start(served_before.model_copy(update={"refused": refused, "given_up": (1, 2)}))
+    assert not may_start(RolloutState(trouble="MLflow does not answer"))
+    assert may_start(RolloutState(active="a"))
+    assert may_start(RolloutState(nothing_served=True, refused=refused)), (
+        "the first one tells why it cannot serve"
+    )
 
 
 def small_png() -> bytes:
