@@ -18,7 +18,7 @@ from sdavs_serve.http.keys import KeyFile
 from sdavs_serve.http.metrics import Metrics
 from sdavs_serve.http.segmenter import Segmenter
 from sdavs_serve.inference.router import Router
-from sdavs_serve.rollout.state import Refusal, RolloutState
+from sdavs_serve.rollout.state import Refusal, Release, RolloutState
 
 
 class Endpoint:
@@ -28,7 +28,8 @@ class Endpoint:
         self.config = ServeConfig(require_keys=True, keys_file=str(folder / "keys.json"), **changes)
         keys = KeyFile.of(self.config)
         self.segment_key, self.admin_key = keys.add("segment"), keys.add("admin")
-        router = Router(SimpleNamespace(state=RolloutState(), alive=True))
+        self.followed = SimpleNamespace(state=RolloutState(), alive=True)
+        router = Router(self.followed)
         sandbox = Sandbox(self.config)
         segmenter = Segmenter(config=self.config, router=router, dispatcher=None, sandbox=sandbox)
         self.metrics = Metrics(max_requests=self.config.max_requests)
@@ -109,6 +110,15 @@ def test_head_is_answered_as_get_without_the_body(endpoint):
         assert (get.status_code, head.status_code) == (status, status)
         assert head.content == b""
         assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_the_endpoint_is_ready_while_replicas_of_the_served_version_are_alive(endpoint):
+    served = {"name": "m", "version": 1, "run_id": "r", "sha256": "w", "manifest_sha256": "c"}
+    served |= {"data_digest": "d", "backbone": "b", "image_size": 64, "num_frames": 5, "metrics": {}}
+    release = Release(**served, classes=["background", "sounding"])
+    for live, status in ((True, 200), (False, 503)):
+        endpoint.followed.state = RolloutState(active="a", slots={"a": release, "b": None}, live=live)
+        assert endpoint.ask("GET", "/readyz").status_code == status
 
 
 def test_the_name_of_the_scheme_may_be_written_in_any_case(endpoint):

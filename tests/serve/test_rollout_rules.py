@@ -47,7 +47,9 @@ class World:
         self.now += 11
         reports = {
             slot: SlotReport(
-                loaded=held.identity if held and slot not in self.lost else None, failed=self.broken
+                loaded=held.identity if held and slot not in self.lost else None,
+                some_loaded=held is not None and slot not in self.lost,
+                failed=self.broken,
             )
             for slot, held in self.state.slots.items()
         }
@@ -336,3 +338,13 @@ def test_the_queue_of_tags_has_one_entry_a_version(world):
     queued = [write.version for write in world.state.outbox]
     assert sorted(queued) == [1, 2, 3]
     assert (world.tags(2)[STATE_TAG], world.tags(3)[STATE_TAG]) == ("served before", "serving")
+
+
+def test_the_document_tells_when_no_replica_of_the_served_version_is_alive(world):
+    assert world.tick().live
+    world.lost = {world.state.active}
+    assert not world.tick().live
+    assert world.serving() == 1, "it serves again as soon as there is a replica"
+    assert world.state.history[-1].what == "none of its replicas is alive"
+    world.lost = set()
+    assert world.tick().live

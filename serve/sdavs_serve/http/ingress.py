@@ -247,12 +247,15 @@ def create_app(
 
     @app.get("/readyz", responses={503: {"model": Health}, **_problems(*ANY)})
     async def readyz(response: Response) -> Health:
-        """A model is loaded and serves."""
+        """A model is loaded and serves: the last report of its replicas is not older than ten seconds."""
         try:
             router.choose(only_active=True)
         except NoModel as error:
             response.status_code = 503
             return Health(status="not ready", detail=error.detail)
+        if not router.state.live:
+            response.status_code = 503
+            return Health(status="not ready", detail="no replica of the served version is alive")
         return Health(status="ok")
 
     return app

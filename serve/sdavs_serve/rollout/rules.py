@@ -45,6 +45,8 @@ class SlotReport:
 
     loaded: str | None = None
     """`Target.identity` of the version that all live replicas hold, if it is the same."""
+    some_loaded: bool = False
+    """Whether any live replica holds the version assigned to the slot."""
     failed: str | None = None
     """Why a replica could not load the version assigned to the slot."""
 
@@ -78,8 +80,19 @@ class Seen:
 
 def advance(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
     """The next document; the same one if there is nothing to do."""
-    state = _follow_alias(_note_trouble(state, seen), seen)
+    state = _follow_alias(_note_trouble(_note_live(state, seen), seen), seen)
     return _PHASES[state.phase](state, seen, limits)
+
+
+def _note_live(state: RolloutState, seen: Seen) -> RolloutState:
+    served = state.served
+    live = state.active is not None and _report(state.active, seen).some_loaded
+    if live == state.live:
+        return state
+    if served:
+        what = "its replicas are back" if live else "none of its replicas is alive"
+        state = _event(state, seen, served.version, what)
+    return state.model_copy(update={"live": live})
 
 
 def _note_trouble(state: RolloutState, seen: Seen) -> RolloutState:
@@ -268,7 +281,7 @@ def _enter(
 def _switch(state: RolloutState, seen: Seen, why: str) -> RolloutState:
     candidate, before = state.candidate, state.served
     assert candidate
-    state = state.model_copy(update={"active": state.other, "candidate": None})
+    state = state.model_copy(update={"active": state.other, "candidate": None, "live": True})
     at = {SERVED_TAG: _iso(seen.now)}
     state = _tag(state, seen, candidate, {STATE_TAG: "serving", GATE_TAG: "", REASON_TAG: why} | at)
     if before:

@@ -172,6 +172,8 @@ class RolloutState(Answer):
     """Of the current step."""
     refused: Refusal | None = None
     """Set while the alias points to a version that failed."""
+    live: bool = False
+    """A replica of the served version is alive and has it loaded."""
     trouble: str | None = None
     """Why the alias cannot be followed at the moment; null if it can."""
     nothing_served: bool = False
