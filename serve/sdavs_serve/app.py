@@ -46,6 +46,7 @@ def build(args: dict) -> serve.Application:
             max_queued_requests=config.max_queued,
             ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
             health_check_period_s=2,
+            graceful_shutdown_timeout_s=config.timeout_s,
             **_replicas(config),
         )(Predictor).bind(config, slot)
         for slot in SLOTS
@@ -61,6 +62,7 @@ def build(args: dict) -> serve.Application:
         max_ongoing_requests=config.max_uploads + config.max_requests + MAX_READING + SURPLUS,
         ray_actor_options={"num_cpus": SMALL_CPUS},
         health_check_period_s=2,
+        graceful_shutdown_timeout_s=config.timeout_s,
     )(Ingress)
     return ingress.bind(config, slots, controller)
 

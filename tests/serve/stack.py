@@ -54,6 +54,7 @@ QUICK = RolloutConfig(
     latency_slack_ms=patience(200.0),
     max_disagreement=0.3,
     load_timeout_s=patience(120.0),
+    call_timeout_s=patience(20.0),
 )
 
 

@@ -13,12 +13,12 @@ from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.decoding.sandbox import Sandbox
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.form import negotiate
-from sdavs_serve.http.ingress import create_app
+from sdavs_serve.http.ingress import create_app, may_start
 from sdavs_serve.http.keys import KeyFile
 from sdavs_serve.http.metrics import Metrics
 from sdavs_serve.http.segmenter import Segmenter
 from sdavs_serve.inference.router import Router
-from sdavs_serve.rollout.state import RolloutState
+from sdavs_serve.rollout.state import Refusal, Release, RolloutState
 
 
 class Endpoint:
@@ -28,7 +28,8 @@ class Endpoint:
         self.config = ServeConfig(require_keys=True, keys_file=str(folder / "keys.json"), **changes)
         keys = KeyFile.of(self.config)
         self.segment_key, self.admin_key = keys.add("segment"), keys.add("admin")
-        router = Router(SimpleNamespace(state=RolloutState(), alive=True))
+        self.followed = SimpleNamespace(state=RolloutState(), alive=True)
+        router = Router(self.followed)
         sandbox = Sandbox(self.config)
         segmenter = Segmenter(config=self.config, router=router, dispatcher=None, sandbox=sandbox)
         self.metrics = Metrics(max_requests=self.config.max_requests)
@@ -111,6 +112,15 @@ def test_head_is_answered_as_get_without_the_body(endpoint):
         assert head.headers["content-type"] == get.headers["content-type"]
 
 
+def test_the_endpoint_is_ready_while_replicas_of_the_served_version_are_alive(endpoint):
+    served = {"name": "m", "version": 1, "run_id": "r", "sha256": "w", "manifest_sha256": "c"}
+    served |= {"data_digest": "d", "backbone": "b", "image_size": 64, "num_frames": 5, "metrics": {}}
+    release = Release(**served, classes=["background", "sounding"])
+    for live, status in ((True, 200), (False, 503)):
+        endpoint.followed.state = RolloutState(active="a", slots={"a": release, "b": None}, live=live)
+        assert endpoint.ask("GET", "/readyz").status_code == status
+
+
 def test_the_name_of_the_scheme_may_be_written_in_any_case(endpoint):
     for scheme, status in (("bearer", 503), ("BEARER", 503), ("Bearer  ", 503), ("Basic", 401), ("", 401)):
         headers = {"Authorization": f"{scheme} {endpoint.segment_key}"}
@@ -169,6 +179,20 @@ def test_a_client_that_hangs_up_is_counted_as_499(endpoint):
         if sample.name.endswith("_total")
     }
     assert counted == {"499": 1}
+
+
+def test_the_endpoint_comes_up_only_when_a_version_serves():
+    """KubeRay would else give it the traffic of the cluster that it replaces."""
+    refused = Refusal(version=2, gate="golden", reason="differs", at=1.0)
+    served_before = RolloutState(wanted=2)
+    assert not may_start(RolloutState())
+    assert not may_start(served_before)
+    assert not may_start(served_before.model_copy(update={"refused": refused, "given_up": (1, 2)}))
+    assert not may_start(RolloutState(trouble="MLflow does not answer"))
+    assert may_start(RolloutState(active="a"))
+    assert may_start(RolloutState(nothing_served=True, refused=refused)), (
+        "the first one tells why it cannot serve"
+    )
 
 
 def small_png() -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from sdavs_platform.config.serve import RolloutConfig
 from sdavs_serve.rollout.gates import Observation, Stage, judge
 from sdavs_serve.rollout.rules import STATE_TAG, Seen, SlotReport, advance
-from sdavs_serve.rollout.state import Failure, Measured, Release, RolloutState, Side, Target
+from sdavs_serve.rollout.state import Failure, Measured, Refusal, Release, RolloutState, Side, Target
 
 LIMITS = RolloutConfig(step_seconds=10, step_samples=20, canary_weights=(0.1, 0.5))
 GOOD = Measured(
@@ -39,20 +39,28 @@ class World:
         self.measured = GOOD
         self.lost: set[str] = set()
         self.broken: str | None = None
+        self.fallback: int | None = None
+        self.refusal: Refusal | None = None
+        self.trouble: str | None = None
 
     def tick(self) -> RolloutState:
         self.now += 11
         reports = {
             slot: SlotReport(
-                loaded=held.identity if held and slot not in self.lost else None, failed=self.broken
+                loaded=held.identity if held and slot not in self.lost else None,
+                some_loaded=held is not None and slot not in self.lost,
+                failed=self.broken,
             )
             for slot, held in self.state.slots.items()
         }
         candidate = self.state.candidate
         seen = Seen(
             now=self.now,
-            target=target(self.alias),
+            target=None if self.trouble else target(self.alias),
             target_tagged=self.tagged,
+            target_refusal=self.refusal,
+            fallback=None if self.fallback is None else target(self.fallback),
+            trouble_with_alias=self.trouble,
             slots=reports,
             verified=self.verified(candidate) if candidate else None,
             golden=self.golden,
@@ -246,3 +254,97 @@ def test_a_step_waits_for_enough_answers_and_refuses_a_slow_version():
     assert judge(tail, elapsed=11, comparing=True, limits=LIMITS).decision == "refuse"
     assert judge(GOOD, elapsed=3, comparing=True, limits=LIMITS).decision == "wait"
     assert judge(few, elapsed=5000, comparing=True, limits=LIMITS).decision == "refuse"
+
+
+def fails(*versions: int) -> Callable[[Target], Release | Failure]:
+    """A verification that these versions do not pass."""
+    wrong = Failure(gate="digest", reason="sha256 differs")
+    return lambda wanted: wrong if wanted.version in versions else release(wanted.version)
+
+
+def test_a_lost_document_begins_with_what_was_served_and_the_alias_version_is_compared_with_it():
+    world = World()
+    world.alias, world.fallback = 2, 1
+    phases = []
+    while world.serving() != 2:
+        state = world.tick()
+        phases.append((world.serving(), state.phase))
+    assert (None, "golden") in phases
+    assert {(1, "shadow"), (1, "canary")} <= set(phases), "version 2 has been compared with version 1"
+    assert (None, "shadow") not in phases
+
+
+def test_a_lost_document_does_not_serve_what_was_refused_before():
+    world = World()
+    world.alias, world.fallback = 2, 1
+    world.refusal = Refusal(version=2, gate="shadow", reason="masks differ by 0.93", at=7.0)
+    world.until(lambda state: world.serving() == 1)
+    for _ in range(5):
+        state = world.tick()
+    assert (world.serving(), state.phase, state.refused) == (1, "idle", world.refusal)
+    assert world.tags(2) == {}, "its tags stay as they are"
+    world.tagged, world.refusal = False, None  # the tag is removed
+    world.until(lambda state: world.serving() == 2)
+
+
+def test_a_lost_document_serves_nothing_if_only_a_refused_version_is_there():
+    world = World()
+    world.refusal = Refusal(version=1, gate="golden", reason="differs", at=7.0)
+    for _ in range(5):
+        state = world.tick()
+    assert (world.serving(), state.phase, state.refused, state.nothing_served) == (
+        None,
+        "idle",
+        world.refusal,
+        True,
+    )
+
+
+def test_if_what_was_served_is_gone_the_alias_version_is_served():
+    world = World()
+    world.alias, world.fallback, world.verified = 2, 1, fails(1)
+    state = world.until(lambda state: world.serving() == 2)
+    assert (state.refused, world.tags(1)[STATE_TAG]) == (None, "refused")
+    assert "shadow" not in {gate.gate for gate in state.gates}, "there was nothing to compare with"
+
+
+def test_versions_that_all_fail_are_each_tried_once():
+    world = World()
+    world.alias, world.fallback, world.verified = 2, 1, fails(1, 2)
+    world.until(lambda state: state.given_up == (1, 2))
+    rollouts = world.state.rollout
+    for _ in range(5):
+        state = world.tick()
+    assert (state.rollout, state.refused.version, state.nothing_served) == (rollouts, 2, False)
+    world.alias, world.verified = 3, fails(1, 2)
+    world.until(lambda state: world.serving() == 3)
+
+
+def test_an_alias_that_cannot_be_followed_is_reported_and_what_serves_keeps_serving(world):
+    world.trouble = "version 9 has no sha256 tag, so it cannot be verified"
+    for _ in range(3):
+        state = world.tick()
+    assert (state.trouble, world.serving()) == (world.trouble, 1)
+    assert len([event for event in state.history if "cannot be followed" in event.what]) == 1, "logged once"
+    world.trouble, world.alias = None, 2
+    assert world.tick().trouble is None
+    world.until(lambda state: world.serving() == 2)
+
+
+def test_the_queue_of_tags_has_one_entry_a_version(world):
+    for alias in (2, 3, 2, 3):
+        world.alias = alias
+        world.until(lambda state, alias=alias: world.serving() == alias)
+    queued = [write.version for write in world.state.outbox]
+    assert sorted(queued) == [1, 2, 3]
+    assert (world.tags(2)[STATE_TAG], world.tags(3)[STATE_TAG]) == ("served before", "serving")
+
+
+def test_the_document_tells_when_no_replica_of_the_served_version_is_alive(world):
+    assert world.tick().live
+    world.lost = {world.state.active}
+    assert not world.tick().live
+    assert world.serving() == 1, "it serves again as soon as there is a replica"
+    assert world.state.history[-1].what == "none of its replicas is alive"
+    world.lost = set()
+    assert world.tick().live

@@ -142,7 +142,7 @@ class ServeConfig(Section):
     batch_wait_ms: NotNegative = 10.0
     """How long a request waits for others to fill its batch, in milliseconds."""
 
-    min_replicas: CountOrZero = 1
+    min_replicas: Count = 1
     """Model replicas kept when idle."""
 
     max_replicas: Count = 1

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -28,13 +30,18 @@ from sdavs_serve.http.problems import handle_problems
 from sdavs_serve.http.segmenter import Segmenter
 from sdavs_serve.http.webhook import Webhooks, is_plausible
 from sdavs_serve.inference.dispatch import Dispatcher
-from sdavs_serve.inference.router import Route, Router
+from sdavs_serve.inference.router import Route, Router, why_none_serves
 from sdavs_serve.inference.shadow import Observer
 from sdavs_serve.page.api_docs import add_docs
 from sdavs_serve.page.routes import add_page
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState, SlotName
 from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer
+
+logger = logging.getLogger("ray.serve")
+
+WAITING_LOG_S = 10.0
+"""Between log lines of an ingress that waits for a version."""
 
 KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
 """Describes the keys in OpenAPI and in /docs; `auth.Authentication` checks them."""
@@ -69,7 +76,8 @@ class Ingress:
     def __init__(
         self, config: ServeConfig, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle
     ) -> None:
-        """
+        """Waits until a version serves, see `may_start`.
+
         Args:
             config: the endpoint's config.
             slots: handles of the two `Predictor` deployments.
@@ -79,6 +87,7 @@ class Ingress:
         self._controller = controller
         watcher = store.Watcher()
         watcher.start()
+        _wait_until_ready(watcher)
         self._router = Router(watcher)
         timeout_s = config.rollout.call_timeout_s
         observer = Observer(slots=slots, controller=controller, call_timeout_s=timeout_s)
@@ -106,6 +115,24 @@ class Ingress:
             metrics=metrics,
             nudge=self._controller.nudge.remote,
         )
+
+
+def may_start(state: RolloutState) -> bool:
+    """Whether an ingress may come up. Only then Serve reports the application as running.
+
+    KubeRay gives a new cluster the traffic of the old one at that moment, so a version must serve by then. The first
+    endpoint of a model replaces nothing: it comes up, too, when its version was refused, and tells why.
+    """
+    return state.active is not None or (state.nothing_served and state.refused is not None)
+
+
+def _wait_until_ready(watcher: store.Watcher) -> None:
+    log_at = time.monotonic()
+    while not may_start(watcher.state):
+        if time.monotonic() >= log_at:
+            logger.info("waiting for a version that serves: %s", why_none_serves(watcher.state))
+            log_at = time.monotonic() + WAITING_LOG_S
+        time.sleep(store.WATCH_S)
 
 
 def create_app(
@@ -220,12 +247,15 @@ def create_app(
 
     @app.get("/readyz", responses={503: {"model": Health}, **_problems(*ANY)})
     async def readyz(response: Response) -> Health:
-        """A model is loaded and serves."""
+        """A model is loaded and serves: the last report of its replicas is not older than ten seconds."""
         try:
             router.choose(only_active=True)
         except NoModel as error:
             response.status_code = 503
             return Health(status="not ready", detail=error.detail)
+        if not router.state.live:
+            response.status_code = 503
+            return Health(status="not ready", detail="no replica of the served version is alive")
         return Health(status="ok")
 
     return app
@@ -249,7 +279,9 @@ def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStat
         classes=release.classes,
         metrics=release.metrics,
         device=device,
-        refused=f"version {refused.version} at {refused.gate}: {refused.reason}" if refused else None,
+        refused=f"version {refused.version} at {refused.gate}: {refused.reason}"
+        if refused
+        else state.trouble,
     )
 
 

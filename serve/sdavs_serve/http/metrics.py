@@ -169,4 +169,10 @@ def _of_rollout(state: RolloutState) -> CollectorRegistry:
     Gauge("sdavs_version_refused", "1 while the alias points to a refused version", registry=registry).set(
         state.refused is not None
     )
+    Gauge("sdavs_ready", "1 while replicas of the served version are alive", registry=registry).set(
+        state.live
+    )
+    Gauge("sdavs_alias_trouble", "1 while the alias cannot be followed", registry=registry).set(
+        state.trouble is not None
+    )
     return registry

@@ -76,7 +76,7 @@ class Router:
         if pinned is not None:
             return _pinned(state, pinned)
         if state.active is None:
-            raise NoModel(_why_not(state))
+            raise NoModel(why_none_serves(state))
         candidate = state.slots[state.other] if state.candidate and state.ready else None
         if candidate and not only_active and random.random() < state.weight:
             return _route(state, state.other, "candidate", mirror=state.served)
@@ -124,9 +124,12 @@ def _route(
     )
 
 
-def _why_not(state: RolloutState) -> str:
+def why_none_serves(state: RolloutState) -> str:
+    """One sentence about a document in which no version serves."""
     if state.refused:
         return f"version {state.refused.version} was refused at {state.refused.gate}: {state.refused.reason}"
     if state.candidate:
         return f"version {state.candidate.version} is being prepared: {state.phase}"
+    if state.trouble:
+        return f"the model cannot be looked up: {state.trouble}"
     return "no version has been found yet"

@@ -6,6 +6,7 @@ Requests are answered without it.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ logger = logging.getLogger("ray.serve")
 TICK_S = 0.5
 """Longest pause between two ticks."""
 
+TAG_RETRY_S = 10.0
+"""Pause before tags that MLflow did not take are written again."""
+
 
 class RolloutController:
     """Follows the alias. It receives hints only: a nudge to look the alias up now, and observations of requests."""
@@ -40,8 +44,9 @@ class RolloutController:
         self._slots = slots
         self._reports = store.ReportReader()
         self._stage = Stage()
-        self._target: tuple[Target, bool] | None = None
+        self._found: registry.Found | None = None
         self._fallback: Target | None = None
+        self._lookup_error: str | None = None
         self._golden: tuple[str, GoldenReport] | None = None
         self._outcome: Any = None
         self._trouble: str | None = None
@@ -49,7 +54,8 @@ class RolloutController:
         self._looking: asyncio.Task | None = None
         self._look_at = self._looked_at = self._tagged_at = 0.0
         self._tagging: asyncio.Task | None = None
-        self._tagged: TagWrite | None = None
+        self._delivered: TagWrite | None = None
+        self._tag_retry_at: dict[int, float] = {}
         self._quiet_since = time.monotonic()
         self._nudged = asyncio.Event()
         self._loop = asyncio.get_running_loop().create_task(self._run())
@@ -93,21 +99,23 @@ class RolloutController:
             self._stage = Stage(number=state.stage)
         self._start_registry_calls(state)
         self._start_work(state)
-        target, tagged = self._target or (None, False)
+        found = self._found
         # A look-up from before our last tags were written does not show them.
-        tagged = tagged or self._looked_at < self._tagged_at
+        tagged = (found is not None and found.tagged) or self._looked_at < self._tagged_at
         seen = Seen(
             now=time.time(),
-            target=target,
+            target=found.target if found else None,
             target_tagged=tagged,
+            target_refusal=found.refusal if found else None,
             fallback=self._fallback,
+            trouble_with_alias=self._lookup_error,
             slots=await asyncio.to_thread(self._reports.read, state),
             verified=self._outcome if state.phase == "verify" else None,
             golden=self._outcome if state.phase == "golden" else None,
             measured=self._stage.measured(),
             trouble=self._trouble,
         )
-        waiting = tuple(write for write in state.outbox if write != self._tagged)
+        waiting = tuple(write for write in state.outbox if write != self._delivered)
         following = advance(state.model_copy(update={"outbox": waiting}), seen, self._config.rollout)
         if following != state:
             await self._change(state, following)
@@ -128,36 +136,46 @@ class RolloutController:
         loop = asyncio.get_running_loop()
         if (self._looking is None or self._looking.done()) and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._config.rollout.poll_s
-            self._looking = loop.create_task(
-                self._look_up(orphaned=state.active is None and bool(state.refused))
-            )
-        waiting = [write for write in state.outbox if write != self._tagged]
+            self._looking = loop.create_task(self._look_up(nothing_serves=state.active is None))
+        now = time.monotonic()
+        waiting = [
+            write
+            for write in state.outbox
+            if write != self._delivered and now >= self._tag_retry_at.get(write.version, 0.0)
+        ]
         if waiting and (self._tagging is None or self._tagging.done()):
             self._tagging = loop.create_task(self._tag(waiting[0]))
 
-    async def _look_up(self, *, orphaned: bool) -> None:
+    async def _look_up(self, *, nothing_serves: bool) -> None:
         started = time.monotonic()
         try:
-            self._target = await asyncio.to_thread(registry.look_up, self._config)
-            self._looked_at = started
-            if orphaned:
-                name = self._target[0].name
+            found = await asyncio.to_thread(registry.look_up, self._config)
+            if nothing_serves:
+                name = found.target.name
                 self._fallback = await asyncio.to_thread(registry.last_served, name, self._config)
         except Exception as error:
             # Without MLflow no rollout starts; the served version keeps serving, and a rollout under way continues.
-            self._target = None
-            logger.warning("cannot look up the alias: %s", error)
+            self._found, trouble = None, _one_line(error)
+            if trouble != self._lookup_error:
+                logger.warning("cannot look up %s: %s", self._config.model_uri, trouble)
+            self._lookup_error = trouble
+        else:
+            self._found, self._lookup_error, self._looked_at = found, None, started
         self._nudged.set()
 
     async def _tag(self, write: TagWrite) -> None:
-        """Write the oldest tags of the queue; if MLflow does not take them, a later tick tries again."""
+        """Write tags of one version. If MLflow does not take them, other versions' tags go first for a while."""
         try:
-            await asyncio.to_thread(registry.write_tags, write, self._config)
+            known = await asyncio.to_thread(registry.write_tags, write, self._config)
         except Exception as error:
-            logger.warning("cannot write tags of version %d: %s", write.version, error)
-            await asyncio.sleep(self._config.rollout.poll_s)
+            logger.warning("cannot write tags of version %d: %s", write.version, _one_line(error))
+            self._tag_retry_at[write.version] = time.monotonic() + TAG_RETRY_S
             return
-        self._tagged, self._tagged_at = write, time.monotonic()
+        if not known:
+            logger.warning(
+                "version %d was deleted in MLflow; its tags %s are dropped", write.version, write.tags
+            )
+        self._delivered, self._tagged_at = write, time.monotonic()
         self._look_at = 0.0  # the tags are part of what is looked up
         self._nudged.set()
 
@@ -237,3 +255,9 @@ class RolloutController:
         )
         self._stage.add(observations)
         self._nudged.set()
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error, short, and the same for the same cause."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))
+    return (text or type(error).__name__)[:300]

@@ -1,7 +1,12 @@
 """The controller's side of the MLflow registry: look the alias up, check an artifact, write tags. Blocking."""
 
 import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import datetime
 
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from sdavs_platform.config.serve import ServeConfig
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import (
@@ -15,8 +20,10 @@ from sdavs_platform.tracking.registry import (
 
 from sdavs_model.artifact_files import check_files, read_card
 from sdavs_model.config import SDAVSConfig
-from sdavs_serve.rollout.rules import SERVED_TAG, STATE_TAG
-from sdavs_serve.rollout.state import Failure, Release, TagWrite, Target
+from sdavs_serve.rollout.rules import GATE_TAG, REASON_TAG, REFUSED, SERVED_TAG, STATE_TAG, TIME_TAG
+from sdavs_serve.rollout.state import Failure, Refusal, Release, TagWrite, Target
+
+logger = logging.getLogger("ray.serve")
 
 
 def source_digest(config: ServeConfig) -> str:
@@ -24,22 +31,53 @@ def source_digest(config: ServeConfig) -> str:
     return hashlib.sha256(f"{tracking_uri(config.tracking_uri)} {config.model_uri}".encode()).hexdigest()[:16]
 
 
-def look_up(config: ServeConfig) -> tuple[Target, bool]:
-    """The version that the model address means now, and whether it has STATE_TAG.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The version that the model address means."""
+
+    target: Target
+    tagged: bool
+    """Whether it has STATE_TAG."""
+    refusal: Refusal | None
+    """Its refusal, according to its tags."""
+
+
+def look_up(config: ServeConfig) -> Found:
+    """The version that the model address means now.
 
     Raises:
         ValueError: there is none, or it was registered without digests.
     """
     found = resolve(config.model_uri, uri=config.tracking_uri)
-    return _target(found), STATE_TAG in found.tags
+    tags, refusal = found.tags, None
+    if tags.get(STATE_TAG) == REFUSED:
+        refusal = Refusal(
+            version=found.version,
+            gate=tags.get(GATE_TAG, "unknown"),
+            reason=tags.get(REASON_TAG, "no reason is recorded"),
+            at=_timestamp(tags.get(TIME_TAG, "")),
+        )
+    return Found(target=_target(found), tagged=STATE_TAG in tags, refusal=refusal)
 
 
 def last_served(name: str, config: ServeConfig) -> Target | None:
-    """The version that took over last, according to the tags."""
-    served = versions_by_tag(name, SERVED_TAG, uri=config.tracking_uri)
-    if not served:
-        return None
-    return _target(resolve(f"models:/{name}/{served[-1][1]}", uri=config.tracking_uri))
+    """The version that took over last, according to the tags, and was not refused since; None if there is none."""
+    for _, version in reversed(versions_by_tag(name, SERVED_TAG, uri=config.tracking_uri)):
+        try:
+            found = resolve(f"models:/{name}/{version}", uri=config.tracking_uri)
+        except ValueError as error:
+            logger.warning("version %d served before and cannot be used: %s", version, error)
+            continue
+        if found.tags.get(STATE_TAG) != REFUSED:
+            return _target(found)
+    return None
+
+
+def _timestamp(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def verify(target: Target, config: ServeConfig) -> Release | Failure:
@@ -71,9 +109,18 @@ def verify(target: Target, config: ServeConfig) -> Release | Failure:
     )
 
 
-def write_tags(write: TagWrite, config: ServeConfig) -> None:
-    """Write tags of one version. Raises whatever MLflow raises; the controller tries again."""
-    set_tags(write.name, write.version, write.tags, uri=config.tracking_uri)
+def write_tags(write: TagWrite, config: ServeConfig) -> bool:
+    """Write tags of one version; False if MLflow does not know the version any more.
+
+    Raises whatever else MLflow raises; the controller tries again.
+    """
+    try:
+        set_tags(write.name, write.version, write.tags, uri=config.tracking_uri)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+    return True
 
 
 def _registered(target: Target) -> RegisteredVersion:

@@ -32,6 +32,9 @@ from sdavs_serve.rollout.state import (
 STATE_TAG, GATE_TAG, REASON_TAG, TIME_TAG = "rollout", "rollout_gate", "rollout_reason", "rollout_at"
 """Tags of a model version in MLflow. A refused version is tried again when its tag `rollout` is removed."""
 
+REFUSED = "refused"
+"""Value of STATE_TAG."""
+
 SERVED_TAG = "rollout_served_at"
 """When a version last took over, so that an endpoint that lost its state can find a version that was good."""
 
@@ -42,6 +45,8 @@ class SlotReport:
 
     loaded: str | None = None
     """`Target.identity` of the version that all live replicas hold, if it is the same."""
+    some_loaded: bool = False
+    """Whether any live replica holds the version assigned to the slot."""
     failed: str | None = None
     """Why a replica could not load the version assigned to the slot."""
 
@@ -56,8 +61,12 @@ class Seen:
     """The version that the alias points to; None if it is unknown."""
     target_tagged: bool = False
     """Whether that version has STATE_TAG."""
+    target_refusal: Refusal | None = None
+    """Its earlier refusal, according to its tags."""
     fallback: Target | None = None
-    """The version that served last according to the tags; looked up only if nothing serves and nothing can."""
+    """The version that served last according to the tags; looked up together with `target` while no version serves."""
+    trouble_with_alias: str | None = None
+    """Why the alias could not be looked up; None if it could, or was not tried yet."""
     slots: dict[SlotName, SlotReport] = field(default_factory=dict)
     verified: Release | Failure | None = None
     """Outcome of the candidate's download and checks."""
@@ -71,22 +80,52 @@ class Seen:
 
 def advance(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
     """The next document; the same one if there is nothing to do."""
-    state = _follow_alias(state, seen)
+    state = _follow_alias(_note_trouble(_note_live(state, seen), seen), seen)
     return _PHASES[state.phase](state, seen, limits)
+
+
+def _note_live(state: RolloutState, seen: Seen) -> RolloutState:
+    served = state.served
+    live = state.active is not None and _report(state.active, seen).some_loaded
+    if live == state.live:
+        return state
+    if served:
+        what = "its replicas are back" if live else "none of its replicas is alive"
+        state = _event(state, seen, served.version, what)
+    return state.model_copy(update={"live": live})
+
+
+def _note_trouble(state: RolloutState, seen: Seen) -> RolloutState:
+    trouble = seen.trouble_with_alias
+    if trouble and not state.trouble:
+        state = _event(state, seen, None, f"the alias cannot be followed: {trouble}")
+    elif state.trouble and not trouble and seen.target:
+        state = _event(state, seen, None, "the alias can be followed again")
+    elif not trouble:
+        return state
+    return state.model_copy(update={"trouble": trouble})
 
 
 def _follow_alias(state: RolloutState, seen: Seen) -> RolloutState:
     target = seen.target
     if target is None:
         return state
+    nothing_served = state.active is None and seen.fallback is None
+    if nothing_served != state.nothing_served:
+        state = state.model_copy(update={"nothing_served": nothing_served})
     if target.version == state.wanted:
         delivered = not any(write.version == target.version for write in state.outbox)
         if state.refused and delivered and not seen.target_tagged:
             state = _event(state, seen, target.version, f"tag {STATE_TAG} removed: will be tried again")
-            return state.model_copy(update={"refused": None})
+            return state.model_copy(update={"refused": None, "given_up": ()})
         return state
-    state = state.model_copy(update={"wanted": target.version, "refused": None})
+    is_new = state.wanted is None
+    state = state.model_copy(update={"wanted": target.version, "refused": None, "given_up": ()})
     state = _event(state, seen, target.version, "the alias points here")
+    if is_new and seen.target_refusal:
+        # The document was lost, or the endpoint was deployed on another cluster. MLflow still has the verdict.
+        state = state.model_copy(update={"refused": seen.target_refusal, "given_up": (target.version,)})
+        state = _event(state, seen, target.version, f"was refused before: {seen.target_refusal.reason}")
     if state.candidate and state.candidate.version != target.version:
         back = state.served is not None and state.served.version == target.version
         where = "back to the served version" if back else f"to version {target.version}"
@@ -95,24 +134,31 @@ def _follow_alias(state: RolloutState, seen: Seen) -> RolloutState:
 
 
 def _idle(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
-    goal = seen.target
-    if state.refused and state.active is None:
-        goal = seen.fallback
+    if state.active is None:
+        goal = _first_goal(state, seen)
     elif state.refused:
         return state
+    else:
+        goal = seen.target
     if goal is None or (state.served and state.served.version == goal.version):
-        return state
-    if state.refused and goal.version == state.refused.version:
         return state
     warm = state.slots[state.other]
     if warm and warm.identity == goal.identity and _holds(state.other, warm, seen):
         state = state.model_copy(update={"rollout": state.rollout + 1, "gates": (), "candidate": goal})
         return _switch(state, seen, "it was still loaded")
     state = state.model_copy(
-        update={"rollout": state.rollout + 1, "candidate": goal, "gates": (), "restarts": 0, "refused": None}
+        update={"rollout": state.rollout + 1, "candidate": goal, "gates": (), "restarts": 0}
     )
     state = _tag(state, seen, goal, {STATE_TAG: "rolling out"})
     return _enter(_event(state, seen, goal.version, "rollout started"), seen, "verify")
+
+
+def _first_goal(state: RolloutState, seen: Seen) -> Target | None:
+    """What to serve while no version does: the one that served last, so that a newer one is compared with it."""
+    if seen.target is None:
+        return None
+    goals = (goal for goal in (seen.fallback, seen.target) if goal and goal.version not in state.given_up)
+    return next(goals, None)
 
 
 def _verify(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
@@ -235,7 +281,7 @@ def _enter(
 def _switch(state: RolloutState, seen: Seen, why: str) -> RolloutState:
     candidate, before = state.candidate, state.served
     assert candidate
-    state = state.model_copy(update={"active": state.other, "candidate": None})
+    state = state.model_copy(update={"active": state.other, "candidate": None, "live": True})
     at = {SERVED_TAG: _iso(seen.now)}
     state = _tag(state, seen, candidate, {STATE_TAG: "serving", GATE_TAG: "", REASON_TAG: why} | at)
     if before:
@@ -247,10 +293,13 @@ def _refuse(state: RolloutState, seen: Seen, failure: Failure) -> RolloutState:
     candidate = state.candidate
     assert candidate
     result = GateResult(gate=failure.gate, passed=False, detail=failure.reason, at=seen.now)
-    # If a fallback fails, the version that the alias points to stays refused all the same.
-    refusal = Refusal(version=candidate.version, gate=failure.gate, reason=failure.reason, at=seen.now)
-    state = state.model_copy(update={"gates": (*state.gates, result), "refused": refusal})
-    return _drop(state, seen, tag="refused", gate=failure.gate, reason=failure.reason)
+    state = state.model_copy(update={"gates": (*state.gates, result)})
+    if candidate.version == state.wanted:
+        refusal = Refusal(version=candidate.version, gate=failure.gate, reason=failure.reason, at=seen.now)
+        state = state.model_copy(update={"refused": refusal})
+    if state.active is None:
+        state = state.model_copy(update={"given_up": (*state.given_up, candidate.version)})
+    return _drop(state, seen, tag=REFUSED, gate=failure.gate, reason=failure.reason)
 
 
 def _drop(state: RolloutState, seen: Seen, *, tag: str, gate: str, reason: str) -> RolloutState:
@@ -283,8 +332,16 @@ def _event(state: RolloutState, seen: Seen, version: int | None, what: str) -> R
 
 
 def _tag(state: RolloutState, seen: Seen, target: Target, tags: dict[str, str]) -> RolloutState:
-    write = TagWrite(name=target.name, version=target.version, tags=tags | {TIME_TAG: _iso(seen.now)})
-    return state.model_copy(update={"outbox": (*state.outbox, write)})
+    # One write a version: the queue stays short however long MLflow takes nothing.
+    merged, others = {}, []
+    for write in state.outbox:
+        if (write.name, write.version) == (target.name, target.version):
+            merged = write.tags
+        else:
+            others.append(write)
+    tags = merged | tags | {TIME_TAG: _iso(seen.now)}
+    write = TagWrite(name=target.name, version=target.version, tags=tags)
+    return state.model_copy(update={"outbox": (*others, write)})
 
 
 def _report(slot: SlotName, seen: Seen) -> SlotReport:

@@ -172,6 +172,14 @@ class RolloutState(Answer):
     """Of the current step."""
     refused: Refusal | None = None
     """Set while the alias points to a version that failed."""
+    live: bool = False
+    """A replica of the served version is alive and has it loaded."""
+    trouble: str | None = None
+    """Why the alias cannot be followed at the moment; null if it can."""
+    nothing_served: bool = False
+    """No version serves, and according to MLflow's tags none ever has."""
+    given_up: tuple[int, ...] = ()
+    """Versions that were refused while no version served."""
     history: tuple[Event, ...] = ()
     """Newest last."""
     outbox: tuple[TagWrite, ...] = ()

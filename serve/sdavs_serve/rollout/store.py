@@ -99,7 +99,8 @@ class ReportReader:
         replicas = self._live(slot)
         failed = next((one.failed for one in replicas if one.failed and one.wants == identity), None)
         holds = {one.holds for one in replicas}
-        return SlotReport(loaded=holds.pop() if len(holds) == 1 else None, failed=failed)
+        some = identity is not None and identity in holds
+        return SlotReport(loaded=holds.pop() if len(holds) == 1 else None, some_loaded=some, failed=failed)
 
     def _live(self, slot: SlotName) -> list[ReplicaReport]:
         now, prefix, live = time.monotonic(), f"{REPORTS}{slot}/", []

@@ -57,7 +57,7 @@ def measure(
     Raises:
         ValueError: no such model, or one that does not verify.
     """
-    target, _ = look_up(config)
+    target = look_up(config).target
     release = verify(target, config)
     if isinstance(release, Failure):
         raise ValueError(f"version {target.version}: {release.reason}")

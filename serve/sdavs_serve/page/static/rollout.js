@@ -56,8 +56,9 @@ function draw(state) {
   if (servedVersion !== null && version !== servedVersion) onServedChanged();
   servedVersion = version;
   setStatus(sentence(state));
-  const { refused } = state;
-  $("rollout-refused").hidden = !refused;
+  const { refused, trouble } = state;
+  $("rollout-refused").hidden = !refused && !trouble;
+  if (trouble) $("rollout-refused").textContent = `The alias cannot be followed: ${trouble}`;
   if (refused) $("rollout-refused").textContent = `Version ${refused.version} was refused at ${refused.gate}: ${refused.reason}`;
   drawPhases(state);
   drawWeights(state);
