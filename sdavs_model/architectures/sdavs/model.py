@@ -128,7 +128,7 @@ class SDAVS(nn.Module):
             spread = seconds.std(dim=others, keepdim=True, correction=0)
             encoded = encoded + noise * spread * torch.randn_like(encoded)
         if dropout:
-            kept = torch.empty_like(encoded[(..., *[slice(0, 1)] * (encoded.ndim - 3))])
+            kept = encoded.new_empty(*encoded.shape[:3], *[1] * (encoded.ndim - 3))
             encoded = encoded * kept.bernoulli_(1 - dropout) / (1 - dropout)
         return encoded
 
