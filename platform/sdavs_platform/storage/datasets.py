@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sdavs_model.files import is_litter
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
@@ -56,7 +57,9 @@ def upload(
     if not root.is_dir():
         raise ValueError(f"{root}: no such data folder")
     storage = Storage(uri, field="uri")
-    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".part")
+    paths = sorted(
+        path for path in root.rglob("*") if path.is_file() and path.suffix != ".part" and not is_litter(path)
+    )
     if not paths:
         raise ValueError(f"{root}: holds no files")
     there = storage.sizes()
