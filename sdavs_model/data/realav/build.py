@@ -125,7 +125,7 @@ def prepare(
     kind.write_tables(layout, plans, assets.categories("train"))
     stamp = {"made_of": wanted, "files": _count_files(layout)}
     write_atomically(layout / STAMP_FILE, json.dumps(stamp, indent=2))
-    # After the stamp: a folder with neither would be taken for somebody else's.
+    # After the stamp: a folder with neither would be taken for another data set.
     (layout / STARTED_FILE).unlink()
     return True
 
@@ -174,7 +174,7 @@ def _remove(layout: Path) -> None:
 
 
 def _count_files(layout: Path) -> dict[str, int]:
-    """How many data files there are and their bytes in all: finds a copy that lost or cut any."""
+    """How many data files there are and their bytes in total, which tell if any was lost or cut."""
     count = size = 0
     # The tables and the stamp lie in the layout's own folder, the data below it.
     for folder, _, names in (entry for entry in os.walk(layout) if entry[0] != str(layout)):

@@ -198,12 +198,12 @@ def _write_clip(
     for folder in (frame_folder, mask_folder, wav.parent):
         folder.mkdir(parents=True, exist_ok=True)
     for number, ((picture, _), mask) in enumerate(seconds, 1):
-        image, truth = Image.fromarray(picture), Image.fromarray(mask * np.uint8(255))
+        image, stored_mask = Image.fromarray(picture), Image.fromarray(mask * np.uint8(255))
         if job.size is not None:
             image = image.resize((job.size, job.size), Image.Resampling.BILINEAR)
-            truth = truth.resize((job.size, job.size), Image.Resampling.NEAREST)
+            stored_mask = stored_mask.resize((job.size, job.size), Image.Resampling.NEAREST)
         image.save(frame_folder / f"{clip}.mp4_{number}.png", compress_level=1)
-        truth.save(mask_folder / f"{clip}_{number}.png", compress_level=1)
+        stored_mask.save(mask_folder / f"{clip}_{number}.png", compress_level=1)
     sound = np.concatenate([samples for (_, samples), _ in seconds])
     write_wav(wav, np.clip(np.round(sound * 32768), -32768, 32767).astype(np.int16))
 
