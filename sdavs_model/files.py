@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+LITTER = {".ds_store", "thumbs.db", "desktop.ini"}
+
 
 def write_atomically(path: Path, content: str | bytes, *, private: bool = False) -> None:
     """Writes a file of text (UTF-8) or bytes; readers see the old content or the new one, never a part.
@@ -42,6 +44,11 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a file is one that macOS or Windows leaves in folders, to remember how it shows them."""
+    return path.name.startswith("._") or path.name.lower() in LITTER
 
 
 def sha256_of(path: str | Path) -> str:

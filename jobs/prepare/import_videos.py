@@ -5,7 +5,8 @@
 
 MASKS/<video's name>/ holds one png for each second of the video, in the order of the numbers in their names; black is
 background. The picture of a second is the one shown in its middle, and the sound is that second at 16 kHz mono: the
-endpoint's own decoder does it, so that training sees and hears what serving will. Long videos become several clips.
+endpoint's own decoder does it, so that training sees and hears what serving will. A wav next to a video, with the same
+name, is heard in place of the video's own sound, which it then need not have. Long videos become several clips.
 Run again for another split or after changes: what is unchanged stays.
 """
 
@@ -21,7 +22,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `prepare_data.py import`."""
     what = parser.add_argument_group("what")
     what.add_argument(
-        "--videos", type=Path, required=True, help="folder of mp4, webm, mkv or mov files with sound"
+        "--videos",
+        type=Path,
+        required=True,
+        help="folder of mp4, webm, mkv or mov files, with sound or a wav each",
     )
     what.add_argument("--masks", type=Path, required=True, help="folder with a folder of pngs for each video")
     splits = what.add_mutually_exclusive_group()
@@ -69,11 +73,11 @@ def run(flags: argparse.Namespace) -> None:
     )
 
 
-def decode(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def decode(path: Path, wav: Path | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Picture and sound of every second, exactly as the endpoint takes them from an upload.
 
     Raises:
-        ValueError: not such a video, damaged, cut short or without sound; names the file.
+        ValueError: not such a video or wav, damaged, cut short or without sound; names the file.
     """
     from sdavs_platform.config.serve import ServeConfig
     from sdavs_serve.decoding.media import decode_video
@@ -81,8 +85,9 @@ def decode(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
     day = 24 * 3600  # own files need no protection from their length
     limits = ServeConfig(max_seconds=day, max_frames=day, max_pixels=1 << 30)
+    sound = None if wav is None else wav.read_bytes()
     try:
-        for sample in decode_video(path.read_bytes(), fps=1, limits=limits):
+        for sample in decode_video(path.read_bytes(), fps=1, limits=limits, sound=sound):
             yield sample.picture, sample.second
     except MediaError as error:
-        raise ValueError(f"{path}: {error.detail}") from error
+        raise ValueError(f"{wav if error.field == 'audio' else path}: {error.detail}") from error

@@ -30,6 +30,6 @@ def run(flags: argparse.Namespace) -> None:
             flags.root,
             flags.uri,
             num_workers=flags.workers,
-            progress=lambda done, total: show("uploading", done, total),
+            progress=show,
         )
     print(f"{flags.uri}: {sent['sent']} of {sent['files']} files sent, {sent['bytes'] / 1e6:.1f} MB in all")

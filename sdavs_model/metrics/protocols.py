@@ -35,7 +35,7 @@ def open_metrics(clips: ClipSet, *, mode: Mode = "official", videos_per_batch: i
             f"videos_per_batch: the protocol {clips.protocol!r} has no such setting; leave it at 1"
         )
     if isinstance(clips, AVIS):
-        return AVISMetrics(ground_truth=clips.truth, num_classes=clips.num_classes, mode=mode)
+        return AVISMetrics(ground_truth=clips.ground_truth, num_classes=clips.num_classes, mode=mode)
     if clips.protocol == "object":
         return ObjectMetrics(mode=mode, videos_per_batch=videos_per_batch)
     if clips.protocol == "semantic":

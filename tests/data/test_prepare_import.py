@@ -1,7 +1,5 @@
 """Raw videos become clips whose seconds fit together as the endpoint has them; bad ones are refused by name."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
@@ -16,7 +14,10 @@ from sdavs_platform.config.serve import ServeConfig
 from sdavs_serve.decoding.media import decode_video
 from waiting import patience
 
+from sdavs_model.data.benchmarks.layout_files import read_rows
+from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.datasets import open_splits
+from sdavs_model.data.tools.import_video import Import, find_videos, import_videos
 from sdavs_model.data.tools.validate import validate
 
 SIZE = (51, 37)  # width, height
@@ -155,16 +156,135 @@ def test_bad_videos_and_masks_are_refused_with_the_file_and_leave_no_data_set(tm
     assert import_here(tmp_path)["clips"] == 1
 
 
-def import_here(root: Path) -> dict[str, int]:
-    """The command's own call, in this process."""
+def test_all_bad_files_of_a_folder_are_named_in_one_pass_and_the_good_ones_stay(tmp_path):
+    videos, masks = tmp_path / "videos", tmp_path / "masks"
+    videos.mkdir()
+    for name in ("good", "masks_gone", "two_bad_masks"):
+        write_video(videos / f"{name}.mkv", 2, sound="pcm_s16le")
+        write_masks(masks / name, 2)
+    for mask in (masks / "masks_gone").iterdir():
+        mask.unlink()
+    Image.new("L", (20, 20)).save(masks / "two_bad_masks" / "second_0.png")
+    (masks / "two_bad_masks" / "second_1.png").write_bytes(b"")
+    (videos / "nothing.mp4").touch()
+    names = ("good", "masks_gone", "two_bad_masks", "nothing")
+    with pytest.raises(ValueError, match="masks_gone") as refusal:
+        import_here(tmp_path, *names)
+    assert str(refusal.value).splitlines() == [
+        f"{masks / 'masks_gone'}: is empty; one png a second is needed",
+        f"{videos / 'nothing.mp4'}: is empty",
+        f"{masks / 'two_bad_masks' / 'second_0.png'}: 20x20, but its video is 51x37",
+        f"{masks / 'two_bad_masks' / 'second_1.png'}: is empty",
+    ]
+    result = import_here(tmp_path, "good")
+    assert (result["clips"], result["videos"], result["unchanged"]) == (1, 0, 1)
+    with pytest.raises(ValueError, match=r"a\.?.*no such video.*\n.*b.*no such video"):
+        import_here(tmp_path, "good", "a", "b")
+
+
+def test_an_empty_folder_is_called_empty_and_files_of_operating_systems_never_count(tmp_path):
+    videos, masks = tmp_path / "videos", tmp_path / "masks" / "x"
+    videos.mkdir()
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._x.mkv"):
+        (videos / name).write_bytes(b"litter")
+    with pytest.raises(ValueError, match="videos: is empty"):
+        find_videos(videos)
+    (videos / "notes.txt").touch()
+    with pytest.raises(ValueError, match="videos: holds no video"):
+        find_videos(videos)
+    write_video(videos / "x.mkv", 2, sound="pcm_s16le")
+    write_masks(masks, 2)
+    (masks / "._second_0.png").write_bytes(b"litter")
+    layout = tmp_path / "out" / "Multi-sources"
+    layout.mkdir(parents=True)
+    (layout / ".DS_Store").write_bytes(b"litter")
+    assert import_here(tmp_path)["clips"] == 1
+    for path in [*layout.rglob("*.png"), *layout.rglob("*.json")]:
+        path.with_name(f"._{path.name}").write_bytes(b"litter")
+    assert import_here(tmp_path)["clips"] == 1
+    assert validate(tmp_path / "out", num_frames=2).defects == ()
+
+
+def test_a_silent_video_is_heard_with_the_wav_next_to_it_and_imported_again_when_that_changes(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "x.mp4", 2, sound=None)
+    write_masks(tmp_path / "masks" / "x", 2)
+    for hertz in (200, 500):
+        time_s = np.arange(2 * 16000) / 16000
+        samples = (8000 * np.sin(2 * np.pi * hertz * time_s)).astype(np.int16)
+        write_wav(tmp_path / "videos" / "x.wav", samples)
+        assert import_here(tmp_path)["videos"] == 1
+        heard = open_splits(tmp_path / "out", num_frames=2)["train"].clip(0).waveform
+        np.testing.assert_allclose(heard, samples / 32768, atol=1 / 32768)
+    assert import_here(tmp_path)["unchanged"] == 1
+    (tmp_path / "videos" / "x.wav").write_bytes(b"RIFF, but no more")
+    with pytest.raises(ValueError, match=r"x\.wav: "):
+        import_here(tmp_path)
+
+
+def test_a_video_whose_subtitles_end_later_is_whole(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "plain.mkv", 2, sound="pcm_s16le")
+    write_masks(tmp_path / "masks" / "x", 2)
+    (tmp_path / "x.srt").write_text("1\n00:00:01,000 --> 00:00:59,000\nThe end\n")
+    with (
+        av.open(str(tmp_path / "plain.mkv")) as source,
+        av.open(str(tmp_path / "x.srt")) as lines,
+        av.open(str(tmp_path / "videos" / "x.mkv"), "w") as target,
+    ):
+        for stream in (*lines.streams, *source.streams):
+            target.add_stream_from_template(stream)
+        for container, first in ((lines, 0), (source, 1)):
+            for packet in container.demux():
+                if packet.dts is not None:
+                    packet.stream = target.streams[first + packet.stream.index]
+                    target.mux(packet)
+    assert import_here(tmp_path)["clips"] == 1
+
+
+ENCODINGS = {
+    "UTF-8": "a,b\nx,träin\n".encode(),
+    "UTF-8 with its mark": "a,b\nx,träin\n".encode("utf-8-sig"),
+    "lines of Windows": "a,b\r\nx,träin\r\n".encode(),
+    "lines of old Macs": "a,b\rx,träin\r".encode(),
+    "cp1252": "a,b\r\nx,träin\r\n".encode("cp1252"),
+    "UTF-16 with its mark": "a,b\r\nx,träin\r\n".encode("utf-16"),
+    "UTF-16 without it": "a,b\nx,träin\n".encode("utf-16-le"),
+    "big-endian UTF-16": "a,b\nx,träin\n".encode("utf-16-be"),
+    "tabs in UTF-16, as Excel saves text": "a\tb\r\nx\tträin\r\n".encode("utf-16"),
+    "semicolons, as Excel saves where decimals have commas": "a;b\r\nx;träin\r\n".encode("cp1252"),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_tables_of_every_encoding_are_read_alike(tmp_path, encoding):
+    path = tmp_path / "table.csv"
+    path.write_bytes(ENCODINGS[encoding])
+    assert read_rows(path, {"a": 0, "b": 1}) == [{"a": "x", "b": "träin"}]
+
+
+def test_an_empty_table_and_one_that_is_none_are_refused_by_name(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"\r\n")
+    with pytest.raises(ValueError, match=r"table\.csv: is empty"):
+        read_rows(path, {"a": 0})
+    path.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ValueError, match=r"table\.csv: is no table"):
+        read_rows(path, {"a": 0})
+
+
+def import_here(root: Path, *names: str) -> dict[str, int]:
+    """The command's own call, in this process; of the video x if no names are given."""
     sys.path.insert(0, "jobs")
     try:
         from prepare.import_videos import decode
     finally:
         sys.path.remove("jobs")
-    from sdavs_model.data.tools.import_video import Import, import_videos
-
     job = Import(
-        videos=root / "videos", masks=root / "masks", decode=decode, splits={"x": "train"}, num_frames=2
+        videos=root / "videos",
+        masks=root / "masks",
+        decode=decode,
+        splits=dict.fromkeys(names or ("x",), "train"),
+        num_frames=2,
     )
     return import_videos(root / "out", job)

@@ -118,10 +118,10 @@ def test_each_subset_is_read_by_the_loader_of_the_benchmark_it_mirrors(made):
         for split, clips in open_splits(made / subset, num_frames=10 if subset == "avss" else 3).items():
             kinds[subset] = clips.kind
             assert len(clips) == 4
-            item = clips[1]
-            assert bool(item["masks"].any()) or subset == "offscreen"
+            clip = clips.clip(1)
+            assert clip.masks.any() or subset == "offscreen"
             if split == "train" and subset == "s4":
-                assert item["valid"].tolist() == [True, False, False]
+                assert clip.valid.tolist() == [True, False, False]
             if subset == "avss":
                 assert clips.classes == ("background", *sorted(CATEGORIES))
                 assert [len(files.frames) for files in clips.files] == [10, 5, 10, 5]

@@ -14,7 +14,7 @@ from PIL import Image
 from sdavs_platform.evaluation.registered_model import controls_of
 from torch.utils.data import DataLoader
 
-from sdavs_model.data.benchmarks.avis import AVIS, read_truth
+from sdavs_model.data.benchmarks.avis import AVIS, read_ground_truth
 from sdavs_model.data.benchmarks.vpo import CLASSES, VPO
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.datasets import known_kind, open_dataset
@@ -120,7 +120,7 @@ def test_avis_videos_become_clips_that_follow_each_other_the_last_one_padded(avi
 
 
 def test_avis_reads_polygons_and_run_lengths_and_refuses_what_does_not_fit(avis, preprocessor):
-    _, truth = read_truth(avis / "test.json")
+    _, truth = read_ground_truth(avis / "test.json")
     assert [sum(mask is not None for mask in track.masks) for track in truth["clip 1"].tracks] == [7, 2]
     frame = avis / "test" / "JPEGImages" / "clip 1" / "00001.jpg"
     Image.new("RGB", (8, 8)).save(frame)

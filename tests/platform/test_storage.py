@@ -80,11 +80,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_copy_of_a_bucket_holds_the_same_bytes_and_is_found_again_without_fetching(bucket, clips, tmp_path):
     fetched: list[int] = []
-    copy = local_copy(bucket, cache=tmp_path, progress=lambda done, total: fetched.append(done))
+    copy = local_copy(bucket, cache=tmp_path, progress=lambda stage, done, total: fetched.append(done))
     assert {k: v for k, v in contents(copy).items() if k != ".complete"} == contents(clips)
     assert fetched
     fetched.clear()
-    assert local_copy(bucket, cache=tmp_path, progress=lambda done, total: fetched.append(done)) == copy
+    assert local_copy(bucket, cache=tmp_path, progress=lambda stage, done, total: fetched.append(done)) == copy
     assert not fetched
     assert local_copy(clips) == clips
 
@@ -124,7 +124,7 @@ def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_r
 
 
 def fetching(uri: str, cache: Path, report: str) -> "AbstractContextManager[subprocess.Popen[str]]":
-    """A process of its own that makes a local copy; `report` is called with (files done, files in all)."""
+    """A process of its own that makes a local copy; `report` is called with (stage, files done, files in total)."""
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom sdavs_platform.storage.datasets import local_copy\n"
         f"local_copy({uri!r}, cache=Path(sys.argv[1]), num_workers=1, progress={report})\n"
@@ -139,7 +139,7 @@ def fetching(uri: str, cache: Path, report: str) -> "AbstractContextManager[subp
 
 def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
     with ExitStack() as running:
-        report = "lambda done, total: print(done)"
+        report = "lambda stage, done, total: print(done)"
         workers = [running.enter_context(fetching(bucket, tmp_path, report=report)) for _ in range(2)]
         counts = sorted(len(worker.communicate(timeout=patience(120))[0].splitlines()) for worker in workers)
     assert [worker.returncode for worker in workers] == [0, 0]
@@ -147,7 +147,7 @@ def test_of_several_workers_of_a_node_one_fetches(bucket, clips, tmp_path):
 
 
 def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_path):
-    die = "lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None"
+    die = "lambda stage, done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None"
     with fetching(bucket, tmp_path, report=die) as fetch:
         fetch.wait(timeout=patience(120))
     assert fetch.returncode == -signal.SIGKILL
@@ -158,7 +158,7 @@ def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_
     assert 5 <= len(left) < len(wanted)
     assert all(wanted[name] == content for name, content in left.items())
     done: list[int] = []
-    copy = local_copy(bucket, cache=tmp_path, progress=lambda d, total: done.append(d))
+    copy = local_copy(bucket, cache=tmp_path, progress=lambda stage, d, total: done.append(d))
     assert len(done) == len(wanted) - len(left)
     assert {k: v for k, v in contents(copy).items() if k in wanted} == wanted
 

@@ -7,12 +7,14 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sdavs_model.data.core.workers import Progress, no_progress
+from sdavs_model.files import is_litter
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
@@ -21,8 +23,6 @@ MANIFEST = "sdavs_manifest.json"
 COMPLETE = ".complete"
 NUM_TRANSFERS = 32
 CHUNK = 1 << 20
-
-Progress = Callable[[int, int], None]
 
 
 def bundled_data() -> Path:
@@ -40,7 +40,7 @@ def bundled_data() -> Path:
 
 
 def upload(
-    root: Path, uri: str, *, num_workers: int = NUM_TRANSFERS, progress: Progress = lambda done, total: None
+    root: Path, uri: str, *, num_workers: int = NUM_TRANSFERS, progress: Progress = no_progress
 ) -> dict[str, int]:
     """Copy every file below `root` to `uri`, and the manifest last; `local_copy` refuses a folder without it.
 
@@ -56,7 +56,9 @@ def upload(
     if not root.is_dir():
         raise ValueError(f"{root}: no such data folder")
     storage = Storage(uri, field="uri")
-    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".part")
+    paths = sorted(
+        path for path in root.rglob("*") if path.is_file() and path.suffix != ".part" and not is_litter(path)
+    )
     if not paths:
         raise ValueError(f"{root}: holds no files")
     there = storage.sizes()
@@ -75,7 +77,7 @@ def upload(
         for done, (name, entry, sent) in enumerate(workers.map(send, paths), 1):
             files[name] = entry
             num_sent += sent
-            progress(done, len(paths))
+            progress("uploading", done, len(paths))
     manifest = json.dumps({"version": 1, "files": dict(sorted(files.items()))}).encode()
     storage.write(MANIFEST, manifest)
     return {"files": len(files), "bytes": sum(entry["bytes"] for entry in files.values()), "sent": num_sent}
@@ -86,7 +88,7 @@ def local_copy(
     *,
     cache: Path | None = None,
     num_workers: int = NUM_TRANSFERS,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Path:
     """The data set as a local folder: `root` itself, or for a URI its copy in this machine's cache.
 
@@ -98,7 +100,7 @@ def local_copy(
         root: a local path, or a URI that `upload` wrote to.
         cache: folder of the copies; None for `cache/data` in the state folder.
         num_workers: transfers at once.
-        progress: called with (files done, files in total) while downloading.
+        progress: counts files while downloading.
 
     Raises:
         ValueError: the address cannot be reached, holds no manifest, or a file is missing or differs from
@@ -128,7 +130,7 @@ def _fetch(
     with _workers(num_workers) as workers:
         for _ in workers.map(lambda name: _fetch_one(storage, name, files[name], folder), missing):
             done += 1
-            progress(done, len(files))
+            progress("downloading", done, len(files))
 
 
 def _fetch_one(storage: Storage, name: str, entry: dict[str, Any], folder: Path) -> None:

@@ -45,7 +45,7 @@ class AVIS(ClipSet):
     """AVISeg, one split of it, as clips of `num_frames` seconds that follow each other; see `ClipSet`.
 
     A video's last clip is padded (`present`). A mask holds category indices of everything that sounds; the
-    protocol takes instances, so it reads them from `truth` and the clip's place from the item: `video` (str) and
+    protocol takes instances, so it reads them from `ground_truth` and the clip's place from the item: `video` (str) and
     `first_frame` (int).
 
     Args:
@@ -72,39 +72,39 @@ class AVIS(ClipSet):
     def waveform(self, index: int) -> np.ndarray:
         name, first = self._places[index]
         path = self.files[index].wav
-        whole = whole_seconds(self.read_sound(path), len(self.truth[name].files), path)
+        whole = whole_seconds(self.read_sound(path), len(self.ground_truth[name].files), path)
         return whole[first * SAMPLE_RATE : (first + len(self.files[index].frames)) * SAMPLE_RATE]
 
     def read_masks(self, files: ClipFiles, seconds: slice, frames: np.ndarray) -> np.ndarray:
         name, start = files.name.rsplit(":", 1)
-        truth = self.truth[name]
+        video = self.ground_truth[name]
         chosen = range(int(start), int(start) + len(files.frames))[seconds]
         for path, frame in zip(files.frames[seconds], frames, strict=True):
-            if frame.shape[:2] != (truth.height, truth.width):
-                expected = f"{truth.width}x{truth.height}"
+            if frame.shape[:2] != (video.height, video.width):
+                expected = f"{video.width}x{video.height}"
                 raise ValueError(f"{path}: {size_text(frame)}, but {self.tables[0].name} says {expected}")
-        return np.stack([class_mask(truth, frame) for frame in chosen])
+        return np.stack([class_mask(video, frame) for frame in chosen])
 
     def _open(self, root: Path) -> list[ClipFiles]:
         self.root = root
         self.tables = (root / f"{self.split}.json",)
-        self.classes, self.truth = read_truth(self.tables[0])
+        self.classes, self.ground_truth = read_ground_truth(self.tables[0])
         folder = root / self.split
         self._places = [
             (name, first)
-            for name, video in self.truth.items()
+            for name, video in self.ground_truth.items()
             for first in range(0, len(video.files), self.num_frames)
         ]
-        return [self._find(folder, self.truth[name], first) for name, first in self._places]
+        return [self._find(folder, self.ground_truth[name], first) for name, first in self._places]
 
-    def _find(self, folder: Path, truth: TrackedVideo, first: int) -> ClipFiles:
-        last = min(first + self.num_frames, len(truth.files))
-        frames = tuple(folder / "JPEGImages" / file for file in truth.files[first:last])
-        wav = folder / "WAVAudios" / f"{truth.name}.wav"
-        require_files([*frames, wav], f"a file of video {truth.name!r}")
-        heard = {t.category for t in truth.tracks if any(mask is not None for mask in t.masks[first:last])}
+    def _find(self, folder: Path, video: TrackedVideo, first: int) -> ClipFiles:
+        last = min(first + self.num_frames, len(video.files))
+        frames = tuple(folder / "JPEGImages" / file for file in video.files[first:last])
+        wav = folder / "WAVAudios" / f"{video.name}.wav"
+        require_files([*frames, wav], f"a file of video {video.name!r}")
+        heard = {t.category for t in video.tracks if any(mask is not None for mask in t.masks[first:last])}
         return ClipFiles(
-            name=f"{truth.name}:{first}",
+            name=f"{video.name}:{first}",
             frames=frames,
             # Masks are in the JSON; every frame is annotated, an empty one says that nothing visible sounds.
             masks=(self.tables[0],) * len(frames),
@@ -113,7 +113,7 @@ class AVIS(ClipSet):
         )
 
 
-def read_truth(path: Path) -> tuple[tuple[str, ...], dict[str, TrackedVideo]]:
+def read_ground_truth(path: Path) -> tuple[tuple[str, ...], dict[str, TrackedVideo]]:
     """Class names (background first) and the videos of an AVIS JSON (YouTube-VIS format), by name.
 
     Raises:

@@ -16,6 +16,7 @@ from sdavs_model.data.benchmarks.layout_files import (
 from sdavs_model.data.core.clip import ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.mask_files import read_binary_mask
+from sdavs_model.files import is_litter
 
 MS3_FOLDER = "Multi-sources"
 MS3_TABLE = "ms3_meta_data.csv"
@@ -145,6 +146,6 @@ def _require_clip(files: ClipFiles, frames: Path, masks: Path) -> None:
 def _require_pictures(folder: Path, what: str, name: str, expected: Sequence[Path]) -> None:
     if not folder.is_dir():
         refuse(f"{folder}: missing, the {what} of video {name!r}")
-    num_files = len(list(folder.glob("*.png")))
+    num_files = sum(not is_litter(path) for path in folder.glob("*.png"))
     if num_files > len(expected):
         refuse(f"{folder}: {num_files} {what}, expected {len(expected)}")

@@ -1,6 +1,9 @@
 """The files of a data set's layout: csv tables with their columns, and files that must be there."""
 
+import codecs
+import contextlib
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,18 +15,25 @@ _noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 def read_rows(path: Path, columns: Mapping[str, int | None]) -> list[dict[str, str]]:
     """The rows of a csv with a header line, as {column: text}.
 
+    Read are UTF-8, UTF-16 and Windows's cp1252, with any ends of lines; columns are separated by commas, semicolons or
+    tabs, as spreadsheets write them.
+
     Args:
         path: the file.
         columns: {name: position}; a column is the one with this name in the header, else the one at this
             position (from 0), else (None) it must have its name.
 
     Raises:
-        ValueError: no such file, a missing or ambiguous column, a short row; names file, column and line.
+        ValueError: no such file, an empty one, or no text; a missing or ambiguous column, a short row. Names file,
+            column and line.
     """
     if not path.is_file():
         raise ValueError(f"{path}: missing")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    text = _decoded(path)
+    header_line = next(iter(text.splitlines()), "")
+    delimiter = next((mark for mark in ",;\t" if mark in header_line), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = [(number, row) for number, row in enumerate(reader, 1) if row]
     header = [name.strip() for name in rows[0][1]] if rows else []
     positions = {name: _position(path, header, name, position) for name, position in columns.items()}
     for name, place in positions.items():
@@ -73,6 +83,22 @@ def collecting_defects() -> Iterator[list[str]]:
 def found(path: Path) -> Path | None:
     """`path` if there is such a file."""
     return path if path.is_file() else None
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{path}: is empty")
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encodings = ["utf-16"]
+    elif 0 in content[:2]:
+        encodings = ["utf-16-be" if content[0] == 0 else "utf-16-le"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode(encoding)
+    raise ValueError(f"{path}: is no table, or in another encoding than UTF-8, UTF-16 and cp1252")
 
 
 def _position(path: Path, header: list[str], name: str, position: int | None) -> int:

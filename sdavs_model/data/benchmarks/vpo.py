@@ -40,7 +40,7 @@ class VPO(ClipSet):
     """One of VPO's three sets, one split of it; see `ClipSet`.
 
     A clip is one photograph and the middle of its sound: the picture is repeated for each of `num_frames`
-    seconds (our choice; 1 to 3, because the official loader cuts 3 s), and the protocol scores one answer a
+    seconds (our choice; 1 to 3, because the official loader cuts 3 s), and the protocol scores one prediction a
     picture, the mean over the seconds, at the size of the stored mask.
 
     Every row of the csv is one source: a recording and its place from 0 (left) to 1 (right). `stereo` gives the

@@ -22,7 +22,7 @@ class SoundCache:
     """A folder of arrays, each named after the sha256 of what it was made of: file contents and settings.
 
     Nothing in it is ever out of date, so it may be shared by data sets, runs and processes, and deleted at any time.
-    An array appears under its name when it is whole; one that cannot be read is made anew.
+    An array appears under its name when it is whole; one that cannot be read is made again.
     """
 
     def __init__(self, folder: str | Path) -> None:

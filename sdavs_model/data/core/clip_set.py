@@ -21,7 +21,7 @@ BINARY_CLASSES = ("background", "sounding object")
 class ClipSet(ABC):
     """One split of a data set. Holds a list of paths and reads one clip at a time.
 
-    All files are looked for when it is made, so a broken copy is refused before a training starts; their
+    All files are looked for when it is made, so an incomplete data set is refused before a training starts; their
     content is checked when it is read. `TrainingClips` makes the model's tensors of it.
 
     Args:

@@ -13,6 +13,8 @@ from sdavs_model.data.core.orientation import exif_orientation, upright
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An open picture. Raises ValueError naming the file if it is missing or, when it is decoded, corrupt."""
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"{path}: is empty")
     try:
         with Image.open(path) as image:
             yield image

@@ -16,7 +16,7 @@ ASSETS_FOLDER = Path(__file__).parent / "assets"
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """A decoded picture that knows which file it came from."""
+    """A decoded picture and the digest of its file."""
 
     image: Image.Image
     """RGBA for a cut-out, whose alpha channel is the object's mask; RGB for a background."""
@@ -25,7 +25,7 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A decoded sound that knows which file it came from."""
+    """A decoded sound and the digest of its file."""
 
     samples: np.ndarray
     """[N] int16, mono, 16 kHz."""

@@ -11,7 +11,7 @@ from sdavs_model.data.core.workers import Progress, in_processes, no_progress
 from sdavs_model.data.realav.asset_library import ASSETS_FOLDER, AssetLibrary, Pool
 from sdavs_model.data.realav.compose import COMPOSER_VERSION, compose_clip
 from sdavs_model.data.realav.layouts import LAYOUTS, SUBSETS, write_clip
-from sdavs_model.files import write_atomically
+from sdavs_model.files import is_litter, write_atomically
 
 STAMP_FILE = "realav.json"
 STARTED_FILE = "realav.started.json"
@@ -125,7 +125,7 @@ def prepare(
     kind.write_tables(layout, plans, assets.categories("train"))
     stamp = {"made_of": wanted, "files": _count_files(layout)}
     write_atomically(layout / STAMP_FILE, json.dumps(stamp, indent=2))
-    # After the stamp: a folder with neither would be taken for somebody else's.
+    # After the stamp: a folder with neither would be taken for another data set.
     (layout / STARTED_FILE).unlink()
     return True
 
@@ -174,12 +174,13 @@ def _remove(layout: Path) -> None:
 
 
 def _count_files(layout: Path) -> dict[str, int]:
-    """How many data files there are and their bytes in all: finds a copy that lost or cut any."""
+    """How many data files there are and their bytes in total, which tell if any was lost or cut."""
     count = size = 0
     # The tables and the stamp lie in the layout's own folder, the data below it.
     for folder, _, names in (entry for entry in os.walk(layout) if entry[0] != str(layout)):
-        count += len(names)
-        size += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+        files = [path for name in names if not is_litter(path := Path(folder, name))]
+        count += len(files)
+        size += sum(path.stat().st_size for path in files)
     return {"count": count, "bytes": size}
 
 
@@ -188,4 +189,4 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _holds_anything(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    return folder.is_dir() and not all(is_litter(path) for path in folder.iterdir())

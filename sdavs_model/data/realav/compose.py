@@ -20,7 +20,7 @@ from sdavs_model.data.realav.scenes import draw_scene
 from sdavs_model.data.realav.stable_random import StableRandom
 
 COMPOSER_VERSION = 4
-"""Goes up with every change that alters a clip, so that prepared data are made anew."""
+"""Goes up with every change that alters a clip, so that prepared data sets are composed again."""
 
 
 def compose_clip(

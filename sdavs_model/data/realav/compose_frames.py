@@ -16,7 +16,7 @@ OPAQUE = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Where an object stands in one frame, in pixels."""
+    """Where an object is in one frame, in pixels."""
 
     left: int
     top: int

@@ -25,7 +25,7 @@ def family(category: str) -> str:
 
 
 def draw_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
-    """Chooses the categories (each at most once, or the truth would be a guess) and when they sound."""
+    """Chooses the categories (each at most once, or the masks would be a guess) and when they sound."""
     num_sounding = rng.weighted((2, 62, 31, 5))
     num_silent = rng.weighted((12, 60, 28)) if num_sounding < 3 else rng.below(2)
     if num_sounding == 0:
@@ -48,12 +48,12 @@ def draw_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
         )
     ]
     noise = rng.pick(sorted(pool.noises)) if pool.noises and rng.percent(20) else None
-    # Shuffled, and drawn back to front: who sounds must not follow from who stands in front.
+    # Shuffled, and drawn back to front: who sounds must not follow from who is in front.
     return Scene(sources=(*rng.sample(sources, len(sources)), *hidden), noise=noise)
 
 
 def draw_single_scene(rng: StableRandom, pool: Pool, num_seconds: int, *, category: str) -> Scene:
-    """S4's kind: one object sounds throughout, beside up to two silent ones."""
+    """S4's kind: one object sounds throughout, with up to two silent ones."""
     others = [other for other in sorted(pool.photos) if other != category]
     silent = rng.sample(others, rng.weighted((30, 45, 25)))
     sources = [_seen(category, (True,) * num_seconds), *(_seen(c, (False,) * num_seconds) for c in silent)]
@@ -104,7 +104,7 @@ def draw_runs(rng: StableRandom, num_sources: int, num_seconds: int) -> list[tup
     """When each source sounds. In nine of ten clips some source sounds in every second.
 
     The others have frames without any. They stay few because AVSBench's J counts such a frame as right for
-    whoever predicts nothing: too many, and silence is a good answer.
+    whoever predicts nothing: too many, and an empty mask is a good prediction.
     """
     runs = sorted(draw_run(rng, num_seconds) for _ in range(num_sources))
     if runs and rng.percent(90):

@@ -15,7 +15,7 @@ from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.core.images import size_text
 from sdavs_model.data.core.mask_files import read_binary_mask
 from sdavs_model.data.core.workers import Progress, no_progress
-from sdavs_model.files import sha256_of, write_atomically, write_table
+from sdavs_model.files import is_litter, sha256_of, write_atomically, write_table
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
 RECORDS = "imported"
@@ -33,12 +33,12 @@ class Import:
     """
 
     videos: Path
-    """Folder of the videos; their stems are their names."""
+    """Folder of the videos; their stems are their names. A wav of the same name replaces the sound of one."""
     masks: Path
     """Folder with a folder per video, its pngs in the order of the numbers in their names, one a second."""
-    decode: Callable[[Path], Iterable[Second]]
-    """Seconds of a video, in order; a ValueError from it names the file. The endpoint's own decoder belongs here,
-    so that a model hears and sees in training what it will in serving."""
+    decode: Callable[[Path, Path | None], Iterable[Second]]
+    """Seconds of a video, heard with its wav if it has one, in order; a ValueError from it names the file. The
+    endpoint's own decoder belongs here, so that a model hears and sees in training what it will in serving."""
     splits: Mapping[str, str]
     """{video: split}; a video that is not in it is left out."""
     num_frames: int = 5
@@ -57,17 +57,21 @@ def find_videos(folder: Path) -> dict[str, Path]:
     """{stem: file} of the videos of a folder.
 
     Raises:
-        ValueError: no such folder, no video in it, or two of one name.
+        ValueError: no such folder, no video in it, or several of one name; names them all.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of videos")
+    files = sorted(path for path in folder.iterdir() if not is_litter(path))
+    if not files:
+        raise ValueError(f"{folder}: is empty")
     videos: dict[str, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES):
-        if path.stem in videos:
-            raise ValueError(f"{path}: has the same name as {videos[path.stem].name}")
-        videos[path.stem] = path
+    problems = []
+    for path in files:
+        if path.suffix.lower() in VIDEO_SUFFIXES and videos.setdefault(path.stem, path) != path:
+            problems.append(f"{path}: has the same name as {videos[path.stem].name}")
     if not videos:
         raise ValueError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)})")
+    _refuse(problems)
     return videos
 
 
@@ -87,32 +91,47 @@ def import_videos(
         the ends of the videos imported now}.
 
     Raises:
-        ValueError: a video that cannot be decoded or has no sound, masks that are missing, of another number or
-            size, or with unknown values; a video without a split. The message names the file.
+        ValueError: videos that cannot be decoded or have no sound, masks that are missing, unclear, or of another
+            number or size; a video in the table that is not there. The message names all of the files, one a line.
+            Videos without a fault stay imported, for the next run.
     """
     layout = out / MS3_FOLDER
     videos = {name: path for name, path in find_videos(job.videos).items() if name in job.splits}
-    unknown = sorted(set(job.splits) - set(videos))
-    if unknown:
-        raise ValueError(f"{job.videos / unknown[0]}: no such video ({', '.join(VIDEO_SUFFIXES)})")
-    if layout.is_dir() and not (layout / RECORDS).is_dir() and any(layout.iterdir()):
+    missing = sorted(set(job.splits) - set(videos))
+    _refuse([f"{job.videos / name}: no such video ({', '.join(VIDEO_SUFFIXES)})" for name in missing])
+    holds_files = layout.is_dir() and not all(is_litter(path) for path in layout.iterdir())
+    if holds_files and not (layout / RECORDS).is_dir():
         raise ValueError(f"{layout}: holds a data set that was not imported; choose another folder")
     (layout / RECORDS).mkdir(parents=True, exist_ok=True)
     # Without it no loader reads the folder, until everything is in place again.
     (layout / MS3_TABLE).unlink(missing_ok=True)
 
+    def attempt(name: str) -> int | ValueError | None:
+        try:
+            return _import_one(layout, job, name, videos[name])
+        except ValueError as error:
+            return error
+
     result = {"videos": 0, "unchanged": 0, "seconds_left_out": 0}
+    problems: list[str] = []
     with ThreadPoolExecutor(num_workers) as workers:
         try:
-            calls = workers.map(lambda name: _import_one(layout, job, name, videos[name]), sorted(videos))
-            for done, left_out in enumerate(calls, 1):
-                result["videos" if left_out is not None else "unchanged"] += 1
-                result["seconds_left_out"] += left_out or 0
+            for done, imported in enumerate(workers.map(attempt, sorted(videos)), 1):
+                if isinstance(imported, ValueError):
+                    problems.append(str(imported))
+                else:
+                    result["unchanged" if imported is None else "videos"] += 1
+                    result["seconds_left_out"] += imported or 0
                 progress("importing videos", done, len(videos))
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise
-    records = [json.loads(path.read_text()) for path in sorted((layout / RECORDS).glob("*.json"))]
+    _refuse(problems)
+    records = [
+        json.loads(path.read_text())
+        for path in sorted((layout / RECORDS).glob("*.json"))
+        if not is_litter(path)
+    ]
     rows = [(clip, record["split"]) for record in records for clip in record["clips"]]
     write_table(layout / MS3_TABLE, [("video_id", "split"), *rows])
     return result | {"clips": len(rows)}
@@ -120,7 +139,10 @@ def import_videos(
 
 def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
     """Imports one video and writes its record last; the seconds left out, or None if it was unchanged."""
+    if not path.stat().st_size:
+        raise ValueError(f"{path}: is empty")
     masks = _find_masks(job.masks / name)
+    wav = path.with_suffix(".wav") if path.with_suffix(".wav").is_file() else None
     record = layout / RECORDS / f"{name}.json"
     made_of = {
         "video": sha256_of(path),
@@ -128,6 +150,8 @@ def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
         "num_frames": job.num_frames,
         "size": job.size,
     }
+    if wav is not None:
+        made_of["sound"] = sha256_of(wav)
     split = job.splits[name]
     if record.is_file():
         before = json.loads(record.read_text())
@@ -135,55 +159,64 @@ def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
             return None
         record.unlink()
     clips: list[str] = []
-    pending: list[Second] = []
+    pending: list[tuple[Second, np.ndarray]] = []
+    problems: list[str] = []
     num_seconds = 0
-    for picture, second in job.decode(path):
-        pending.append((picture, second))
-        num_seconds += 1
-        if num_seconds > len(masks):
-            continue  # refused below, when the number is known
-        if len(pending) == job.num_frames:
-            first = num_seconds - job.num_frames
-            clips.append(f"{name}_{len(clips):03d}")
-            _write_clip(layout, job, split, clips[-1], pending, masks[first:num_seconds])
-            pending = []
+    try:
+        for num_seconds, second in enumerate(job.decode(path, wav), 1):
+            if num_seconds > len(masks):
+                continue  # refused below, when the number is known
+            try:
+                pending.append((second, _read_mask(masks[num_seconds - 1], second[0])))
+            except ValueError as error:
+                problems.append(str(error))
+            if problems:
+                pending.clear()
+            elif len(pending) == job.num_frames:
+                clips.append(f"{name}_{len(clips):03d}")
+                _write_clip(layout, job, split, clips[-1], pending)
+                pending.clear()
+    except ValueError as error:
+        raise ValueError("\n".join([*problems, str(error)])) from error
     if num_seconds != len(masks):
-        raise ValueError(
+        problems.append(
             f"{job.masks / name}: {len(masks)} masks for the {num_seconds} seconds of {path.name}"
         )
-    if not clips:
-        raise ValueError(f"{path}: {num_seconds} s long; a clip has {job.num_frames}")
+    elif num_seconds < job.num_frames:
+        problems.append(f"{path}: {num_seconds} s long; a clip has {job.num_frames}")
+    _refuse(problems)
     write_atomically(record, json.dumps({"split": split, "clips": clips, "made_of": made_of}))
     return len(pending)
 
 
 def _write_clip(
-    layout: Path, job: Import, split: str, clip: str, seconds: list[Second], masks: list[Path]
+    layout: Path, job: Import, split: str, clip: str, seconds: list[tuple[Second, np.ndarray]]
 ) -> None:
     data = layout / MS3_DATA
     frame_folder, mask_folder = data / "visual_frames" / clip, data / "gt_masks" / split / clip
     wav = data / "audio_wav" / split / f"{clip}.wav"
     for folder in (frame_folder, mask_folder, wav.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    for number, ((picture, _), mask) in enumerate(zip(seconds, masks, strict=True), 1):
-        image, truth = Image.fromarray(picture), Image.fromarray(_read_mask(mask, picture) * np.uint8(255))
+    for number, ((picture, _), mask) in enumerate(seconds, 1):
+        image, stored_mask = Image.fromarray(picture), Image.fromarray(mask * np.uint8(255))
         if job.size is not None:
             image = image.resize((job.size, job.size), Image.Resampling.BILINEAR)
-            truth = truth.resize((job.size, job.size), Image.Resampling.NEAREST)
+            stored_mask = stored_mask.resize((job.size, job.size), Image.Resampling.NEAREST)
         image.save(frame_folder / f"{clip}.mp4_{number}.png", compress_level=1)
-        truth.save(mask_folder / f"{clip}_{number}.png", compress_level=1)
-    sound = np.concatenate([second for _, second in seconds])
+        stored_mask.save(mask_folder / f"{clip}_{number}.png", compress_level=1)
+    sound = np.concatenate([samples for (_, samples), _ in seconds])
     write_wav(wav, np.clip(np.round(sound * 32768), -32768, 32767).astype(np.int16))
 
 
 def _find_masks(folder: Path) -> list[Path]:
     """The masks of one video, in the order of the last number in their names."""
-    masks = sorted(
-        folder.glob("*.png"), key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)][-1:], path)
-    )
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: missing; one png a second is needed")
+    files = [path for path in folder.iterdir() if not is_litter(path)]
+    masks = [path for path in files if path.suffix.lower() == ".png"]
     if not masks:
-        raise ValueError(f"{folder}: missing or empty; one png a second is needed")
-    return masks
+        raise ValueError(f"{folder}: {'holds no png' if files else 'is empty'}; one png a second is needed")
+    return sorted(masks, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)][-1:], path))
 
 
 def _read_mask(path: Path, picture: np.ndarray) -> np.ndarray:
@@ -191,3 +224,8 @@ def _read_mask(path: Path, picture: np.ndarray) -> np.ndarray:
     if mask.shape != picture.shape[:2]:
         raise ValueError(f"{path}: {size_text(mask)}, but its video is {size_text(picture)}")
     return mask
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("\n".join(problems))
