@@ -58,13 +58,3 @@ def sounding_masks(item: Mapping[str, Any]) -> Tensor:
 def annotated(item: Mapping[str, Any]) -> Tensor:
     """The frames of `item` that have a mask, [T] bool; all of them if the data set annotates every frame."""
     return item.get("valid", torch.ones(len(item["masks"]), dtype=torch.bool))
-
-
-def marked_fraction(probability: Tensor) -> Tensor:
-    """The fraction of each frame's pixels that are predicted to sound, at threshold 0.5: [T, H, W] -> [T].
-
-    In frames in which nothing visible sounds all of them are false positives. Their mean over such frames is the
-    false sounding rate (our measure; it equals AVSBench-Robust's false positive rate, see `metrics.robust`; J of
-    such a frame is 1 minus this fraction).
-    """
-    return (probability > 0.5).float().mean((-2, -1))

@@ -43,6 +43,16 @@ class BrownianNoise:
         return _peak_one(np.fft.irfft(np.fft.rfft(white) * gain, num_samples))
 
 
+class WhiteNoise:
+    """Independent samples, uniform in [-1, 1], drawn for each clip: AVSBench-Robust's noise."""
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self, num_samples: int, index: int) -> np.ndarray:
+        return _peak_one(np.random.default_rng([self.seed, index]).uniform(-1, 1, num_samples))
+
+
 class RecordedNoise:
     """A recording, looped, from a random offset for each clip.
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from sdavs_model.analysis.clip_scores import marked_fraction
 from sdavs_model.analysis.consistency import (
     LinearCKA,
     js_divergence,
@@ -21,6 +20,7 @@ from sdavs_model.analysis.listening import OffScreenSound, five_sounds, nothing_
 from sdavs_model.analysis.noise_mixing import (
     BrownianNoise,
     RecordedNoise,
+    WhiteNoise,
     add_at_snr,
     add_scaled,
     rms,
@@ -28,6 +28,7 @@ from sdavs_model.analysis.noise_mixing import (
 )
 from sdavs_model.analysis.snrp_gates import LevelDistribution, LevelResponse, contrast
 from sdavs_model.data.core.audio import write_wav
+from sdavs_model.metrics.listening import marked_fraction
 
 
 class Categories(list):
@@ -133,6 +134,15 @@ def test_brownian_noise_falls_by_six_decibels_an_octave_and_is_the_same_for_the_
     falls = 10 * np.log10(np.array(octaves[:-1]) / octaves[1:])
     assert np.all(np.abs(falls - 6.02) < 1)
     assert power[hertz < 19].max() < 1e-6 * power.max()
+
+
+def test_white_noise_has_the_same_power_in_every_octave_per_hertz():
+    sound = WhiteNoise(seed=1)(80_000, 0)
+    assert np.array_equal(sound, WhiteNoise(seed=1)(80_000, 0))
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    hertz = np.fft.rfftfreq(80_000, 1 / 16_000)
+    octaves = [power[(hertz >= low) & (hertz < 2 * low)].mean() for low in (200, 400, 800, 1600, 3200)]
+    assert np.all(np.abs(10 * np.log10(np.array(octaves) / octaves[0])) < 1)
 
 
 def test_noise_is_added_at_the_promised_factor_and_ratio():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sdavs_model.analysis.clip_scores import annotated, marked_fraction, score_clip, sounding_masks
+from sdavs_model.analysis.clip_scores import annotated, score_clip, sounding_masks
 from sdavs_model.analysis.listening import (
     NOISE_ONLY,
     OFF_SCREEN,
@@ -14,6 +14,7 @@ from sdavs_model.analysis.listening import (
 )
 from sdavs_model.analysis.noise_mixing import BrownianNoise
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.metrics.listening import marked_fraction
 from sdavs_platform.analysis.draw_clips import Panel, picture_rows
 from sdavs_platform.analysis.draw_curves import listening_bars
 from sdavs_platform.analysis.inputs import AnalysisInputs, Gallery

@@ -1,10 +1,8 @@
 """Discriminative Audio-Visual Mutual Fusion, paper III-C, equations (4) to (7).
 
-Both streams are enhanced (STC), each attends to the other (CMA), and each attention output meets the stream
-that asked nothing of it (residual cross multiplication, the crossing lines of figure 2).
+Both streams are enhanced (STC), each attends to the other (CMA), and each attention output is multiplied with the
+stream that its queries did not come from (residual cross multiplication, the crossing lines of figure 2).
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +21,9 @@ class DAMF(nn.Module):
     Args:
         width: channels C.
         num_heads: heads of both attentions.
-        stride: spatial stride of STC; it keeps the token grids of the larger levels affordable.
-        key_stride: spatial stride of keys and values against their grid.
-        ablation: `direction`, `stc`, `car` and `rm` are read here.
+        stride: spatial stride of STC, which limits the number of tokens of the larger levels.
+        key_stride: spatial stride of keys and values relative to STC's grid.
+        ablation: decides with `direction`, `stc`, `car` and `rm`.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class DAMF(nn.Module):
         self.place = AudioPlacement(width=width, num_heads=num_heads)
         self.stc_audio = self.stc_video = None
         if ablation.stc:
-            # The sound is placed on STC's grid to begin with: it has no detail that a finer one could hold.
+            # The audio map is made on STC's grid: audio has no detail for a finer one.
             self.stc_audio = STC(width=width, stride=1, car=ablation.car)
             self.stc_video = STC(width=width, stride=stride, car=ablation.car)
         self.audio_asks = self.video_asks = None
@@ -55,7 +53,7 @@ class DAMF(nn.Module):
 
         Returns:
             F'_{a->v} on STC's grid [B, T, C, H / stride, W / stride] and F'_{v->a} [B, T, C, H, W]. With one
-            direction ablated, its place is taken by the stream it would have met.
+            direction ablated, the stream that it would have been multiplied with is returned instead.
         """
         video_tokens = video if self.stc_video is None else self.stc_video(video)
         audio_map = self.place(video_tokens, audio)
@@ -72,8 +70,8 @@ class DAMF(nn.Module):
     def _meet(self, attended: Tensor, other: Tensor) -> Tensor:
         """Residual cross multiplication, equation (7), or its variants of Table VIII.
 
-        "Residual", "thereby preserving original features": other + attended * other. Our reading; a bare
-        product would pass nothing on wherever the attention is near zero, as it is before training.
+        Our reading of "residual" and "thereby preserving original features": other + attended * other. A bare
+        product would be zero wherever the attention output is near zero, as it is before training.
         """
         attended = _resize(attended, other.shape[-2:])
         if self.rm == "multiply":
@@ -84,10 +82,10 @@ class DAMF(nn.Module):
 
 
 class AudioPlacement(nn.Module):
-    """F_a "upsampled and convolved to match the video features": gives the sound a place in the picture.
+    """F_a "upsampled and convolved to match the video features": a map of the audio on the grid of the video.
 
-    A vector spread evenly would make every audio query the same. Our choice: it is spread in proportion to its
-    head-wise agreement with the picture, as figure 6's audio maps show.
+    A vector repeated at every position would make all audio queries the same. Our choice: it is weighted by its
+    head-wise agreement with the video features, as figure 6's audio maps suggest.
     """
 
     def __init__(self, *, width: int, num_heads: int) -> None:
@@ -98,9 +96,9 @@ class AudioPlacement(nn.Module):
         """video: [B, T, C, H, W], audio: [B, T, C] -> audio map [B, T, C, H, W]."""
         B, T, C, H, W = video.shape
         num_heads = self.agreement.num_heads
-        share = torch.sigmoid(self.agreement(audio.flatten(0, 1), video.flatten(0, 1)))
-        share = share.permute(0, 2, 3, 1).unsqueeze(-1)  # [BT, H, W, heads, 1]
-        placed = share * audio.view(B * T, 1, 1, num_heads, C // num_heads)
+        weight = torch.sigmoid(self.agreement(audio.flatten(0, 1), video.flatten(0, 1)))
+        weight = weight.permute(0, 2, 3, 1).unsqueeze(-1)  # [BT, H, W, heads, 1]
+        placed = weight * audio.view(B * T, 1, 1, num_heads, C // num_heads)
         return placed.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
 
 
@@ -109,8 +107,8 @@ class STC(nn.Module):
 
     Args:
         width: channels C.
-        stride: spatial stride; attention then runs on a grid `stride` times smaller a side.
-        car: keep the channel-wise adaptive recalibration.
+        stride: spatial stride; attention then runs on a grid with a side `stride` times smaller.
+        car: with the channel-wise adaptive recalibration.
     """
 
     def __init__(self, *, width: int, stride: int, car: bool) -> None:
@@ -123,8 +121,8 @@ class STC(nn.Module):
         """x: [B, T, C, H, W] -> [B, T, C, H / stride, W / stride]."""
         volume = x.transpose(1, 2)
         if volume.device.type == "cpu" and volume.dtype == torch.bfloat16:
-            # Channels last, torch 2.11 gives the weights wrong gradients when there are two frames, some of them
-            # whatever was in memory. fp32 and all other numbers of frames are right.
+            # With two frames in channels-last memory, torch 2.11 computes wrong weight gradients in bf16, some of them
+            # from uninitialised memory. fp32 and other numbers of frames are right.
             volume = volume.contiguous()
         enhanced = F.gelu(self.depthwise(volume).transpose(1, 2))
         enhanced = enhanced + (x if self.stride == 1 else self._shrink(x))
@@ -151,13 +149,13 @@ class CAR(nn.Module):
 class CrossModalAttention(nn.Module):
     """CMA: x + softmax(Q K^T / sqrt(d)) V with Q = Conv(LN(x)) and K, V = Conv_strided(LN(y)) (equation 5).
 
-    The identity of the query is our choice. With it the residual multiplication (equation 7) really multiplies
-    one modality by the other, which is what the text asks of it; attention alone returns a mean of the source,
-    and the crossing lines of figure 2 would then multiply sound by sound and picture by picture.
+    The identity of the query is our choice. With it the residual multiplication (equation 7) multiplies one modality
+    by the other, as the text describes; attention alone returns a mean of the source, and the crossing lines of
+    figure 2 would then multiply audio by audio and video by video.
 
     Attention stays within a second, where frame and sound belong together (III-A); STC carries the rest of the
     time axis. k_q = 1; k_kv = 3, depthwise and with a stride "to reduce redundancy", followed by the linear maps
-    (our choice: the paper's kernel sizes are lost, these keep to its Table X).
+    (our choice: the paper's kernel sizes are not known, these agree with its Table X).
     """
 
     def __init__(self, *, width: int, num_heads: int, key_stride: int) -> None:
@@ -166,13 +164,13 @@ class CrossModalAttention(nn.Module):
         self.norm_query = nn.LayerNorm(width)
         self.norm_source = nn.LayerNorm(width)
         self.reduce = nn.Conv2d(width, width, 3, stride=key_stride, padding=1, groups=width)
-        # No biases: those of the normalisation and of `reduce` pass through these and do the same.
+        # No biases: those of the normalisation and of `reduce` have the same effect.
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 
     def forward(self, *, query: Tensor, source: Tensor) -> Tensor:
-        """query, source: [B, T, C, H, W] -> what each position of `query` found in `source`, the same shape."""
+        """query, source: [B, T, C, H, W] -> the same shape, `query` plus what it attended to."""
         B, T, C, H, W = query.shape
         tokens = self.norm_query(query.permute(0, 1, 3, 4, 2).reshape(B * T, H * W, C))
         normed = self.norm_source(source.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

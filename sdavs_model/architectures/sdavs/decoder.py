@@ -1,18 +1,16 @@
 """Multi-scale fusion decoder with direct and skip connections, paper III-D, equations (8) and (9)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 # Residual blocks of the levels of stride 4, 8, 16 and 32. Deep maps are small, so depth is cheap there; the
-# largest level gets one depthwise block. Our choice: the paper gives no block, these meet its Table X.
+# largest level gets one depthwise block. Our choice: the paper describes no block, these agree with its Table X.
 NUM_BLOCKS = (1, 1, 2, 4)
 
 
 class Fuse(nn.Module):
-    """The dashed "Fuse" box of figure 2: joins the two refined streams of a level.
+    """The dashed "Fuse" box of figure 2: merges the two refined streams of a level.
 
     Args:
         width: channels C of each stream and of the output.
@@ -26,7 +24,7 @@ class Fuse(nn.Module):
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         """video: F'_{a->v} [N, C, h, w], audio: F'_{v->a} [N, C, H, W] -> [N, C, H, W].
 
-        Two 1x1 convolutions summed are one over both streams joined. The first runs on the coarser grid of its
+        The sum of two 1x1 convolutions is one over the concatenated streams. The first runs on the coarser grid of its
         stream: a 1x1 convolution and a bilinear resize commute.
         """
         coarse = self.video(video)
@@ -58,12 +56,12 @@ class Decoder(nn.Module):
         decoded = rail = self.stages[3](levels[3])
         for level in (2, 1):
             decoded = self.stages[level](_upsample(decoded, levels[level]).add_(levels[level]))
-            # The rail collects the earlier stages on its way up, so only one resize is of full size.
+            # The rail accumulates the earlier stages on the way up, so only one resize is of full size.
             rail = _upsample(rail, decoded).add_(decoded)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or levels[0].is_cuda:
             return self._largest(levels[0], decoded, rail)
-        # Frame by frame on a CPU: a map of the largest level then stays in the cache, and its memory is used
-        # again, where all frames at once spend a good part of the time on fresh pages.
+        # Frame by frame on a CPU: a map of the largest level then stays in the cache and its memory is reused, while
+        # all frames at once spend a good part of the time on page faults.
         frames = zip(levels[0].split(1), decoded.split(1), rail.split(1), strict=True)
         return torch.cat([self._largest(*frame) for frame in frames])
 

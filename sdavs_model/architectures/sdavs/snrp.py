@@ -1,7 +1,7 @@
 """Selective Noise-Resilient Processor, paper III-B, equations (1) to (3).
 
-Two gates, both steered by the sound, are applied to the picture one after the other: first over channels (CFS),
-then over positions (SFS). The sound itself passes unchanged (figure 2).
+Two gates computed from the audio are applied to the video features in turn: first over channels (CFS), then over
+positions (SFS). The audio itself passes unchanged (figure 2).
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from sdavs_model.architectures.sdavs.agreement import Agreement
 from sdavs_model.config import Ablation
 
-# Side of the map that the figure's reading decodes from audio alone, before it is upsampled.
+# Side of the map that `AudioSpatialSelector` decodes from audio alone, before upsampling.
 AUDIO_MAP = 6
 
 
 @dataclass
 class SNRPOutput:
-    """What SNRP made of one level, kept whole because the paper's figures 5 and 8 look inside it."""
+    """SNRP's outputs of one level, with the intermediate ones that the paper's figures 5 and 8 show."""
 
     channel_selected: Tensor
     """F~_v after the channel selector: [B, T, C, H, W] (equation 2)."""
@@ -36,8 +36,8 @@ class SNRP(nn.Module):
 
     Args:
         width: channels C.
-        num_heads: heads of the agreement that the spatial selector looks at.
-        ablation: `channel_selector`, `spatial_selector` and `spatial_gate` are read here.
+        num_heads: heads of the spatial selector's agreement.
+        ablation: decides with `channel_selector`, `spatial_selector` and `spatial_gate`.
     """
 
     def __init__(self, *, width: int, num_heads: int, ablation: Ablation) -> None:
@@ -62,11 +62,10 @@ class SNRP(nn.Module):
 
 
 class _Extractor(nn.Module):
-    """Figure 2's "Extractor" and "Assessment": what of this second is signal, judged with its neighbours.
+    """Figure 2's "Extractor" and "Assessment": separates signal from noise in each second, given its neighbours.
 
-    Our choice: a convolution over three seconds, because steady noise shows as what does not change, and a
-    two-layer perceptron. All of it runs before anything is upsampled, which is why SNRP costs almost no
-    operations (Table X: 0.05 G).
+    Our choice: a convolution over three seconds, because steady noise is what does not change, and a two-layer
+    perceptron. Both run before upsampling, which is why SNRP needs almost no operations (Table X: 0.05 G).
     """
 
     def __init__(self, *, width: int) -> None:
@@ -85,10 +84,10 @@ class _Extractor(nn.Module):
 
 
 class ChannelSelector(nn.Module):
-    """CFS: w_c = 2 sigmoid(MLP(F_a)), one weight a channel and second (equation 1).
+    """CFS: w_c = 2 sigmoid(MLP(F_a)), one weight per channel and second (equation 1).
 
-    The paper says that high weights enhance and low weights suppress, and names no sigmoid here. Our choice is
-    the range (0, 2), which leaves the picture untouched at zero input.
+    The paper says that high weights enhance and low weights suppress, and names no sigmoid here. Our choice: the
+    range (0, 2), in which a zero input leaves the video features unchanged.
     """
 
     def __init__(self, *, width: int) -> None:
@@ -101,7 +100,7 @@ class ChannelSelector(nn.Module):
 
 
 class SpatialSelector(nn.Module):
-    """SFS: w_s = sigmoid(Conv(agreement of F_a and F~_v)), one weight a position (equation 3)."""
+    """SFS: w_s = sigmoid(Conv(agreement of F_a and F~_v)), one weight per position (equation 3)."""
 
     def __init__(self, *, width: int, num_heads: int) -> None:
         super().__init__()
@@ -119,7 +118,7 @@ class SpatialSelector(nn.Module):
 
 
 class AudioSpatialSelector(nn.Module):
-    """SFS as figure 2 draws it: a map decoded from audio alone and upsampled to the picture's size."""
+    """SFS as figure 2 draws it: a map decoded from audio alone, upsampled to the size of the video features."""
 
     def __init__(self, *, width: int, num_heads: int) -> None:
         super().__init__()
