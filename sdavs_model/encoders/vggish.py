@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.encoders.initialise import initialise_zero_mean
-from sdavs_model.weights.read import load_matching, read_state_dict
+from sdavs_model.encoders.loading import Weights, load_matching
 
 CONV_CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 HIDDEN = 4096
@@ -21,16 +21,15 @@ class VGGish(Encoder):
 
     Args:
         width: fraction of the published channels; only 1.0 fits public weights.
-        weights: a local `vggish-10086976.pth`, or what `sdavs_model.weights` made of it; None starts from random
-            weights.
+        weights: those of `vggish-10086976.pth`, whose PCA is left out; None: random ones.
 
     Raises:
-        ValueError: the weights file is missing or does not fit.
+        ValueError: the weights do not fit.
     """
 
     embedding = EMBEDDING
 
-    def __init__(self, *, width: float = 1.0, weights: str | None = None) -> None:
+    def __init__(self, *, width: float = 1.0, weights: Weights | None = None) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 1
@@ -54,10 +53,8 @@ class VGGish(Encoder):
         if weights is None:
             initialise_zero_mean(self)
         else:
-            state = read_state_dict(weights, field="audio_weights")
-            load_matching(
-                module=self, state=state, source=weights, field="audio_weights", ignore_prefixes=("pproc.",)
-            )
+            network = {k: v for k, v in weights.tensors.items() if not k.startswith("pproc.")}
+            load_matching(module=self, weights=weights.renamed(network))
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """log_mel: [N, 1, 96, 64] -> embeddings [N, 128]."""

@@ -1,9 +1,8 @@
 """Visual backbones from timm with feature maps of stride 4, 8, 16 and 32 (paper III-A and IV-A: PVT-v2 and Swin)."""
 
-from __future__ import annotations
-
 import functools
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.encoders.encoder import Encoder
-from sdavs_model.weights.read import load_matching, read_state_dict
+from sdavs_model.encoders.loading import Weights, load_matching
 
 STRIDES = (4, 8, 16, 32)
 
@@ -22,25 +21,23 @@ class VisualEncoder(Encoder):
     """Turns frames into four feature maps of stride 4, 8, 16 and 32 (paper III-A).
 
     Args:
-        config: names the backbone, its input size and where its weights come from.
+        config: names the backbone and its input size, and says whether timm fetches its weights.
+        weights: take the place of timm's; under timm's names or those of the original authors' files.
 
     Raises:
-        ValueError: the backbone does not offer four such stages, or a weights file does not fit.
+        ValueError: the backbone does not offer four such stages, or the weights do not fit.
     """
 
-    def __init__(self, *, config: SDAVSConfig) -> None:
+    def __init__(self, *, config: SDAVSConfig, weights: Weights | None = None) -> None:
         super().__init__()
         layout = find_layout(config.backbone, config.image_size)
-        self.backbone = _create(config, layout)
+        pretrained = config.pretrained and weights is None and not config.from_scratch
+        self.backbone = _create(config.backbone, layout, pretrained=pretrained)
         self.channels = layout.channels
         self.channels_last = layout.channels_last
-        if config.backbone_weights is not None:
-            load_matching(
-                module=self.backbone,
-                state=_features_state(self.backbone, config, layout),
-                source=config.backbone_weights,
-                field="backbone_weights",
-            )
+        if weights is not None:
+            tensors = _under_feature_names(weights.tensors, self.backbone, config.backbone, layout)
+            load_matching(module=self.backbone, weights=weights.renamed(tensors))
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """frames: [N, 3, H, W] -> four maps [N, C_i, H / 4 / 2^i, W / 4 / 2^i], i = 0 ... 3."""
@@ -99,11 +96,10 @@ def find_layout(name: str, image_size: int) -> Layout:
     return Layout(indices=indices, channels=channels, channels_last=channels_last, arguments=arguments)
 
 
-def _create(config: SDAVSConfig, layout: Layout) -> Any:
-    pretrained = config.pretrained and config.backbone_weights is None and not config.from_scratch
+def _create(name: str, layout: Layout, *, pretrained: bool) -> Any:
     try:
         return timm.create_model(
-            config.backbone,
+            name,
             pretrained=pretrained,
             features_only=True,
             out_indices=layout.indices,
@@ -113,28 +109,28 @@ def _create(config: SDAVSConfig, layout: Layout) -> Any:
         if not pretrained:
             raise
         raise ValueError(
-            f"pretrained: timm could not fetch weights for {config.backbone!r} ({type(error).__name__}: {error}). "
+            f"pretrained: timm could not fetch weights for {name!r} ({type(error).__name__}: {error}). "
             "Without access to its hub, download the file elsewhere and set backbone_weights=PATH"
         ) from error
 
 
-def _features_state(features: nn.Module, config: SDAVSConfig, layout: Layout) -> dict[str, Tensor]:
-    """The tensors of `config.backbone_weights` under the names of timm's features_only model.
+def _under_feature_names(
+    tensors: Mapping[str, Tensor], features: nn.Module, name: str, layout: Layout
+) -> dict[str, Tensor]:
+    """The tensors of a backbone under the names of timm's features_only model.
 
     timm's own filters translate the original authors' files to the names of the whole classifier. features_only
     leaves its head out, and some of its wrappers flatten "stages.0." to "stages_0." or prepend "model.".
     """
-    state = read_state_dict(config.backbone_weights, field="backbone_weights")
     with torch.device("meta"):
-        whole = timm.create_model(config.backbone, **layout.arguments)
-    home = sys.modules[timm.models.model_entrypoint(config.backbone.split(".", 1)[0]).__module__]
+        whole = timm.create_model(name, **layout.arguments)
+    home = sys.modules[timm.models.model_entrypoint(name.split(".", 1)[0]).__module__]
     translate = getattr(home, "checkpoint_filter_fn", None)
-    if translate is not None:
-        state = translate(state, whole)
-    own = {_flat(name): name for name in features.state_dict()}
-    head = {name for name in whole.state_dict() if _flat(name) not in own}
-    return {own.get(_flat(name), name): value for name, value in state.items() if name not in head}
+    state = dict(tensors) if translate is None else translate(dict(tensors), whole)
+    own = {_flat(key): key for key in features.state_dict()}
+    head = {key for key in whole.state_dict() if _flat(key) not in own}
+    return {own.get(_flat(key), key): value for key, value in state.items() if key not in head}
 
 
-def _flat(name: str) -> str:
-    return name.removeprefix("model.").replace(".", "_")
+def _flat(key: str) -> str:
+    return key.removeprefix("model.").replace(".", "_")

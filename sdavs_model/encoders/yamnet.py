@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.encoders.initialise import initialise_zero_mean
-from sdavs_model.weights.read import load_matching, read_state_dict
+from sdavs_model.encoders.loading import Weights, load_matching
 
 STEM_CHANNELS = 32
 # Output channels and stride of each separable block.
@@ -33,15 +33,15 @@ class YAMNet(Encoder):
     """The published network without its classifier, its batch normalisations folded into the convolutions.
 
     Args:
-        weights: a file that `sdavs_model.weights` converted; None starts from random weights.
+        weights: under this class's names, as `sdavs_model.weights` converts them; None: random ones.
 
     Raises:
-        ValueError: the weights file is missing or does not fit.
+        ValueError: the weights do not fit.
     """
 
     embedding = BLOCKS[-1][0]
 
-    def __init__(self, *, weights: str | None = None) -> None:
+    def __init__(self, *, weights: Weights | None = None) -> None:
         super().__init__()
         self.stem = _Conv(1, STEM_CHANNELS, 3, stride=2)
         blocks, channels = [], STEM_CHANNELS
@@ -56,12 +56,15 @@ class YAMNet(Encoder):
         if weights is None:
             initialise_zero_mean(self)
         else:
-            state = read_state_dict(weights, field="audio_weights")
-            load_matching(module=self, state=state, source=weights, field="audio_weights")
+            load_matching(module=self, weights=weights)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """log_mel: [N, 1, 96, 64] -> embeddings [N, 1024], the mean over time and frequency."""
         return self.blocks(self.stem(log_mel)).mean((-2, -1))
+
+    def convolutions(self) -> "list[_Conv]":
+        """All convolutions in the order of the data."""
+        return [module for module in self.modules() if isinstance(module, _Conv)]
 
 
 class _Conv(nn.Conv2d):
@@ -70,8 +73,9 @@ class _Conv(nn.Conv2d):
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
     ) -> None:
-        padding = kernel // 2 if stride == 1 else 0
-        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups)
+        around = kernel // 2 if stride == 1 else 0
+        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=around, groups=groups)
+        self.pads = (around,) * 4 if stride == 1 else (0, 0, 1, 1)  # top, left, bottom, right
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, C, H, W] -> [N, C', H / stride, W / stride]."""

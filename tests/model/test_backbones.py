@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from sdavs_model import SDAVSConfig, build_model
 from sdavs_model.encoders.visual import VisualEncoder, find_layout
+from sdavs_model.weights.read import read_weights
 
 SMALL = {"image_size": 64, "width": 16, "num_heads": 2, "vggish_width": 0.02}
 # Parts of the names of a family's smaller models, which are quicker to build.
@@ -93,20 +94,18 @@ def test_weights_of_the_whole_classifier_are_found_by_the_features(name, tmp_pat
     side = {"img_size": 64} if name.startswith("hiera") else {}
     whole = timm.create_model(name, **side).state_dict()
     save_file(whole, tmp_path / "whole.safetensors")
-    config = SDAVSConfig(backbone=name, **SMALL, backbone_weights=str(tmp_path / "whole.safetensors"))
+    weights = read_weights(tmp_path / "whole.safetensors", field="backbone_weights")
+    encoder = VisualEncoder(config=SDAVSConfig(backbone=name, **SMALL), weights=weights)
     flat = {key.replace(".", "_"): value for key, value in whole.items()}
-    for key, value in VisualEncoder(config=config).backbone.state_dict().items():
+    for key, value in encoder.backbone.state_dict().items():
         assert torch.equal(value, flat[key.removeprefix("model.").replace(".", "_")]), key
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path):
     save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet.safetensors")
+    weights = read_weights(tmp_path / "resnet.safetensors", field="backbone_weights")
     with pytest.raises(ValueError, match=r"backbone_weights: .*resnet.safetensors does not fit: \d+ missing"):
-        VisualEncoder(
-            config=SDAVSConfig(
-                backbone="pvt_v2_b0", **SMALL, backbone_weights=str(tmp_path / "resnet.safetensors")
-            )
-        )
+        VisualEncoder(config=SDAVSConfig(backbone="pvt_v2_b0", **SMALL), weights=weights)
 
 
 def test_a_size_that_the_backbone_cannot_take_is_refused_before_anything_is_computed():

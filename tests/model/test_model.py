@@ -7,6 +7,7 @@ import sdavs_model
 from sdavs_model import Ablation, SDAVSConfig, build_model
 from sdavs_model.audio_control import swap_partners
 from sdavs_model.encoders.vggish import VGGish
+from sdavs_model.weights.read import read_weights
 
 SMALL = {"backbone": "pvt_v2_b0", "image_size": 64, "width": 32, "num_heads": 4, "vggish_width": 0.125}
 ABLATIONS = [
@@ -92,7 +93,7 @@ def test_vggish_has_the_published_size_and_takes_the_public_names(tmp_path):
     assert set(names) <= set(vggish.state_dict())
     path = tmp_path / "vggish-10086976.pth"
     torch.save(vggish.state_dict(), path)
-    loaded = VGGish(weights=str(path))
+    loaded = VGGish(weights=read_weights(path, field="audio_weights"))
     assert torch.equal(loaded.embeddings[4].bias, vggish.embeddings[4].bias)
 
 
@@ -104,7 +105,7 @@ def test_weights_that_do_not_fit_are_refused_with_what_does_not_fit(tmp_path):
     with pytest.raises(
         ValueError, match=r"audio_weights: .*other.pth does not fit: 1 missing: embeddings.4.bias"
     ):
-        VGGish(weights=str(path))
+        VGGish(weights=read_weights(path, field="audio_weights"))
     with pytest.raises(ValueError, match=r"backbone_weights: no such file: .*nowhere.pth"):
         build_model(SDAVSConfig(**SMALL, backbone_weights=str(tmp_path / "nowhere.pth")))
 

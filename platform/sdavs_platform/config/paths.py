@@ -22,6 +22,11 @@ def state_folder() -> Path:
     return Path.home() / ".sdavs"
 
 
+def weights_folder() -> Path:
+    """Where `jobs/prepare_weights.py` keeps pretrained weights."""
+    return state_folder() / "weights"
+
+
 def absolute(path: str | Path) -> str:
     """A path that stays valid in Ray Train's workers, which run in another folder; URIs are left alone."""
     if "://" in str(path):

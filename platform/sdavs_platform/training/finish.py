@@ -12,6 +12,7 @@ from sdavs_model import load_artifact, save_artifact
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import format_scores
+from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.storage.splits import open_split
@@ -50,6 +51,7 @@ def finish_training(
         "git_commit": git_commit(),
         "seed": config.seed,
         "audio": config.data.audio,
+        "weights": describe_weights(config.model),
         "checkpoint": _address(checkpoint),
     } | (lineage_tags or {})
     with tempfile.TemporaryDirectory(prefix="sdavs-artifact-") as scratch:

@@ -1,8 +1,8 @@
 """What a training checks before it leases anything."""
 
-from sdavs_model import SDAVSConfig
 from sdavs_model.data.core.clip_set import total_digest
-from sdavs_platform.config.paths import absolute, state_folder
+from sdavs_model.weights.store import resolve_weights
+from sdavs_platform.config.paths import absolute, state_folder, weights_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import bundled_data
 from sdavs_platform.storage.splits import open_split
@@ -10,17 +10,17 @@ from sdavs_platform.tracking.client import tracking_uri
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The config with every address filled in, valid in any process: what the run records."""
+    """The config with every address filled in, valid in any process: what the run records.
+
+    Raises:
+        ValueError: pretrained weights that the config names are not here.
+    """
+    model = resolve_weights(config.model, folder=weights_folder(), prefix="model.")
     data = config.data.model_copy(update={"root": config.data.root or str(bundled_data())})
-    weights = {
-        key: absolute(path)
-        for key in ("backbone_weights", "audio_weights")
-        if (path := getattr(config.model, key)) is not None
-    }
     return config.model_copy(
         update={
             "data": data,
-            "model": SDAVSConfig.from_dict(config.model.to_dict() | weights),
+            "model": model,
             "tracking": config.tracking.model_copy(update={"uri": tracking_uri(config.tracking.uri)}),
             "storage": config.storage.model_copy(
                 update={"uri": absolute(config.storage.uri or state_folder() / "results")}

@@ -1,6 +1,7 @@
 """The driver of a training: check everything, lease workers, train, finish, report."""
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from sdavs_model.metrics.base import format_scores
+from sdavs_model.weights.store import describe_weights
 from sdavs_platform import console
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config.tree import RunConfig
@@ -79,7 +81,8 @@ def train(
     assert storage is not None
     resumes = has_checkpoints(storage, config.name)
     run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=resumes)
-    run.set_tags(dict(tags or {}))
+    weights = {key: json.dumps(record) for key, record in describe_weights(config.model).items()}
+    run.set_tags(dict(tags or {}) | weights)
     logger.info("%s: MLflow run %s at %s", config.name, run.run_id, uri)
     with _failure_recorded(run, is_stopped):
         digest = check_data(config)
