@@ -187,10 +187,15 @@ class TrainingRun:
         self.client.log_text(self.run_id, resolved_yaml(config), "config.yaml")
 
 
-def record_refusal(message: str) -> None:
-    """A FAILED run for a command whose config was refused, at the default address: there is no other yet."""
-    client = mlflow_client(tracking_uri())
-    created = client.create_run(experiment_id(client, RunConfig().tracking.experiment), run_name="refused")
+def record_refusal(message: str, config: RunConfig | None = None) -> None:
+    """A FAILED run for a command that was refused before it had a run.
+
+    Args:
+        config: None if the config itself was refused; the run is then at the default address.
+    """
+    tracking = (config or RunConfig()).tracking
+    client = mlflow_client(tracking_uri(tracking.uri))
+    created = client.create_run(experiment_id(client, tracking.experiment), run_name="refused")
     TrainingRun(uri=client.tracking_uri, run_id=created.info.run_id).fail(message)
 
 

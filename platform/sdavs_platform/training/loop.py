@@ -21,7 +21,7 @@ from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoi
 from sdavs_platform.training.checkpoints.reporter import CheckpointReporter
 from sdavs_platform.training.checkpoints.resume import resume
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
-from sdavs_platform.training.faults.notices import Notices
+from sdavs_platform.training.faults.notices import Notices, SupersededError
 from sdavs_platform.training.faults.watchdog import Watchdog
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
@@ -42,6 +42,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         ValueError: a file of the data set cannot be read; names it.
         FloatingPointError: the loss is not finite; names the step and the clips.
         StoppedError, PreemptedError: this group should end; all is saved. See `notices`.
+        SupersededError: another command trains under this name.
     """
     worker = Worker(settings)
     while not worker.is_done:
@@ -140,6 +141,8 @@ class Worker:
                 if state.stopped:
                     return
             notice = self.notices.agreed()
+            if isinstance(notice, SupersededError):
+                raise notice
             if notice or (self.checkpoint_is_due and state.batch < self.batches.sampler.num_batches):
                 self.save()
             if notice:
