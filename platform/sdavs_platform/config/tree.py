@@ -130,6 +130,10 @@ class TrainingConfig(Section):
     MLflow, and the attempt counts as failed (cluster.max_failures). Must be longer than the slowest upload of a
     checkpoint. null: no limit."""
 
+    max_skipped: Annotated[int, Field(ge=0)] = 10
+    """Most consecutive steps with non-finite gradients. Such a step leaves the weights as they are; one more ends the
+    training."""
+
     log_every: Count = 10
     """Steps between log lines, and between points of the metrics."""
 

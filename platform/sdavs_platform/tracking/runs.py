@@ -42,6 +42,7 @@ RESUMABLE = (
     "training.keep_checkpoints",
     "training.checkpoint_every",
     "training.hang_seconds",
+    "training.max_skipped",
     "training.log_every",
     "training.profile",
 )
