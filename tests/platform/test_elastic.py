@@ -32,6 +32,7 @@ def tiny(make_config: Any) -> Any:
             model=model,
             data={"augment": {"window": 2}},
             deepspeed=deepspeed,
+            optimizer={"warmup_steps": 0, "milestones": [0.3], "gamma": 0.5},
             training={"batch_size": 4, "precision": precision},
             cluster={"num_workers": [1, 2]},
         )

@@ -84,7 +84,9 @@ def test_a_copy_of_a_bucket_holds_the_same_bytes_and_is_found_again_without_fetc
     assert {k: v for k, v in contents(copy).items() if k != ".complete"} == contents(clips)
     assert fetched
     fetched.clear()
-    assert local_copy(bucket, cache=tmp_path, progress=lambda stage, done, total: fetched.append(done)) == copy
+    assert (
+        local_copy(bucket, cache=tmp_path, progress=lambda stage, done, total: fetched.append(done)) == copy
+    )
     assert not fetched
     assert local_copy(clips) == clips
 

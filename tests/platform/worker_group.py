@@ -131,7 +131,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
                 save(Path(life["save"][1]))
             if state.step == last:
                 break
-    told = {"losses": losses, "applied": applied, "norms": norms, "rates": rates}
-    told |= {"before": before, "after": first_batch_loss()}
+    results = {"losses": losses, "applied": applied, "norms": norms, "rates": rates}
+    results |= {"before": before, "after": first_batch_loss()}
     engine.destroy()
     return results

@@ -27,7 +27,7 @@ from sdavs_platform.training.checkpoints.listing import (
 from sdavs_platform.training.faults.failures import GiveUp, fit_through_outages, root_cause
 from sdavs_platform.training.faults.lease import Lease
 from sdavs_platform.training.faults.notices import EXIT_CODE, StopRequest
-from sdavs_platform.training.prepare import check_data, resolved
+from sdavs_platform.training.prepare import CheckpointRecord, check_data, require_registry, resolved
 from sdavs_platform.training.telemetry.metrics import underway
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ def train(
     assert storage is not None
     with _leased(config, storage, take_over=take_over) as lease:
         resumes = has_checkpoints(storage, config.name)
+        record = CheckpointRecord(config, storage=storage, has_checkpoints=resumes)
+        _refused_in_mlflow(config, record.require_same_config)
         run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=resumes)
         weights = {key: json.dumps(record) for key, record in describe_weights(config.model).items()}
         run.set_tags(dict(tags or {}) | weights)
@@ -91,6 +93,9 @@ def train(
         with _failure_recorded(run, lambda: is_stopped() or lease.is_lost):
             digest = check_data(config)
             run.set_data_digest(digest, has_checkpoints=resumes)
+            record.write(digest)
+            if finishes:
+                require_registry(config)
             with joined_cluster(config):
                 require_resources(config.cluster)
                 trained = _fit(config, run, lease, callbacks=callbacks, start_from=start_from)
@@ -117,17 +122,22 @@ def finish_on_worker(checkpoint: Any, **context: Any) -> tuple[dict[str, dict[st
 
 @contextlib.contextmanager
 def _leased(config: RunConfig, storage: str, *, take_over: bool) -> Iterator[Lease]:
-    """Inside, no other command trains under the name; a refusal leaves a FAILED run in MLflow."""
+    """Inside, no other command trains under the name."""
     lease = Lease(storage, config.name, takes_over=take_over)
-    try:
-        lease.acquire()
-    except ValueError as error:
-        record_refusal(str(error), config)
-        raise
+    _refused_in_mlflow(config, lease.acquire)
     try:
         yield lease
     finally:
         lease.release()
+
+
+def _refused_in_mlflow(config: RunConfig, check: Callable[[], None]) -> None:
+    """Run a check that comes before the training's own MLflow run; a refusal leaves a FAILED run of its own."""
+    try:
+        check()
+    except ValueError as error:
+        record_refusal(str(error), config)
+        raise
 
 
 @contextlib.contextmanager
