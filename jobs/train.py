@@ -5,9 +5,10 @@
     python jobs/train.py --config jobs/configs/ms3_pvt.yaml --data.root /data/MS3
 
 Without arguments: jobs/configs/demo.yaml, the bundled photographs and sounds on two CPU workers.
-The same --name resumes where it stopped.
+The same --name resumes where it stopped. While one command trains under a name, another one is refused.
 """
 
+import argparse
 import signal
 import sys
 from pathlib import Path
@@ -20,14 +21,23 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from sdavs_platform.config.cli import parse_config
 
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    own.add_argument(
+        "--take-over",
+        action="store_true",
+        help="train also where another command trains under the same name; that one ends",
+    )
+    flags, rest = own.parse_known_args()
     config = parse_config(
         description=__doc__,
         default_yaml=Path(__file__).resolve().parent / "configs" / "demo.yaml",
+        argv=rest,
+        parents=[own],
         on_refusal=record_refusal,
     )
     from sdavs_platform.training.run import train  # Ray and MLflow take seconds: not for --help
 
-    train(config)
+    train(config, take_over="take_over" in flags)
 
 
 def record_refusal(message: str) -> None:

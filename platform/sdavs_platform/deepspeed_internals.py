@@ -7,6 +7,7 @@ tests/platform/test_deepspeed_internals.py: an upgrade of DeepSpeed that changes
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,33 @@ def skip_compiled_collective() -> None:
 def loss_scale(engine: Any) -> float:
     """The factor of the loss; 1 except in fp16. The plain optimizer of ZeRO-0 in fp32 has none."""
     return float(getattr(engine.optimizer, "loss_scale", 1.0))
+
+
+def apply_gradients(engine: Any) -> tuple[bool, float]:
+    """`engine.step()`, which skips gradients that are not finite, in all stages and formats alike.
+
+    DeepSpeed does not skip in ZeRO-0 with fp32, where it also computes no norm, and forgets the schedule when it skips.
+
+    Returns:
+        Whether the gradients were finite, and their norm over all weights before clipping.
+    """
+    if not hasattr(engine.optimizer, "overflow"):  # the plain optimizer of ZeRO-0 with fp32
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            engine.step()
+            return True, norm
+        # Without gradients the optimizer changes nothing, and the schedule advances; DeepSpeed's clipping needs some.
+        engine.zero_grad()
+        limit, engine._config.gradient_clipping = engine._config.gradient_clipping, 0.0
+        engine.step()
+        engine._config.gradient_clipping = limit
+        return False, norm
+    engine.step()
+    if not engine.was_step_applied():
+        engine.lr_scheduler.step()
+        return False, math.inf
+    return True, float(engine.get_global_grad_norm())
 
 
 def save_shards(engine: Any, folder: Path, *, tag: str) -> None:

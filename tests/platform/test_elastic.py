@@ -1,5 +1,7 @@
 """Every ZeRO stage, saved and resumed by as many workers and by another number."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
 from sdavs_platform.training.export import consolidate
 from worker_group import run_group
+
+from sdavs_model.files import sha256_of
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +32,7 @@ def tiny(make_config: Any) -> Any:
             model=model,
             data={"augment": {"window": 2}},
             deepspeed=deepspeed,
+            optimizer={"warmup_steps": 0, "milestones": [0.3], "gamma": 0.5},
             training={"batch_size": 4, "precision": precision},
             cluster={"num_workers": [1, 2]},
         )
@@ -72,9 +77,33 @@ def lives(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         for step in (1, 3):
             (folder / kind / str(step)).mkdir(parents=True)
     results = run_group(2, planned("whole", (0, 4), of=kinds, save=1), folder)
+    for kind in kinds:
+        tag_as_saved_on_gpus(folder / kind / "1")
+    poisoned = [life | {"poisoned": 1} for life in planned("poisoned", (0, 3), of=kinds)]
+    results |= run_group(2, poisoned, folder)
     results |= run_group(1, planned("alone", (1, 3), of=stages, load=1, save=3), folder)
     again = planned("resumed", (1, 4), of=kinds, load=1) + planned("again", (3, 4), of=stages, load=3)
     return results | run_group(2, again, folder) | {"folder": folder, "configs": kinds}
+
+
+def tag_as_saved_on_gpus(folder: Path) -> None:
+    """Let every tensor of a checkpoint say that it was on the fourth GPU, which no test machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for file in folder.rglob("*.pt"):
+            content = torch.load(file, weights_only=False)
+            patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:3")
+            torch.save(content, file)
+            patch.undo()
+            if torch.cuda.device_count() < 4:
+                with pytest.raises(RuntimeError, match="CUDA"):
+                    torch.load(file, weights_only=False)
+    for manifest in folder.glob("manifest-*.json"):
+        content = json.loads(manifest.read_text())
+        content["files"] = {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+            for name in content["files"]
+        }
+        manifest.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("kind", [*(f"zero{stage}" for stage in STAGES), "bf16", "offload"])
@@ -82,6 +111,18 @@ def test_every_stage_resumes_to_the_last_bit_with_as_many_workers(lives, kind):
     whole, resumed = lives[f"{kind}-whole"], lives[f"{kind}-resumed"]
     assert resumed["losses"] == whole["losses"][1:]
     assert resumed["after"] == whole["after"]
+
+
+@pytest.mark.parametrize("kind", [*(f"zero{stage}" for stage in STAGES), "bf16", "offload"])
+def test_gradients_that_are_not_finite_leave_the_weights_and_the_schedule_goes_on(lives, kind):
+    whole, poisoned = lives[f"{kind}-whole"], lives[f"{kind}-poisoned"]
+    assert poisoned["applied"] == [True, False, True]
+    assert poisoned["rates"] == whole["rates"][:3]
+    assert poisoned["losses"][:2] == whole["losses"][:2]
+    assert poisoned["losses"][2] != whole["losses"][2]
+    assert math.isfinite(poisoned["after"])
+    assert poisoned["norms"][0] == whole["norms"][0] > 0
+    assert not math.isfinite(poisoned["norms"][1])
 
 
 @pytest.mark.parametrize("kind", [f"zero{stage}" for stage in STAGES])

@@ -165,6 +165,39 @@ def test_a_killed_fetch_leaves_no_half_file_and_is_continued(bucket, clips, tmp_
     assert {k: v for k, v in contents(copy).items() if k in wanted} == wanted
 
 
+def test_of_many_writers_of_one_file_in_a_bucket_one_succeeds(server):
+    storage = Storage("s3://results/lease", field="storage.uri")
+    assert storage.read("file") is None
+    first = winners(storage, expected=None)
+    assert len(first) == 1
+    assert storage.read("file") == first[0]
+    second = winners(storage, expected=first[0])
+    assert len(second) == 1
+    assert not storage.replace("file", b"late", expected=first[0])
+    storage.delete("file")
+    storage.delete("file")
+    assert not storage.replace("file", b"late", expected=second[0])
+    with pytest.raises(ValueError, match=r"storage.uri: s3://none/lease cannot be reached: .*NoSuchBucket"):
+        Storage("s3://none/lease", field="storage.uri").replace("file", b"", expected=None)
+
+
+def winners(storage: Storage, *, expected: bytes | None) -> list[bytes]:
+    """Eight threads replace the same file at once; the contents of those that are told that they did."""
+    start, won = threading.Barrier(8), []
+
+    def write(content: bytes) -> None:
+        start.wait()
+        if storage.replace("file", content, expected=expected):
+            won.append(content)
+
+    threads = [threading.Thread(target=write, args=(os.urandom(8),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return won
+
+
 def test_checkpoints_are_found_in_a_bucket_and_in_a_folder(server, tmp_path):
     for uri in ("s3://results/found", str(tmp_path)):
         assert not has_checkpoints(uri, "run")

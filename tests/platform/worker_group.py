@@ -17,12 +17,14 @@ def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dic
     """Let `world_size` processes live some lives, one after another.
 
     Returns:
-        By name of the life: "losses" of its steps, and the loss of the first batch of all, the same in every life, in
+        By name of the life: "losses", "applied" (whether gradients were), "norms" of gradients and learning "rates" of
+        its steps, and the loss of the first batch of all, the same in every life, in
         evaluation mode: "before" (of lives that begin at the beginning) and "after".
 
     Args:
         lives: each with "name", "config" (plain values), "steps" (from, to), "load", a folder or None, and "save",
-            None or (after which step, folder).
+            None or (after which step, folder); also "poisoned", the step in which the last worker's gradients are not
+            finite.
     """
     os.environ.update(ENVIRONMENT)
     rendezvous = folder / f"rendezvous-{lives[0]['name']}"
@@ -32,6 +34,18 @@ def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dic
         _worker, args=(world_size, lives, str(rendezvous)), nprocs=world_size, start_method="forkserver"
     )
     return json.loads(rendezvous.with_suffix(".json").read_text())
+
+
+class Poison(torch.autograd.Function):
+    """The same value with gradients that are not finite."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * float("inf")
 
 
 def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous: str) -> None:
@@ -48,6 +62,7 @@ def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous:
 
 
 def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]:
+    from sdavs_platform.deepspeed_internals import apply_gradients
     from sdavs_platform.training.batches import Batches
     from sdavs_platform.training.checkpoints.checkpoint import (
         LoopState,
@@ -72,7 +87,10 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     state = LoopState()
     if life["load"]:
         folder = Path(life["load"])
-        state, _ = load_checkpoint(folder, engine=engine, rank=rank, saved_world_size=verify_complete(folder))
+        state, unsent = load_checkpoint(
+            folder, engine=engine, rank=rank, saved_world_size=verify_complete(folder)
+        )
+        assert unsent.losses
 
     def save(folder: Path) -> None:
         fixed = batches.fixed_batch()
@@ -81,7 +99,8 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
             logits = model(fixed["frames"], fixed["log_mel"])
         model.train()
         probe = Probe(frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits)
-        save_checkpoint(folder, engine=engine, state=state, unsent=UnsentMetrics(), probe=probe, rank=rank)
+        unsent = UnsentMetrics(losses=[{"loss": loss.detach()}])
+        save_checkpoint(folder, engine=engine, state=state, unsent=unsent, probe=probe, rank=rank)
         dist.barrier()
 
     def first_batch_loss() -> float:
@@ -95,19 +114,24 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     first, last = life["steps"]
     assert state.step == first
     before = None if life["load"] else first_batch_loss()
-    losses = []
+    losses, applied, norms, rates = [], [], [], []
     while state.step < last:
         state.epoch, state.batch = divmod(state.step, batches.sampler.num_batches)
         for batch in batches.epoch(state.epoch, first_batch=state.batch):
             loss = training_loss(model, batch)["loss"]
-            engine.backward(loss)
-            engine.step()
+            is_poisoned = state.step == life.get("poisoned") and rank == world_size - 1
+            engine.backward(Poison.apply(loss) if is_poisoned else loss)
+            is_applied, norm = apply_gradients(engine)
             losses.append(means([{"loss": loss}])["loss"])
-            state.step, state.batch = state.step + 1, state.batch + 1
+            applied.append(is_applied)
+            norms.append(norm)
+            rates.append(max(engine.get_lr()))
+            state.count_step(is_applied=is_applied)
             if life["save"] and state.step == life["save"][0]:
                 save(Path(life["save"][1]))
             if state.step == last:
                 break
-    results = {"losses": losses, "before": before, "after": first_batch_loss()}
+    results = {"losses": losses, "applied": applied, "norms": norms, "rates": rates}
+    results |= {"before": before, "after": first_batch_loss()}
     engine.destroy()
     return results

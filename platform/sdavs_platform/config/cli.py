@@ -71,9 +71,13 @@ def parse_config(
     description: str,
     default_yaml: Path | None,
     argv: Sequence[str] | None = None,
+    parents: Sequence[argparse.ArgumentParser] = (),
     on_refusal: Callable[[str], None] = lambda message: None,
 ) -> RunConfig:
     """The config from the command line; `--help` explains every key.
+
+    Args:
+        parents: parsers of the command's own flags, which must not be in `argv`, for `--help`.
 
     Mistakes are reported on stderr and passed to `on_refusal`; the process then exits with status 2.
     """
@@ -81,6 +85,7 @@ def parse_config(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        parents=parents,
         usage="%(prog)s [--config FILE ...] [--SECTION.KEY VALUE ...]",
     )
     add_config_flags(parser, default_yaml=default_yaml)

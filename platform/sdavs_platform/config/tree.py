@@ -4,6 +4,7 @@
 artifact and the endpoint; nothing passes raw dicts on. The docstrings of the keys are the `--help` texts.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -130,6 +131,10 @@ class TrainingConfig(Section):
     MLflow, and the attempt counts as failed (cluster.max_failures). Must be longer than the slowest upload of a
     checkpoint. null: no limit."""
 
+    max_skipped: Annotated[int, Field(ge=0)] = 10
+    """Most consecutive steps with non-finite gradients. Such a step leaves the weights as they are; one more ends the
+    training."""
+
     log_every: Count = 10
     """Steps between log lines, and between points of the metrics."""
 
@@ -232,10 +237,30 @@ class TrackingConfig(Section):
     """Name of the MLflow experiment."""
 
     registered_model: str | None = "sdavs"
-    """Name under which the trained model is registered. null: it is not registered."""
+    """Name under which the trained model is registered, without / : . % or quotes. null: it is not registered."""
 
     alias: str = "champion"
     """Alias of the served version; set by jobs/promote.py, never by training."""
+
+    @field_validator("registered_model")
+    @classmethod
+    def _is_model_name(cls, value: str | None) -> str | None:
+        # MLflow's rule for the models of a run, which each version is made from; its registry allows some of these.
+        if value is not None and (not value.strip() or any(letter in value for letter in "/:.%\"'")):
+            raise ValueError(
+                f"{value!r} is no name for a model; it may not be empty or contain / : . % \" or '"
+            )
+        return value
+
+    @field_validator("alias")
+    @classmethod
+    def _is_alias(cls, value: str) -> str:
+        # MLflow's rule.
+        if not re.fullmatch(r"(?!(?i:latest|v\d+)$)[\w-]{1,255}", value):
+            raise ValueError(
+                f"{value!r} is no alias; allowed: letters, digits, _ and -, but not latest or a number after v"
+            )
+        return value
 
 
 class StorageConfig(Section):

@@ -1,14 +1,22 @@
 """Files in a local folder or at any URI that pyarrow understands, such as s3://bucket/folder."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pyarrow import fs
 
+from sdavs_model.files import write_atomically
 from sdavs_platform.ray_internals import STORAGE_MARKER
 
-REFUSALS = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID")
-"""Pyarrow's names for S3's responses to wrong or missing keys."""
+REFUSALS = (
+    *("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID"),
+    *("AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "Unable to locate credentials"),
+)
+"""Pyarrow's and boto3's names for S3's responses to wrong or missing keys."""
 
 
 class Storage:
@@ -77,12 +85,96 @@ class Storage:
         try:
             if isinstance(self._system, fs.LocalFileSystem):
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                part = Path(f"{target}.part")
-                part.write_bytes(content)
-                part.replace(target)
+                write_atomically(Path(target), content)
                 return
             with self._system.open_output_stream(target) as stream:
                 stream.write(content)
+        except OSError as error:
+            raise self._unreachable(error, verb="written") from None
+
+    def read(self, path: str) -> bytes | None:
+        """A file's content; None if there is no such file."""
+        try:
+            with self._system.open_input_stream(f"{self._base}/{path}") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def replace(self, path: str, content: bytes, *, expected: bytes | None) -> bool:
+        """Write a file if its content is `expected` (None: if there is no such file); returns whether it was written.
+
+        Atomic in folders and on S3, so of several writers one succeeds. Other storages have no such operation that
+        pyarrow offers: there the comparison and the write are two steps.
+
+        Raises:
+            ValueError: the storage cannot be reached, or refuses to be written.
+        """
+        if isinstance(self._system, fs.S3FileSystem):
+            return self._replace_on_s3(path, content, expected=expected)
+        if isinstance(self._system, fs.LocalFileSystem):
+            folder, _, name = f"{self._base}/{path}".rpartition("/")
+            with self._locked(f"{folder}/.{name}.lock"):
+                return self._compare_and_write(path, content, expected=expected)
+        return self._compare_and_write(path, content, expected=expected)
+
+    def _compare_and_write(self, path: str, content: bytes, *, expected: bytes | None) -> bool:
+        if self.read(path) != expected:
+            return False
+        self.write(path, content)
+        return True
+
+    @contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        """One process at a time; a killed one lets go. Network disks have such locks, too."""
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise self._unreachable(error, verb="written") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _replace_on_s3(self, path: str, content: bytes, *, expected: bytes | None) -> bool:
+        """pyarrow has no conditional writes; boto3 reads the same addresses and credentials."""
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        has_endpoint = "AWS_ENDPOINT_URL_S3" in os.environ or "AWS_ENDPOINT_URL" in os.environ
+        s3: Any = {"addressing_style": "path"} if has_endpoint else {}
+        client = boto3.client("s3", config=Config(s3=s3, connect_timeout=5, read_timeout=20))
+        bucket, _, key = f"{self._base}/{path}".partition("/")
+        try:
+            if expected is None:
+                condition: Any = {"IfNoneMatch": "*"}
+            else:
+                found = client.get_object(Bucket=bucket, Key=key)
+                if found["Body"].read() != expected:
+                    return False
+                condition = {"IfMatch": found["ETag"]}
+            client.put_object(Bucket=bucket, Key=key, Body=content, **condition)
+            return True
+        except ClientError as error:
+            # 412: the condition does not hold; 409: another writer came first; 404: there is nothing to replace.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
+                if error.response["Error"]["Code"] == "NoSuchBucket":
+                    raise self._unreachable(error) from None
+                return False
+            raise self._unreachable(error, verb="written") from None
+        except BotoCoreError as error:
+            raise self._unreachable(error) from None
+
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        try:
+            self._system.delete_file(f"{self._base}/{path}")
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise self._unreachable(error, verb="written") from None
 

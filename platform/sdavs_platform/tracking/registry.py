@@ -211,6 +211,23 @@ def _shown(address: str) -> str:
     return re.sub(r"(?<=//)[^/@]*@", "", address)
 
 
+def require_writable(name: str, *, uri: str) -> None:
+    """Make sure that versions of a model can be registered; makes the model if there is none.
+
+    Raises:
+        ValueError: the registry refuses.
+    """
+    client = mlflow_client(uri)
+    try:
+        _create_registered_model(client, name)
+        # Changes nothing; tells whether it might.
+        client.update_registered_model(name, description=client.get_registered_model(name).description)
+    except MlflowException as error:
+        raise ValueError(
+            f"tracking.registered_model: the registry at {_shown(uri)} refuses {name!r}: {error.message}"
+        ) from None
+
+
 def _create_registered_model(client: MlflowClient, name: str) -> None:
     try:
         client.create_registered_model(name, description="SDAVS audio-visual segmentation")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ RESUMABLE = (
     "training.keep_checkpoints",
     "training.checkpoint_every",
     "training.hang_seconds",
+    "training.max_skipped",
     "training.log_every",
     "training.profile",
 )
@@ -72,17 +74,9 @@ class TrainingRun:
         )
         params = flattened(config)
         if found:
-            changed = [
-                key
-                for key, old in found[0].data.params.items()
-                if params.get(_RENAMED_KEYS.get(key, key)) != old and not key.startswith(RESUMABLE)
-            ]
-            if changed and has_checkpoints:
-                was = "; ".join(f"{key} was {found[0].data.params[key]}" for key in changed)
-                raise ValueError(
-                    f"name: {config.name!r} was trained with another config ({was}); "
-                    f"choose another --name, or set these keys back to resume"
-                )
+            if has_checkpoints:
+                require_same_config(config, found[0].data.params)
+            changed = changed_keys(config, found[0].data.params)
             finished = found[0].info.status == "FINISHED"
             if not changed and (has_checkpoints or not finished):
                 run = cls(uri=uri, run_id=found[0].info.run_id)
@@ -113,8 +107,8 @@ class TrainingRun:
             ValueError: its checkpoints were trained on other data.
         """
         before = self.client.get_run(self.run_id).data.tags.get("data_digest", digest)
-        if has_checkpoints and before != digest:
-            raise ValueError("data.root: not the data that this name was trained on; choose another --name")
+        if has_checkpoints:
+            require_same_data(digest, before)
         self.set_tags({"data_digest": digest})
 
     def log_metrics(self, values: dict[str, float], *, step: int) -> None:
@@ -187,10 +181,45 @@ class TrainingRun:
         self.client.log_text(self.run_id, resolved_yaml(config), "config.yaml")
 
 
-def record_refusal(message: str) -> None:
-    """A FAILED run for a command whose config was refused, at the default address: there is no other yet."""
-    client = mlflow_client(tracking_uri())
-    created = client.create_run(experiment_id(client, RunConfig().tracking.experiment), run_name="refused")
+def changed_keys(config: RunConfig, before: Mapping[str, str]) -> list[str]:
+    """The keys that have another value than before (see `flattened`) and may not be changed on a resume."""
+    params = flattened(config)
+    return [
+        key
+        for key, old in before.items()
+        if params.get(_RENAMED_KEYS.get(key, key)) != old and not key.startswith(RESUMABLE)
+    ]
+
+
+def require_same_config(config: RunConfig, before: Mapping[str, str]) -> None:
+    """Make sure that a training with checkpoints can be resumed with this config.
+
+    Raises:
+        ValueError: it was trained with another one; names the keys and their values before.
+    """
+    if changed := changed_keys(config, before):
+        was = "; ".join(f"{key} was {before[key]}" for key in changed)
+        raise ValueError(
+            f"name: {config.name!r} was trained with another config ({was}); "
+            f"choose another --name, or set these keys back to resume"
+        )
+
+
+def require_same_data(digest: str, before: str) -> None:
+    """Make sure that a training with checkpoints sees the same data. Raises ValueError if it does not."""
+    if digest != before:
+        raise ValueError("data.root: not the data that this name was trained on; choose another --name")
+
+
+def record_refusal(message: str, config: RunConfig | None = None) -> None:
+    """A FAILED run for a command that was refused before it had a run.
+
+    Args:
+        config: None if the config itself was refused; the run is then at the default address.
+    """
+    tracking = (config or RunConfig()).tracking
+    client = mlflow_client(tracking_uri(tracking.uri))
+    created = client.create_run(experiment_id(client, tracking.experiment), run_name="refused")
     TrainingRun(uri=client.tracking_uri, run_id=created.info.run_id).fail(message)
 
 

@@ -1,6 +1,7 @@
 """What every training worker does, on one page. Ray Train starts it; DeepSpeed joins the workers."""
 
 import logging
+import math
 import random
 import time
 from typing import Any
@@ -14,14 +15,14 @@ from sdavs_model import build_model
 from sdavs_model.engine import move, training_loss
 from sdavs_platform import console
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.deepspeed_internals import log_only, loss_scale
+from sdavs_platform.deepspeed_internals import apply_gradients, log_only, loss_scale
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoints.checkpoint import LoopState, Losses, UnsentMetrics, remove_leftovers
 from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoint
 from sdavs_platform.training.checkpoints.reporter import CheckpointReporter
 from sdavs_platform.training.checkpoints.resume import resume
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
-from sdavs_platform.training.faults.notices import Notices
+from sdavs_platform.training.faults.notices import Notices, SupersededError
 from sdavs_platform.training.faults.watchdog import Watchdog
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
@@ -40,8 +41,9 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     Raises:
         ValueError: a file of the data set cannot be read; names it.
-        FloatingPointError: the loss is not finite; names the step and the clips.
+        FloatingPointError: the loss is not finite, or the gradients too often; names the step.
         StoppedError, PreemptedError: this group should end; all is saved. See `notices`.
+        SupersededError: another command trains under this name.
     """
     worker = Worker(settings)
     while not worker.is_done:
@@ -94,6 +96,7 @@ class Worker:
         found = resume(self.engine, start_from=settings["start_from"])
         self.state, unsent = found or (LoopState(), UnsentMetrics())
         self.losses: Losses = unsent.losses
+        self.grad_norm = 0.0
         self.clock = Clock(
             started=started, before_s=self.state.elapsed_s, max_minutes=config.training.max_minutes
         )
@@ -140,6 +143,8 @@ class Worker:
                 if state.stopped:
                     return
             notice = self.notices.agreed()
+            if isinstance(notice, SupersededError):
+                raise notice
             if notice or (self.checkpoint_is_due and state.batch < self.batches.sampler.num_batches):
                 self.save()
             if notice:
@@ -159,8 +164,10 @@ class Worker:
         with self.times.part("backward"):
             self.engine.backward(losses["loss"])
         with self.times.part("optimizer"):
-            self.engine.step()
-        self.state.step, self.state.batch = self.state.step + 1, self.state.batch + 1
+            is_applied, self.grad_norm = apply_gradients(self.engine)
+        self.state.count_step(is_applied=is_applied)
+        if not is_applied:
+            self._check_skipped()
         return {name: value.detach() for name, value in losses.items()}
 
     def log_step(self) -> None:
@@ -170,12 +177,13 @@ class Worker:
         self.state.elapsed_s = self.clock.elapsed_s
         if self._time_is_up():
             self.state.stopped = f"time budget of {self.config.training.max_minutes:g} minutes used"
-        norm = self.engine.get_global_grad_norm()
         readings = {
             "train/lr": max(self.engine.get_lr()),
-            "train/grad_norm": float(norm) if norm is not None else 0.0,
             "train/loss_scale": loss_scale(self.engine),
+            "train/skipped_steps": float(self.state.skipped),
         }
+        if math.isfinite(self.grad_norm):
+            readings["train/grad_norm"] = self.grad_norm
         readings |= self.times.means()
         if self.config.cluster.use_gpu:
             readings |= gpu_readings()
@@ -201,6 +209,15 @@ class Worker:
         """Deliver what MLflow does not have yet."""
         self.watchdog.close()
         self.progress.close()
+
+    def _check_skipped(self) -> None:
+        step, in_row = self.state.step, self.state.skipped_in_row
+        logger.info("step %d: the gradients are not finite; the weights stay as they are", step)
+        if in_row > self.config.training.max_skipped:
+            raise FloatingPointError(
+                f"step {step}: the gradients were not finite {in_row} times in a row; "
+                f"training.max_skipped allows {self.config.training.max_skipped}"
+            )
 
     def _report(self, scores: dict[str, float], probe: Any) -> None:
         self.state.elapsed_s = self.clock.elapsed_s

@@ -1,12 +1,22 @@
 """What a training checks before it leases anything."""
 
+import json
+import logging
+
 from sdavs_model.data.core.clip_set import total_digest
 from sdavs_model.weights.store import resolve_weights
 from sdavs_platform.config.paths import absolute, state_folder, weights_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import bundled_data
+from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import tracking_uri
+from sdavs_platform.tracking.registry import require_writable
+from sdavs_platform.tracking.runs import flattened, require_same_config, require_same_data
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "training.json"
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -50,3 +60,50 @@ def check_data(config: RunConfig) -> str:
             )
         digests[split] = clips.digest
     return total_digest(digests)
+
+
+def require_registry(config: RunConfig) -> None:
+    """Make sure that the model can be registered in the end.
+
+    Raises:
+        ValueError: the registry refuses.
+    """
+    if config.tracking.registered_model:
+        assert config.tracking.uri is not None
+        require_writable(config.tracking.registered_model, uri=config.tracking.uri)
+
+
+class CheckpointRecord:
+    """Config and data digest next to the checkpoints, which they guard whatever MLflow knows of the training.
+
+    Args:
+        storage: address of the trainings; the record is in the folder of this one.
+        has_checkpoints: whether there are any; without them the record is of no training yet.
+    """
+
+    def __init__(self, config: RunConfig, *, storage: str, has_checkpoints: bool) -> None:
+        self._config = config
+        self._storage = Storage(f"{storage.rstrip('/')}/{config.name}", field="storage.uri")
+        content = self._storage.read(RECORD_FILE) if has_checkpoints else None
+        self._before = json.loads(content) if content else None
+        if has_checkpoints and self._before is None:
+            logger.info(
+                "%s: its checkpoints do not tell their config and data; what MLflow knows is compared",
+                config.name,
+            )
+
+    def require_same_config(self) -> None:
+        """Raises ValueError if the checkpoints were trained with another config; names the keys."""
+        if self._before:
+            require_same_config(self._config, self._before["config"])
+
+    def write(self, data_digest: str) -> None:
+        """Keep config and data for the next resume.
+
+        Raises:
+            ValueError: the checkpoints were trained on other data, or the storage refuses to be written.
+        """
+        if self._before:
+            require_same_data(data_digest, self._before["data_digest"])
+        record = {"config": flattened(self._config), "data_digest": data_digest}
+        self._storage.write(RECORD_FILE, json.dumps(record, indent=2).encode())

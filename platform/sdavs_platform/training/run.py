@@ -17,8 +17,7 @@ from sdavs_model.weights.store import describe_weights
 from sdavs_platform import console
 from sdavs_platform.cluster import joined_cluster, require_resources
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.filesystem import require_writable
-from sdavs_platform.tracking.runs import TrainingRun
+from sdavs_platform.tracking.runs import TrainingRun, record_refusal
 from sdavs_platform.training.checkpoints.listing import (
     ValidationsOnly,
     best_checkpoint,
@@ -26,8 +25,9 @@ from sdavs_platform.training.checkpoints.listing import (
     has_checkpoints,
 )
 from sdavs_platform.training.faults.failures import GiveUp, fit_through_outages, root_cause
+from sdavs_platform.training.faults.lease import Lease
 from sdavs_platform.training.faults.notices import EXIT_CODE, StopRequest
-from sdavs_platform.training.prepare import check_data, resolved
+from sdavs_platform.training.prepare import CheckpointRecord, check_data, require_registry, resolved
 from sdavs_platform.training.telemetry.metrics import underway
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class TrainResult:
 def train(
     config: RunConfig,
     *,
+    take_over: bool = False,
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[ray.train.UserCallback] = (),
     start_from: str | None = None,
@@ -64,6 +65,8 @@ def train(
     SIGTERM, which `ray job stop` sends, leaves a checkpoint of the current step and ends in SystemExit.
 
     Args:
+        take_over: also where another command trains under this name; that one ends. Without it a name is refused
+            while it is being trained.
         tags: added to the MLflow run's own.
         callbacks: called in Ray Train's controller after every validation that the workers report.
         start_from: checkpoint of another training to continue from, for a name that has none yet.
@@ -71,28 +74,33 @@ def train(
         is_stopped: asked after an error: whether the caller ended the training, who then ends its MLflow run, too.
 
     Raises:
-        ValueError: bad data, storage that refuses to be written, a resume with another config, or a cluster that is
-            too small; one clear line.
+        ValueError: the name is being trained, bad data, storage that refuses to be written, a resume with another
+            config, or a cluster that is too small; one clear line.
         RuntimeError: training failed; names the cause. The MLflow run is FAILED in both cases.
     """
     config = resolved(config)
     uri, storage = config.tracking.uri, config.storage.uri
     assert uri is not None
     assert storage is not None
-    resumes = has_checkpoints(storage, config.name)
-    run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=resumes)
-    weights = {key: json.dumps(record) for key, record in describe_weights(config.model).items()}
-    run.set_tags(dict(tags or {}) | weights)
-    logger.info("%s: MLflow run %s at %s", config.name, run.run_id, uri)
-    with _failure_recorded(run, is_stopped):
-        digest = check_data(config)
-        run.set_data_digest(digest, has_checkpoints=resumes)
-        require_writable(storage, config.name)
-        with joined_cluster(config):
-            require_resources(config.cluster)
-            trained = _fit(config, run, callbacks=callbacks, start_from=start_from)
-            result = _finish(config, run, trained, digest=digest, finishes=finishes)
-    run.finish()
+    with _leased(config, storage, take_over=take_over) as lease:
+        resumes = has_checkpoints(storage, config.name)
+        record = CheckpointRecord(config, storage=storage, has_checkpoints=resumes)
+        _refused_in_mlflow(config, record.require_same_config)
+        run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=resumes)
+        weights = {key: json.dumps(record) for key, record in describe_weights(config.model).items()}
+        run.set_tags(dict(tags or {}) | weights)
+        logger.info("%s: MLflow run %s at %s", config.name, run.run_id, uri)
+        with _failure_recorded(run, lambda: is_stopped() or lease.is_lost):
+            digest = check_data(config)
+            run.set_data_digest(digest, has_checkpoints=resumes)
+            record.write(digest)
+            if finishes:
+                require_registry(config)
+            with joined_cluster(config):
+                require_resources(config.cluster)
+                trained = _fit(config, run, lease, callbacks=callbacks, start_from=start_from)
+                result = _finish(config, run, trained, digest=digest, finishes=finishes)
+        run.finish()
     _log_summary(config, result, uri)
     return result
 
@@ -110,6 +118,26 @@ def finish_on_worker(checkpoint: Any, **context: Any) -> tuple[dict[str, dict[st
 
     console.configure()
     return finish_training(checkpoint, **context)
+
+
+@contextlib.contextmanager
+def _leased(config: RunConfig, storage: str, *, take_over: bool) -> Iterator[Lease]:
+    """Inside, no other command trains under the name."""
+    lease = Lease(storage, config.name, takes_over=take_over)
+    _refused_in_mlflow(config, lease.acquire)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _refused_in_mlflow(config: RunConfig, check: Callable[[], None]) -> None:
+    """Run a check that comes before the training's own MLflow run; a refusal leaves a FAILED run of its own."""
+    try:
+        check()
+    except ValueError as error:
+        record_refusal(str(error), config)
+        raise
 
 
 @contextlib.contextmanager
@@ -134,6 +162,7 @@ def _failure_recorded(run: TrainingRun, is_stopped: Callable[[], bool]) -> Itera
 def _fit(
     config: RunConfig,
     run: TrainingRun,
+    lease: Lease,
     *,
     callbacks: Sequence[ray.train.UserCallback],
     start_from: str | None,
@@ -155,6 +184,7 @@ def _fit(
         "stop_key": stop.key,
     }
     trainer = _trainer(config, settings, callbacks)
+    lease.on_lost = stop.supersede
     with stop, underway(config.name):
         try:
             trained = fit_through_outages(
@@ -166,6 +196,8 @@ def _fit(
         except ray.train.TrainingFailedError:
             if not stop.is_made:
                 raise
+    if lease.is_lost:
+        raise RuntimeError(f"name: another command has taken over {config.name!r}")
     if stop.is_made:
         sys.exit(EXIT_CODE)
     return trained

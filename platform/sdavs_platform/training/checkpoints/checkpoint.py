@@ -51,6 +51,10 @@ class LoopState:
     """Epoch of best_miou."""
     validations_without_gain: int = 0
     """Since best_miou."""
+    skipped: int = 0
+    """Steps whose gradients were not finite."""
+    skipped_in_row: int = 0
+    """Of these, the latest without another step in between."""
     elapsed_s: float = 0.0
     """Training time in seconds over all restarts."""
     stopped: str | None = None
@@ -60,6 +64,12 @@ class LoopState:
     def epochs_begun(self) -> int:
         """The number of the epoch that is running or was the last to run, counted from 1."""
         return self.epoch + (self.batch > 0)
+
+    def count_step(self, *, is_applied: bool) -> None:
+        """One more step, whose gradients were finite or were skipped."""
+        self.step, self.batch = self.step + 1, self.batch + 1
+        self.skipped += not is_applied
+        self.skipped_in_row = 0 if is_applied else self.skipped_in_row + 1
 
     def count_validation(self, miou: float, *, patience: int | None) -> bool:
         """Keep the best J, and stop after `patience` validations without a better one; returns whether this is one."""
@@ -110,7 +120,13 @@ def save_checkpoint(
 ) -> None:
     """Write this worker's part into `folder`; all workers call it together, each with its own folder."""
     save_shards(engine, folder, tag=TAG)
-    own = {"random": _random_states(), "buffers": _running_statistics(engine), **vars(unsent)}
+    # On the CPU, because a later group may have other devices or none.
+    own = {
+        "random": _random_states(),
+        "buffers": _running_statistics(engine),
+        "losses": [{name: value.cpu() for name, value in step.items()} for step in unsent.losses],
+        "points": unsent.points,
+    }
     torch.save(own, _own_file(folder, rank))
     if rank == 0:
         (folder / "loop.json").write_text(json.dumps(asdict(state), indent=2))
@@ -133,7 +149,7 @@ def load_checkpoint(
     state = LoopState(**json.loads((folder / "loop.json").read_text()))
     if saved_world_size == world_size:
         engine.load_checkpoint(str(folder), tag=TAG)
-        own = torch.load(_own_file(folder, rank), weights_only=True)
+        own = _load_own(folder, rank, device=engine.device)
         _set_running_statistics(engine, own["buffers"])
         _set_random_states(own["random"])
         return state, UnsentMetrics(losses=own["losses"], points=own["points"])
@@ -141,7 +157,7 @@ def load_checkpoint(
         (Path(scratch) / TAG).mkdir()
         reshape_shards(folder / TAG, Path(scratch) / TAG, rank=rank, world_size=world_size)
         engine.load_checkpoint(scratch, tag=TAG)
-    every = [torch.load(_own_file(folder, r), weights_only=True) for r in range(saved_world_size)]
+    every = [_load_own(folder, r, device=engine.device) for r in range(saved_world_size)]
     means = {name: sum(o["buffers"][name] for o in every) / len(every) for name in every[0]["buffers"]}
     _set_running_statistics(engine, means)
     # The mean over the former workers, on each of the present ones, is the same mean.
@@ -213,6 +229,13 @@ def _manifest_file(folder: Path, rank: int) -> Path:
 
 def _own_file(folder: Path, rank: int) -> Path:
     return folder / f"worker-rank{rank}.pt"
+
+
+def _load_own(folder: Path, rank: int, *, device: torch.device) -> dict[str, Any]:
+    """A worker's own state, wherever it was written; its losses where those of the next steps are."""
+    own = torch.load(_own_file(folder, rank), map_location="cpu", weights_only=True)
+    own["losses"] = [{name: value.to(device) for name, value in step.items()} for step in own["losses"]]
+    return own
 
 
 def _running_statistics(engine: Any) -> dict[str, torch.Tensor]:

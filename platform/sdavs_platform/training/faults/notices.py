@@ -25,11 +25,16 @@ EXIT_CODE = 128 + signal.SIGTERM
 STOP_PATIENCE_S = 60.0
 """Our choice: workers that do not step, because they start or wait for resources, are not waited for longer."""
 
+_STOPPED, _SUPERSEDED = b"stopped", b"superseded"
 _LISTEN_S = 0.5
 
 
 class StoppedError(RuntimeError):
     """The workers have saved, because the job is stopped."""
+
+
+class SupersededError(StoppedError):
+    """Another command has taken the training over: the workers leave without saving into what is its folder now."""
 
 
 class PreemptedError(RuntimeError):
@@ -46,7 +51,7 @@ class StopRequest:
 
     Attributes:
         key: in the key-value store, where the workers look.
-        is_made: whether SIGTERM has come.
+        is_made: whether SIGTERM has come, or another command has taken the training over.
     """
 
     def __init__(self, *, on_request: Callable[[], None]) -> None:
@@ -68,12 +73,21 @@ class StopRequest:
         if self._impatient:
             self._impatient.cancel()
 
+    def supersede(self) -> None:
+        """Let the workers leave without saving: another command has taken the training over."""
+        self.is_made = True
+        kv_put(self.key, _SUPERSEDED)
+        self._end_after_patience()
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.is_made:
             sys.exit(EXIT_CODE)
         self.is_made = True
-        kv_put(self.key, b"1")
+        kv_put(self.key, _STOPPED)
         threading.Thread(target=self._on_request, daemon=True).start()
+        self._end_after_patience()
+
+    def _end_after_patience(self) -> None:
         self._impatient = threading.Timer(STOP_PATIENCE_S, os.kill, args=(os.getpid(), signal.SIGTERM))
         self._impatient.daemon = True
         self._impatient.start()
@@ -85,15 +99,15 @@ class Notices:
     def __init__(self, *, stop_key: str, rank: int) -> None:
         # On the CPU also where the workers' own group is NCCL's: this must not wait for the GPU.
         self._group = dist.new_group(backend="gloo")
-        self._is_stopping = False
-        self._shared = torch.zeros(2, dtype=torch.int32)
+        self._request: bytes | None = None
+        self._shared = torch.zeros(3, dtype=torch.int32)
         self._sharing: dist.Work | None = None
         if rank == 0:
             threading.Thread(target=self._listen, args=(stop_key,), name="notices", daemon=True).start()
 
     def begin(self) -> None:
         """Share with the others what this worker knows, while the step runs."""
-        known = (self._is_stopping, is_preempted())
+        known = (self._request == _SUPERSEDED, self._request == _STOPPED, is_preempted())
         self._shared = torch.tensor(known, dtype=torch.int32)
         self._sharing = dist.all_reduce(self._shared, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
@@ -101,12 +115,14 @@ class Notices:
         """What any worker knew when this step began: the error to leave with, once all is saved."""
         assert self._sharing is not None
         self._sharing.wait()
-        stopping, preempted = self._shared.tolist()
+        superseded, stopping, preempted = self._shared.tolist()
+        if superseded:
+            return SupersededError("another command has taken over")
         if stopping:
             return StoppedError("stopped after a checkpoint")
         return PreemptedError("a node is taken away") if preempted else None
 
     def _listen(self, key: str) -> None:
-        while not self._is_stopping:
+        while self._request != _SUPERSEDED:
             time.sleep(_LISTEN_S)
-            self._is_stopping = kv_get(key) is not None
+            self._request = kv_get(key)

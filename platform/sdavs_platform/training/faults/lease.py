@@ -1,0 +1,172 @@
+"""Only one command at a time trains under a name: its lease is a file in the training's folder in the storage.
+
+The holder renews the lease every few seconds. A lease that is not renewed belongs to a command that has died, and the
+next one takes it. Whether it is renewed is watched by the reader's own clock, as clocks of machines differ.
+"""
+
+import getpass
+import json
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from sdavs_platform.storage.filesystem import Storage
+
+logger = logging.getLogger(__name__)
+
+LEASE_FILE = "lease.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who trains."""
+
+    id: str
+    """Of this one command."""
+    user: str
+    host: str
+    pid: int
+    process_started: float
+    """With `pid` it names a process for good: numbers are used again."""
+    boot: str
+    """Of the machine's kernel: another machine may have the same name."""
+    since: str
+    """UTC."""
+    renewals: int
+
+    def __str__(self) -> str:
+        return f"{self.user} on {self.host} (process {self.pid}) since {self.since}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is known to be gone; only known of processes of this machine."""
+        if (self.host, self.boot) != (socket.gethostname(), _boot()):
+            return False
+        try:
+            return psutil.Process(self.pid).create_time() != self.process_started
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Lease:
+    """Between `acquire` and `release` this command is the only one that trains under the name.
+
+    Args:
+        storage: address of the trainings; the lease is in the folder of this one.
+        name: of the training.
+        takes_over: take a lease that another command still renews. That command notices and ends its training.
+        renew_s: between renewals.
+        expire_s: a lease that is not renewed for so long is free. It need not outlast a restart of the storage:
+            while that is away, nobody else can take the lease either.
+
+    Attributes:
+        is_lost: whether another command has taken the lease over.
+        on_lost: called then, in a thread of the lease's own.
+    """
+
+    def __init__(
+        self,
+        storage: str,
+        name: str,
+        *,
+        takes_over: bool = False,
+        renew_s: float = 10.0,
+        expire_s: float = 60.0,
+    ) -> None:
+        self._storage = Storage(f"{storage.rstrip('/')}/{name}", field="storage.uri")
+        self._name = name
+        self._takes_over = takes_over
+        self.is_lost = False
+        self.on_lost: Callable[[], None] = lambda: None
+        self._renew_s, self._expire_s = renew_s, expire_s
+        self._holder = _this_process()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def acquire(self) -> None:
+        """Take the lease, and keep it.
+
+        Raises:
+            ValueError: another command holds it, or the storage cannot be reached or written.
+        """
+        self._storage.require()
+        content = self._storage.read(LEASE_FILE)
+        while not self._try_take(content):
+            content = self._storage.read(LEASE_FILE)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lease back, unless it is lost."""
+        self._is_over.set()
+        self._thread.join()
+        try:
+            if self._storage.read(LEASE_FILE) == _written(self._holder):
+                self._storage.delete(LEASE_FILE)
+        except ValueError as error:  # it expires
+            logger.warning("%s: the lease could not be given back: %s", self._name, error)
+
+    def _try_take(self, content: bytes | None) -> bool:
+        """Take the lease, given its file's content; False if another command was faster."""
+        if content is not None:
+            holder = Holder(**json.loads(content))
+            if not (holder.has_ended or self._takes_over or self._has_expired(content, holder)):
+                raise ValueError(
+                    f"name: {self._name!r} is being trained by {holder}; wait for its end, choose another --name, "
+                    f"or end it with --take-over"
+                )
+        return self._storage.replace(LEASE_FILE, _written(self._holder), expected=content)
+
+    def _has_expired(self, content: bytes, holder: Holder) -> bool:
+        logger.info("%s: is %s still training?", self._name, holder)
+        deadline = time.monotonic() + self._expire_s
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, self._renew_s / 4))
+            if self._storage.read(LEASE_FILE) != content:
+                return False
+        return True
+
+    def _keep(self) -> None:
+        while not self._is_over.wait(self._renew_s):
+            renewed = replace(self._holder, renewals=self._holder.renewals + 1)
+            try:
+                kept = self._storage.replace(LEASE_FILE, _written(renewed), expected=_written(self._holder))
+                if not kept and self._storage.read(LEASE_FILE) == _written(renewed):
+                    kept = True  # written by an attempt whose reply was lost
+            except ValueError as error:
+                logger.warning("%s: the lease could not be renewed: %s", self._name, error)
+                continue
+            if not kept:
+                self.is_lost = True
+                self.on_lost()
+                return
+            self._holder = renewed
+
+
+def _this_process() -> Holder:
+    process = psutil.Process()
+    return Holder(
+        id=secrets.token_hex(8),
+        user=getpass.getuser(),
+        host=socket.gethostname(),
+        pid=process.pid,
+        process_started=process.create_time(),
+        boot=_boot(),
+        since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        renewals=0,
+    )
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _written(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder), indent=2).encode()
