@@ -3,6 +3,7 @@
     ray job submit -- python jobs/train.py                            where Ray was started
     ray job submit --working-dir . -- python jobs/train.py            anywhere
     python jobs/train.py --config jobs/configs/ms3_pvt.yaml --data.root /data/MS3
+    python jobs/train.py --config jobs/configs/ms3_pvt.yaml --data.root /data/MS3 --dry-run
 
 Without arguments: jobs/configs/demo.yaml, the bundled photographs and sounds on two CPU workers.
 The same --name resumes where it stopped.
@@ -12,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from _flags import job_parser
 from _job import run_job
 
 
@@ -20,11 +22,22 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from sdavs_platform.config.cli import parse_config
 
-    config = parse_config(
-        description=__doc__,
+    parser = job_parser(__doc__, usage="%(prog)s [--dry-run] [--config FILE ...] [--SECTION.KEY VALUE ...]")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved config, data, steps, resources and expected memory; start nothing",
+    )
+    config, flags = parse_config(
+        parser,
         default_yaml=Path(__file__).resolve().parent / "configs" / "demo.yaml",
         on_refusal=record_refusal,
     )
+    if flags.dry_run:
+        from sdavs_platform.training.dry_run import describe
+
+        print(describe(config))
+        return
     from sdavs_platform.training.run import train  # Ray and MLflow take seconds: not for --help
 
     train(config)
