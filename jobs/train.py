@@ -3,16 +3,17 @@
     ray job submit -- python jobs/train.py                            where Ray was started
     ray job submit --working-dir . -- python jobs/train.py            anywhere
     python jobs/train.py --config jobs/configs/ms3_pvt.yaml --data.root /data/MS3
+    python jobs/train.py --config jobs/configs/ms3_pvt.yaml --data.root /data/MS3 --dry-run
 
 Without arguments: jobs/configs/demo.yaml, the bundled photographs and sounds on two CPU workers.
 The same --name resumes where it stopped. While one command trains under a name, another one is refused.
 """
 
-import argparse
 import signal
 import sys
 from pathlib import Path
 
+from _flags import job_parser
 from _job import run_job
 
 
@@ -21,23 +22,30 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from sdavs_platform.config.cli import parse_config
 
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    own.add_argument(
+    parser = job_parser(__doc__, usage="%(prog)s [--dry-run] [--take-over] [--config FILE ...] [--SECTION.KEY VALUE ...]")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved config, data, steps, resources and expected memory; start nothing",
+    )
+    parser.add_argument(
         "--take-over",
         action="store_true",
         help="train also where another command trains under the same name; that one ends",
     )
-    flags, rest = own.parse_known_args()
-    config = parse_config(
-        description=__doc__,
+    config, flags = parse_config(
+        parser,
         default_yaml=Path(__file__).resolve().parent / "configs" / "demo.yaml",
-        argv=rest,
-        parents=[own],
         on_refusal=record_refusal,
     )
+    if flags.dry_run:
+        from sdavs_platform.training.dry_run import describe
+
+        print(describe(config))
+        return
     from sdavs_platform.training.run import train  # Ray and MLflow take seconds: not for --help
 
-    train(config, take_over="take_over" in flags)
+    train(config, take_over=flags.take_over)
 
 
 def record_refusal(message: str) -> None:

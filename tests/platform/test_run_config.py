@@ -1,11 +1,17 @@
 """The config tree: what it accepts, and what it says when it does not."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 from sdavs_platform.config.cli import config_keys, load_config, parse_config
+from sdavs_platform.config.tree import RunConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+
+
+def parsed(argv: list[str]) -> RunConfig:
+    return parse_config(argparse.ArgumentParser(allow_abbrev=False), default_yaml=None, argv=argv)[0]
 
 
 def refusal(overrides: dict) -> list[str]:
@@ -63,7 +69,7 @@ def test_flags_win_over_the_last_file_and_that_over_the_first(tmp_path):
     (tmp_path / "a.yaml").write_text("seed: 1\noptimizer: {lr: 0.1, gamma: 0.5}\n")
     (tmp_path / "b.yaml").write_text("seed: 2\noptimizer: {lr: 0.2}\n")
     arguments = ["--config", f"{tmp_path}/a.yaml", "--config", f"{tmp_path}/b.yaml", "--seed", "3"]
-    config = parse_config(description="", default_yaml=None, argv=arguments)
+    config = parsed(arguments)
     assert (config.seed, config.optimizer.lr, config.optimizer.gamma) == (3, 0.2, 0.5)
 
 
@@ -72,7 +78,7 @@ TYPED = ["2026-07-01", "007", "20260701", "12_30", "on", "no", "1.0", "true", "n
 
 @pytest.mark.parametrize("name", TYPED)
 def test_a_text_key_takes_what_was_typed_also_where_yaml_reads_a_date_a_number_or_a_boolean(tmp_path, name):
-    flag = parse_config(description="", default_yaml=None, argv=["--name", name])
+    flag = parsed(["--name", name])
     (tmp_path / "a.yaml").write_text(f"name: {name}\n")
     assert flag.name == load_config([tmp_path / "a.yaml"]).name == name
 
@@ -80,7 +86,7 @@ def test_a_text_key_takes_what_was_typed_also_where_yaml_reads_a_date_a_number_o
 def test_texts_of_sections_and_lists_are_taken_as_typed_too(tmp_path):
     (tmp_path / "a.yaml").write_text("tracking: {experiment: 2026}\ndata: {test_splits: [1, 02]}\n")
     argv = ["--config", f"{tmp_path}/a.yaml", "--data.train_split", "1", "--storage.uri", "/results #2"]
-    config = parse_config(description="", default_yaml=None, argv=argv)
+    config = parsed(argv)
     assert config.tracking.experiment == "2026"
     assert config.data.test_splits == ("1", "02")
     assert config.data.train_split == "1"
@@ -91,20 +97,20 @@ def test_null_unsets_a_text_key_that_may_be_unset_and_quotes_make_it_text(tmp_pa
     (tmp_path / "a.yaml").write_text("tracking: {registered_model: null}\n")
     assert load_config([tmp_path / "a.yaml"]).tracking.registered_model is None
     for typed, meant in (("null", None), ("'null'", "null"), ('"007"', "007")):
-        config = parse_config(description="", default_yaml=None, argv=["--tracking.registered_model", typed])
+        config = parsed(["--tracking.registered_model", typed])
         assert config.tracking.registered_model == meant
 
 
 def test_a_mistake_on_the_command_line_exits_with_status_2_and_one_line(capsys):
     with pytest.raises(SystemExit) as exit_status:
-        parse_config(description="", default_yaml=None, argv=["--training.epoch", "3"])
+        parsed(["--training.epoch", "3"])
     assert exit_status.value.code == 2
     assert capsys.readouterr().err.strip().endswith("unknown key; did you mean training.epochs?")
 
 
 def test_help_explains_every_key_with_its_type_and_default(capsys):
     with pytest.raises(SystemExit):
-        parse_config(description="", default_yaml=None, argv=["--help"])
+        parsed(["--help"])
     shown = capsys.readouterr().out
     for key in config_keys():
         assert f"--{key.path} " in shown

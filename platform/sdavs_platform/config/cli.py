@@ -67,33 +67,23 @@ def validated(values: dict[str, Any]) -> RunConfig:
 
 
 def parse_config(
+    parser: argparse.ArgumentParser,
     *,
-    description: str,
     default_yaml: Path | None,
     argv: Sequence[str] | None = None,
-    parents: Sequence[argparse.ArgumentParser] = (),
     on_refusal: Callable[[str], None] = lambda message: None,
-) -> RunConfig:
-    """The config from the command line; `--help` explains every key.
-
-    Args:
-        parents: parsers of the command's own flags, which must not be in `argv`, for `--help`.
+) -> tuple[RunConfig, argparse.Namespace]:
+    """The config from the command line, and the flags that `parser` had before; `--help` explains every key.
 
     Mistakes are reported on stderr and passed to `on_refusal`; the process then exits with status 2.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        parents=parents,
-        usage="%(prog)s [--config FILE ...] [--SECTION.KEY VALUE ...]",
-    )
     add_config_flags(parser, default_yaml=default_yaml)
     known, unknown = parser.parse_known_args(argv)
-    flags = dict(vars(known))
+    flags, keys = vars(known), config_kinds()
+    own = argparse.Namespace(**{name: flags.pop(name) for name in set(flags) - {"config", *keys}})
     files = flags.pop("config") or ([default_yaml] if default_yaml else [])
     try:
-        return load_config(files, overrides_of(flags, unknown))
+        return load_config(files, overrides_of(flags, unknown)), own
     except ValueError as error:
         on_refusal(str(error))
         parser.exit(2, textwrap.indent(str(error), f"{parser.prog}: ") + "\n")
