@@ -227,8 +227,15 @@ class TrackingConfig(Section):
     registered_model: str | None = "sdavs"
     """Name under which the finished model is registered. null: not registered."""
 
-    alias: str = "champion"
-    """Alias that marks the served version; set by jobs/promote.py, never by training."""
+    @model_validator(mode="before")
+    @classmethod
+    def _without_alias(cls, values: Any) -> Any:
+        # A key of earlier versions that nothing read; their files and recorded configs still have it.
+        return (
+            {key: value for key, value in values.items() if key != "alias"}
+            if isinstance(values, dict)
+            else values
+        )
 
 
 class StorageConfig(Section):

@@ -5,6 +5,7 @@ from typing import IO
 
 from pyarrow import fs
 
+from sdavs_model.files import write_atomically
 from sdavs_platform.ray_internals import STORAGE_MARKER
 
 REFUSALS = ("ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID")
@@ -77,9 +78,7 @@ class Storage:
         try:
             if isinstance(self._system, fs.LocalFileSystem):
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                part = Path(f"{target}.part")
-                part.write_bytes(content)
-                part.replace(target)
+                write_atomically(Path(target), content)
                 return
             with self._system.open_output_stream(target) as stream:
                 stream.write(content)
