@@ -101,6 +101,11 @@ def test_null_unsets_a_text_key_that_may_be_unset_and_quotes_make_it_text(tmp_pa
         assert config.tracking.registered_model == meant
 
 
+def test_a_key_of_earlier_versions_that_had_no_effect_is_accepted(tmp_path):
+    (tmp_path / "old.yaml").write_text("tracking: {alias: champion, experiment: mine}\n")
+    assert load_config([tmp_path / "old.yaml"]).tracking.experiment == "mine"
+
+
 def test_a_mistake_on_the_command_line_exits_with_status_2_and_one_line(capsys):
     with pytest.raises(SystemExit) as exit_status:
         parsed(["--training.epoch", "3"])

@@ -4,7 +4,6 @@
 artifact and the endpoint; nothing passes raw dicts on. The docstrings of the keys are the `--help` texts.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -239,9 +238,6 @@ class TrackingConfig(Section):
     registered_model: str | None = "sdavs"
     """Name under which the trained model is registered, without / : . % or quotes. null: it is not registered."""
 
-    alias: str = "champion"
-    """Alias of the served version; set by jobs/promote.py, never by training."""
-
     @field_validator("registered_model")
     @classmethod
     def _is_model_name(cls, value: str | None) -> str | None:
@@ -252,15 +248,15 @@ class TrackingConfig(Section):
             )
         return value
 
-    @field_validator("alias")
+    @model_validator(mode="before")
     @classmethod
-    def _is_alias(cls, value: str) -> str:
-        # MLflow's rule.
-        if not re.fullmatch(r"(?!(?i:latest|v\d+)$)[\w-]{1,255}", value):
-            raise ValueError(
-                f"{value!r} is no alias; allowed: letters, digits, _ and -, but not latest or a number after v"
-            )
-        return value
+    def _without_alias(cls, values: Any) -> Any:
+        # A key of earlier versions that nothing read; their files and recorded configs still have it.
+        return (
+            {key: value for key, value in values.items() if key != "alias"}
+            if isinstance(values, dict)
+            else values
+        )
 
 
 class StorageConfig(Section):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdavs_model.data.core.workers import Progress, no_progress
-from sdavs_model.files import is_litter
+from sdavs_model.files import is_litter, replacing
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
@@ -125,6 +125,8 @@ def local_copy(
 def _fetch(
     storage: Storage, files: dict[str, dict[str, Any]], folder: Path, num_workers: int, progress: Progress
 ) -> None:
+    for part in folder.rglob("*.part"):  # of a killed download
+        part.unlink()
     missing = [name for name in files if not (folder / name).is_file()]
     done = len(files) - len(missing)
     with _workers(num_workers) as workers:
@@ -136,18 +138,16 @@ def _fetch(
 def _fetch_one(storage: Storage, name: str, entry: dict[str, Any], folder: Path) -> None:
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
     digest = hashlib.sha256()
-    with storage.open(name) as source, part.open("wb") as copy:
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            copy.write(chunk)
-    if digest.hexdigest() != entry["sha256"]:
-        part.unlink()
-        raise ValueError(
-            f"data.root: {storage.uri}/{name} differs from {MANIFEST}; delete it there and upload again"
-        )
-    part.replace(target)
+    with replacing(target) as part:
+        with storage.open(name) as source, part.open("wb") as copy:
+            while chunk := source.read(CHUNK):
+                digest.update(chunk)
+                copy.write(chunk)
+        if digest.hexdigest() != entry["sha256"]:
+            raise ValueError(
+                f"data.root: {storage.uri}/{name} differs from {MANIFEST}; delete it there and upload again"
+            )
 
 
 def _read_manifest(storage: Storage) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""MLflow: one run per training, one artifact per registered model."""
+"""MLflow: one run per training, one artifact per registered model version."""

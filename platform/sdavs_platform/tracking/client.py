@@ -1,4 +1,4 @@
-"""The one way to an MLflow client: explicit addresses, no fluent global state, quiet."""
+"""MLflow clients with explicit addresses, without MLflow's global state and without its chatter."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ def tracking_uri(configured: str | None = None) -> str:
 
 
 def mlflow_client(uri: str) -> MlflowClient:
-    """A client for runs and registry at `uri`; makes the folder of a sqlite file."""
+    """A client for runs and registry at `uri`; creates the folder of a sqlite file."""
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -28,7 +28,7 @@ def mlflow_client(uri: str) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """The experiment, made on first use. With sqlite its artifacts lie beside the database."""
+    """The id of an experiment, created on first use. With sqlite its artifacts are stored next to the database."""
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return experiment.experiment_id

@@ -1,4 +1,4 @@
-"""The two pictures of a run: its learning curve, and what the model sees in a few fixed clips."""
+"""The plots of a run: its learning curve, and the predictions for a few fixed clips."""
 
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ HEADER = 14
 
 
 def learning_curve(run: "TrainingRun") -> "Figure":
-    """Training loss above, validation J and F below, over optimizer steps; drawn from the run's own metrics."""
-    # Half a second to import, and only the first of the workers draws.
+    """Training loss (top), validation J and F (bottom) over optimizer steps, from the metrics of the run."""
+    # Half a second to import, and only rank 0 plots.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -49,19 +49,24 @@ def learning_curve(run: "TrainingRun") -> "Figure":
 def prediction_panel(
     frames: torch.Tensor, masks: torch.Tensor, logits: torch.Tensor, preprocess: PreprocessConfig
 ) -> Image.Image:
-    """Rows: frame, truth, prediction, overlay of each clip; columns: time.
+    """An image with rows of frame, ground truth, prediction and overlay for each clip, and time as columns.
 
     Args:
-        frames: [B, T, 3, H, W], normalised. masks: [B, T, H, W]. logits: [B, T, K, H, W]; of K classes
-            only what sounds is drawn, whichever it is.
+        frames: [B, T, 3, H, W], normalised. masks: [B, T, H, W]. logits: [B, T, K, H, W]; with K
+            classes all sounding ones are drawn alike.
     """
     pictures = as_pixels(frames, preprocess)
-    truths = (masks.cpu().numpy() > 0)[..., None] * np.array([255] * 3)
-    answers = logits[:, :, 0] > 0 if logits.shape[2] == 1 else logits.argmax(2) > 0
-    found = answers.cpu().numpy()[..., None]
+    ground_truths = (masks.cpu().numpy() > 0)[..., None] * np.array([255] * 3)
+    marked = logits[:, :, 0] > 0 if logits.shape[2] == 1 else logits.argmax(2) > 0
+    found = marked.cpu().numpy()[..., None]
     overlays = np.where(found, (pictures * 0.45 + OVERLAY * 0.55), pictures)
     predictions = found * np.array([255] * 3)
-    kinds = (("frame", pictures), ("truth", truths), ("prediction", predictions), ("overlay", overlays))
+    kinds = (
+        ("frame", pictures),
+        ("ground truth", ground_truths),
+        ("prediction", predictions),
+        ("overlay", overlays),
+    )
     num_clips, num_frames, height, width, _ = pictures.shape
     rows = num_clips * len(kinds)
     panel = Image.new(
@@ -79,7 +84,7 @@ def prediction_panel(
 
 
 def as_pixels(frames: torch.Tensor, preprocess: PreprocessConfig) -> np.ndarray:
-    """Normalised frames [..., 3, H, W] back to [..., H, W, 3] uint8."""
+    """Normalised frames [..., 3, H, W] as images [..., H, W, 3] uint8."""
     mean = torch.tensor(preprocess.mean)[:, None, None]
     std = torch.tensor(preprocess.std)[:, None, None]
     return ((frames.cpu().float() * std + mean).clamp(0, 1) * 255).byte().movedim(-3, -1).numpy()

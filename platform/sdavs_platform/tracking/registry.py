@@ -1,8 +1,8 @@
-"""The model registry: one pickle-free artifact per version, found by number or alias, verified on the way out.
+"""The model registry: one pickle-free artifact per version, found by number or alias, verified when it is loaded.
 
-A version's artifact is the folder of `sdavs_model.save_artifact` plus an `MLmodel` file, which shows MLflow's
-UI the signature. Two tags guard it: `sha256` (the weights) and `manifest_sha256` (sdavs.json, which holds the
-config, the preprocessing and the weights' own sum).
+A version's artifact is the folder of `sdavs_model.save_artifact` plus an `MLmodel` file, from which MLflow's UI shows
+the signature. Two tags protect it: `sha256` (of the weights) and `manifest_sha256` (of sdavs.json, which holds the
+config, the preprocessing and the digest of the weights).
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -27,7 +28,7 @@ from sdavs_platform.tracking.client import mlflow_client, tracking_uri
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredVersion:
-    """What the registry says about one version."""
+    """One version as the registry records it."""
 
     name: str
     version: int
@@ -42,7 +43,7 @@ def register_artifact(
 ) -> int:
     """Upload an artifact folder as a logged model of run `run_id` and register it; returns the version.
 
-    `tags` join the version's own: `sha256`, `manifest_sha256`.
+    `tags` are added to the version's own, `sha256` and `manifest_sha256`.
     """
     folder = Path(folder)
     client = mlflow_client(uri)
@@ -57,10 +58,13 @@ def register_artifact(
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     _create_registered_model(client, name)
-    sums = {"sha256": file_sha256(folder / WEIGHTS_FILE), "manifest_sha256": file_sha256(folder / CARD_FILE)}
-    # Not models:/<id>: MLflow's sqlite registry would look that up at its global address, not at `uri`.
+    digests = {
+        "sha256": file_sha256(folder / WEIGHTS_FILE),
+        "manifest_sha256": file_sha256(folder / CARD_FILE),
+    }
+    # Not models:/<id>: MLflow's sqlite registry would look it up at the global address instead of `uri`.
     created = client.create_model_version(
-        name, model.artifact_location, run_id=run_id, tags=tags | sums, model_id=model.model_id
+        name, model.artifact_location, run_id=run_id, tags=tags | digests, model_id=model.model_id
     )
     return int(created.version)
 
@@ -78,10 +82,10 @@ def signature(config: SDAVSConfig) -> ModelSignature:
 
 
 def resolve(model_uri: str, *, uri: str | None = None) -> RegisteredVersion:
-    """Look `models:/NAME@ALIAS`, `models:/NAME/3` or `models:/NAME/latest` up.
+    """Look up `models:/NAME@ALIAS`, `models:/NAME/3` or `models:/NAME/latest`.
 
     Raises:
-        ValueError: another form of address, or nothing there.
+        ValueError: another form of address, or no such version.
     """
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+|latest))", model_uri)
     if not match:
@@ -117,16 +121,16 @@ def fetch(model_uri: str, *, uri: str | None = None, cache: Path | None = None) 
     """The artifact folder of a registered model on this machine: downloaded once, verified every time.
 
     Raises:
-        ValueError: not registered, or the files do not have the registered sums.
+        ValueError: not registered, or the files differ from the registered digests.
     """
     return fetch_version(resolve(model_uri, uri=uri), uri=uri, cache=cache)
 
 
 def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Path | None = None) -> Path:
-    """`fetch` for a version that was looked up before; MLflow is asked only if this machine has no copy.
+    """`fetch` for a resolved version; MLflow is only contacted if the version is not cached on this machine.
 
     Raises:
-        ValueError: the files do not have the registered sums.
+        ValueError: the files differ from the registered digests.
     """
     folder = (
         (cache or state_folder() / "models") / found.name / f"{found.version}-{found.manifest_sha256[:12]}"
@@ -137,21 +141,21 @@ def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Pa
     folder.parent.mkdir(parents=True, exist_ok=True)
     client = mlflow_client(tracking_uri(uri))
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as scratch:
-        _download(client, found, Path(scratch) / "artifact")
-        _verify(Path(scratch) / "artifact", found)
+        downloaded = _download(client, found, Path(scratch))
+        _verify(downloaded, found)
         try:
-            os.replace(Path(scratch) / "artifact", folder)
+            os.replace(downloaded, folder)
         except OSError:
-            # Another process was faster; its copy is as good if it verifies.
+            # Another process was faster; its copy is fine if it verifies.
             _verify(folder, found)
     return folder
 
 
 def check_signature(folder: Path, config: SDAVSConfig) -> None:
-    """Make sure that the signature MLflow shows is that of the model in the folder.
+    """Check that the signature that MLflow shows is that of the model in the folder.
 
     Raises:
-        ValueError: they differ; the message shows both.
+        ValueError: they differ; shows both.
     """
     try:
         shown = Model.load(str(folder / "MLmodel")).signature
@@ -159,19 +163,19 @@ def check_signature(folder: Path, config: SDAVSConfig) -> None:
         raise ValueError(f"{folder / 'MLmodel'}: {error.message}") from None
     if shown != (expected := signature(config)):
         raise ValueError(
-            f"{folder / 'MLmodel'}: the signature is {shown}; a model of this config has {expected}"
+            f"{folder / 'MLmodel'}: the signature is {shown}, but a model of this config has {expected}"
         )
 
 
 def set_tags(name: str, version: int, tags: dict[str, str], *, uri: str | None = None) -> None:
-    """Set tags of a version; those that it has under other names stay."""
+    """Set tags of a version; its other tags are kept."""
     client = mlflow_client(tracking_uri(uri))
     for key, value in tags.items():
         client.set_model_version_tag(name, str(version), key, value)
 
 
 def versions_by_tag(name: str, key: str, *, uri: str | None = None) -> list[tuple[str, int]]:
-    """(value, version) of the versions that have a tag, the smallest value first."""
+    """(value, version) of the versions that have a tag, sorted by value."""
     try:
         tags = _versions(mlflow_client(tracking_uri(uri)), name)
     except ValueError:
@@ -207,7 +211,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _shown(address: str) -> str:
-    """An address without the password that it may hold."""
+    """The address without credentials."""
     return re.sub(r"(?<=//)[^/@]*@", "", address)
 
 
@@ -252,14 +256,10 @@ def _versions(client: MlflowClient, name: str) -> dict[int, dict[str, str]]:
     return versions
 
 
-def _download(client: MlflowClient, found: RegisteredVersion, target: Path) -> None:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
+def _download(client: MlflowClient, found: RegisteredVersion, folder: Path) -> Path:
+    """Download the artifact of a version into `folder`; returns its own folder there."""
     source = client.get_model_version_download_uri(found.name, str(found.version))
-    repository = get_artifact_repository(source, tracking_uri=client.tracking_uri)
-    target.mkdir()
-    local = Path(repository.download_artifacts("", str(target)))
-    assert local.samefile(target)
+    return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=client.tracking_uri))
 
 
 def _verify(folder: Path, found: RegisteredVersion) -> None:

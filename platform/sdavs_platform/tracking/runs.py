@@ -1,6 +1,6 @@
-"""One MLflow run per training, also across restarts: the run is found by the training's name.
+"""MLflow runs: one per training, found again by the training's name after a restart.
 
-Pure `MlflowClient` with a run id, because driver and workers write to the same run from different processes.
+All calls go through `MlflowClient` with a run id, because driver and workers write to the same run.
 """
 
 import json
@@ -29,7 +29,7 @@ NAME_TAG = "sdavs.name"
 STORAGE_TAG = "sdavs.storage"
 RESULT_FILE = "result.json"
 
-# What may change when a name is resumed; anything else would make another training of it.
+# Keys that may change when a training is resumed; any other change makes it another training.
 RESUMABLE = (
     "tracking.",
     "storage.",
@@ -52,7 +52,7 @@ _RENAMED_KEYS = {f"model.{old}": f"model.{new}" for old, new in RENAMED_KEYS.ite
 
 
 class TrainingRun:
-    """A run by its id; every method may be called from any process."""
+    """A run by its id; all methods can be called from any process."""
 
     def __init__(self, *, uri: str, run_id: str) -> None:
         self.uri = uri
@@ -64,7 +64,7 @@ class TrainingRun:
         """The run of `config.name`: the existing one if this training continues it, else a new one.
 
         Raises:
-            ValueError: checkpoints of this name exist and were trained with another config; names the keys.
+            ValueError: checkpoints of this name exist that were trained with another config; names the keys.
         """
         client = mlflow_client(uri)
         experiment = experiment_id(client, config.tracking.experiment)
@@ -101,7 +101,7 @@ class TrainingRun:
         return cls(uri=uri, run_id=found[0].info.run_id) if found else None
 
     def set_data_digest(self, digest: str, *, has_checkpoints: bool) -> None:
-        """Record which data this training sees.
+        """Record the data of this training.
 
         Raises:
             ValueError: its checkpoints were trained on other data.
@@ -112,13 +112,13 @@ class TrainingRun:
         self.set_tags({"data_digest": digest})
 
     def log_metrics(self, values: dict[str, float], *, step: int) -> None:
-        """One point of several metrics; `step` counts optimizer steps."""
+        """Log one point of several metrics; `step` counts optimizer steps."""
         now = int(time.time() * 1000)
         metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
         self.client.log_batch(self.run_id, metrics=metrics)
 
     def log_points(self, points: list[Point]) -> None:
-        """Several steps at once, in one round trip."""
+        """Log the points of several steps in one request."""
         now = int(time.time() * 1000)
         metrics = [Metric(k, float(v), now, step) for step, values in points for k, v in values.items()]
         for start in range(0, len(metrics), 1000):
@@ -134,23 +134,23 @@ class TrainingRun:
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def log_figure(self, figure: Any, file: str) -> None:
-        """Store a matplotlib figure as PNG; the same `file` replaces the former one."""
+        """Log a matplotlib figure as PNG; replaces an earlier `file`."""
         self.client.log_figure(self.run_id, figure, file)
 
     def log_image(self, image: Image, file: str) -> None:
-        """Store a picture as PNG; the same `file` replaces the former one."""
+        """Log an image as PNG; replaces an earlier `file`."""
         self.client.log_image(self.run_id, image, file)
 
     def set_finished_result(
         self, *, checkpoint: str, version: int | None, metrics: dict[str, dict[str, float]]
     ) -> None:
-        """Remember what the training led to, so that the same command repeats nothing."""
+        """Record the result of the training, so that the same command repeats nothing."""
         result = {"checkpoint": checkpoint, "version": version, "metrics": metrics}
         self.client.log_dict(self.run_id, result, RESULT_FILE)
         self.set_tags({"model_version": str(version)} if version is not None else {})
 
     def finished_result(self) -> dict[str, Any] | None:
-        """What `set_finished_result` remembered, if the training has finished before."""
+        """The result recorded by `set_finished_result`; None if the training has not finished."""
         if RESULT_FILE not in {file.path for file in self.client.list_artifacts(self.run_id)}:
             return None
         with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,7 @@ class TrainingRun:
         self.client.set_terminated(self.run_id, "FINISHED")
 
     def fail(self, message: str, *, status: str = "FAILED") -> None:
-        """Mark the run FAILED (or KILLED), with the reason where the UI shows it."""
+        """Mark the run FAILED (or KILLED), with the reason in the tag `error`."""
         self.set_tags({"error": message[:5000]})
         self.client.set_terminated(self.run_id, status)
 
@@ -172,7 +172,7 @@ class TrainingRun:
         self.client.log_text(self.run_id, resolved_yaml(config), "config.yaml")
 
     def _reopen(self, config: RunConfig, old: dict[str, str]) -> None:
-        """Continue: params cannot change in MLflow, so what a resume changes is kept as tags."""
+        """Continue the run. MLflow's params cannot change, so keys changed by a resume are logged as tags."""
         self.client.update_run(self.run_id, status="RUNNING")
         if "error" in self.client.get_run(self.run_id).data.tags:
             self.client.delete_tag(self.run_id, "error")
@@ -239,7 +239,7 @@ def flattened(config: RunConfig) -> dict[str, str]:
 
 
 def resolved_yaml(config: RunConfig) -> str:
-    """The whole tree as a YAML file that `--config` accepts."""
+    """The whole config tree as YAML for `--config`."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
