@@ -22,7 +22,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from sdavs_platform.config.cli import parse_config
 
-    parser = job_parser(__doc__, usage="%(prog)s [--dry-run] [--take-over] [--config FILE ...] [--SECTION.KEY VALUE ...]")
+    parser = job_parser(
+        __doc__, usage="%(prog)s [--dry-run] [--take-over] [--config FILE ...] [--SECTION.KEY VALUE ...]"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
