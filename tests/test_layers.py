@@ -49,8 +49,8 @@ LAYERS = """
     model.data.augment
     model.data.core
     model.data
-    model.encoders
     model.weights
+    model.encoders
     model.artifact_files model.masks
     model.config
     model.files model.suggestions
