@@ -76,7 +76,7 @@ def concentration(distribution: Tensor) -> Tensor:
 
 def _attentions(damf: DAMF) -> dict[str, CrossModalAttention]:
     """The directions that the model has, by name."""
-    both = {AUDIO_QUERIES: damf.audio_asks, VIDEO_QUERIES: damf.video_asks}
+    both = {AUDIO_QUERIES: damf.audio_queries, VIDEO_QUERIES: damf.video_queries}
     return {name: attention for name, attention in both.items() if attention is not None}
 
 

@@ -19,6 +19,7 @@ from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.features import EMBEDDINGS, MAPS
 from sdavs_model.encoders.visual import VisualEncoder
 from sdavs_model.files import replacing
+from sdavs_model.weights.read import configured_weights
 
 CACHE_VERSION = 1
 """Goes up with every change of what an item of `TrainingClips` or an encoder's output is."""
@@ -40,8 +41,9 @@ class FrozenEncoders:
     def __init__(self, config: SDAVSConfig) -> None:
         assert config.freeze_backbone
         assert config.audio_encoder_is_frozen
-        self._visual = VisualEncoder(config=config).eval()
-        self._audio = build_audio_encoder(config).eval()
+        backbone_weights, audio_weights = configured_weights(config)
+        self._visual = VisualEncoder(config=config, weights=backbone_weights).eval()
+        self._audio = build_audio_encoder(config, audio_weights).eval()
         total = hashlib.sha256()
         for encoder in (self._visual, self._audio):
             for name, tensor in encoder.state_dict().items():

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
 
+from sdavs_model.config import SDAVSConfig
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.weights.catalogue import CATALOGUE
 
@@ -36,6 +37,21 @@ def read_weights(path: str | Path, *, field: str) -> Weights:
     except (SafetensorError, _NotTensorsError) as error:
         raise ValueError(f"{field}: {path} is not a plain file of tensors: {error}") from error
     return Weights(tensors=tensors, source=str(path), field=field)
+
+
+def configured_weights(config: SDAVSConfig) -> tuple[Weights | None, Weights | None]:
+    """The pretrained weights of backbone and audio encoder that a config names; None for random or timm's own ones.
+
+    Raises:
+        ValueError: as `read_weights`.
+    """
+    if config.from_scratch:
+        return None, None
+    backbone, audio = (
+        None if (path := getattr(config, field)) is None else read_weights(path, field=field)
+        for field in ("backbone_weights", "audio_weights")
+    )
+    return backbone, audio
 
 
 def parse_weights(content: bytes, *, name: str, source: str, field: str) -> Weights:

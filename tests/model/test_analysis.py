@@ -68,8 +68,9 @@ def test_grad_cam_cannot_see_a_channel_selector_and_the_feature_maps_can(clip):
 
 def test_the_shown_attention_is_the_one_that_the_model_computes(clip):
     model = tiny()
-    asks = model.levels[1].damf.audio_asks
-    with torch.no_grad(), record_calls({"q": asks.query, "kv": asks.key_value, "out": asks.out}) as calls:
+    attention = model.levels[1].damf.audio_queries
+    parts = {"q": attention.query, "kv": attention.key_value, "out": attention.out}
+    with torch.no_grad(), record_calls(parts) as calls:
         model(*clip)
     heads = (calls["q"].output, *calls["kv"].output.chunk(2, dim=-1))
     q, k, v = (x.unflatten(-1, (2, -1)).transpose(1, 2) for x in heads)

@@ -5,9 +5,11 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
 from sdavs_model.artifact import read_golden
+from sdavs_model.files import sha256_of
 from sdavs_model.golden import golden_difference
 
 CONFIG = SDAVSConfig(backbone="pvt_v2_b0", image_size=64, width=32, num_heads=4, vggish_width=0.125)
@@ -50,6 +52,13 @@ def test_an_artifact_of_an_earlier_version_loads_and_answers_the_same(artifact):
     del card["preprocess"]["log_offset"]
     card["config"]["vggish_weights"] = None
     card["frozen_vggish"] = True
+    old_names = {"audio_queries": "audio_asks", "video_queries": "video_asks"}
+    weights = load_file(folder / "model.safetensors")
+    for new, old in old_names.items():
+        assert any(f".{new}." in name for name in weights)
+        weights = {name.replace(new, old): value for name, value in weights.items()}
+    save_file(weights, folder / "model.safetensors")
+    card["sha256"]["model.safetensors"] = sha256_of(folder / "model.safetensors")
     (folder / "sdavs.json").write_text(json.dumps(card))
     loaded = load_artifact(folder)
     assert not any(p.requires_grad for p in loaded.model.audio_encoder.parameters())

@@ -4,6 +4,8 @@ Both streams are enhanced (STC), each attends to the other (CMA), and each atten
 stream that its queries did not come from (residual cross multiplication, the crossing lines of figure 2).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +15,9 @@ from sdavs_model.config import Ablation
 
 # Bottleneck of CAR's two matrices W_1 and W_2 (equation 6).
 CAR_REDUCTION = 4
+
+# Submodules that earlier versions named otherwise; their weights are still loaded.
+RENAMED = {"audio_asks": "audio_queries", "video_asks": "video_queries"}
 
 
 class DAMF(nn.Module):
@@ -38,11 +43,12 @@ class DAMF(nn.Module):
             # The audio map is made on STC's grid: audio has no detail for a finer one.
             self.stc_audio = STC(width=width, stride=1, car=ablation.car)
             self.stc_video = STC(width=width, stride=stride, car=ablation.car)
-        self.audio_asks = self.video_asks = None
+        self.audio_queries = self.video_queries = None
         if ablation.direction in ("both", "av"):
-            self.audio_asks = CrossModalAttention(**attention)
+            self.audio_queries = CrossModalAttention(**attention)
         if ablation.direction in ("both", "va"):
-            self.video_asks = CrossModalAttention(**attention)
+            self.video_queries = CrossModalAttention(**attention)
+        self.register_load_state_dict_pre_hook(_rename_earlier)
 
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse one level.
@@ -59,15 +65,15 @@ class DAMF(nn.Module):
         audio_map = self.place(video_tokens, audio)
         audio_tokens = audio_map if self.stc_audio is None else self.stc_audio(audio_map)
         fused_video, fused_audio = audio_map, video
-        if self.video_asks is not None:
-            from_audio = self.video_asks(query=video_tokens, source=audio_tokens)  # F_{a->v}
-            fused_video = self._meet(from_audio, audio_map)
-        if self.audio_asks is not None:
-            from_video = self.audio_asks(query=audio_tokens, source=video_tokens)  # F_{v->a}
-            fused_audio = self._meet(from_video, video)
+        if self.video_queries is not None:
+            from_audio = self.video_queries(query=video_tokens, source=audio_tokens)  # F_{a->v}
+            fused_video = self._combine(from_audio, audio_map)
+        if self.audio_queries is not None:
+            from_video = self.audio_queries(query=audio_tokens, source=video_tokens)  # F_{v->a}
+            fused_audio = self._combine(from_video, video)
         return fused_video, fused_audio
 
-    def _meet(self, attended: Tensor, other: Tensor) -> Tensor:
+    def _combine(self, attended: Tensor, other: Tensor) -> Tensor:
         """Residual cross multiplication, equation (7), or its variants of Table VIII.
 
         Our reading of "residual" and "thereby preserving original features": other + attended * other. A bare
@@ -79,6 +85,15 @@ class DAMF(nn.Module):
         if self.rm == "add":
             return other + attended
         return attended
+
+
+def _rename_earlier(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Weights of earlier versions under today's names; the order of the dictionary stays."""
+    for key in [*state]:
+        part, dot, rest = key.removeprefix(prefix).partition(".")
+        renamed = key.startswith(prefix) and RENAMED.get(part)
+        value = state.pop(key)
+        state[f"{prefix}{renamed}{dot}{rest}" if renamed else key] = value
 
 
 class AudioPlacement(nn.Module):

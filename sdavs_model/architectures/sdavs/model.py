@@ -17,7 +17,7 @@ from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.audio_attention import AudioAttention
 from sdavs_model.encoders.features import Features
 from sdavs_model.encoders.visual import VisualEncoder
-from sdavs_model.weights.read import read_weights
+from sdavs_model.weights.read import configured_weights
 
 # Spatial stride of STC by level: the token grids of the two largest levels are halved, the others are small.
 STC_STRIDES = (2, 2, 1, 1)
@@ -45,11 +45,7 @@ class SDAVS(nn.Module):
     def __init__(self, *, config: SDAVSConfig) -> None:
         super().__init__()
         self.config = config
-        backbone_weights = audio_weights = None
-        if config.backbone_weights is not None and not config.from_scratch:
-            backbone_weights = read_weights(config.backbone_weights, field="backbone_weights")
-        if config.audio_weights is not None and not config.from_scratch:
-            audio_weights = read_weights(config.audio_weights, field="audio_weights")
+        backbone_weights, audio_weights = configured_weights(config)
         self.visual_encoder = VisualEncoder(config=config, weights=backbone_weights)
         self.audio_encoder = build_audio_encoder(config, audio_weights)
         self.audio_attention = AudioAttention(
