@@ -83,8 +83,9 @@ class CheckpointRecord:
 
     def __init__(self, config: RunConfig, *, storage: str, has_checkpoints: bool) -> None:
         self._config = config
-        self._storage = Storage(f"{storage.rstrip('/')}/{config.name}", field="storage.uri")
-        content = self._storage.read(RECORD_FILE) if has_checkpoints else None
+        self._storage = Storage(storage, field="storage.uri")
+        self._file = f"{config.name}/{RECORD_FILE}"
+        content = self._storage.read(self._file) if has_checkpoints else None
         self._before = json.loads(content) if content else None
         if has_checkpoints and self._before is None:
             logger.info(
@@ -106,4 +107,4 @@ class CheckpointRecord:
         if self._before:
             require_same_data(data_digest, self._before["data_digest"])
         record = {"config": flattened(self._config), "data_digest": data_digest}
-        self._storage.write(RECORD_FILE, json.dumps(record, indent=2).encode())
+        self._storage.write(self._file, json.dumps(record, indent=2).encode())

@@ -87,7 +87,7 @@ def train(
         record = CheckpointRecord(config, storage=storage, has_checkpoints=resumes)
         _refused_in_mlflow(config, record.require_same_config)
         run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=resumes)
-        weights = {key: json.dumps(record) for key, record in describe_weights(config.model).items()}
+        weights = {key: json.dumps(known) for key, known in describe_weights(config.model).items()}
         run.set_tags(dict(tags or {}) | weights)
         logger.info("%s: MLflow run %s at %s", config.name, run.run_id, uri)
         with _failure_recorded(run, lambda: is_stopped() or lease.is_lost):

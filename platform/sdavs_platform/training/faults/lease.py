@@ -81,7 +81,8 @@ class Lease:
         renew_s: float = 10.0,
         expire_s: float = 60.0,
     ) -> None:
-        self._storage = Storage(f"{storage.rstrip('/')}/{name}", field="storage.uri")
+        self._storage = Storage(storage, field="storage.uri")
+        self._file = f"{name}/{LEASE_FILE}"
         self._name = name
         self._takes_over = takes_over
         self.is_lost = False
@@ -98,9 +99,9 @@ class Lease:
             ValueError: another command holds it, or the storage cannot be reached or written.
         """
         self._storage.require()
-        content = self._storage.read(LEASE_FILE)
+        content = self._storage.read(self._file)
         while not self._try_take(content):
-            content = self._storage.read(LEASE_FILE)
+            content = self._storage.read(self._file)
         self._thread.start()
 
     def release(self) -> None:
@@ -108,8 +109,8 @@ class Lease:
         self._is_over.set()
         self._thread.join()
         try:
-            if self._storage.read(LEASE_FILE) == _written(self._holder):
-                self._storage.delete(LEASE_FILE)
+            if self._storage.read(self._file) == _written(self._holder):
+                self._storage.delete(self._file)
         except ValueError as error:  # it expires
             logger.warning("%s: the lease could not be given back: %s", self._name, error)
 
@@ -122,14 +123,14 @@ class Lease:
                     f"name: {self._name!r} is being trained by {holder}; wait for its end, choose another --name, "
                     f"or end it with --take-over"
                 )
-        return self._storage.replace(LEASE_FILE, _written(self._holder), expected=content)
+        return self._storage.replace(self._file, _written(self._holder), expected=content)
 
     def _has_expired(self, content: bytes, holder: Holder) -> bool:
         logger.info("%s: is %s still training?", self._name, holder)
         deadline = time.monotonic() + self._expire_s
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._renew_s / 4))
-            if self._storage.read(LEASE_FILE) != content:
+            if self._storage.read(self._file) != content:
                 return False
         return True
 
@@ -137,8 +138,8 @@ class Lease:
         while not self._is_over.wait(self._renew_s):
             renewed = replace(self._holder, renewals=self._holder.renewals + 1)
             try:
-                kept = self._storage.replace(LEASE_FILE, _written(renewed), expected=_written(self._holder))
-                if not kept and self._storage.read(LEASE_FILE) == _written(renewed):
+                kept = self._storage.replace(self._file, _written(renewed), expected=_written(self._holder))
+                if not kept and self._storage.read(self._file) == _written(renewed):
                     kept = True  # written by an attempt whose reply was lost
             except ValueError as error:
                 logger.warning("%s: the lease could not be renewed: %s", self._name, error)
