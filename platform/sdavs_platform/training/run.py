@@ -97,6 +97,7 @@ def train(
             if finishes:
                 require_registry(config)
             with joined_cluster(config):
+                run.record_process(ray.util.get_node_ip_address())
                 require_resources(config.cluster)
                 trained = _fit(config, run, lease, callbacks=callbacks, start_from=start_from)
                 result = _finish(config, run, trained, digest=digest, finishes=finishes)

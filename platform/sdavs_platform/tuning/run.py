@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import tune
 from rich.console import Console
 
@@ -93,6 +94,7 @@ def run_sweep(
     candidate = None
     try:
         with joined_cluster(config, prints_workers=False):
+            parent.record_process(ray.util.get_node_ip_address())
             if queue.num_left:
                 console.print(
                     f"{sweep.name}: {queue.num_left} trials to run, {len(ended)} done before | "

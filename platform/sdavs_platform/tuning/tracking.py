@@ -9,14 +9,13 @@ from mlflow.entities import Param
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.registry import promote
-from sdavs_platform.tracking.runs import TrainingRun, git_commit, resolved_yaml
+from sdavs_platform.tracking.runs import SWEEP_TAG, TrainingRun, git_commit, resolved_yaml
 from sdavs_platform.training.finish import finish_training
 from sdavs_platform.tuning.measurements import on_a_worker
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import CANDIDATE_FILE, SweepStore
 from sdavs_platform.tuning.sweep import SweepConfig, best_trial
 
-SWEEP_TAG = "sdavs.sweep"
 STORE_TAG = "sdavs.sweep_store"
 ALIAS = "candidate"
 """Registry alias of the best trial's version."""

@@ -1,0 +1,160 @@
+"""Which Ray cluster a command joins: by its address, with a token, next to others; and what it says without one."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import process
+from sdavs_platform.cluster import _address_to_join
+from waiting import patience, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+JOB = """
+import sys
+sys.path.insert(0, "jobs")
+from _job import run_job
+
+def main():
+    import ray
+    from sdavs_platform.cluster import joined_cluster
+    from sdavs_platform.config.cli import load_config
+
+    @ray.remote
+    class Controller:
+        def ping(self):
+            return ray.get_runtime_context().get_actor_id()
+
+    @ray.remote
+    def state_of(number):
+        from ray.util.state import get_actor
+        return getattr(get_actor(number, timeout=60), "state", "unknown")
+
+    with joined_cluster(load_config([{"cluster": {"address": sys.argv[1]}}])):
+        controller = Controller.remote()
+        state = ray.get(state_of.remote(ray.get(controller.ping.remote())))
+        print(f"{ray.get_runtime_context().gcs_address} {state}")
+
+run_job(main)
+"""
+"""Joins a cluster, and has a worker look up an actor of it, as Ray Train's watchdog does."""
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def _no_cluster_in_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+
+pytestmark = pytest.mark.usefixtures("_no_cluster_in_the_environment")
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(closed_port, monkeypatch):
+    with pytest.raises(
+        ValueError, match=rf"^cluster\.address: no Ray cluster at 127\.0\.0\.1:{closed_port}: "
+    ):
+        _address_to_join(f"127.0.0.1:{closed_port}")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    with pytest.raises(ValueError, match=r"^RAY_ADDRESS: no Ray cluster at "):
+        _address_to_join(None)
+
+
+@pytest.mark.parametrize("address", ["somewhere", "http://127.0.0.1:8265", "127.0.0.1:", "ray://host:10001"])
+def test_what_is_no_address_is_refused_with_what_is_allowed(address):
+    with pytest.raises(
+        ValueError, match=r"is not an address of a Ray cluster; allowed: HOST:PORT, auto, local"
+    ):
+        _address_to_join(address)
+
+
+def test_without_an_address_the_cluster_of_this_machine_is_joined_but_not_one_that_has_ended(
+    closed_port, tmp_path, caplog
+):
+    assert _address_to_join(None) == _address_to_join("auto") == "auto"
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port}\n")
+    assert _address_to_join(None) is None
+    assert f"the Ray cluster at 127.0.0.1:{closed_port} has ended" in caplog.text
+
+
+def test_local_is_a_cluster_of_its_own():
+    assert _address_to_join("local") is None
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[dict[str, str]]:
+    """The environment of a user with a token and a running head, whose address is in it as HEAD."""
+    home = Path(
+        tempfile.mkdtemp(prefix="sdavs-", dir="/tmp")
+    )  # not tmp_path: Ray limits the length of its paths
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    user = kept | {
+        "HOME": str(home),
+        "SDAVS_HOME": str(home),
+        "RAY_TMPDIR": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
+    port = 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray = str(Path(sys.executable).with_name("ray"))
+    options = ["--head", "--block", "--port", str(port), "--num-cpus", "1", "--include-dashboard", "false"]
+    log = home / "log"
+    try:
+        with (
+            log.open("w") as output,
+            process([ray, "start", *options], env=user, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT),
+        ):
+            wait_until(lambda: "Ray runtime started" in log.read_text(), what="Ray to start")
+            yield user | {"HEAD": f"127.0.0.1:{port}"}
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def joins(address: str, user: dict[str, str], **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", JOB, address],
+        env=user | changes,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=patience(200),
+    )
+
+
+def test_a_job_joins_a_cluster_with_a_token_by_its_address(shell):
+    ran = joins(shell["HEAD"], shell)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[0].endswith(shell["HEAD"].rpartition(":")[2])
+
+
+def test_a_cluster_that_refuses_the_token_is_named_in_one_line(shell, tmp_path):
+    ran = joins(shell["HEAD"], shell, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert f"cluster.address: cannot join the Ray cluster at {shell['HEAD']}" in ran.stderr
+
+
+def test_workers_of_a_private_cluster_next_to_another_ask_their_own(shell):
+    ran = joins("local", shell)
+    assert ran.returncode == 0, ran.stderr
+    address, state = ran.stdout.split()[-2:]
+    assert not address.endswith(shell["HEAD"].rpartition(":")[2])
+    assert state == "ALIVE"
