@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import Colorspace
+from PIL import Image, ImageOps
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.decoding.media import Timeline, decode_pictures, decode_video
 from sdavs_serve.errors import MediaError
@@ -192,6 +193,18 @@ def test_each_of_the_eight_display_matrices_is_followed(name):
         "left" if columns.mean() < width / 2 else "right"
     )
     assert found == where
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_of_the_eight_orientations_of_exif_is_followed(orientation):
+    stored = Image.fromarray(corner())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    stored.save(file, "JPEG", quality=95, exif=exif)
+    (sample,) = decode_pictures([file.getvalue()], wav(1), fps=1, limits=LIMITS)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue()))).convert("RGB"))
+    assert np.array_equal(sample.picture, shown)
 
 
 @pytest.mark.parametrize(

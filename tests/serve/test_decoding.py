@@ -1,8 +1,12 @@
 """Untrusted uploads: decoded in processes with limits, which may die without taking anything else down."""
 
+import errno
 import os
 import resource
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -75,7 +79,8 @@ def test_killed_decoders_are_started_again(sandbox, make_video):
 @pytest.mark.slow
 def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
     decoding = sandbox.samples(upload_of(make_video(300)))
-    next(decoding.samples())
+    samples = decoding.samples()
+    next(samples)
     server = psutil.Process(sandbox.server)
     working = server.children(recursive=True)
     assert working
@@ -88,7 +93,8 @@ def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
 def test_a_decoder_that_is_busy_is_killed_when_its_client_has_gone(make_video):
     sandbox = Sandbox(LIMITS)
     upload = upload_of(make_video(300))
-    next(sandbox.samples(upload).samples())
+    samples = sandbox.samples(upload).samples()
+    next(samples)
     working = psutil.Process(sandbox.server).children(recursive=True)
     working[-1].suspend()  # it reaches no message any more, as if it computed for ever
     upload.stop_decoding()
@@ -101,14 +107,61 @@ def test_a_decoder_that_is_busy_is_killed_when_its_client_has_gone(make_video):
 def test_decoders_know_no_secret_of_ours_and_can_open_nothing(make_video):
     sandbox = Sandbox(LIMITS)  # its own: another test's decoder may still be ending
     decoding = sandbox.samples(upload_of(make_video(300)))
-    next(decoding.samples())
+    samples = decoding.samples()
+    next(samples)
     server = psutil.Process(sandbox.server)
     assert set(server.environ()) <= {"PATH", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "LC_CTYPE"}
     decoder = server.children(recursive=True)[-1]
     assert resource.prlimit(decoder.pid, resource.RLIMIT_NOFILE) == (0, 0)
     assert resource.prlimit(decoder.pid, resource.RLIMIT_FSIZE) == (0, 0)
+    status = Path(f"/proc/{decoder.pid}/status").read_text()
+    assert "Seccomp:\t2" in status, "it runs under a filter"
+    assert "NoNewPrivs:\t1" in status
     decoding.close()
     sandbox.close()
+
+
+ATTEMPTS = {
+    "signal": "os.kill(os.getppid(), 0)",
+    "fork": "os.fork()",
+    "run a program": "os.execv('/bin/true', ['true'])",
+    "connect": "socket.socket()",
+    "read another process": "read(os.getppid())",
+    "trace another process": "trace(os.getppid())",
+    "start a thread": "thread = threading.Thread(target=print); thread.start(); thread.join()",
+    "signal itself": "signal.signal(signal.SIGUSR1, print); signal.raise_signal(signal.SIGUSR1)",
+}
+
+SCRIPT = """
+import ctypes, os, signal, socket, sys, threading
+from sdavs_serve.decoding import seccomp
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+def checked(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+def read(pid):
+    checked(libc.process_vm_readv(pid, None, 0, None, 0, 0))
+
+def trace(pid):
+    checked(libc.ptrace(16, pid, None, None))
+
+seccomp.restrict()
+try:
+    {attempt}
+except OSError as error:
+    sys.exit(error.errno)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("what", ATTEMPTS)
+def test_a_decoder_that_was_taken_over_reaches_no_other_process_and_no_network(what):
+    allowed = what in ("start a thread", "signal itself")
+    ran = subprocess.run([sys.executable, "-c", SCRIPT.format(attempt=ATTEMPTS[what])], check=False)
+    assert ran.returncode == (0 if allowed else errno.EPERM)
 
 
 def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):

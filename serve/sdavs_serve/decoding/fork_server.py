@@ -21,13 +21,15 @@ import av
 import numpy as np
 from PIL import Image
 
-from sdavs_serve.decoding import decoder, protocol
+from sdavs_serve.decoding import decoder, protocol, seccomp
 from sdavs_serve.decoding.pictures import decode_picture
 
 
 def main(control: socket.socket) -> None:
     """Fork a decoder for every pair of descriptors (connection, file) received; exit with the ingress."""
     _warm_up()
+    if not seccomp.is_supported():
+        print("decoders run without a system call filter on this machine", file=sys.stderr)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
@@ -76,7 +78,7 @@ def _kill_without_client(decoder: int, connection: socket.socket) -> None:
 
 
 def _confine(job: decoder.Job, file_size: int) -> None:
-    """Limit memory and time, and give up the right to open files or connections, for good."""
+    """Limit memory and time, and give up the right to files, connections and other processes, for good."""
     with open("/proc/self/statm") as statm:
         in_use = int(statm.read().split()[0]) * resource.getpagesize()
     memory = in_use + file_size + round(job.limits.decoder_memory_mb * 1e6)
@@ -87,6 +89,8 @@ def _confine(job: decoder.Job, file_size: int) -> None:
     # No descriptor is free: whatever a file makes FFmpeg open, it gets an error.
     _lower(resource.RLIMIT_NOFILE, 0)
     signal.alarm(max(1, round(job.limits.timeout_s)))
+    if seccomp.is_supported():
+        seccomp.restrict()
 
 
 def _lower(what: int, limit: int) -> None:

@@ -133,7 +133,10 @@ def _as_displayed(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     untagged = frame.colorspace == UNSPECIFIED and not frame.format.is_rgb
     # FFmpeg reads untagged pictures as BT.601. Players, and the cameras that leave the tag out, mean BT.709 in HD.
     colours = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
-    rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", src_colorspace=colours).to_ndarray()
+    # One thread: by default every frame starts and stops some of its own, which in the end fails in a confined process.
+    rgb = frame.reformat(
+        width=size[0], height=size[1], format="rgb24", src_colorspace=colours, threads=1
+    ).to_ndarray()
     return upright(rgb, frame_orientation(frame))
 
 

@@ -97,7 +97,8 @@ class Batcher(Generic[Item, Result]):
                 continue
 
     def _fitting(self) -> list[_Waiting[Item, Result]]:
-        size, fitting = 0, []
+        fitting: list[_Waiting[Item, Result]] = []
+        size = 0
         for one in self._queue:
             size += self._size_of(one.item)
             if fitting and size > self._max_size:
