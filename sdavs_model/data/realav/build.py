@@ -43,7 +43,7 @@ class RealAVConfig:
     """Test clips of the training's objects and recordings, over new backgrounds."""
     num_test_strict: int = 80
     """Test clips of objects and recordings never seen or heard before."""
-    size: int = 96
+    size: int = 128
     """Side of the stored frames in pixels."""
     num_frames: int = 5
     """Frames, and seconds, of a clip."""
