@@ -275,7 +275,7 @@ def _normalization(backbone: str) -> tuple[tuple[float, float, float], tuple[flo
         return IMAGENET_MEAN, IMAGENET_STD
     import timm
 
-    recorded = timm.models.get_pretrained_cfg(backbone)
+    recorded: Any = timm.models.get_pretrained_cfg(backbone)
     return (recorded.mean, recorded.std) if recorded else (IMAGENET_MEAN, IMAGENET_STD)
 
 

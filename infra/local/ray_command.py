@@ -13,6 +13,6 @@ send_token_if_any()  # Ray reads the mode when it is imported
 if Path(sys.argv[0]).name == "serve":
     from ray.serve.scripts import cli as main
 else:
-    from ray.scripts.scripts import main
+    from ray.scripts.scripts import main  # type: ignore[assignment]
 
 sys.exit(main())

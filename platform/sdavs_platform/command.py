@@ -42,7 +42,7 @@ def run(
         return INTERRUPTED
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-    except (ValueError, *expected) as error:
+    except (ValueError, *expected) as error:  # type: ignore[misc]
         complain(str(error))
     except Exception as error:
         complain(f"{_what(error)}; the traceback is in {keep_traceback(error)}")

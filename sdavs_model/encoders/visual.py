@@ -57,7 +57,7 @@ class Layout:
     """Channels of the four maps."""
     channels_last: bool
     """Whether timm yields them as [N, H, W, C]; everything after `VisualEncoder` is channels-first."""
-    arguments: dict[str, int]
+    arguments: dict[str, Any]
     """What `timm.create_model` needs to know besides: the input size, if the architecture depends on it."""
 
 
@@ -69,7 +69,7 @@ def find_layout(name: str, image_size: int) -> Layout:
         ValueError: the backbone has no stages of stride 4, 8, 16 and 32, or takes no pictures of this size.
     """
     recorded = timm.models.get_pretrained_cfg(name)
-    arguments = {"img_size": image_size} if recorded and recorded.fixed_input_size else {}
+    arguments: dict[str, Any] = {"img_size": image_size} if recorded and recorded.fixed_input_size else {}
     with torch.device("meta"), torch.no_grad():
         try:
             features: Any = timm.create_model(name, features_only=True, **arguments).eval()

@@ -124,7 +124,7 @@ def resolve_weights(config: SDAVSConfig, *, folder: Path, prefix: str = "") -> S
     """
     if config.from_scratch:
         return dataclasses.replace(config, pretrained=False, backbone_weights=None, audio_weights=None)
-    found = {
+    found: dict[str, Any] = {
         key: _resolved(value, architecture, part=part, folder=WeightsFolder(folder), field=f"{prefix}{key}")
         for key, value, part, architecture in (
             ("backbone_weights", config.backbone_weights, "backbone", config.backbone.split(".", 1)[0]),

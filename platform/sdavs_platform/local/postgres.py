@@ -63,7 +63,7 @@ def wait(service: Service, *, folder: Path, port: int, password: str) -> None:
         RuntimeError: it ended, or did not answer in time; with the end of its log.
     """
     found = programs()
-    ready = [found / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    ready = [str(found / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
     processes.wait_until(
         lambda: subprocess.run(ready).returncode == 0,
         "Postgres",

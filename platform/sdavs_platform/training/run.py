@@ -214,6 +214,8 @@ def _trainer(
         "num_workers": cluster.num_workers,
         "elastic_resize_monitor_interval_s": cluster.resize_seconds,
     }
+    # Any: Ray's types are of its first Train.
+    quiet: Any = {"logging_config": ray.train.LoggingConfig(log_level="WARNING")}
     return TorchTrainer(
         train_on_worker,
         train_loop_config=settings,
@@ -223,6 +225,7 @@ def _trainer(
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
+            **quiet,
             name=config.name,
             storage_path=config.storage.uri,
             checkpoint_config=ray.train.CheckpointConfig(
@@ -230,7 +233,6 @@ def _trainer(
                 checkpoint_score_attribute="val_miou",
             ),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             callbacks=called,
         ),
     )

@@ -6,7 +6,7 @@ Both name one of the same eight orientations, numbered from 1 to 8 in EXIF (its 
 
 import struct
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -47,7 +47,7 @@ def matrix_orientation(matrix: bytes) -> int:
 
 def frame_orientation(frame: "av.VideoFrame") -> int:
     """1 to 8 as a decoded frame's display matrix says; 1 where it has none."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     return UPRIGHT if matrix is None else matrix_orientation(bytes(matrix))
 
 
