@@ -24,6 +24,8 @@ from sdavs_model.data.realav.asset_library import AssetLibrary
 from sdavs_model.data.realav.datasheet import asset_digests, require_apart
 from sdavs_model.data.realav.make_assets import COLUMNS, SOURCES_FILE, make_assets, read_sources
 
+pytestmark = pytest.mark.slow
+
 CATEGORIES = ("cat", "dog", "car", "bus", "violin")
 SPLITS = ("train", "val", "test")
 COUNTS = ("--num-train=4", "--num-val=4", "--num-test-new-scenes=4", "--num-test-strict=4")
@@ -173,7 +175,6 @@ def test_the_datasheet_counts_licences_and_shows_every_subset(made):
         assert sheet.height == 4 * 2 * 126
 
 
-@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_a_later_one_trusts_and_the_same_command_continues(
     debs, made, tmp_path
 ):

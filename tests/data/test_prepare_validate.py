@@ -109,6 +109,7 @@ def test_vpo_and_avis_are_validated_file_by_file_as_well(tmp_path):
     assert has(defects, mask.name, "unknown values [200]")
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_1_for_defects_and_speaks_json(broken):
     job = [sys.executable, "jobs/prepare_data.py", "validate", str(broken), "--json", "--workers=1"]
     (broken / "Multi-sources/ms3_data/audio_wav/train/train_00004.wav").unlink()

@@ -50,6 +50,7 @@ def test_a_second_run_does_nothing_and_an_interrupted_one_continues_to_the_same_
     assert digests(tmp_path, preprocessor) == digests(realav, preprocessor)
 
 
+@pytest.mark.slow
 def test_a_lost_file_or_another_config_is_noticed_and_rebuilt(small, tmp_path, preprocessor):
     small = dataclasses.replace(small, num_train=1, num_val=1, num_test_new_scenes=1, num_test_strict=1)
     prepare(tmp_path, small)
@@ -73,6 +74,7 @@ def test_a_folder_with_other_data_is_left_alone(small, tmp_path):
     assert table.with_name("notes.txt").read_text().endswith("real,train\n")
 
 
+@pytest.mark.slow
 def test_the_job_composes_in_parallel_what_one_process_composes(realav, small, tmp_path, preprocessor):
     flags = [
         f"--{field.name.replace('_', '-')}={getattr(small, field.name)}"

@@ -39,6 +39,7 @@ def one_of_each_family() -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_every_timm_family_with_such_stages_yields_four_maps_without_being_computed():
     found, refused = set(), {}
     for family, name in one_of_each_family().items():

@@ -70,9 +70,8 @@ def test_killed_decoders_are_started_again(sandbox, make_video):
         process.kill()
     with pytest.raises(MediaError, match="the decoder crashed"):
         list(decoding)
-    server.wait(
-        patience(10)
-    )  # an upload that comes before it is gone is still handed to it, and lost with it
+    # An upload that comes before it is gone is still handed to it, and lost with it.
+    server.wait(patience(10))
     assert len(list(sandbox.samples(upload_of(video)).samples())) == 2
 
 
@@ -188,7 +187,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
 @pytest.mark.slow
 def test_damaged_files_never_crash_hang_or_leak():
     """The short form of `python -m sdavs_serve.tools.fuzz --files 5000`."""
-    outcome = fuzz(num_files=300, seed=0, budget_s=5)
+    outcome = fuzz(num_files=300, seed=0, budget_s=patience(5))
     assert (outcome.leaked_descriptors, outcome.left_processes) == (0, 0)
     assert not [answer for answer in outcome.answers if "died" in answer], outcome
     assert outcome.answers["200"] > 0, "damage that always destroys a file reaches no decoder"

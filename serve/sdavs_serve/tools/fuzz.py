@@ -83,7 +83,7 @@ def fuzz(*, num_files: int, seed: int, budget_s: float = float("inf")) -> Outcom
                 outcome.memory_mb.append(sum(held) / 1e6)
         outcome.leaked_descriptors = len(os.listdir("/proc/self/fd")) - before
         decoders = psutil.Process(sandbox.server).children(recursive=True)
-        outcome.left_processes = len(psutil.wait_procs(decoders, timeout=5)[1])
+        outcome.left_processes = len(psutil.wait_procs(decoders, timeout=60)[1])
     finally:
         sandbox.close()
     return outcome
