@@ -109,8 +109,8 @@ def _create(name: str, layout: Layout, *, pretrained: bool) -> Any:
         if not pretrained:
             raise
         raise ValueError(
-            f"pretrained: timm could not fetch weights for {name!r} ({type(error).__name__}: {error}). "
-            "Without access to its hub, download the file elsewhere and set backbone_weights=PATH"
+            f"pretrained: timm could not fetch weights for {name!r} ({type(error).__name__}: {error}); "
+            "without access to its hub, download the file elsewhere and set backbone_weights=PATH"
         ) from error
 
 

@@ -132,6 +132,8 @@ def resolve_weights(config: SDAVSConfig, *, folder: Path, prefix: str = "") -> S
         )
         if value is not None
     }
+    if config.pretrained and config.backbone_weights is None:
+        _require_hub(config, prefix)
     for part, is_frozen, has_weights in (
         ("backbone", config.freeze_backbone, config.pretrained or "backbone_weights" in found),
         ("audio_encoder", config.audio_encoder_is_frozen, "audio_weights" in found),
@@ -167,6 +169,16 @@ def find_pip() -> list[str]:
     if found := shutil.which("pip") or shutil.which("pip3"):
         return [found]
     raise ValueError("pip: not found; install it, or put it on the PATH")
+
+
+def _require_hub(config: SDAVSConfig, prefix: str) -> None:
+    """timm's own weights are at hand, or are now fetched into its cache."""
+    from sdavs_model.encoders.visual import VisualEncoder
+
+    try:
+        VisualEncoder(config=config)
+    except ValueError as error:
+        raise ValueError(f"{prefix}{' '.join(str(error).split())}; or {FROM_SCRATCH}") from error
 
 
 def _resolved(value: str, architecture: str, *, part: str, folder: WeightsFolder, field: str) -> str:

@@ -263,6 +263,22 @@ def test_weights_that_are_not_here_are_refused_in_one_line(values, message, tmp_
         resolve_weights(config, folder=tmp_path, prefix="model.")
 
 
+def test_a_backbone_that_timm_cannot_fetch_is_refused_in_one_line(tmp_path, monkeypatch):
+    def no_network(*_, **kwargs):
+        if kwargs.get("pretrained"):
+            raise OSError("no network\nreally none")
+        return create_model(*_, **kwargs)
+
+    create_model = timm.create_model
+    monkeypatch.setattr(timm, "create_model", no_network)
+    config = SDAVSConfig(backbone="resnet10t", pretrained=True, **SMALL)
+    with pytest.raises(
+        ValueError, match=r"^model.pretrained: timm could not fetch .*model.from_scratch true$"
+    ):
+        resolve_weights(config, folder=tmp_path, prefix="model.")
+    resolve_weights(dataclasses.replace(config, from_scratch=True), folder=tmp_path)
+
+
 def test_training_from_scratch_asks_for_no_weights(tmp_path):
     asked = SDAVSConfig(
         backbone="resnet10t", pretrained=True, audio_weights="vggish.audioset", from_scratch=True, **SMALL

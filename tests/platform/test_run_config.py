@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sdavs_platform.config.cli import config_keys, load_config, parse_config
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.training.prepare import resolved
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 
@@ -123,6 +124,23 @@ def test_help_explains_every_key_with_its_type_and_default(capsys):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_is_valid(path):
     load_config([path])
+
+
+@pytest.mark.parametrize("name", ["ms3_pvt", "ms3_swin", "s4_pvt", "avss_pvt"])
+def test_the_papers_configs_want_pretrained_encoders_or_the_word_that_there_are_none(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SDAVS_HOME", str(tmp_path))
+    paper = load_config([CONFIGS / f"{name}.yaml"])
+    assert paper.model.pretrained
+    with pytest.raises(
+        ValueError, match=r"^model.audio_weights: vggish.audioset is not in .*from_scratch true$"
+    ):
+        resolved(paper)
+    declared = {"model.from_scratch": True, "data.root": str(tmp_path)}
+    scratch = resolved(load_config([CONFIGS / f"{name}.yaml"], declared))
+    assert scratch.model.audio_weights is None
+    assert not scratch.model.audio_encoder_is_frozen
 
 
 def test_keys_of_earlier_versions_are_still_read(tmp_path):

@@ -142,7 +142,7 @@ def _step_time(config: RunConfig, clips: TrainingClips, device: str) -> dict[str
     """Time of a plain training step (forward, backward, AdamW) on a batch in memory."""
     size = min(config.training.batch_size, len(clips))
     batch = move(collate_clips([clips[index] for index in range(size)]), device)
-    model = build_model(config.model).to(device).train()
+    model = build_model(config.model.without_weights()).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr)
     times = []
     for _ in range(NUM_STEPS + 1):

@@ -199,7 +199,7 @@ def _time_all(rows: list[Report], configs: list[SDAVSConfig], *, device: str, re
             show("timing", done, total)
 
         for row, config in zip(rows, configs, strict=True):
-            model = build_model(config).to(device)
+            model = build_model(config.without_weights()).to(device)
             speed = benchmark.speed(model, repeats=repeats, step=step)
             row["speed"] = dataclasses.asdict(speed)
             if row["recipe"] == "full" and row["paper"]:

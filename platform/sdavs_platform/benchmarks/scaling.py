@@ -103,7 +103,7 @@ def measure(
     ]
     return {
         "cores": os.cpu_count(),
-        "parameters": sum(p.numel() for p in build_model(config.model).parameters()),
+        "parameters": sum(p.numel() for p in build_model(config.model.without_weights()).parameters()),
         "batch_size": size,
         "link": links,
         "measured": rows,
@@ -212,7 +212,7 @@ def _worker(rank: int, world_size: int, plain: dict[str, Any], num_steps: int, f
     found: Report = {"link": asdict(_measured_link(world_size)) if world_size > 1 else None}
     times = StepTimes(use_gpu=False, watches_collectives=True)
     config = RunConfig.model_validate(plain)
-    model = build_model(config.model)
+    model = build_model(config.model.without_weights())
     found["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     found |= _train(config, model, times, num_steps=num_steps, world_size=world_size)
     if rank == 0:

@@ -62,7 +62,7 @@ def measure_cost(*, config: RunConfig) -> dict[str, float]:
     """
     torch.set_num_threads(config.cluster.cpus_per_worker)
     counted = benchmark.cost(config.model)
-    model = build_model(config.model).to("cuda" if config.cluster.use_gpu else "cpu")
+    model = build_model(config.model.without_weights()).to("cuda" if config.cluster.use_gpu else "cpu")
     timed = benchmark.speed(model, repeats=LATENCY_REPEATS)
     return {
         "latency_ms": 1000 * timed.clip_s,
