@@ -52,6 +52,7 @@ def main() -> None:
     flags = parser.parse_args()
     from sdavs_platform.evaluation.predictions import write_masks
     from sdavs_platform.evaluation.registered_model import evaluate_registered, log_results, results_table
+    from sdavs_platform.tracking.client import log_or_warn, tracking_uri
 
     results = evaluate_registered(
         flags.model,
@@ -65,8 +66,7 @@ def main() -> None:
         device=flags.device,
         uri=flags.tracking_uri,
     )
-    if not flags.no_log:
-        log_results(results, uri=flags.tracking_uri)
+    print(json.dumps(results, indent=2) if flags.json else results_table(results), flush=True)
     if flags.masks:
         write_masks(
             flags.model,
@@ -77,7 +77,9 @@ def main() -> None:
             device=flags.device,
             uri=flags.tracking_uri,
         )
-    print(json.dumps(results, indent=2) if flags.json else results_table(results))
+    if not flags.no_log:
+        uri = tracking_uri(flags.tracking_uri)
+        log_or_warn("the figures", lambda: log_results(results, uri=uri), uri=uri)
 
 
 if __name__ == "__main__":

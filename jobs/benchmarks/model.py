@@ -11,10 +11,12 @@ Without VGGish's parameters, as the paper counts; inference on one clip of five 
 
 import argparse
 import json
-import sys
+import logging
 from pathlib import Path
 
 from _flags import add_device, add_json, add_tracking_uri
+
+logger = logging.getLogger("sdavs_platform.benchmarks")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Measure and print."""
     from sdavs_platform.benchmarks.efficiency import log_results, measure, results_table, write_results
+    from sdavs_platform.tracking.client import log_or_warn, tracking_uri
 
     report = measure(
         config=flags.config,
@@ -62,7 +65,8 @@ def run(flags: argparse.Namespace) -> None:
     )
     if flags.out:
         write_results(report, flags.out)
-        print(f"{flags.out}: efficiency.png, efficiency.json", file=sys.stderr)
+        logger.info(f"{flags.out}: efficiency.png, efficiency.json")
+    print(json.dumps(report, indent=2) if flags.json else results_table(report), flush=True)
     if flags.log:
-        print(f"MLflow run {log_results(report, uri=flags.tracking_uri)}", file=sys.stderr)
-    print(json.dumps(report, indent=2) if flags.json else results_table(report))
+        uri = tracking_uri(flags.tracking_uri)
+        log_or_warn("the figures", lambda: logger.info(f"MLflow run {log_results(report, uri=uri)}"), uri=uri)

@@ -1,7 +1,11 @@
 """The registry returns what was registered, or nothing."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from sdavs_platform.tracking import registry
+from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 
 from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
@@ -47,3 +51,53 @@ def test_a_changed_byte_in_the_downloaded_artifact_is_refused_with_the_file_name
 def test_an_address_that_leads_nowhere_is_named_in_the_message(registered, address):
     with pytest.raises(ValueError, match=address):
         registry.resolve(address, uri=registered)
+
+
+@pytest.fixture(scope="module")
+def with_strangers(tmp_path_factory, make_config):
+    """A registry of four versions: two of this platform, one whose files are gone, and one of somebody else."""
+    tmp_path = tmp_path_factory.mktemp("strangers")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run = TrainingRun.open(make_config("any"), uri=uri, storage="nowhere", has_checkpoints=False)
+    folder = tmp_path / "artifact"
+    save_artifact(folder, model=build_model(TINY), classes=["background", "object"], metrics={}, lineage={})
+    for miou in ("0.7", "0.2", "0.9"):
+        tags = {"val_miou": miou}
+        registry.register_artifact(folder, name="m", config=TINY, run_id=run.run_id, tags=tags, uri=uri)
+    client = mlflow_client(uri)
+    shutil.rmtree(Path(client.get_model_version("m", "3").source.removeprefix("file://")))
+    client.create_model_version("m", "file:///none", tags={"val_miou": "1.0"})
+    return uri
+
+
+def test_best_and_latest_skip_versions_of_others_and_those_without_files(with_strangers, caplog):
+    assert registry.promote("m", "best", uri=with_strangers) == 1
+    assert registry.promote("m", "latest", uri=with_strangers) == 2
+    assert "skipped: m version 3: its files are gone from" in caplog.text
+    assert registry.resolve("models:/m/latest", uri=with_strangers).version == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "alias", "message"),
+    [
+        ("m", "4", "champion", "version 4 was not registered by this platform"),
+        ("m", "3", "champion", "its files are gone from"),
+        ("m", "v3", "champion", "not a model address"),
+        ("m", "1", "latest", "--alias: MLflow refuses 'latest'"),
+        ("m", "1", "v3", "--alias: MLflow refuses 'v3'"),
+        ("m", "1", "", "--alias: MLflow refuses ''"),
+        ("o'brien", "latest", "champion", "o'brien: no registered model of that name"),
+        ("a/b", "best", "champion", "a/b: "),
+    ],
+)
+def test_a_version_alias_or_name_that_cannot_be_promoted_is_refused_in_one_line(
+    with_strangers, name, version, alias, message
+):
+    with pytest.raises(ValueError, match=message) as refusal:
+        registry.promote(name, version, alias, uri=with_strangers)
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_that_are_gone_are_refused_in_one_line_when_they_are_fetched(with_strangers, tmp_path):
+    with pytest.raises(ValueError, match=r"m version 3: its files cannot be downloaded: [^\n]*$"):
+        registry.fetch("models:/m/3", uri=with_strangers, cache=tmp_path / "cache")

@@ -14,6 +14,7 @@ from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_platform.console import track
 from sdavs_platform.evaluation.registered_model import test_splits
 from sdavs_platform.storage.datasets import bundled_data, local_copy
+from sdavs_platform.tracking.client import require_mlflow, tracking_uri
 from sdavs_platform.tracking.registry import fetch_version, resolve
 
 NUM_PICTURED = 4
@@ -112,9 +113,10 @@ def open_subject(address: str, *, device: str, uri: str | None) -> Subject:
     """A registered model (`models:/NAME@ALIAS`, `models:/NAME/NUMBER`) or the folder of an artifact.
 
     Raises:
-        ValueError: not registered, no such folder, or verification fails.
+        ValueError: not registered, no such folder, verification fails, or MLflow does not respond.
     """
     if address.startswith("models:"):
+        require_mlflow(tracking_uri(uri))
         found = resolve(address, uri=uri)
         loaded = load_artifact(fetch_version(found, uri=uri), device=device, sha256=found.sha256)
         name = f"{found.name}-{found.version}"

@@ -10,7 +10,7 @@ from sdavs_platform.analysis import noise_robustness as noise
 from sdavs_platform.analysis.inputs import AnalysisInputs, open_inputs, open_subject
 from sdavs_platform.analysis.result import AnalysisResult, log_result, write_result
 from sdavs_platform.config.paths import state_folder
-from sdavs_platform.tracking.client import tracking_uri
+from sdavs_platform.tracking.client import log_or_warn, tracking_uri
 
 NAMES = ("noise", "consistency", "maps", "attention", "response", "listening")
 NEEDS = {
@@ -117,7 +117,8 @@ def _keep(result: AnalysisResult, inputs: AnalysisInputs, request: Request) -> N
     logger.info(f"{result.name}: written to {folder}")
     if request.log and inputs.subject.run_id:
         uri = tracking_uri(request.tracking_uri)
-        log_result(result, folder, run_id=inputs.subject.run_id, uri=uri)
-        logger.info(f"{result.name}: logged to run {inputs.subject.run_id} as analysis/{result.name}/")
+        run_id = inputs.subject.run_id
+        if log_or_warn(result.name, lambda: log_result(result, folder, run_id=run_id, uri=uri), uri=uri):
+            logger.info(f"{result.name}: logged to run {run_id} as analysis/{result.name}/")
     elif request.log:
         logger.info(f"{result.name}: not logged, a folder belongs to no MLflow run")

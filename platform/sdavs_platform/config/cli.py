@@ -5,6 +5,7 @@ The flags, their groups and their help are generated from `RunConfig`.
 
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,8 +86,9 @@ def parse_config(
     try:
         return load_config(files, overrides_of(flags, unknown)), own
     except ValueError as error:
+        print(textwrap.indent(str(error), f"{parser.prog}: "), file=sys.stderr, flush=True)
         on_refusal(str(error))
-        parser.exit(2, textwrap.indent(str(error), f"{parser.prog}: ") + "\n")
+        parser.exit(2)
 
 
 def add_config_flags(

@@ -14,7 +14,7 @@ from sdavs_model.metrics.base import LABELS
 from sdavs_platform.evaluation.scoring import best_constant, score
 from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tables import text_table
-from sdavs_platform.tracking.client import tracking_uri
+from sdavs_platform.tracking.client import require_mlflow, tracking_uri
 from sdavs_platform.tracking.registry import fetch, resolve
 from sdavs_platform.tracking.runs import TrainingRun
 
@@ -54,8 +54,10 @@ def evaluate_registered(
         only: the best constant mask of 71 classes is background.
 
     Raises:
-        ValueError: no such model, split or file; a model that fails verification, or has other classes.
+        ValueError: no such model, split or file; a model that fails verification, or has other classes;
+            or MLflow does not respond.
     """
+    require_mlflow(tracking_uri(uri))
     data = local_copy(root) if root else bundled_data()
     kind = known_kind(kind, data)
     splits = list(splits) if splits else test_splits(data, kind)

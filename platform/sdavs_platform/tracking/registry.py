@@ -5,6 +5,7 @@ the signature. Two tags protect it: `sha256` (of the weights) and `manifest_sha2
 config, the preprocessing and the digest of the weights).
 """
 
+import logging
 import os
 import re
 import tempfile
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
+from mlflow.artifacts import download_artifacts, list_artifacts
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -23,7 +25,17 @@ from sdavs_model.artifact_files import CARD_FILE, WEIGHTS_FILE
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.files import sha256_of
 from sdavs_platform.config.paths import state_folder
-from sdavs_platform.tracking.client import mlflow_client, tracking_uri
+from sdavs_platform.tracking.client import (
+    mlflow_client,
+    quoted,
+    require_mlflow,
+    tracking_uri,
+    without_credentials,
+)
+
+logger = logging.getLogger(__name__)
+
+DIGEST_TAGS = ("sha256", "manifest_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +113,16 @@ def resolve(model_uri: str, *, uri: str | None = None) -> RegisteredVersion:
         else:
             found = client.get_model_version(name, _latest(client, name) if number == "latest" else number)
     except MlflowException as error:
-        raise ValueError(f"{model_uri}: not in the registry at {_shown(address)}: {error.message}") from None
-    for tag in ("sha256", "manifest_sha256"):
+        raise ValueError(
+            f"{model_uri}: not in the registry at {without_credentials(address)}: {error.message}"
+        ) from None
+    for tag in DIGEST_TAGS:
         if tag not in found.tags:
             raise ValueError(
-                f"{model_uri}: version {found.version} has no {tag} tag, so it cannot be verified"
+                f"{model_uri}: version {found.version} was not registered by this platform: it has no {tag} tag "
+                f"and cannot be verified"
             )
-    return RegisteredVersion(
-        name=name,
-        version=int(found.version),
-        sha256=found.tags["sha256"],
-        manifest_sha256=found.tags["manifest_sha256"],
-        run_id=found.run_id or "",
-        tags=dict(found.tags),
-    )
+    return _recorded(found)
 
 
 def fetch(model_uri: str, *, uri: str | None = None, cache: Path | None = None) -> Path:
@@ -130,7 +138,7 @@ def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Pa
     """`fetch` for a resolved version; MLflow is only contacted if the version is not cached on this machine.
 
     Raises:
-        ValueError: the files differ from the registered digests.
+        ValueError: the files cannot be downloaded, or differ from the registered digests.
     """
     folder = (
         (cache or state_folder() / "models") / found.name / f"{found.version}-{found.manifest_sha256[:12]}"
@@ -141,7 +149,13 @@ def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Pa
     folder.parent.mkdir(parents=True, exist_ok=True)
     client = mlflow_client(tracking_uri(uri))
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as scratch:
-        downloaded = _download(client, found, Path(scratch))
+        try:
+            downloaded = _download(client, found, Path(scratch))
+        # MLflow raises errors of its own, of HTTP and of every kind of artifact storage.
+        except Exception as error:
+            raise ValueError(
+                f"{found.name} version {found.version}: its files cannot be downloaded: {_first_line(error)}"
+            ) from error
         _verify(downloaded, found)
         try:
             os.replace(downloaded, folder)
@@ -177,25 +191,32 @@ def set_tags(name: str, version: int, tags: dict[str, str], *, uri: str | None =
 def versions_by_tag(name: str, key: str, *, uri: str | None = None) -> list[tuple[str, int]]:
     """(value, version) of the versions that have a tag, sorted by value."""
     try:
-        tags = _versions(mlflow_client(tracking_uri(uri)), name)
+        versions = _versions(mlflow_client(tracking_uri(uri)), name)
     except ValueError:
         return []
-    return sorted((has[key], number) for number, has in tags.items() if key in has)
+    return sorted((version.tags[key], int(version.version)) for version in versions if key in version.tags)
 
 
 def promote(name: str, version: str | int, alias: str = "champion", *, uri: str | None = None) -> int:
     """Point `alias` at a version: a number, "latest", or "best" (highest val_miou tag); returns the number.
 
+    "latest" and "best" skip versions that this platform did not register and those whose files are gone.
+
     Raises:
-        ValueError: no such model or version.
+        ValueError: no such model or version, its files are gone, or MLflow refuses the alias.
     """
-    client = mlflow_client(tracking_uri(uri))
-    if version == "latest":
-        version = _latest(client, name)
-    elif version == "best":
-        version = _best(client, name)
-    found = resolve(f"models:/{name}/{version}", uri=uri)
-    client.set_registered_model_alias(name, alias, str(found.version))
+    address = tracking_uri(uri)
+    require_mlflow(address)
+    client = mlflow_client(address)
+    if version in ("latest", "best"):
+        found = _choose(client, name, best=version == "best")
+    else:
+        found = resolve(f"models:/{name}/{version}", uri=uri)
+        _require_files(client, found)
+    try:
+        client.set_registered_model_alias(name, alias, str(found.version))
+    except MlflowException as error:
+        raise ValueError(f"--alias: MLflow refuses {alias!r}: {_first_line(error)}") from None
     return found.version
 
 
@@ -210,13 +231,8 @@ def file_sha256(path: Path) -> str:
     return sha256_of(path)
 
 
-def _shown(address: str) -> str:
-    """The address without credentials."""
-    return re.sub(r"(?<=//)[^/@]*@", "", address)
-
-
 def require_writable(name: str, *, uri: str) -> None:
-    """Make sure that versions of a model can be registered; makes the model if there is none.
+    """Check that versions of a model can be registered; creates the registered model on first use.
 
     Raises:
         ValueError: the registry refuses.
@@ -224,11 +240,11 @@ def require_writable(name: str, *, uri: str) -> None:
     client = mlflow_client(uri)
     try:
         _create_registered_model(client, name)
-        # Changes nothing; tells whether it might.
+        # Changes nothing, but fails without write access.
         client.update_registered_model(name, description=client.get_registered_model(name).description)
     except MlflowException as error:
         raise ValueError(
-            f"tracking.registered_model: the registry at {_shown(uri)} refuses {name!r}: {error.message}"
+            f"tracking.registered_model: the registry at {without_credentials(uri)} refuses {name!r}: {error.message}"
         ) from None
 
 
@@ -241,19 +257,81 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
 
 
 def _latest(client: MlflowClient, name: str) -> str:
-    return str(max(_versions(client, name)))
+    return str(max(version.version for version in _own_versions(client, name)))
 
 
-def _best(client: MlflowClient, name: str) -> str:
-    scores = {number: float(tags.get("val_miou", -1)) for number, tags in _versions(client, name).items()}
-    return str(max(scores, key=lambda number: (scores[number], number)))
+def _choose(client: MlflowClient, name: str, *, best: bool) -> RegisteredVersion:
+    """The newest version whose files are there, or the best one of these."""
+    versions = _own_versions(client, name)
+    for found in sorted(versions, key=lambda v: (_val_miou(v) if best else 0.0, v.version), reverse=True):
+        try:
+            _require_files(client, found)
+            return found
+        except ValueError as error:
+            logger.warning(f"skipped: {error}")
+    raise ValueError(f"{name}: the files of all its versions are gone")
 
 
-def _versions(client: MlflowClient, name: str) -> dict[int, dict[str, str]]:
-    versions = {int(v.version): dict(v.tags) for v in client.search_model_versions(f"name = '{name}'")}
+def _val_miou(found: RegisteredVersion) -> float:
+    try:
+        return float(found.tags.get("val_miou", -1))
+    except ValueError:  # tags can be edited by hand
+        return -1.0
+
+
+def _require_files(client: MlflowClient, found: RegisteredVersion) -> None:
+    """Check that the artifact of a version exists.
+
+    Raises:
+        ValueError: it does not, or its storage cannot be read.
+    """
+    source = client.get_model_version_download_uri(found.name, str(found.version))
+    try:
+        listed = list_artifacts(source, tracking_uri=client.tracking_uri)
+    # MLflow raises errors of its own, of HTTP and of every kind of artifact storage.
+    except Exception as error:
+        raise ValueError(f"{found.name} version {found.version}: {source}: {_first_line(error)}") from error
+    if not {WEIGHTS_FILE, CARD_FILE} <= {Path(file.path).name for file in listed}:
+        raise ValueError(f"{found.name} version {found.version}: its files are gone from {source}")
+
+
+def _own_versions(client: MlflowClient, name: str) -> list[RegisteredVersion]:
+    """The versions that this platform registered.
+
+    Raises:
+        ValueError: there is none.
+    """
+    own = [_recorded(v) for v in _versions(client, name) if set(DIGEST_TAGS) <= v.tags.keys()]
+    if not own:
+        raise ValueError(f"{name}: no version of it was registered by this platform")
+    return own
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    try:
+        versions = list(client.search_model_versions(f"name = {quoted(name)}"))
+    except MlflowException as error:
+        raise ValueError(f"{name}: {_first_line(error)}") from None
     if not versions:
-        raise ValueError(f"{name}: no registered model of that name at {_shown(client.tracking_uri)}")
+        raise ValueError(
+            f"{name}: no registered model of that name at {without_credentials(client.tracking_uri)}"
+        )
     return versions
+
+
+def _recorded(version: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=version.name,
+        version=int(version.version),
+        sha256=version.tags["sha256"],
+        manifest_sha256=version.tags["manifest_sha256"],
+        run_id=version.run_id or "",
+        tags=dict(version.tags),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _download(client: MlflowClient, found: RegisteredVersion, folder: Path) -> Path:

@@ -21,7 +21,14 @@ from PIL.Image import Image
 from sdavs_model.config import RENAMED_KEYS
 from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.tracking.client import experiment_id, mlflow_client, tracking_uri
+from sdavs_platform.tracking.client import (
+    experiment_id,
+    log_or_warn,
+    mlflow_client,
+    quoted,
+    require_mlflow,
+    tracking_uri,
+)
 
 Point = tuple[int, dict[str, float]]
 """Optimizer step, and values by metric."""
@@ -70,11 +77,13 @@ class TrainingRun:
         """The run of `config.name`: the existing one if this training continues it, else a new one.
 
         Raises:
-            ValueError: checkpoints of this name exist that were trained with another config; names the keys.
+            ValueError: checkpoints of this name exist that were trained with another config (names the keys); the
+                experiment is deleted; or MLflow does not respond.
         """
+        require_mlflow(uri)
         client = mlflow_client(uri)
         experiment = experiment_id(client, config.tracking.experiment)
-        query = f"tags.`{NAME_TAG}` = '{config.name}' and tags.`{STORAGE_TAG}` = '{storage}'"
+        query = f"tags.`{NAME_TAG}` = {quoted(config.name)} and tags.`{STORAGE_TAG}` = {quoted(storage)}"
         found = client.search_runs(
             [experiment], query, max_results=1, order_by=["attributes.start_time DESC"]
         )
@@ -96,11 +105,16 @@ class TrainingRun:
 
     @classmethod
     def find(cls, name: str, *, storage: str, uri: str) -> "TrainingRun | None":
-        """The newest run of a training by its name, in any experiment."""
+        """The newest run of a training by its name, in any experiment.
+
+        Raises:
+            ValueError: MLflow does not respond.
+        """
+        require_mlflow(uri)
         client = mlflow_client(uri)
         found = client.search_runs(
             [experiment.experiment_id for experiment in client.search_experiments()],
-            f"tags.`{NAME_TAG}` = '{name}' and tags.`{STORAGE_TAG}` = '{storage}'",
+            f"tags.`{NAME_TAG}` = {quoted(name)} and tags.`{STORAGE_TAG}` = {quoted(storage)}",
             max_results=1,
             order_by=["attributes.start_time DESC"],
         )
@@ -196,7 +210,7 @@ class TrainingRun:
 
 
 def changed_keys(config: RunConfig, before: Mapping[str, str]) -> list[str]:
-    """The keys that have another value than before (see `flattened`) and may not be changed on a resume."""
+    """The keys whose values differ from before (see `flattened`) and must not change on a resume."""
     params = flattened(config)
     return [
         key
@@ -206,10 +220,10 @@ def changed_keys(config: RunConfig, before: Mapping[str, str]) -> list[str]:
 
 
 def require_same_config(config: RunConfig, before: Mapping[str, str]) -> None:
-    """Make sure that a training with checkpoints can be resumed with this config.
+    """Check that a training with checkpoints can be resumed with this config.
 
     Raises:
-        ValueError: it was trained with another one; names the keys and their values before.
+        ValueError: it was trained with another one; names the keys and their old values.
     """
     if changed := changed_keys(config, before):
         was = "; ".join(f"{key} was {before[key]}" for key in changed)
@@ -220,21 +234,26 @@ def require_same_config(config: RunConfig, before: Mapping[str, str]) -> None:
 
 
 def require_same_data(digest: str, before: str) -> None:
-    """Make sure that a training with checkpoints sees the same data. Raises ValueError if it does not."""
+    """Check that a resumed training has the data of its checkpoints. Raises ValueError if it has not."""
     if digest != before:
         raise ValueError("data.root: not the data that this name was trained on; choose another --name")
 
 
 def record_refusal(message: str, config: RunConfig | None = None) -> None:
-    """A FAILED run for a command that was refused before it had a run.
+    """Log a FAILED run for a command that was refused before it had a run; if that fails, only warn.
 
     Args:
         config: None if the config itself was refused; the run is then at the default address.
     """
     tracking = (config or RunConfig()).tracking
-    client = mlflow_client(tracking_uri(tracking.uri))
-    created = client.create_run(experiment_id(client, tracking.experiment), run_name="refused")
-    TrainingRun(uri=client.tracking_uri, run_id=created.info.run_id).fail(message)
+    uri = tracking_uri(tracking.uri)
+
+    def log() -> None:
+        client = mlflow_client(uri)
+        created = client.create_run(experiment_id(client, tracking.experiment), run_name="refused")
+        TrainingRun(uri=uri, run_id=created.info.run_id).fail(message)
+
+    log_or_warn("the refusal", log, uri=uri)
 
 
 def flattened(config: RunConfig) -> dict[str, str]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
 
 from sdavs_platform.cluster import joined_cluster, num_places, require_resources
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tracking.client import log_or_warn, without_credentials
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.prepare import check_data, resolved
 from sdavs_platform.tuning.driver import run_trials
@@ -39,7 +41,7 @@ class SweepResult:
     num_failed: int
     interrupted: bool
     failure: str | None
-    """Why there is no result at all, if no trial finished; one line."""
+    """Why no trial finished, or why the best one could not be registered; one line."""
     candidate: dict[str, str] | None
 
 
@@ -60,7 +62,6 @@ def run_sweep(
 
     Raises:
         ValueError: a bad definition, data, storage or cluster; nothing has been started then.
-        RuntimeError: the best trial could not be registered.
     """
     study = parse_study(sweep.study, config) if sweep.study else None
     sweep = sweep.model_copy(update={"space": normalized(sweep.space, config)})
@@ -91,14 +92,14 @@ def run_sweep(
         tracking_uri=parent.uri,
         earlier=[record for record in records if record.state not in ENDED],
     )
-    candidate = None
+    candidate, failure = None, None
     try:
         with joined_cluster(config, prints_workers=False):
             parent.record_process(ray.util.get_node_ip_address())
             if queue.num_left:
                 console.print(
                     f"{sweep.name}: {queue.num_left} trials to run, {len(ended)} done before | "
-                    f"MLflow run {parent.run_id} at {parent.uri}",
+                    f"MLflow run {parent.run_id} at {without_credentials(parent.uri)}",
                     soft_wrap=True,
                 )
                 settings = _settings(sweep, config, study, store, parent, records)
@@ -115,12 +116,16 @@ def run_sweep(
             cut = recorder.interrupt()
             interrupted = bool(cut) or queue.num_left > 0
             if not interrupted:
-                candidate = register_candidate(sweep, config, store)
+                try:
+                    candidate = register_candidate(sweep, config, store)
+                except (ValueError, RuntimeError, MlflowException) as error:
+                    failure = f"the best trial could not be registered: {str(error).splitlines()[0]}"
     except BaseException as error:
         recorder.interrupt()
-        parent.fail(str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
+        log_or_warn("the end of the sweep", lambda: parent.fail(reason), uri=parent.uri)
         raise
-    return _close(store, parent, candidate, interrupted=interrupted)
+    return _close(store, parent, candidate, interrupted=interrupted, failure=failure)
 
 
 def _definition(
@@ -211,20 +216,29 @@ def _reopened(record: TrialRecord) -> TrialRecord:
 
 
 def _close(
-    store: SweepStore, parent: TrainingRun, candidate: dict[str, str] | None, *, interrupted: bool
+    store: SweepStore,
+    parent: TrainingRun,
+    candidate: dict[str, str] | None,
+    *,
+    interrupted: bool,
+    failure: str | None,
 ) -> SweepResult:
     """End the parent run in the state that fits the trials."""
     trials = store.trials()
     failed = [trial for trial in trials if trial.state == "failed"]
     num_finished = sum(trial.state == "finished" for trial in trials)
-    failure = None
-    if interrupted:
-        parent.fail("interrupted; the same command continues", status="KILLED")
-    elif not num_finished:
+    if not interrupted and not num_finished:
         failure = f"no trial finished; {failed[0].id}: {failed[0].error}" if failed else "no trial finished"
-        parent.fail(failure)
-    else:
-        parent.finish()
+
+    def end() -> None:
+        if interrupted:
+            parent.fail("interrupted; the same command continues", status="KILLED")
+        elif failure:
+            parent.fail(failure)
+        else:
+            parent.finish()
+
+    log_or_warn("the end of the sweep", end, uri=parent.uri)
     return SweepResult(
         store=store,
         parent=parent,

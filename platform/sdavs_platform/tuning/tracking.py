@@ -7,7 +7,7 @@ import ray.train
 from mlflow.entities import Param
 
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.tracking.client import experiment_id, mlflow_client
+from sdavs_platform.tracking.client import experiment_id, mlflow_client, quoted, require_mlflow
 from sdavs_platform.tracking.registry import promote
 from sdavs_platform.tracking.runs import SWEEP_TAG, TrainingRun, git_commit, resolved_yaml
 from sdavs_platform.training.finish import finish_training
@@ -22,11 +22,16 @@ ALIAS = "candidate"
 
 
 def open_parent(sweep: SweepConfig, config: RunConfig, store: SweepStore, *, data_digest: str) -> TrainingRun:
-    """The parent run: the existing one if this sweep continues, else a new one."""
+    """The parent run: the existing one if this sweep continues, else a new one.
+
+    Raises:
+        ValueError: MLflow does not respond, or the experiment is deleted.
+    """
     assert config.tracking.uri is not None
+    require_mlflow(config.tracking.uri)
     client = mlflow_client(config.tracking.uri)
     experiment = experiment_id(client, config.tracking.experiment)
-    found = client.search_runs([experiment], f"tags.`{STORE_TAG}` = '{store.uri}'", max_results=1)
+    found = client.search_runs([experiment], f"tags.`{STORE_TAG}` = {quoted(store.uri)}", max_results=1)
     if found:
         run = TrainingRun(uri=config.tracking.uri, run_id=found[0].info.run_id)
         client.update_run(run.run_id, status="RUNNING")
