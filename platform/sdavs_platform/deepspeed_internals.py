@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 Shapes = Mapping[str, Sequence[int]]
 """Of the parameters of one parameter group, by name, in the order in which they lie in the group's flat vector."""
@@ -67,6 +68,23 @@ def apply_gradients(engine: Any) -> tuple[bool, float]:
         engine.lr_scheduler.step()
         return False, math.inf
     return True, float(engine.get_global_grad_norm())
+
+
+@torch.no_grad()
+def gather_weights(module: nn.Module, *, into: nn.Module) -> None:
+    """Copy the weights that ZeRO-3 has spread over the workers, and the buffers; all workers call it together.
+
+    Args:
+        module: the engine's.
+        into: a replica of it, not the engine's.
+    """
+    from deepspeed.zero import GatheredParameters
+
+    for spread, whole in zip(module.parameters(), into.parameters(), strict=True):
+        with GatheredParameters(spread):
+            whole.copy_(spread)
+    for own, copied in zip(module.buffers(), into.buffers(), strict=True):
+        copied.copy_(own)
 
 
 def save_shards(engine: Any, folder: Path, *, tag: str) -> None:

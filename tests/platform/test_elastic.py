@@ -79,7 +79,7 @@ def lives(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     results = run_group(2, planned("whole", (0, 4), of=kinds, save=1), folder)
     for kind in kinds:
         tag_as_saved_on_gpus(folder / kind / "1")
-    poisoned = [life | {"poisoned": 1} for life in planned("poisoned", (0, 3), of=kinds)]
+    poisoned = [life | {"poisoned": 1, "validates": True} for life in planned("poisoned", (0, 3), of=kinds)]
     results |= run_group(2, poisoned, folder)
     results |= run_group(1, planned("alone", (1, 3), of=stages, load=1, save=3), folder)
     again = planned("resumed", (1, 4), of=kinds, load=1) + planned("again", (3, 4), of=stages, load=3)
@@ -123,6 +123,13 @@ def test_gradients_that_are_not_finite_leave_the_weights_and_the_schedule_goes_o
     assert math.isfinite(poisoned["after"])
     assert poisoned["norms"][0] == whole["norms"][0] > 0
     assert not math.isfinite(poisoned["norms"][1])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_workers_validate_three_clips_in_every_stage_to_the_same_scores(lives, stage):
+    scores = lives[f"zero{stage}-poisoned"]["scores"]
+    assert scores == pytest.approx(lives["zero0-poisoned"]["scores"], rel=TOLERANCE)
+    assert 0 <= scores["miou"] <= 1
 
 
 @pytest.mark.parametrize("kind", [f"zero{stage}" for stage in STAGES])

@@ -1,5 +1,6 @@
 """Groups of real processes, joined by gloo and DeepSpeed, that train a few steps of a tiny model without Ray."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -23,8 +24,8 @@ def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dic
 
     Args:
         lives: each with "name", "config" (plain values), "steps" (from, to), "load", a folder or None, and "save",
-            None or (after which step, folder); also "poisoned", the step in which the last worker's gradients are not
-            finite.
+            None or (after which step, folder). Also "poisoned", the step in which the last worker's gradients are not
+            finite, and "validates", whether "scores" of the validation split are wanted.
     """
     os.environ.update(ENVIRONMENT)
     rendezvous = folder / f"rendezvous-{lives[0]['name']}"
@@ -73,8 +74,10 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
         verify_complete,
     )
     from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+    from sdavs_platform.training.faults.watchdog import Watchdog
     from sdavs_platform.training.loop import seed_everything
     from sdavs_platform.training.telemetry.progress import means
+    from sdavs_platform.training.validator import Validator
 
     from sdavs_model import build_model
     from sdavs_model.engine import training_loss
@@ -82,7 +85,9 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     config = RunConfig.model_validate(life["config"])
     seed_everything(config.seed, rank)
     batches = Batches(config, rank=rank, world_size=world_size)
-    engine = build_engine(config, build_model(config.model), total_steps=6, world_size=world_size)
+    module = build_model(config.model)
+    whole = copy.deepcopy(module) if config.deepspeed.zero_stage == 3 else None
+    engine = build_engine(config, module, total_steps=6, world_size=world_size)
     model = CastInputs(engine, compute_dtype(config))
     state = LoopState()
     if life["load"]:
@@ -133,5 +138,10 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
                 break
     results = {"losses": losses, "applied": applied, "norms": norms, "rates": rates}
     results |= {"before": before, "after": first_batch_loss()}
+    if life.get("validates"):
+        watchdog = Watchdog(seconds=None, rank=rank, world_size=world_size, storage="", uri="", run_id="")
+        validator = Validator(engine, model, batches=batches, watchdog=watchdog, whole=whole)
+        results["scores"] = validator.score()
+        assert validator.predict_fixed_clips().logits.isfinite().all()
     engine.destroy()
     return results

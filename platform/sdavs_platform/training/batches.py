@@ -99,11 +99,6 @@ class Batches:
         """Empty metrics for the validation split."""
         return validation_metrics(self.val_clips.source)
 
-    @property
-    def num_val_batches(self) -> int:
-        """Batches in the largest share of the validation clips, which is the first worker's."""
-        return -(-len(range(0, len(self.val_clips), self._world_size)) // self._val_batch)
-
     def fixed_batch(self, num_clips: int = 3) -> dict[str, Any]:
         """The same few validation clips every time, spread over the split: for pictures and the probe."""
         num_clips = min(num_clips, len(self.val_clips))

@@ -1,5 +1,6 @@
 """What every training worker does, on one page. Ray Train starts it; DeepSpeed joins the workers."""
 
+import copy
 import logging
 import math
 import random
@@ -73,9 +74,9 @@ class Worker:
         self.times = StepTimes(
             use_gpu=config.cluster.use_gpu, watches_collectives=config.training.profile is not None
         )
-        self.engine = build_engine(
-            config, build_model(config.model), total_steps=self.total_steps, world_size=world_size
-        )
+        model = build_model(config.model)
+        whole = copy.deepcopy(model) if config.deepspeed.zero_stage == 3 else None
+        self.engine = build_engine(config, model, total_steps=self.total_steps, world_size=world_size)
         self.model = CastInputs(self.engine, compute_dtype(config))
         self.notices = Notices(stop_key=settings["stop_key"], rank=rank)
         self.watchdog = Watchdog(
@@ -87,7 +88,9 @@ class Worker:
             run_id=run_id,
         )
         self.profiler = StepProfiler(config, rank=rank, uri=uri, run_id=run_id)
-        self.validator = Validator(self.engine, self.model, batches=self.batches, watchdog=self.watchdog)
+        self.validator = Validator(
+            self.engine, self.model, batches=self.batches, watchdog=self.watchdog, whole=whole
+        )
         self.reporter = CheckpointReporter(
             self.engine, rank=rank, run_id=run_id, times=self.times, beat=self.watchdog.beat
         )

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from sdavs_model.engine import evaluate, move
 from sdavs_model.metrics import Metrics
+from sdavs_platform.deepspeed_internals import gather_weights
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoints.checkpoint import Probe
 from sdavs_platform.training.engine import CastInputs
@@ -16,30 +18,42 @@ from sdavs_platform.training.faults.watchdog import Watchdog
 class Validator:
     """Scores the live engine. All workers call each method at the same time.
 
+    Args:
+        whole: for ZeRO-3, a replica of the module that gets the weights of all workers before each validation. ZeRO-3
+            gathers weights in every call of a module, so workers whose clips differ in number or length would wait for
+            each other in different calls. On the replica nobody waits. None for the other stages, which have all
+            weights everywhere.
+
     Attributes:
         fixed: the few clips of every picture and probe.
     """
 
-    def __init__(self, engine: Any, model: CastInputs, *, batches: Batches, watchdog: Watchdog) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        model: CastInputs,
+        *,
+        batches: Batches,
+        watchdog: Watchdog,
+        whole: nn.Module | None = None,
+    ) -> None:
         self.fixed = batches.fixed_batch()
         self._engine = engine
         self._model = model
         self._batches = batches
         self._watchdog = watchdog
+        self._whole = whole
 
     def score(self) -> dict[str, float]:
         """The protocol's figures of the whole split, the same on all workers."""
         self._average_buffers()
         share = self._batches.validation()
         metrics = evaluate(
-            self._model,
+            self._model if self._whole is None else self._gathered(self._whole),
             self._watchdog.beating(share),
             device=self._engine.device,
             metrics=self._batches.metrics(),
         )
-        if len(share) < self._batches.num_val_batches:
-            # ZeRO-3 gathers weights in every forward pass: all workers must make equally many.
-            self.predict_fixed_clips()
         return self._merged(metrics).compute()
 
     @torch.no_grad()
@@ -51,6 +65,11 @@ class Validator:
         logits = self._model(batch["frames"], batch["log_mel"])
         self._model.train(was_training)
         return Probe(frames=self.fixed["frames"], log_mel=self.fixed["log_mel"], logits=logits)
+
+    def _gathered(self, whole: nn.Module) -> CastInputs:
+        whole.to(device=self._engine.device, dtype=self._model.dtype)
+        gather_weights(self._engine.module, into=whole)
+        return CastInputs(whole, self._model.dtype)
 
     def _average_buffers(self) -> None:
         """Batch norms inside a backbone (ResNets) see one worker's clips; validate, and save, the mean of all."""
