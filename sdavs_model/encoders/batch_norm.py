@@ -1,7 +1,5 @@
 """Batch normalisation over the whole batch, also when workers share it."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ class SharedBatchNorm(nn.BatchNorm1d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         whole = x.float()
-        # One worker's share may be larger than another's, so the count is summed, too.
+        # Workers may have different numbers of rows, so the count is summed, too.
         sums = all_reduce(torch.cat([whole.sum(0), whole.new_full((1,), len(x))]))
         num_rows = sums[-1]
         mean = sums[:-1] / num_rows
