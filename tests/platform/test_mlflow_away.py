@@ -144,6 +144,16 @@ def test_names_with_quotes_can_be_searched(uri, make_config):
         quoted("""it's "here\"""")
 
 
+def test_the_data_set_is_shown_among_the_inputs_of_a_run(uri, make_config):
+    run = TrainingRun.open(make_config("inputs"), uri=uri, storage="somewhere", has_checkpoints=False)
+    for _ in range(2):
+        run.log_dataset("s3://bucket/realav", digest="d1" * 32)
+    (given,) = mlflow_client(uri).get_run(run.run_id).inputs.dataset_inputs
+    dataset = given.dataset
+    assert (dataset.name, dataset.digest, dataset.source_type) == ("realav", "d1" * 18, "s3")
+    assert json.loads(dataset.source) == {"uri": "s3://bucket/realav"}
+
+
 def test_a_model_whose_run_was_deleted_is_evaluated_and_printed_with_a_warning(
     uri, tmp_path, data, make_config
 ):

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from PIL.Image import Image
 
 from sdavs_model.config import RENAMED_KEYS
@@ -138,6 +138,22 @@ class TrainingRun:
             node_address: IP address of this machine in the Ray cluster.
         """
         self.set_tags({HOST_TAG: socket.gethostname(), PROCESS_TAG: f"{node_address}:{os.getpid()}"})
+
+    def log_dataset(self, root: str, *, digest: str) -> None:
+        """Show the data set among the inputs of the run; logging it again changes nothing.
+
+        Args:
+            digest: sha256 of its content; MLflow takes the first 36 characters, the tag `data_digest` holds all.
+        """
+        kind = root.partition("://")[0] if "://" in root else "local"
+        dataset = Dataset(
+            name=root.rstrip("/").rpartition("/")[2][:500],
+            digest=digest[:36],
+            source_type=kind,
+            source=json.dumps({"uri": root}),
+        )
+        context = InputTag(key="mlflow.data.context", value="training")
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset=dataset, tags=[context])])
 
     def log_metrics(self, values: dict[str, float], *, step: int) -> None:
         """Log one point of several metrics; `step` counts optimizer steps."""

@@ -82,6 +82,7 @@ def train(
     uri, storage = config.tracking.uri, config.storage.uri
     assert uri is not None
     assert storage is not None
+    assert config.data.root is not None
     with _leased(config, storage, take_over=take_over) as lease:
         resumes = has_checkpoints(storage, config.name)
         record = CheckpointRecord(config, storage=storage, has_checkpoints=resumes)
@@ -93,6 +94,7 @@ def train(
         with _failure_recorded(run, lambda: is_stopped() or lease.is_lost):
             digest = check_data(config)
             run.set_data_digest(digest, has_checkpoints=resumes)
+            run.log_dataset(config.data.root, digest=digest)
             record.write(digest)
             if finishes:
                 require_registry(config)

@@ -41,6 +41,8 @@ def open_parent(sweep: SweepConfig, config: RunConfig, store: SweepStore, *, dat
         run = TrainingRun(uri=config.tracking.uri, run_id=created.info.run_id)
         client.log_batch(run.run_id, params=[Param(key, value) for key, value in _params(sweep).items()])
     run.set_tags({"data_digest": data_digest, "git_commit": git_commit()})
+    assert config.data.root is not None
+    run.log_dataset(config.data.root, digest=data_digest)
     client.log_text(run.run_id, resolved_yaml(config), "config.yaml")
     client.log_dict(run.run_id, sweep.model_dump(mode="json"), "sweep.yaml")
     return run
