@@ -19,6 +19,12 @@ def main() -> None:
         default="best",
         help="best by validation J, newest, or a checkpoint's own name (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference of logits from the training's, relative to the largest logit, in fp32 (default: the "
+        "training's consolidation_tolerance); raise it to export on another kind of device",
+    )
     add_storage(parser)
     add_tracking_uri(parser)
     flags = parser.parse_args()
@@ -32,6 +38,7 @@ def main() -> None:
         uri=tracking_uri(flags.tracking_uri),
         out=flags.out,
         checkpoint=flags.checkpoint,
+        tolerance=flags.tolerance,
     )
     print(f"{flags.out}: {flags.name} after step {exported['step']}, epoch {exported['epoch']}")
 

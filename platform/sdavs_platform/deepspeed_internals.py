@@ -78,10 +78,10 @@ def gather_weights(module: nn.Module, *, into: nn.Module) -> None:
         module: the engine's.
         into: a replica of it, not the engine's.
     """
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
     for spread, whole in zip(module.parameters(), into.parameters(), strict=True):
-        with GatheredParameters(spread):
+        with deepspeed.zero.GatheredParameters(spread):
             whole.copy_(spread)
     for own, copied in zip(module.buffers(), into.buffers(), strict=True):
         copied.copy_(own)

@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from running import kill_family
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.telemetry.delivery_queue import DeliveryQueue
+from sdavs_platform.training.telemetry.phase_timers import gpu_readings
 from waiting import patience, wait_until
 
 PORT = 8031
@@ -80,6 +82,29 @@ def test_points_wait_for_an_mlflow_server_that_is_away_and_arrive_once_and_in_or
     queue.close()
     assert logged(run) == [1, 2, 3, 4]
     assert drawn[-1] == "picture 3"
+
+
+def test_points_arrive_in_time_also_between_validations(state):
+    uri = f"sqlite:///{state / 'timer.db'}"
+    client = mlflow_client(uri)
+    run = TrainingRun(uri=uri, run_id=client.create_run(experiment_id(client, "timer")).info.run_id)
+    queue = DeliveryQueue(run, points=[], send_seconds=0.1)
+    queue.put((1, {"train/loss": 1.0}))
+    wait_until(lambda: not queue.unsent(), what="the timer to send the point")
+    assert [point.value for point in client.get_metric_history(run.run_id, "train/loss")] == [1.0]
+    queue.close()
+
+
+def test_a_gpu_whose_driver_knows_no_utilisation_costs_that_reading_only(monkeypatch):
+    def refuse() -> int:
+        raise RuntimeError("NVMLError_NotSupported: Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2e9)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    assert gpu_readings() == {"gpu/memory_gb": 2.0}
+    monkeypatch.setattr(torch.cuda, "utilization", lambda: 50)
+    assert gpu_readings() == {"gpu/memory_gb": 2.0, "gpu/utilization": 50.0}
 
 
 def test_what_mlflow_refuses_ends_the_training_instead_of_being_tried_for_ever(state):

@@ -147,14 +147,15 @@ def test_the_checkpoint_of_every_stage_becomes_one_set_of_weights(lives, kind):
     from sdavs_platform.config.tree import RunConfig
 
     config = RunConfig.model_validate(lives["configs"][kind])
-    _, difference = consolidate(
+    _, found = consolidate(
         lives["folder"] / kind / "1",
         config=config.model,
         zero_stage=config.deepspeed.zero_stage,
         dtype=torch.float32,
         tolerance=1e-4,
     )
-    assert difference < 1e-4
+    assert found.difference < 1e-4
+    assert found.agreement == 1
 
 
 @pytest.mark.parametrize("stage", [1, 3])

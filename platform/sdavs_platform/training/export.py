@@ -1,6 +1,7 @@
 """Any checkpoint of a training, which may still run or have been killed, as an artifact folder."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,18 @@ from sdavs_platform.training.engine import CastInputs, compute_dtype
 
 BF16_LEEWAY = 50
 
+MASK_AGREEMENT = 0.99
+"""Our choice: pixels that must get the same class. What differs less is the boundary of a mask, where logits are 0."""
+
 
 def export_from_storage(
-    name: str, *, storage: str, uri: str, out: Path, checkpoint: str = "best"
+    name: str,
+    *,
+    storage: str,
+    uri: str,
+    out: Path,
+    checkpoint: str = "best",
+    tolerance: float | None = None,
 ) -> dict[str, Any]:
     """Export one checkpoint of the training `name`, and compare its predictions with the live engine's.
 
@@ -30,6 +40,8 @@ def export_from_storage(
         uri: MLflow, which knows the training's config.
         out: gets the artifact.
         checkpoint: "best" by validation J, "newest", or a checkpoint's own name.
+        tolerance: instead of the training's `training.consolidation_tolerance`, for example where a model that was
+            trained on GPUs is exported on a machine without.
 
     Returns:
         What the training reported with the checkpoint: step, epoch, scores.
@@ -45,6 +57,9 @@ def export_from_storage(
     lineage = {"run_id": run_id, "name": name, "checkpoint": address} | {
         key: metrics[key] for key in ("epoch", "step")
     }
+    if tolerance is not None:
+        training = config.training.model_copy(update={"consolidation_tolerance": tolerance})
+        config = config.model_copy(update={"training": training})
     out.mkdir(parents=True, exist_ok=True)
     export_checkpoint(ray.train.Checkpoint(address), out, config=config, lineage=lineage)
     return metrics
@@ -53,22 +68,26 @@ def export_from_storage(
 def export_checkpoint(
     checkpoint: ray.train.Checkpoint, folder: Path, *, config: RunConfig, lineage: dict[str, Any]
 ) -> dict[str, Any]:
-    """Consolidate a checkpoint into an artifact folder; returns its lineage with the difference found.
+    """Consolidate a checkpoint into an artifact folder; returns its lineage with the differences found.
+
+    The comparison runs on a GPU if the training did and there is one here.
 
     Raises:
         ValueError: incomplete checkpoint, or weights that predict differently from the live engine.
     """
     with checkpoint.as_directory() as shards:
-        model, difference = consolidate(
+        model, comparison = consolidate(
             Path(shards),
             config=config.model,
             zero_stage=config.deepspeed.zero_stage,
             dtype=compute_dtype(config),
             tolerance=config.training.consolidation_tolerance,
+            device="cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu",
         )
     clips = open_split(config, config.data.val_split).source
     lineage = lineage | {
-        "consolidation_difference": difference,
+        "consolidation_difference": comparison.difference,
+        "consolidation_agreement": comparison.agreement,
         "data_kind": clips.kind,
         "protocol": f"{clips.protocol}, official",
     }
@@ -76,20 +95,38 @@ def export_checkpoint(
     return lineage
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How the predictions of exported weights differ from the live engine's."""
+
+    difference: float
+    """Largest difference of logits, relative to the largest logit."""
+    agreement: float
+    """Fraction of pixels that get the same class."""
+
+
 def consolidate(
-    folder: Path, *, config: SDAVSConfig, zero_stage: int, dtype: torch.dtype, tolerance: float
-) -> tuple[SDAVS, float]:
+    folder: Path,
+    *,
+    config: SDAVSConfig,
+    zero_stage: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    device: str = "cpu",
+) -> tuple[SDAVS, Comparison]:
     """One fp32 model out of the shards, whose predictions are compared with the live engine's.
 
     Args:
         dtype: the engine's number format; the comparison runs in it.
         tolerance: largest allowed difference of logits relative to the largest logit, for fp32.
+        device: of the comparison. On another one than the engine's, sums in another order and formats such as TF32
+            alone can exceed the default tolerance.
 
     Returns:
-        The model in eval mode and the difference found.
+        The model in eval mode, on the CPU, and the differences found.
 
     Raises:
-        ValueError: incomplete checkpoint, or a difference above the tolerance.
+        ValueError: incomplete checkpoint, a difference above the tolerance, or masks that do not agree.
     """
     verify_complete(folder)
     config = config.without_weights()  # all weights are in the shards
@@ -99,15 +136,28 @@ def consolidate(
     judge = build_model(config).eval()
     judge.load_state_dict(model.state_dict())
     with torch.inference_mode():
-        logits = CastInputs(judge.to(dtype), dtype)(probe.frames, probe.log_mel)
+        judge.to(device=device, dtype=dtype)
+        logits = CastInputs(judge, dtype)(probe.frames.to(device), probe.log_mel.to(device)).cpu()
     difference = float((logits - probe.logits).abs().max() / probe.logits.abs().max().clamp_min(1e-6))
+    agreement = float((_classes(logits) == _classes(probe.logits)).float().mean())
     allowed = tolerance * (BF16_LEEWAY if dtype == torch.bfloat16 else 1)
     if not difference <= allowed:
         raise ValueError(
             f"{folder}: consolidated weights predict differently from the live engine "
-            f"(by {difference:.2e} of the largest logit; allowed: {allowed:.0e})"
+            f"(by {difference:.2e} of the largest logit on {device}; allowed: {allowed:.0e}, which "
+            f"training.consolidation_tolerance and `jobs/export.py --tolerance` set)"
         )
-    return model, difference
+    if agreement < MASK_AGREEMENT:
+        raise ValueError(
+            f"{folder}: masks of the consolidated weights agree with the live engine's in {agreement:.2%} of all "
+            f"pixels; allowed: {MASK_AGREEMENT:.0%} or more"
+        )
+    return model, Comparison(difference=difference, agreement=agreement)
+
+
+def _classes(logits: torch.Tensor) -> torch.Tensor:
+    """[B, T, K, S, S] logits -> [B, T, S, S] classes; K = 1 is binary."""
+    return logits[:, :, 0] > 0 if logits.shape[2] == 1 else logits.argmax(2)
 
 
 def _chosen(trained: ray.train.Result, checkpoint: str) -> tuple[ray.train.Checkpoint, dict[str, Any]]:

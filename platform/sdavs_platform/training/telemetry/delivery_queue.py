@@ -19,12 +19,21 @@ class DeliveryQueue:
     Args:
         points: to send first: those that a checkpoint kept because they had not arrived.
         retry_seconds: between attempts while the server is away.
+        send_seconds: longest time that a point waits for a `send`.
     """
 
-    def __init__(self, run: TrainingRun, *, points: list[Point], retry_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        run: TrainingRun,
+        *,
+        points: list[Point],
+        retry_seconds: float = 5.0,
+        send_seconds: float = 30.0,
+    ) -> None:
         self._run = run
         self._points = points
         self._retry_seconds = retry_seconds
+        self._send_seconds = send_seconds
         self._picture: Callable[[], None] | None = None
         self._is_due = False
         self._is_closing = False
@@ -34,7 +43,7 @@ class DeliveryQueue:
         self._thread.start()
 
     def put(self, point: Point) -> None:
-        """Keep a point for the next `send`."""
+        """Keep a point for the next `send`, or for the timer."""
         with self._changed:
             self._points.append(point)
 
@@ -75,9 +84,7 @@ class DeliveryQueue:
     def _deliver(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_due or self._is_closing)
-                if not self._is_due:
-                    return
+                self._changed.wait_for(lambda: self._is_due, timeout=self._send_seconds)
                 points, picture = list(self._points), self._picture
                 self._is_due, self._picture = False, None
             try:
@@ -94,6 +101,10 @@ class DeliveryQueue:
                 with self._changed:
                     self._is_due, self._picture = True, self._picture or picture
                 time.sleep(self._retry_seconds)
+                continue
+            with self._changed:
+                if self._is_closing and not self._is_due and not self._points:
+                    return
 
 
 def _is_away(error: Exception) -> bool:

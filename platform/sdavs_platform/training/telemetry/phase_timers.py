@@ -115,8 +115,12 @@ class StepTimes:
 def gpu_readings() -> dict[str, float]:
     """Of this worker's GPU: the largest memory since the last call, in GB, and its utilisation in percent.
 
-    Utilisation is the driver's: the share of the last second or less in which any kernel ran.
+    Utilisation is the driver's: the fraction of the last second or less in which any kernel ran. Drivers do not know it
+    of a part of a GPU (MIG); it is left out there.
     """
-    peak = torch.cuda.max_memory_allocated() / 1e9
+    readings = {"gpu/memory_gb": torch.cuda.max_memory_allocated() / 1e9}
     torch.cuda.reset_peak_memory_stats()
-    return {"gpu/memory_gb": peak, "gpu/utilization": float(torch.cuda.utilization())}
+    # The error's type is the driver library's (NVML, AMD SMI), and no reading is worth a training.
+    with contextlib.suppress(Exception):
+        readings["gpu/utilization"] = float(torch.cuda.utilization())
+    return readings
