@@ -45,8 +45,8 @@ def main() -> None:
     flags = parser.parse_args()
     from dataclasses import asdict
 
+    from sdavs_platform import operations
     from sdavs_platform.config.paths import absolute, state_folder
-    from sdavs_platform.tracking import operations
     from sdavs_platform.tracking.client import tracking_uri
 
     cluster = operations.RayJobs(flags.dashboard)

@@ -30,7 +30,7 @@ LAYERS = """
     platform.local
     platform.tuning platform.benchmarks platform.analysis
     platform.training
-    platform.evaluation
+    platform.evaluation platform.operations
     platform.tracking platform.storage
     platform.cluster platform.command platform.deepspeed_internals platform.ray_internals
     platform.config platform.console platform.tables

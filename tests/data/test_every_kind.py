@@ -39,7 +39,7 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     write, num_classes, num_frames = LAYOUTS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     write(folder)
-    sizes = {"backbone": "resnet10t", "image_size": 32, "width": 16, "num_heads": 2, "vggish_width": 0.125}
+    sizes = {"backbone": "resnet10t", "image_size": 64, "width": 16, "num_heads": 2, "vggish_width": 0.125}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDAVS_HOME", str(folder / "state"))
         yield validated(
