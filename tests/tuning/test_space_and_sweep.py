@@ -1,8 +1,11 @@
 """Spaces, studies and their mistakes, all reported before anything starts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sdavs_platform.config.cli import validated
+from sdavs_platform.tuning.driver import asha_scheduler
 from sdavs_platform.tuning.search import OptunaQueue, planned_trials, trial_queue
 from sdavs_platform.tuning.space import draw, normalized, with_values
 from sdavs_platform.tuning.store import TrialRecord
@@ -37,6 +40,7 @@ def space_of(**dimensions):
         ),
         ({"space": {"seed": {"choice": [1]}}, "study": "noise"}, "a space or a study, not both"),
         ({"space": {"seed": {"choice": [1]}}, "num_trials": 0}, "num_trials: 0 is not allowed"),
+        ({"study": "noise", "seeds": [0, 1, 0]}, "seeds: 0 is given more than once"),
     ],
 )
 def test_a_wrong_definition_is_refused_in_one_line(definition, message):
@@ -78,6 +82,45 @@ def test_a_value_that_is_valid_only_with_others_is_allowed_and_bad_combinations_
 def test_choices_are_parsed_as_the_config_tree_parses_them():
     space = normalized(space_of(optimizer__lr={"choice": ["1e-4", "1e-3"]}), BASE)
     assert space["optimizer.lr"].choice == (1e-4, 1e-3)
+
+
+@pytest.mark.parametrize("values", [["1e-4", 1e-3, 0.0001], [[0.9, 0.99], [0.9, 0.99]]])
+def test_a_value_that_is_given_twice_in_whatever_spelling_is_refused(values):
+    key = "optimizer.betas" if isinstance(values[0], list) else "optimizer.lr"
+    with pytest.raises(ValueError, match=rf"space.{key}: .* is given more than once") as refusal:
+        normalized(sweep_of(space={key: {"choice": values}}).space, BASE)
+    assert "\n" not in str(refusal.value)
+
+
+def test_recipes_and_tables_that_are_given_twice_are_trained_once():
+    study = parse_study("ablation/full,without_snrp,full,III,III", BASE)
+    assert study.variants == ("full", "without_snrp", "without_damf")
+    assert study.tables["selected"] == ("full", "without_snrp")
+
+
+def test_a_continued_asha_compares_new_trials_with_the_recorded_ones():
+    definition = {"scheduler": "asha", "asha": {"grace_epochs": 1, "reduction_factor": 2}}
+    sweep = sweep_of(space=space_of(optimizer__lr={"loguniform": [1e-4, 1e-2]}), **definition)
+
+    def reports(*values):
+        return [{"epoch": float(e), "val_miou": value} for e, value in enumerate(values, start=1)]
+
+    records = [
+        TrialRecord(id=f"t{n}", number=n, values={}, state="finished", reports=reports(0.5, 0.6, 0.7, 0.8))
+        for n in range(4)
+    ]
+    trial = SimpleNamespace(trial_id="new")
+    for ended, action in (([], "CONTINUE"), (records, "STOP")):
+        scheduler = asha_scheduler(sweep, epochs=4, ended=ended)
+        scheduler.on_trial_add(None, trial)
+        assert scheduler.on_trial_result(None, trial, reports(0.1)[0]) == action
+
+    continued = SimpleNamespace(trial_id="continued")
+    scheduler = asha_scheduler(sweep, epochs=4, ended=records)
+    scheduler.replay("continued", reports(0.4, 0.65))
+    scheduler.on_trial_add(None, continued)
+    assert scheduler.on_trial_result(None, continued, {"epoch": 3.0, "val_miou": 0.3}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, continued, {"epoch": 2.0, "val_miou": 0.3}) == "CONTINUE"
 
 
 def test_random_values_stay_in_range_and_depend_only_on_seed_and_number():

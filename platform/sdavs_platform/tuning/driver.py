@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import warnings
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
@@ -13,7 +15,7 @@ from ray.tune.search import Searcher
 from sdavs_platform.tuning.recorder import TrialRecorder
 from sdavs_platform.tuning.search import PlannedTrial, TrialQueue
 from sdavs_platform.tuning.space import Dimension
-from sdavs_platform.tuning.store import SweepStore
+from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.sweep import METRICS, SweepConfig
 
 DRIVER_MEMORY_BYTES = 256 * 1024**2
@@ -39,6 +41,7 @@ def run_trials(
     recorder: TrialRecorder,
     epochs: int,
     max_concurrent: int,
+    ended: Sequence[TrialRecord] = (),
     reuses_processes: bool = False,
 ) -> None:
     """Run all trials of the queue, or until Ctrl-C or SIGTERM, which stop the running trials cleanly.
@@ -47,6 +50,7 @@ def run_trials(
         trainable: Tune's function or class; reports what `sdavs_platform.tuning.trial.Trial` reports.
         epochs: length of a trial that is not stopped early.
         max_concurrent: how many trials fit into the cluster at once.
+        ended: records of the trials that ended in earlier starts of the sweep; ASHA compares new trials with them.
         reuses_processes: run one trial after another in the same process. Not for trainings: the process of a
             stopped trial still holds a running training, and must end.
 
@@ -60,10 +64,11 @@ def run_trials(
     warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
     resources: dict[str, float] = {"cpu": 0, "memory": DRIVER_MEMORY_BYTES}
     num_trials = queue.num_left
+    scheduler = _scheduler(sweep, epochs, ended)
     options: dict[str, Any] = {
         "num_samples": num_trials,
         "max_concurrent_trials": max_concurrent,
-        "scheduler": _scheduler(sweep, epochs),
+        "scheduler": scheduler,
         "trial_name_creator": _name_of,
         "trial_dirname_creator": _name_of,
         "reuse_actors": reuses_processes,
@@ -80,7 +85,7 @@ def run_trials(
         options |= {"num_samples": 1, "max_concurrent_trials": None}
         param_space = _population(queue, sweep, recorder)
     else:
-        options["search_alg"] = _QueueSearcher(queue, recorder)
+        options["search_alg"] = _QueueSearcher(queue, recorder, scheduler)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space=param_space,
@@ -104,15 +109,17 @@ def run_trials(
 class _QueueSearcher(Searcher):
     """Adapts a trial queue to the interface by which Tune asks for trials."""
 
-    def __init__(self, queue: TrialQueue, recorder: TrialRecorder) -> None:
+    def __init__(self, queue: TrialQueue, recorder: TrialRecorder, scheduler: TrialScheduler | None) -> None:
         super().__init__()
-        self._queue, self._recorder = queue, recorder
+        self._queue, self._recorder, self._scheduler = queue, recorder, scheduler
 
     def suggest(self, trial_id: str) -> Any:
         planned = self._queue.next()
         if planned is None:
             return Searcher.FINISHED
-        self._recorder.planned(planned)
+        record = self._recorder.planned(planned)
+        if isinstance(self._scheduler, Asha):
+            self._scheduler.replay(trial_id, record.reports)
         return {"trial": planned.id} | planned.values
 
     def on_trial_complete(
@@ -127,6 +134,22 @@ class _QueueSearcher(Searcher):
         raise AssertionError("a sweep is restored from the storage")
 
 
+class Asha(ASHAScheduler):
+    """ASHA that can be given the reports of earlier starts of a sweep; Tune alone would start with empty rungs."""
+
+    def replay(self, trial_id: str, reports: Sequence[dict[str, float]]) -> None:
+        """Put the reports of a trial into the rungs, as if it had made them now.
+
+        Args:
+            trial_id: the one that Tune uses if the trial is continued, so that no rung counts it twice.
+        """
+        trial: Any = SimpleNamespace(trial_id=trial_id)  # all that ASHA reads of a trial
+        controller: Any = None  # which it does not read
+        self.on_trial_add(controller, trial)
+        for report in reports:
+            self.on_trial_result(controller, trial, report)
+
+
 class _Exchange(PopulationBasedTraining):
     """Population based training that leaves a trial alone which has just finished; Tune's would replace it."""
 
@@ -136,16 +159,23 @@ class _Exchange(PopulationBasedTraining):
         return super().on_trial_result(tune_controller, trial, result)
 
 
-def _scheduler(sweep: SweepConfig, epochs: int) -> TrialScheduler | None:
-    goal: dict[str, Any] = {"metric": sweep.objectives[0], "mode": METRICS[sweep.objectives[0]].mode}
+def asha_scheduler(sweep: SweepConfig, *, epochs: int, ended: Sequence[TrialRecord]) -> Asha:
+    """Successive halving, with the rungs filled from the trials that ended before."""
+    asha = Asha(
+        time_attr="epoch",
+        max_t=epochs,
+        grace_period=min(sweep.asha.grace_epochs, epochs),
+        reduction_factor=sweep.asha.reduction_factor,
+        **_goal(sweep),
+    )
+    for record in ended:
+        asha.replay(record.id, record.reports)
+    return asha
+
+
+def _scheduler(sweep: SweepConfig, epochs: int, ended: Sequence[TrialRecord]) -> TrialScheduler | None:
     if sweep.scheduler == "asha":
-        return ASHAScheduler(
-            time_attr="epoch",
-            max_t=epochs,
-            grace_period=min(sweep.asha.grace_epochs, epochs),
-            reduction_factor=sweep.asha.reduction_factor,
-            **goal,
-        )
+        return asha_scheduler(sweep, epochs=epochs, ended=ended)
     if sweep.scheduler == "pbt":
         return _Exchange(
             time_attr="epoch",
@@ -153,9 +183,13 @@ def _scheduler(sweep: SweepConfig, epochs: int) -> TrialScheduler | None:
             quantile_fraction=sweep.pbt.quantile,
             hyperparam_mutations={key: _mutation(dimension) for key, dimension in sweep.space.items()},
             custom_explore_fn=_Clamp(sweep.space),
-            **goal,
+            **_goal(sweep),
         )
     return None
+
+
+def _goal(sweep: SweepConfig) -> dict[str, Any]:
+    return {"metric": sweep.objectives[0], "mode": METRICS[sweep.objectives[0]].mode}
 
 
 class _Clamp:

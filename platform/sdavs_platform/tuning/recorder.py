@@ -1,16 +1,25 @@
 """Records what Ray Tune reports about the trials: on the storage, in MLflow, and in the progress table."""
 
+import contextlib
+import logging
 import re
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
+from sdavs_platform.tracking.client import log_or_warn, require_mlflow, unreachable
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.tuning.live_table import LiveTable
 from sdavs_platform.tuning.search import PlannedTrial, TrialQueue
 from sdavs_platform.tuning.store import SweepStore, TrialRecord
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 30.0
 
 
 class TrialRecorder(Callback):
@@ -35,18 +44,22 @@ class TrialRecorder(Callback):
         self._earlier = {record.id: record for record in earlier}
         self._running: dict[str, TrialRecord] = {}
         self._seconds_before: dict[str, float] = {}
+        self._unsent: deque[tuple[str, Callable[[], None]]] = deque()
+        """Ends of MLflow runs that are not logged yet, with what they are."""
+        self._next_attempt = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for its own restore; a sweep is restored from the storage.
         return {}
 
-    def planned(self, trial: PlannedTrial) -> None:
-        """Open the record of a trial that is handed to Tune."""
+    def planned(self, trial: PlannedTrial) -> TrialRecord:
+        """Open the record of a trial that is handed to Tune; it has the reports of earlier starts."""
         record = self._earlier.pop(trial.id, None) or TrialRecord(
             id=trial.id, number=trial.number, values=trial.values, variant=trial.variant
         )
         record.error = None
         self._running[trial.id] = record
+        return record
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """See `ray.tune.Callback`."""
@@ -98,14 +111,23 @@ class TrialRecorder(Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """See `ray.tune.Callback`."""
         self._table.tick()
+        if self._unsent and time.monotonic() >= self._next_attempt:
+            self._send()
 
     def interrupt(self) -> list[TrialRecord]:
-        """Mark the trials that still run as interrupted; returns their records."""
+        """Mark the trials that still run as interrupted, and log what is not logged yet; returns their records."""
         running = list(self._running.values())
         for record in running:
             record.state = "interrupted"
             self._end_run(record, lambda run: run.fail("the sweep was interrupted", status="KILLED"))
             self._close(record)
+        if self._unsent:
+            assert self._tracking_uri is not None
+            with contextlib.suppress(ValueError):  # the warnings below name what is lost
+                require_mlflow(self._tracking_uri)
+            while self._unsent:
+                what, log = self._unsent.popleft()
+                log_or_warn(what, log, uri=self._tracking_uri)
         return running
 
     def _write(self, record: TrialRecord) -> None:
@@ -126,8 +148,26 @@ class TrialRecorder(Callback):
         if self._tracking_uri is None or record.run_id is None:
             return
         run = TrainingRun(uri=self._tracking_uri, run_id=record.run_id)
-        run.set_tags(tags or {})
-        end(run)
+
+        def log() -> None:
+            run.set_tags(tags or {})
+            end(run)
+
+        self._unsent.append((f"{record.id}: the end of its run", log))
+        self._send()
+
+    def _send(self) -> None:
+        """Log ends of runs until MLflow does not respond; the others follow `_RETRY_S` seconds later or at the end."""
+        assert self._tracking_uri is not None
+        while self._unsent:
+            if reason := unreachable(self._tracking_uri):
+                logger.warning(
+                    f"MLflow does not respond ({reason}); {len(self._unsent)} ends of runs are logged later"
+                )
+                self._next_attempt = time.monotonic() + _RETRY_S
+                return
+            what, log = self._unsent.popleft()
+            log_or_warn(what, log, uri=self._tracking_uri)
 
 
 def reason_of(log: str) -> str:

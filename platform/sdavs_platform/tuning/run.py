@@ -25,6 +25,8 @@ from sdavs_platform.tuning.sweep import SweepConfig
 from sdavs_platform.tuning.tracking import child_tags, open_parent, register_candidate
 from sdavs_platform.tuning.trial import Trial, TrialSettings
 
+FOREVER_S = 365.0 * 24 * 3600
+
 # What may change when a sweep is continued; any other change makes it another sweep.
 _CONTINUABLE = ("num_trials", "seeds", "max_concurrent", "retries", "register_best")
 
@@ -112,6 +114,7 @@ def run_sweep(
                         recorder=recorder,
                         epochs=config.training.epochs,
                         max_concurrent=_num_concurrent(sweep, config),
+                        ended=ended,
                     )
             cut = recorder.interrupt()
             interrupted = bool(cut) or queue.num_left > 0
@@ -184,6 +187,9 @@ def _settings(
         update={
             "training": config.training.model_copy(update={"keep_checkpoints": keeps}),
             "storage": config.storage.model_copy(update={"uri": store.training_uri}),
+            # A trial waits for its workers as long as other jobs, or the loss of a node, keep it waiting: a trial that
+            # gave up would count as failed.
+            "cluster": config.cluster.model_copy(update={"wait_seconds": FOREVER_S, "autoscales": True}),
             "tracking": config.tracking.model_copy(update={"registered_model": None}),
         }
     )

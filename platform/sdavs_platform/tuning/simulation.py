@@ -126,6 +126,7 @@ def run_made_up(
                 recorder=recorder,
                 epochs=epochs,
                 max_concurrent=max_concurrent,
+                ended=[record for record in records if record.state in ENDED],
                 reuses_processes=reuses_processes,
             )
         finally:

@@ -131,8 +131,8 @@ def normalized(space: Space, base: RunConfig) -> dict[str, Dimension]:
     """The space with its choices as the config tree parses them (`1e-4` is a string in YAML, a number here).
 
     Raises:
-        ValueError: one line per wrong key or value: unknown (with the nearest known one), not variable, or a value
-            that is not valid in any combination.
+        ValueError: one line per wrong key or value: unknown (with the nearest known one), not variable, repeated, or
+            a value that is not valid in any combination.
     """
     known = [key.path for key in config_keys()]
     mistakes = []
@@ -149,7 +149,17 @@ def normalized(space: Space, base: RunConfig) -> dict[str, Dimension]:
                 mistakes.append(f"space.{key}: {problem}")
     if mistakes:
         raise ValueError("\n".join(mistakes))
-    return {key: _spelled(key, dimension, space, base) for key, dimension in space.items()}
+    parsed = {key: _parsed(key, dimension, space, base) for key, dimension in space.items()}
+    for key, dimension in parsed.items():
+        if dimension.choice is not None:
+            mistakes += [
+                f"space.{key}: {value!r} is given more than once"
+                for index, value in enumerate(dimension.choice)
+                if value in dimension.choice[:index]
+            ]
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return parsed
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
@@ -185,7 +195,7 @@ def _never_valid(key: str, value: Any, space: Space, base: RunConfig) -> str | N
     return problem
 
 
-def _spelled(key: str, dimension: Dimension, space: Space, base: RunConfig) -> Dimension:
+def _parsed(key: str, dimension: Dimension, space: Space, base: RunConfig) -> Dimension:
     if dimension.kind != "choice":
         return dimension
     return Dimension(choice=tuple(_as_in_config(key, value, space, base) for value in dimension.extremes))

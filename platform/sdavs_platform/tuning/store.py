@@ -12,6 +12,8 @@ continued however it ended. Everything else about a sweep follows from these fil
 """
 
 import json
+import logging
+import time
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -19,7 +21,13 @@ from pydantic import BaseModel
 from sdavs_model.analysis.noise_mixing import ORIGINAL
 from sdavs_platform.storage.filesystem import Storage
 
+logger = logging.getLogger(__name__)
+
 State = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
+
+OUTAGE_S = 300.0
+"""Our choice, as for trainings: how long a running sweep waits for its storage."""
+_RETRY_S = 2.0
 
 CANDIDATE_FILE = "candidate.json"
 """The version that the sweep registered."""
@@ -74,7 +82,7 @@ class SweepStore:
     """The files of one sweep.
 
     Raises:
-        ValueError: the storage cannot be reached, or later not read or written.
+        ValueError: the storage cannot be reached; also when it cannot be read or written later.
     """
 
     def __init__(self, storage: str, name: str) -> None:
@@ -104,8 +112,25 @@ class SweepStore:
         return sorted(records, key=lambda record: record.number)
 
     def write_trial(self, record: TrialRecord) -> None:
-        """Write the record of one trial."""
-        self.write(f"trials/{record.id}.json", record.model_dump_json())
+        """Write the record of one trial; retried while the storage fails, with a warning.
+
+        Raises:
+            ValueError: the storage failed for `OUTAGE_S`.
+        """
+        text = record.model_dump_json()
+        deadline = time.monotonic() + OUTAGE_S
+        warned = False
+        while True:
+            try:
+                self.write(f"trials/{record.id}.json", text)
+                return
+            except ValueError as error:
+                if time.monotonic() > deadline:
+                    raise
+                if not warned:
+                    logger.warning(f"{error}; trying again for {OUTAGE_S:.0f} s")
+                    warned = True
+            time.sleep(_RETRY_S)
 
     def read(self, name: str) -> str | None:
         """A text file; None if there is none."""

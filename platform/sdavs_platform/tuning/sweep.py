@@ -1,6 +1,7 @@
 """The definition of a sweep: a search over a space or an ablation study, read from YAML or Python and validated."""
 
 import runpy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,9 @@ class SweepConfig(Section):
             raise ValueError("study: a sweep has a space or a study, not both")
         if self.study is not None and (self.search, self.scheduler) != ("random", "none"):
             raise ValueError("study: trains every variant to the end; remove search and scheduler")
+        repeated = [seed for seed, count in Counter(self.seeds).items() if count > 1]
+        if repeated:
+            raise ValueError(f"seeds: {repeated[0]} is given more than once")
         if self.space and self.seeds != (0,):
             raise ValueError("seeds: belong to a study; in a space, vary `seed: {choice: [0, 1]}`")
         return self
