@@ -80,7 +80,7 @@ def test_what_several_workers_score_adds_up_to_what_one_scores(config: RunConfig
     # In patches: AVIS follows every region from frame to frame.
     shapes = [(len(item["masks"]), config.model.num_classes, 4, 4) for item in items]
     answers = [
-        torch.randn(shape, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3)
+        torch.randn(shape, generator=generator).repeat_interleave(16, 2).repeat_interleave(16, 3)
         for shape in shapes
     ]
     whole, merged, *workers = (open_metrics(clips.source, mode=mode) for _ in range(2 + 3))
