@@ -121,3 +121,13 @@ def test_in_one_process_the_shared_batch_norm_is_torchs_own():
     x = torch.randn(16, 8)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
     torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=0, atol=0)
+
+
+def test_a_single_row_is_normalised_by_the_running_statistics_which_stay_as_they_are():
+    norm = SharedBatchNorm(4)
+    norm(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1)
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    row = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    assert torch.allclose(norm(row), (row - mean) / (var + norm.eps).sqrt(), atol=1e-6)
+    assert torch.equal(norm.running_mean, mean)
+    assert torch.equal(norm.running_var, var)
