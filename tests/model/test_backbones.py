@@ -58,6 +58,7 @@ def test_every_timm_family_with_such_stages_yields_four_maps_without_being_compu
     assert {"vision_transformer", "levit", "nest"} <= set(refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -87,6 +88,7 @@ def test_a_backbone_trains_inside_the_model(name):
     assert torch.isfinite(first.grad).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["convnext_atto", "hiera_tiny_224", "mambaout_femto", "pvt_v2_b0", "tf_efficientnet_lite0"]
 )

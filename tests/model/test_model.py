@@ -84,6 +84,7 @@ def test_frames_depend_only_on_their_own_clips_sound():
     assert (before[1] - after[1]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_vggish_has_the_published_size_and_takes_the_public_names(tmp_path):
     vggish = VGGish()
     assert sum(p.numel() for p in vggish.parameters()) == 72_141_184

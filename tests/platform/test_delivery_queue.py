@@ -107,6 +107,7 @@ def test_a_gpu_whose_driver_knows_no_utilisation_costs_that_reading_only(monkeyp
     assert gpu_readings() == {"gpu/memory_gb": 2.0, "gpu/utilization": 50.0}
 
 
+@pytest.mark.slow
 def test_what_mlflow_refuses_ends_the_training_instead_of_being_tried_for_ever(state):
     uri = f"sqlite:///{state / 'queue.db'}"
     run = TrainingRun(uri=uri, run_id="no-such-run")

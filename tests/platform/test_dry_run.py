@@ -11,6 +11,8 @@ from sdavs_platform.training.prepare import resolved
 
 from sdavs_model import build_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_shows_data_steps_resources_and_memory_and_starts_nothing(make_config):
     config = make_config("dry")

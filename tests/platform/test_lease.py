@@ -15,6 +15,8 @@ from sdavs_platform.training.faults.lease import LEASE_FILE, Lease, _this_proces
 from sdavs_platform.training.run import train
 from waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"renew_s": 0.1, "expire_s": 1.0}
 
 

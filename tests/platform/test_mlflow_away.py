@@ -25,6 +25,8 @@ from waiting import patience
 
 from sdavs_model import SDAVSConfig, build_model, save_artifact
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SDAVSConfig(backbone="resnet10t", image_size=32, width=16, num_heads=2, vggish_width=0.125)
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there

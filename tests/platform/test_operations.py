@@ -8,6 +8,8 @@ import pytest
 from sdavs_platform.operations import Entry, RayJobs, details, find, overview, stop
 from sdavs_platform.tracking.runs import PROCESS_TAG, TrainingRun
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = RayJobs("http://127.0.0.1:9")
 
 

@@ -14,6 +14,8 @@ from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.training.prepare import RECORD_FILE, CheckpointRecord
 from sdavs_platform.training.run import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def trained(make_config: Any) -> RunConfig:

@@ -10,6 +10,8 @@ from sdavs_platform.tracking.runs import TrainingRun
 
 from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
 
+pytestmark = pytest.mark.slow
+
 TINY = SDAVSConfig(backbone="pvt_v2_b0", image_size=32, width=16, num_heads=2, vggish_width=0.125)
 
 

@@ -88,6 +88,7 @@ def config(tmp_path_factory) -> ServeConfig:
     return ServeConfig(tracking_uri=uri)
 
 
+@pytest.mark.slow
 def test_the_registry_knows_what_served_last_and_what_was_refused(config):
     client = mlflow_client(config.tracking_uri)
     assert registry.last_served("sdavs", config) is None
@@ -108,6 +109,7 @@ def test_the_registry_knows_what_served_last_and_what_was_refused(config):
     assert registry.last_served("sdavs", config).version == 1
 
 
+@pytest.mark.slow
 def test_tags_of_a_deleted_version_are_dropped_and_other_errors_are_raised(config):
     assert registry.write_tags(write_of(99), config) is False
     with pytest.raises(MlflowException):

@@ -46,6 +46,7 @@ def opened(browser, path, width):
     return page
 
 
+@pytest.mark.slow
 def test_the_bootstrap_interval_covers_the_true_mean_and_narrows_with_clips():
     rng = np.random.default_rng(1)
     wide = interval(rng.normal(-0.05, 0.1, (3, 30)))
