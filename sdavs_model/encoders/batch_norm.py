@@ -3,8 +3,8 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
