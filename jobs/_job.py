@@ -16,7 +16,7 @@ def run_job(
     expected: tuple[type[Exception], ...] = (),
     when_interrupted: str = "",
 ) -> NoReturn:
-    """Call `main` with this checkout on the path and logging configured; exit with its status.
+    """Call `main` with this checkout on the path, Ray's token and logging configured; exit with its status.
 
     Args:
         logs_to_stderr: standard output holds a result only.
@@ -24,7 +24,9 @@ def run_job(
     """
     use_this_checkout()
     from sdavs_platform import command, console
+    from sdavs_platform.local.token import send_token_if_any
 
+    send_token_if_any()
     console.configure(to_stderr=logs_to_stderr)
     sys.exit(command.run(main, expected=expected, when_interrupted=when_interrupted))
 

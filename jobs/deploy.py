@@ -39,9 +39,6 @@ def main() -> None:
     flags, loose = parser.parse_known_args()
     from sdavs_platform.command import refuse
     from sdavs_platform.config.cli import load_config, overrides_of
-    from sdavs_platform.local.token import send_token_if_any
-
-    send_token_if_any()
     from sdavs_serve.deployment import deploy, wait_ready
 
     short = {

@@ -146,6 +146,7 @@ def test_a_submitted_training_is_listed_shown_followed_and_stopped(
     counts = "--num-train 4 --num-val 1 --num-test-new-scenes 1 --num-test-strict 1 --size 64"
     assert shell.type(f"python jobs/prepare_data.py --out {tmp_path} {counts}").returncode == 0
     small = "--model.backbone resnet10t --model.image_size 64 --model.width 32 --model.num_heads 2"
+    small += " --model.vggish_width 0.125"
     length = (
         "--training.epochs 5000 --training.max_minutes 60 --training.batch_size 4 --cluster.num_workers 1"
     )
@@ -164,7 +165,7 @@ def test_a_submitted_training_is_listed_shown_followed_and_stopped(
     def output() -> str:
         return shell.type("python jobs/runs.py logs own", **addresses).stdout
 
-    wait_until(lambda: "epoch 2/" in output(), what="the training to log its second epoch")
+    wait_until(lambda: "epoch 2 validated" in output(), what="the training to validate twice")
     entry = listed()
     assert (entry["kind"], entry["state"], entry["job"]) == ("training", "running", "mine")
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from sdavs_platform.config.tree import ClusterConfig, RunConfig
+from sdavs_platform.ray_internals import latest_cluster_file
 
 STORAGE_VARIABLES = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
@@ -20,6 +22,11 @@ STORAGE_VARIABLES = (
 )
 """Where storage is and where its keys lie. Keys themselves are not handed on: the dashboard shows what is, so each
 node has its own, in a file or by its role."""
+
+
+logger = logging.getLogger(__name__)
+
+CONNECT_LIMIT_S = 5.0
 
 
 @contextlib.contextmanager
@@ -48,7 +55,7 @@ def connect(config: RunConfig, *, prints_workers: bool = True, memory_bytes: int
     """Join the cluster of this job or of this machine; without one start a private one.
 
     Raises:
-        ValueError: `cluster.address` is given and nothing answers there.
+        ValueError: `cluster.address` or RAY_ADDRESS is set, and no cluster there can be joined.
     """
     if ray.is_initialized():
         return
@@ -65,24 +72,75 @@ def connect(config: RunConfig, *, prints_workers: bool = True, memory_bytes: int
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     environment = worker_environment(config)
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": prints_workers}
-    try:
-        if config.cluster.address == "local":
-            raise ConnectionError("a private cluster was asked for")
-        ray.init(address=config.cluster.address or "auto", **options)
-    except ConnectionError as error:
-        if config.cluster.address not in (None, "local"):
-            raise ValueError(
-                f"cluster.address: no Ray cluster at {config.cluster.address}: {error}"
-            ) from None
+    address = _address_to_join(config.cluster.address)
+    if address == "auto":
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError:
+            address = None
+    elif address is not None:
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(f"cluster.address: cannot join the Ray cluster at {address}: {reason}") from None
+    if address is None:
         _use_passing_token()
         ray.init(address="local", _memory=memory_bytes, **options, runtime_env={"env_vars": environment})
         return
-    # Join again with the address pinned: Train's watchdog asks "the cluster of this machine" whether its
-    # controller lives, and where there are two it may ask the wrong one and end the training.
+    # Join again with the address in the workers' environment: Ray Train asks "the cluster of this machine" whether its
+    # controller is alive. Where there are two clusters it may ask the wrong one, and end the training.
     address = ray.get_runtime_context().gcs_address
     ray.shutdown()
     environment["RAY_ADDRESS"] = address
     ray.init(address=address, **options, runtime_env={"env_vars": environment})
+
+
+def _address_to_join(configured: str | None) -> str | None:
+    """HOST:PORT, or "auto" for the cluster of this machine; None to start a private one.
+
+    Ray waits for minutes for an address that is not in use, so it is tried here first.
+
+    Raises:
+        ValueError: nothing listens at the address.
+    """
+    if configured == "local":
+        return None
+    if configured not in (None, "auto"):
+        assert configured is not None
+        return _in_use(configured, "cluster.address")
+    if (inherited := os.environ.get("RAY_ADDRESS", "auto")) not in ("", "auto"):
+        return _in_use(inherited, "RAY_ADDRESS")
+    record = latest_cluster_file()
+    if record.is_file():
+        latest = record.read_text().strip()
+        try:
+            _in_use(latest, str(record))
+        except ValueError:
+            logger.warning("the Ray cluster at %s has ended; starting a private one", latest)
+            return None
+    return "auto"
+
+
+def _in_use(address: str, source: str) -> str:
+    """The address, if something listens there.
+
+    Args:
+        source: where the address comes from, for the message.
+
+    Raises:
+        ValueError: nothing listens there, or it is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ValueError(
+            f"{source}: {address} is not an address of a Ray cluster; allowed: HOST:PORT, auto, local"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_LIMIT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"{source}: no Ray cluster at {address}: {error}") from None
+    return address
 
 
 def _use_passing_token() -> None:

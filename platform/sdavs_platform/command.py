@@ -80,7 +80,8 @@ def keep_traceback(error: BaseException) -> Path:
 
 def _what(error: Exception) -> str:
     kind = type(error).__name__
-    message = str(error).strip().split("\n")[0]
+    # Ray wraps the error of a worker in one of its own, whose text begins with the name of the task.
+    message = str(getattr(error, "cause", None) or error).strip().split("\n")[0]
     if service := SERVICES.get(type(error).__module__.split(".")[0]):
         return f"{service}: {message or kind}"
     return f"this is a bug in sdavs ({kind}: {message})" if message else f"this is a bug in sdavs ({kind})"

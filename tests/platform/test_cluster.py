@@ -27,24 +27,12 @@ def main():
     from sdavs_platform.cluster import joined_cluster
     from sdavs_platform.config.cli import load_config
 
-    @ray.remote
-    class Controller:
-        def ping(self):
-            return ray.get_runtime_context().get_actor_id()
-
-    @ray.remote
-    def state_of(number):
-        from ray.util.state import get_actor
-        return getattr(get_actor(number, timeout=60), "state", "unknown")
-
     with joined_cluster(load_config([{"cluster": {"address": sys.argv[1]}}])):
-        controller = Controller.remote()
-        state = ray.get(state_of.remote(ray.get(controller.ping.remote())))
-        print(f"{ray.get_runtime_context().gcs_address} {state}")
+        print(ray.get_runtime_context().gcs_address)
 
 run_job(main)
 """
-"""Joins a cluster, and has a worker look up an actor of it, as Ray Train's watchdog does."""
+"""Joins a cluster and prints its address."""
 
 
 @pytest.fixture
@@ -143,18 +131,3 @@ def test_a_job_joins_a_cluster_with_a_token_by_its_address(shell):
     ran = joins(shell["HEAD"], shell)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split()[0].endswith(shell["HEAD"].rpartition(":")[2])
-
-
-def test_a_cluster_that_refuses_the_token_is_named_in_one_line(shell, tmp_path):
-    ran = joins(shell["HEAD"], shell, RAY_AUTH_TOKEN=secrets.token_hex(32))
-    assert ran.returncode == 1
-    assert "Traceback" not in ran.stderr
-    assert f"cluster.address: cannot join the Ray cluster at {shell['HEAD']}" in ran.stderr
-
-
-def test_workers_of_a_private_cluster_next_to_another_ask_their_own(shell):
-    ran = joins("local", shell)
-    assert ran.returncode == 0, ran.stderr
-    address, state = ran.stdout.split()[-2:]
-    assert not address.endswith(shell["HEAD"].rpartition(":")[2])
-    assert state == "ALIVE"
