@@ -13,7 +13,7 @@ from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.training.faults.lease import LEASE_FILE, Lease, _this_process, _written
 from sdavs_platform.training.run import train
-from waiting import wait_until
+from waiting import patience, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def test_a_holder_learns_that_its_lease_was_taken_over_and_leaves_the_new_one_al
     held.on_lost = lost.set
     other = Lease(str(tmp_path), "run", takes_over=True, **QUICK)
     other.acquire()
-    assert lost.wait(30)
+    assert lost.wait(patience(30))
     assert held.is_lost
     held.release()
     assert (tmp_path / "run" / LEASE_FILE).exists()

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from sdavs_platform.operations import Entry, RayJobs, details, find, overview, stop
 from sdavs_platform.tracking.runs import PROCESS_TAG, TrainingRun
+from waiting import patience
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +95,7 @@ def test_a_driver_on_this_machine_is_stopped_by_sigterm(tmp_path):
     try:
         here = f"{socket.gethostname()}:{process.pid}"
         stop(Entry(name="a", kind="training", state="running", process=here), NOWHERE)
-        assert process.wait(timeout=60) == -15
+        assert process.wait(timeout=patience(60)) == -15
     finally:
         process.kill()
     mine = f"{socket.gethostname()}:{os.getpid()}"  # a process, but none of a job

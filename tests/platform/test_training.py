@@ -19,7 +19,7 @@ from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.checkpoints.checkpoint import verify_complete
 from sdavs_platform.training.faults.lease import Lease
 from sdavs_platform.training.run import train
-from waiting import wait_until
+from waiting import patience, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -178,7 +178,7 @@ def test_a_training_that_another_command_takes_over_ends_without_a_trace(make_co
     )
     lease = Lease(config.storage.uri, config.name, takes_over=True)
     lease.acquire()
-    thread.join(120)
+    thread.join(patience(120))
     lease.release()
     assert not thread.is_alive()
     assert str(errors[0]) == "name: another command has taken over 'superseded'"

@@ -12,6 +12,7 @@ from sdavs_serve.rollout import controller as module
 from sdavs_serve.rollout import registry, store
 from sdavs_serve.rollout.controller import RolloutController
 from sdavs_serve.rollout.state import RolloutState, TagWrite
+from waiting import patience
 
 CONFIG = ServeConfig(rollout=RolloutConfig(poll_s=0.05))
 
@@ -41,7 +42,7 @@ def run_until(done: Callable[[], bool]) -> None:
 
     async def scenario() -> None:
         made = RolloutController(CONFIG, {})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             while not done():
                 await asyncio.sleep(0.02)
         made.check_health()
