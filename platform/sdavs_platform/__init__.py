@@ -1,1 +1,1 @@
-"""SDAVS on a cluster: training, tracking, and the local stack."""
+"""SDAVS on a cluster: config, training, tuning, tracking, storage, evaluation, and the local stack."""

@@ -2,9 +2,9 @@
 
 The paper names the three measures and does not define them. Our definitions:
 
-* Before DAMF the two streams are F'_v, the output of SNRP, and F_a placed in the picture, its first form with
-  positions (figure 6 (c) and (d)). After DAMF they are F'_{a->v} and F'_{v->a} (equation 7, figure 6 (e) and (f)).
-  Both streams are averaged onto the coarser of their two grids.
+* Before DAMF the two streams are F'_v, the output of SNRP, and F_a placed in the picture, the first
+  form of the audio that has positions (figure 6 (c) and (d)). After DAMF they are F'_{a->v} and F'_{v->a} (equation 7,
+  figure 6 (e) and (f)). Both streams are averaged onto the coarser of their two grids.
 * CKA compares the features: linear CKA (Kornblith et al. 2019, equation 4) over all positions of all frames.
 * KL and JS compare where the streams are active: each frame's map of energy (squared norm of the feature vector),
   divided by its sum, is a distribution over positions. Divergences are in nats, per frame, then averaged.

@@ -1,1 +1,1 @@
-"""Pretrained weights: read safely, loaded with a clear account of what does not fit."""
+"""Pretrained weights: the known ones by name, fetched or converted; files are read without running code in them."""

@@ -1,4 +1,4 @@
-"""Measures whether data loading keeps up with training: clips/s from disk, cache and bucket, and by a training step."""
+"""Measures whether data loading keeps up: clips/s from disk, cache and bucket, and clips/s that training steps take."""
 
 import logging
 import tempfile

@@ -1,7 +1,11 @@
 """The config tree of a run: every key with its unit, its default and the reason for it.
 
-`sdavs_platform.config.cli` reads YAML files and flags into this tree. Validated, it goes into the MLflow run, the model
-artifact and the endpoint; nothing passes raw dicts on. The docstrings of the keys are the `--help` texts.
+`sdavs_platform.config.cli` reads YAML files and flags into `RunConfig`, the root. Validated, it goes into the MLflow
+run, the model artifact and the endpoint; nothing passes raw dicts on.
+
+To add a key, add a field to its section: its flag is made from the name, its `--help` text from the docstring. The
+section `serve` is in `config/serve.py`, `model` in `sdavs_model.config`, `data.augment` in
+`sdavs_model.data.augment.augmentation`.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What a training checks before it leases anything."""
+"""What a training settles before it leases anything: addresses, weights, data, registry, an unchanged config."""
 
 import json
 import logging

@@ -1,1 +1,1 @@
-"""The published data sets, one layout a file: AVSBench (MS3, S4, AVSS), VPO, AVIS."""
+"""The published data sets, by layout: AVSBench (MS3 and S4, AVSS), VPO, AVIS. `data/datasets.py` registers them."""

@@ -1,9 +1,9 @@
 """Uploads -> samples -> windows of clips. Reads front to back; memory holds one window, whatever the video's length.
 
 Alignment: sample i covers the time from i / fps to (i + 1) / fps. Its picture is the one on screen in the
-middle of that time and its sound is the second around the same moment (our choice: AVSBench takes the last
-sixteenth of each second, which lags the sound by half a second; the middle is fair to both ends, and equals
-the bundled data, whose frame i is shown for the whole second i). At fps 1 the seconds of sound follow each
+middle of that time and its sound is the second around the same moment (our choice: AVSBench takes the picture
+of the last sixteenth of each second, which lags the sound by half a second; the middle is fair to both ends,
+and equals the bundled data, whose frame i is shown for the whole second i). At fps 1 the seconds of sound follow each
 other without gap or overlap, as in training.
 """
 

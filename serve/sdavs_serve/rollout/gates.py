@@ -1,4 +1,7 @@
-"""Is the new version good enough for the next step? Judged by errors, latency and disagreement."""
+"""The gates of shadow and canary: is the new version good enough for the next step, by errors, latency and masks?
+
+The gates before them: digest and signature are checked in `registry.py`, golden clips in `controller.py`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,6 @@
-"""The rollout's rules: from the document and the observed state to the next document. Pure: no clock, no I/O.
+"""The rules of a rollout: whether a new version takes over, is refused or withdrawn. Pure: no clock, no I/O.
+
+From the document (`state.py`) and what is observed now (`Seen`), `advance` makes the next document.
 
     idle -> verify -> load -> golden -> shadow -> canary (step by step) -> idle, switched
               any failed gate -> idle, refused       alias moved meanwhile -> idle, withdrawn

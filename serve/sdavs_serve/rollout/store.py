@@ -1,10 +1,9 @@
 """Storage of the rollout's document and of the replicas' reports: Ray's key-value store, which Serve uses, too.
 
-Our choice, among four. A file needs a disk that all nodes share. Tags in MLflow would stop every replica from
+Our choice among four: a file needs a disk that all nodes share. Tags in MLflow would stop every replica from
 starting while MLflow is down, and MLflow is no part of answering a request. An actor loses it when it is killed.
-The key-value store outlives every process but Ray's head, and with it, where Ray's head is made fault-tolerant
-(KubeRay: `gcsFaultToleranceOptions`), it outlives that one, too. After its loss the next deployment
-starts from the registry.
+The key-value store outlives every process but Ray's head, and also the head where that is made fault-tolerant (KubeRay:
+`gcsFaultToleranceOptions`). If it is lost, the next deployment starts from the registry.
 
 Writers are fenced: revision N + 1 can be written once, so of two controllers (one of them cut off and not yet
 dead) only one changes the document, and the other one reads it again.

@@ -1,4 +1,4 @@
-"""The checkpoints of a training that count: those that Ray Train lists, because every worker's part has arrived."""
+"""The finished checkpoints of a training: Ray Train lists one only when every worker's part has arrived."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a worker group resumes from: the newest one that is complete for every worker."""
+"""Which checkpoint a worker group resumes from: the newest one that every worker has verified as complete."""
 
 import contextlib
 import logging

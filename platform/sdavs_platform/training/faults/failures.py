@@ -1,7 +1,8 @@
 """Which failures a training retries, and the one line that says why it ended.
 
-Ray Train restarts the workers after any error of theirs and ends after any error of its controller. `GiveUp` ends the
-training where a retry is in vain; `fit_through_outages` retries where the controller could not write to the storage.
+Ray Train restarts all workers after an error of any of them, also after an upload that failed too often, and ends after
+an error of its controller. `GiveUp` ends the training where the error would come again; `fit_through_outages` waits for
+the storage and starts again where the controller could not write to it.
 """
 
 import logging
@@ -33,7 +34,7 @@ class GiveUp(ray.train.UserCallback):
         console.configure()  # this runs in the controller's process
         for rank, error in worker_exceptions.items():
             if isinstance(error, PreemptedError):
-                # At once, where Ray Train would train on until the node's end, for nothing: all is saved.
+                # Restart at once: Ray Train alone would train until the node ends, and lose those steps. All is saved.
                 # It is not counted as a failure.
                 raise ray.train.PreemptionError(ray.train.PreemptionInfo(None, {}))
             if isinstance(error, (*VAIN, StoppedError)):

@@ -1,7 +1,7 @@
 """Only one command at a time trains under a name: its lease is a file in the training's folder in the storage.
 
 The holder renews the lease every few seconds. A lease that is not renewed belongs to a command that has died, and the
-next one takes it. Whether it is renewed is watched by the reader's own clock, as clocks of machines differ.
+next one takes it. The reader measures this with its own clock, because the clocks of machines differ.
 """
 
 import getpass
