@@ -1,5 +1,6 @@
 """What holds for all tests: their markers, limits that fit the machine, how pytest-xdist hands the files out."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> LoadFileSchedulin
 
 def pytest_configure(config: pytest.Config) -> None:
     slowness()  # measured here, before the tests themselves are the load
+    # Ray starts its workers with niceness 15: next to eight busy processes they would hardly run at all.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
