@@ -51,6 +51,12 @@ def is_litter(path: Path) -> bool:
     return path.name.startswith("._") or path.name.lower() in LITTER
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half written anywhere below `folder`, into which nobody else may write."""
+    for part in folder.rglob("*.part"):
+        part.unlink(missing_ok=True)
+
+
 def sha256_of(path: str | Path) -> str:
     """The sha256 (hex) of a file's content, read in pieces. Raises OSError if it cannot be read."""
     with open(path, "rb") as file:

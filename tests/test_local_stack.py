@@ -42,7 +42,7 @@ class Shell:
             "HOME": str(self.home),
             "SDAVS_HOME": str(self.home / "state"),
             "RAY_TMPDIR": str(self.home),
-            "RAY_worker_niceness": os.environ["RAY_worker_niceness"],
+            "RAY_worker_niceness": os.environ["RAY_worker_niceness"],  # noqa: SIM112 - Ray's own name
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         }
 

@@ -11,7 +11,7 @@ from sdavs_model.data.core.workers import Progress, in_processes, no_progress
 from sdavs_model.data.realav.asset_library import ASSETS_FOLDER, AssetLibrary, Pool
 from sdavs_model.data.realav.compose import COMPOSER_VERSION, compose_clip
 from sdavs_model.data.realav.layouts import LAYOUTS, SUBSETS, write_clip
-from sdavs_model.files import is_litter, write_atomically
+from sdavs_model.files import is_litter, remove_parts, write_atomically
 
 STAMP_FILE = "realav.json"
 STARTED_FILE = "realav.started.json"
@@ -105,6 +105,7 @@ def prepare(
             raise ValueError(f"{layout}: is not empty and not RealAV; choose another folder")
         _remove(layout)
     layout.mkdir(parents=True, exist_ok=True)
+    remove_parts(layout)
     write_atomically(layout / STARTED_FILE, json.dumps(wanted))
 
     total = sum(config.count(split) for split in SPLITS)

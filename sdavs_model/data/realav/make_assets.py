@@ -10,7 +10,7 @@ from pathlib import Path
 from sdavs_model.data.core.workers import Progress, in_processes, no_progress
 from sdavs_model.data.realav.asset_encoding import make_asset
 from sdavs_model.data.realav.debian_packages import download_package, find_package, read_package
-from sdavs_model.files import replacing, sha256_of, write_atomically
+from sdavs_model.files import remove_parts, replacing, sha256_of, write_atomically
 
 SOURCES_FILE = Path(__file__).parent / "sources.csv"
 """Every photograph and recording: kind, category, split, where it comes from, its sha256, licence and author."""
@@ -98,6 +98,7 @@ def make_assets(
     elif (out / MANIFEST).is_file():
         return False
     out.mkdir(parents=True, exist_ok=True)
+    remove_parts(out)
     write_atomically(stamp, json.dumps(made_of))
 
     by_package: dict[str, list[dict[str, str]]] = defaultdict(list)
