@@ -108,6 +108,7 @@ def test_a_training_in_another_thread_can_be_aborted(cluster, tmp_path):
     def worker() -> None:
         folder = Path("part")
         folder.mkdir()
+        (folder / "weights").write_text("1")
         ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
         time.sleep(1000)
 
