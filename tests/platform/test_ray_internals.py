@@ -92,18 +92,17 @@ def test_a_worker_that_hangs_fails_with_the_error_of_its_other_thread(cluster, t
     assert root_cause(failed.value) == "TimeoutError: no step for 1 s"
 
 
-class Controller(ray.train.UserCallback):
-    """Stores a handle of the controller in a queue."""
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        self._queue.put(ray.get_runtime_context().current_actor)
-
-
 def test_a_training_in_another_thread_can_be_aborted(cluster, tmp_path):
     from ray.util.queue import Queue
+
+    class Controller(ray.train.UserCallback):
+        """Puts the controller's handle into a queue. Defined here, so that Ray sends it by value."""
+
+        def __init__(self, queue: Any) -> None:
+            self._queue = queue
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            self._queue.put(ray.get_runtime_context().current_actor)
 
     def worker() -> None:
         folder = Path("part")
