@@ -5,7 +5,6 @@ import json
 import math
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,7 @@ from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.checkpoints.checkpoint import verify_complete
-from sdavs_platform.training.faults.lease import Lease
 from sdavs_platform.training.run import train
-from waiting import patience, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -156,37 +153,6 @@ def test_a_loss_that_is_not_finite_fails_the_run_naming_step_and_clips(make_conf
     with pytest.raises(RuntimeError, match=r"step \d+: the loss is nan on clips train_"):
         train(config)
     assert "the loss is nan on clips train_" in failed_run(config)
-
-
-def test_a_training_that_another_command_takes_over_ends_without_a_trace(make_config):
-    config = make_config("superseded", training={"epochs": 10**6, "val_every": 10**6, "batch_size": 4})
-    folder = Path(config.storage.uri) / "superseded"
-    errors: list[BaseException] = []
-
-    def drive() -> None:
-        try:
-            train(config)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=drive, daemon=True)
-    thread.start()
-    client = mlflow_client(config.tracking.uri)
-    wait_until(
-        lambda: runs_named(config) and ray.available_resources().get("CPU", 0) == 0,
-        what="the workers to start",
-    )
-    lease = Lease(config.storage.uri, config.name, takes_over=True)
-    lease.acquire()
-    thread.join(patience(120))
-    lease.release()
-    assert not thread.is_alive()
-    assert str(errors[0]) == "name: another command has taken over 'superseded'"
-    assert not list(folder.glob("checkpoint_*"))
-    # The run belongs to the other command now.
-    (run,) = runs_named(config)
-    assert run.info.status == "RUNNING"
-    client.set_terminated(run.info.run_id)
 
 
 def test_a_corrupt_frame_fails_the_run_naming_the_file(make_config, data):
