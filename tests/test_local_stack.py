@@ -1,6 +1,5 @@
 """The local stack as `make demo` and a user's shell meet it: real Ray, real MLflow, real signals."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -135,50 +133,6 @@ def test_a_job_typed_by_hand_runs_in_the_checkout_in_spite_of_the_token(
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "--training.epochs" in ran.stdout
-
-
-def test_a_submitted_training_is_listed_shown_followed_and_stopped(
-    shell: Shell, starts: list[StackState], tmp_path: Path
-):
-    first = starts[0]
-    assert first.ray
-    assert first.mlflow
-    addresses = {"RAY_API_SERVER_ADDRESS": first.ray.dashboard, "MLFLOW_TRACKING_URI": first.mlflow.uri}
-    counts = "--num-train 4 --num-val 1 --num-test-new-scenes 1 --num-test-strict 1 --size 64"
-    assert shell.type(f"python jobs/prepare_data.py --out {tmp_path} {counts}").returncode == 0
-    small = "--model.backbone resnet10t --model.image_size 64 --model.width 32 --model.num_heads 2"
-    small += " --model.vggish_width 0.125"
-    length = (
-        "--training.epochs 5000 --training.max_minutes 60 --training.batch_size 4 --cluster.num_workers 1"
-    )
-    started = shell.type(
-        f"ray job submit --no-wait --submission-id mine -- python jobs/train.py --name own --data.root {tmp_path} "
-        f"{small} {length}",
-        **addresses,
-    )
-    assert started.returncode == 0, started.stdout + started.stderr
-
-    def listed() -> dict[str, Any]:
-        ran = shell.type("python jobs/runs.py list --json", **addresses)
-        assert ran.returncode == 0, ran.stderr
-        return next((one for one in json.loads(ran.stdout) if one["name"] == "own"), {})
-
-    def output() -> str:
-        return shell.type("python jobs/runs.py logs own", **addresses).stdout
-
-    wait_until(lambda: "epoch 2 validated" in output(), what="the training to validate twice")
-    entry = listed()
-    assert (entry["kind"], entry["state"], entry["job"]) == ("training", "running", "mine")
-
-    assert shell.type("python jobs/runs.py stop own", **addresses).stdout == "stopping Ray job mine\n"
-    wait_until(lambda: listed()["state"] == "killed", what="the training to end")
-    again = shell.type("python jobs/runs.py stop own", **addresses)
-    assert again.returncode == 1
-    assert again.stderr == "runs.py: own does not run; it is killed\n"
-    shown = json.loads(shell.type("python jobs/runs.py show own", **addresses).stdout)
-    assert shown["error"] == "stopped by the user"
-    assert shown["resumable"]
-    assert shown["checkpoints"]
 
 
 def test_stopping_ends_all_that_was_started_and_nothing_else(shell: Shell, starts: list[StackState]):
