@@ -32,7 +32,8 @@ LAYERS = """
     platform.training
     platform.evaluation platform.operations
     platform.tracking platform.storage
-    platform.cluster platform.command platform.deepspeed_internals platform.ray_internals
+    platform.cluster
+    platform.command platform.deepspeed_internals platform.ray_internals
     platform.config platform.console platform.tables
     platform
 
