@@ -57,10 +57,10 @@ def kv_delete(key: str) -> None:
 
 
 def is_preempted() -> bool:
-    """Whether Ray Train has told this worker that a node of its group is about to be taken away.
+    """Whether Ray Train has notified this worker that a node of its group is about to be taken away.
 
     `ray.train.get_preemption_info` tells the same to all workers at once, through an actor that they all wait for: a
-    round trip in every step. Our workers agree in a collective that runs beside the step (`training.faults.notices`).
+    round trip in every step. Our workers agree in a collective that overlaps the step (`training.faults.notices`).
     """
     from ray.train.v2._internal.execution.context import get_train_context
 

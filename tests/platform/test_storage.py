@@ -182,7 +182,7 @@ def test_of_many_writers_of_one_file_in_a_bucket_one_succeeds(server):
 
 
 def winners(storage: Storage, *, expected: bytes | None) -> list[bytes]:
-    """Eight threads replace the same file at once; the contents of those that are told that they did."""
+    """Eight threads replace the same file at once; the contents of those that succeed."""
     start, won = threading.Barrier(8), []
 
     def write(content: bytes) -> None:

@@ -56,7 +56,7 @@ class DataConfig(Section):
 
     cache_features: bool = False
     """Keep the encoders' outputs for every clip in the state folder, 0.5 MB a clip at 128 px, and train on them:
-    several times faster on CPUs. Needs both encoders frozen. Of data.augment only `window` applies; the features can be
+    so no step runs the encoders. Needs both encoders frozen. Of data.augment only `window` applies; the features can be
     augmented instead (model.feature_noise, model.feature_dropout)."""
 
     @field_validator("root")

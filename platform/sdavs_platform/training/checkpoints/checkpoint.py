@@ -140,7 +140,7 @@ def load_checkpoint(
     """Restore the engine, the schedule and all that is this worker's own; the folder must be complete.
 
     With as many workers as have written it, everything is restored to the last bit. With another number the shards are
-    cut anew, running statistics become the mean of all workers', and random numbers begin a new sequence.
+    resharded, running statistics become the mean of all workers', and random numbers begin a new sequence.
 
     Returns:
         The state of the loop, and the metrics still to be sent.

@@ -18,7 +18,7 @@ from sdavs_platform.training.faults.notices import PreemptedError, StoppedError
 
 logger = logging.getLogger(__name__)
 
-VAIN = (ValueError, FloatingPointError)
+NOT_RETRIED = (ValueError, FloatingPointError)
 """Errors that a retry would meet again: bad files, a loss that is not finite."""
 
 OUTAGE_S = 300.0
@@ -37,7 +37,7 @@ class GiveUp(ray.train.UserCallback):
                 # Restart at once: Ray Train alone would train until the node ends, and lose those steps. All is saved.
                 # It is not counted as a failure.
                 raise ray.train.PreemptionError(ray.train.PreemptionInfo(None, {}))
-            if isinstance(error, (*VAIN, StoppedError)):
+            if isinstance(error, (*NOT_RETRIED, StoppedError)):
                 raise error
             logger.info(f"worker {rank} failed: {type(error).__name__}: {error}".splitlines()[0])
 
@@ -54,7 +54,7 @@ def root_cause(error: ray.train.TrainingFailedError) -> str:
     if not isinstance(error, ray.train.WorkerGroupError):
         return _last_line(str(error))
     causes = list(error.worker_failures.values())
-    ours = [cause for cause in causes if isinstance(cause, VAIN)]
+    ours = [cause for cause in causes if isinstance(cause, NOT_RETRIED)]
     cause = (ours or causes)[0]
     message = _last_line(str(cause))
     return message if ours else f"{type(cause).__name__}: {message}"
