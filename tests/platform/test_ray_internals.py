@@ -1,5 +1,6 @@
 """One contract a function of `ray_internals`: what an upgrade of Ray may not change unnoticed."""
 
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -30,8 +31,7 @@ def reported(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     def worker() -> None:
         from sdavs_platform.ray_internals import is_preempted
 
-        folder = Path("part")
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp())
         (folder / "weights").write_text("1")
         metrics = {"preempted": is_preempted()}
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
@@ -105,8 +105,7 @@ def test_a_training_in_another_thread_can_be_aborted(cluster, tmp_path):
             self._queue.put(ray.get_runtime_context().current_actor)
 
     def worker() -> None:
-        folder = Path("part")
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp())
         (folder / "weights").write_text("1")
         ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
         time.sleep(1000)
