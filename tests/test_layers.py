@@ -40,7 +40,7 @@ LAYERS = """
     model
     model.analysis
     model.artifact model.budgets
-    model.golden model.benchmark model.engine
+    model.golden model.benchmark model.training_step
     model.metrics model.losses model.audio_control model.recipes model.architectures
     model.data.tools
     model.data.training_clips model.data.feature_clips

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sdavs_model.analysis.hooks import sounding_logits
 from sdavs_model.data.core.clip import IGNORED
-from sdavs_model.engine import predict
 from sdavs_model.metrics.object import best_fscore, mask_iou
+from sdavs_model.training_step import predict
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The data sets by name, and how to open them.
 
 To add a layout: copy the file in `benchmarks/` that is nearest to it (`avsbench_semantic.py` is the shortest), subclass
-`ClipSet`, and name it here in `Kind`, `MARKS` and `LOADERS` (and in `NUM_FRAMES` unless its clips have five seconds).
+`ClipSet`, and name it here in `Kind`, `MARKER_FILES` and `LOADERS` (and in `NUM_FRAMES` unless its clips have five
+seconds).
 `tests/data/test_every_kind.py` then asks for a tiny copy. A protocol of its own goes into `metrics/protocols.py`.
 """
 
@@ -22,7 +23,7 @@ Kind = Literal["avsbench-s4", "avsbench-ms3", "avsbench-avss", "vpo-ss", "vpo-ms
 KindOrAuto = Literal["auto", Kind]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-MARKS: dict[Kind, tuple[str, ...]] = {
+MARKER_FILES: dict[Kind, tuple[str, ...]] = {
     "avsbench-s4": ("s4_meta_data.csv", "Single-source/s4_meta_data.csv"),
     "avsbench-ms3": ("ms3_meta_data.csv", "Multi-sources/ms3_meta_data.csv"),
     "avsbench-avss": ("label2idx.json", "AVSBench_semantic/label2idx.json"),
@@ -95,7 +96,7 @@ def known_kind(kind: str, root: str | Path) -> Kind:
         return kind
     if not Path(root).is_dir():
         raise ValueError(f"{root}: no such data folder")
-    kinds = [kind for kind in KINDS if any((Path(root) / mark).exists() for mark in MARKS[kind])]
+    kinds = [kind for kind in KINDS if any((Path(root) / mark).exists() for mark in MARKER_FILES[kind])]
     if len(kinds) > 1:
         raise ValueError(f"{root}: holds several data sets; set data.kind to one of {', '.join(kinds)}")
     if not kinds:

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-Kind = Literal["unsupported", "too_large", "no_sound", "corrupt", "invalid"]
+MediaFault = Literal["unsupported", "too_large", "no_sound", "corrupt", "invalid"]
 
-STATUS_OF_KIND: dict[Kind, int] = {
+STATUS_OF_KIND: dict[MediaFault, int] = {
     "unsupported": 415,
     "too_large": 413,
     "no_sound": 422,
@@ -47,7 +47,7 @@ class RequestError(Exception):
 class MediaError(RequestError):
     """An upload that cannot be read as a clip: 413 (too large), 415 (unsupported) or 422 (everything else)."""
 
-    def __init__(self, kind: Kind, detail: str, *, field: str, limit: str | None = None) -> None:
+    def __init__(self, kind: MediaFault, detail: str, *, field: str, limit: str | None = None) -> None:
         super().__init__(status=STATUS_OF_KIND[kind], kind=kind, detail=detail, limit=limit, field=field)
 
 

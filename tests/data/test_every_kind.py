@@ -13,13 +13,13 @@ from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.training.batches import Batches
-from sdavs_platform.training.prepare import check_data
+from sdavs_platform.training.preflight import check_data
 
 from sdavs_model import build_model
 from sdavs_model.data.datasets import KINDS
-from sdavs_model.engine import evaluate, training_loss
 from sdavs_model.metrics import open_metrics
 from sdavs_model.metrics.base import Mode
+from sdavs_model.training_step import evaluate, training_loss
 
 LAYOUTS: dict[str, tuple[Callable[[Path], Any], int, int]] = {
     "avsbench-s4": (write_s4, 1, 5),

@@ -10,7 +10,7 @@ from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
 from sdavs_model.data.training_clips import collate_clips, open_training_clips
-from sdavs_model.engine import predict
+from sdavs_model.training_step import predict
 
 CONFIG = SDAVSConfig(
     backbone="test_efficientnet",

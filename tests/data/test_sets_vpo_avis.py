@@ -19,8 +19,8 @@ from sdavs_model.data.benchmarks.vpo import CLASSES, VPO
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.datasets import known_kind, open_dataset
 from sdavs_model.data.training_clips import collate_clips, open_training_clips
-from sdavs_model.engine import evaluate
 from sdavs_model.metrics import open_metrics
+from sdavs_model.training_step import evaluate
 
 
 @pytest.fixture

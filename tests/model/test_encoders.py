@@ -12,7 +12,7 @@ from sdavs_model.config import PreprocessConfig
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
-from sdavs_model.engine import training_loss
+from sdavs_model.training_step import training_loss
 
 SMALL = {"image_size": 64, "width": 16, "num_heads": 2}
 FROZEN = SDAVSConfig(

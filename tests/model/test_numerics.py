@@ -10,9 +10,9 @@ from torch import nn
 from sdavs_model import SDAVS, Ablation, SDAVSConfig, build_model
 from sdavs_model.architectures.sdavs.damf import STC
 from sdavs_model.architectures.sdavs.snrp import SNRP, SpatialSelector
-from sdavs_model.engine import training_loss
 from sdavs_model.losses import segmentation_loss
 from sdavs_model.metrics import ObjectMetrics
+from sdavs_model.training_step import training_loss
 
 SMALL = SDAVSConfig(backbone="pvt_v2_b0", image_size=64, width=32, num_heads=4, vggish_width=0.125)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model
 from sdavs_model.encoders.batch_norm import SharedBatchNorm
-from sdavs_model.engine import training_loss
+from sdavs_model.training_step import training_loss
 
 pytestmark = pytest.mark.slow
 

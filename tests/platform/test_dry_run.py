@@ -7,7 +7,7 @@ import torch
 import yaml
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.training.dry_run import describe, expected_memory, saved_bytes
-from sdavs_platform.training.prepare import resolved
+from sdavs_platform.training.preflight import resolved
 
 from sdavs_model import build_model
 

@@ -6,7 +6,7 @@ import pytest
 import ray
 import ray.train
 from sdavs_platform.storage.filesystem import require_writable
-from sdavs_platform.training.faults.failures import fit_through_outages
+from sdavs_platform.training.faults.retries import fit_through_outages
 from sdavs_platform.training.run import train
 
 

@@ -11,7 +11,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 from sdavs_platform import ray_internals
-from sdavs_platform.training.faults.failures import root_cause
+from sdavs_platform.training.faults.retries import root_cause
 from waiting import patience, wait_until
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sdavs_platform.config.cli import config_keys, load_config, parse_config
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.training.prepare import resolved
+from sdavs_platform.training.preflight import resolved
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 

@@ -80,7 +80,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     from sdavs_platform.training.validator import Validator
 
     from sdavs_model import build_model
-    from sdavs_model.engine import training_loss
+    from sdavs_model.training_step import training_loss
 
     config = RunConfig.model_validate(life["config"])
     seed_everything(config.seed, rank)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.decoding.media import decode_video, windows
-from sdavs_serve.decoding.sandbox import Sandbox, Upload
+from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
 from sdavs_serve.encoding.responses import JsonWriter, SegmentedFrame
 from sdavs_serve.errors import MediaError
 from sdavs_serve.schema import AnswerHead, ModelInfo, SegmentAnswer, Timings

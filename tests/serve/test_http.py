@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 from sdavs_platform.config.tree import ServeConfig
-from sdavs_serve.decoding.sandbox import Sandbox
+from sdavs_serve.decoding.sandboxed_decoders import Sandbox
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.form import negotiate
 from sdavs_serve.http.ingress import create_app, may_start

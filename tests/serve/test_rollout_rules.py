@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 from sdavs_platform.config.serve import RolloutConfig
-from sdavs_serve.rollout.gates import Observation, Stage, judge
 from sdavs_serve.rollout.rules import STATE_TAG, Seen, SlotReport, advance
 from sdavs_serve.rollout.state import Failure, Measured, Refusal, Release, RolloutState, Side, Target
+from sdavs_serve.rollout.trial_gates import Observation, Stage, judge
 
 LIMITS = RolloutConfig(step_seconds=10, step_samples=20, canary_weights=(0.1, 0.5))
 GOOD = Measured(

@@ -18,7 +18,7 @@ from torch import multiprocessing
 from sdavs_model import SDAVSConfig, build_model
 from sdavs_model.benchmark import cost
 from sdavs_model.budgets import SWIN_B
-from sdavs_model.engine import training_loss
+from sdavs_model.training_step import training_loss
 from sdavs_platform.benchmarks.scaling_model import (
     MACHINES,
     Assumptions,

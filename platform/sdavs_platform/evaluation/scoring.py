@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 from sdavs_model.audio_control import AudioControl, AudioControlled
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
-from sdavs_model.engine import evaluate
 from sdavs_model.metrics import Mode, ObjectMetrics, open_metrics
+from sdavs_model.training_step import evaluate
 
 Scores = dict[str, float]
 

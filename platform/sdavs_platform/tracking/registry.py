@@ -231,7 +231,7 @@ def file_sha256(path: Path) -> str:
     return sha256_of(path)
 
 
-def require_writable(name: str, *, uri: str) -> None:
+def require_registry_access(name: str, *, uri: str) -> None:
     """Check that versions of a model can be registered; creates the registered model on first use.
 
     Raises:

@@ -12,7 +12,7 @@ from sdavs_platform.tracking.runs import resolved_yaml
 from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.checkpoints.listing import has_checkpoints
 from sdavs_platform.training.engine import compute_dtype
-from sdavs_platform.training.prepare import check_data, resolved
+from sdavs_platform.training.preflight import check_data, resolved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from sdavs_model import build_model
-from sdavs_model.engine import move, training_loss
+from sdavs_model.training_step import move, training_loss
 from sdavs_platform import console
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.deepspeed_internals import apply_gradients, log_only, loss_scale

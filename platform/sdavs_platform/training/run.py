@@ -24,10 +24,10 @@ from sdavs_platform.training.checkpoints.listing import (
     checkpoint_address,
     has_checkpoints,
 )
-from sdavs_platform.training.faults.failures import GiveUp, fit_through_outages, root_cause
 from sdavs_platform.training.faults.lease import Lease
 from sdavs_platform.training.faults.notices import EXIT_CODE, StopRequest
-from sdavs_platform.training.prepare import CheckpointRecord, check_data, require_registry, resolved
+from sdavs_platform.training.faults.retries import EndWithoutRetry, fit_through_outages, root_cause
+from sdavs_platform.training.preflight import CheckpointRecord, check_data, require_registry, resolved
 from sdavs_platform.training.telemetry.metrics import underway
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def _trainer(
 ) -> TorchTrainer:
     cluster = config.cluster
     # Any: Ray's types name Tune's callbacks, which it refuses, and know nothing of elastic training.
-    called: Any = [GiveUp(), *map(ValidationsOnly, callbacks)]
+    called: Any = [EndWithoutRetry(), *map(ValidationsOnly, callbacks)]
     scaling: Any = {
         "num_workers": cluster.num_workers,
         "elastic_resize_monitor_interval_s": cluster.resize_seconds,

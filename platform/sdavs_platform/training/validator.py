@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sdavs_model.engine import evaluate, move
 from sdavs_model.metrics import Metrics
+from sdavs_model.training_step import evaluate, move
 from sdavs_platform.deepspeed_internals import gather_weights
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoints.checkpoint import Probe

@@ -13,7 +13,7 @@ from sdavs_platform.cluster import joined_cluster, num_places, require_resources
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import log_or_warn, without_credentials
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
-from sdavs_platform.training.prepare import check_data, resolved
+from sdavs_platform.training.preflight import check_data, resolved
 from sdavs_platform.tuning.driver import run_trials
 from sdavs_platform.tuning.live_table import LiveTable
 from sdavs_platform.tuning.recorder import TrialRecorder

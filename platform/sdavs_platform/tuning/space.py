@@ -28,7 +28,7 @@ FIXED = (
     "data.test_splits",
 )
 
-Kind = Literal["choice", "uniform", "loguniform", "integer", "log_integer"]
+Distribution = Literal["choice", "uniform", "loguniform", "integer", "log_integer"]
 
 
 class Dimension(Section):
@@ -64,9 +64,9 @@ class Dimension(Section):
         return self
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Distribution:
         """The name of the field that is set."""
-        kinds: tuple[Kind, ...] = ("choice", "uniform", "loguniform", "integer", "log_integer")
+        kinds: tuple[Distribution, ...] = ("choice", "uniform", "loguniform", "integer", "log_integer")
         return next(kind for kind in kinds if getattr(self, kind) is not None)
 
     @property

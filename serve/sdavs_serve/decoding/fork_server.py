@@ -1,4 +1,6 @@
-"""The process that decoders are forked from: `python -m sdavs_serve.decoding.fork_server FD`, started by `sandbox.py`.
+"""The process that decoders are forked from: `python -m sdavs_serve.decoding.fork_server FD`.
+
+Started by `sandboxed_decoders.py`.
 
 It has imported what decoding needs and has seen no upload yet, so a fork takes milliseconds and holds nothing of
 other clients. Each upload gets two forks: a supervisor, and under it the decoder itself, which gives up its rights

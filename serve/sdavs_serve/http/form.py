@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sdavs_serve.decoding.sandbox import Kind, Sandbox, Upload
+from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload, UploadKind
 from sdavs_serve.encoding.overlay_video import OverlayVideoWriter
 from sdavs_serve.encoding.responses import JsonWriter, PngWriter, Writer, ZipWriter
 from sdavs_serve.errors import RequestError
@@ -75,7 +75,7 @@ class SegmentForm(BaseModel):
         assert self.audio
         pictures = [self.video] if self.video else self.frames
         file, parts = await asyncio.to_thread(_joined, [*pictures, self.audio])
-        kind: Kind = "video" if self.video else "pictures"
+        kind: UploadKind = "video" if self.video else "pictures"
         return Upload(file=file, kind=kind, parts=parts, fps=fps, threshold=self.threshold)
 
     def new_writer(

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from sdavs_platform.config.serve import ServeConfig
 
 import sdavs_serve
-from sdavs_serve.decoding.sandbox import Sandbox
+from sdavs_serve.decoding.sandboxed_decoders import Sandbox
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.http.admission import Admission, UploadLimits
 from sdavs_serve.http.auth import Authentication

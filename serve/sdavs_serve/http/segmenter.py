@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.decoding.media import Window, windows
-from sdavs_serve.decoding.sandbox import Decoding, Sandbox, Upload
+from sdavs_serve.decoding.sandboxed_decoders import Decoding, Sandbox, Upload
 from sdavs_serve.encoding.responses import SegmentedFrame, Writer
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.inference.dispatch import Dispatcher, VersionGone

@@ -16,8 +16,8 @@ from ray.serve.handle import DeploymentHandle
 from sdavs_model.data.core.clip import Clip
 from sdavs_serve.inference.router import Route
 from sdavs_serve.model_calls import CALL_LOST, Masks, within
-from sdavs_serve.rollout.gates import Observation, disagreement
 from sdavs_serve.rollout.state import SlotName
+from sdavs_serve.rollout.trial_gates import Observation, disagreement
 
 logger = logging.getLogger("ray.serve")
 

@@ -17,10 +17,10 @@ from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.model_calls import GoldenReport
 from sdavs_serve.rollout import registry, store
-from sdavs_serve.rollout.gates import Observation, Stage
 from sdavs_serve.rollout.rules import Seen, advance
 from sdavs_serve.rollout.state import Failure, Release, RolloutState, SlotName, TagWrite, Target
 from sdavs_serve.rollout.synthetic_traffic import compare_on_golden_clip
+from sdavs_serve.rollout.trial_gates import Observation, Stage
 
 logger = logging.getLogger("ray.serve")
 

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 
 from sdavs_platform.config.serve import RolloutConfig
 
-from sdavs_serve.rollout.gates import judge
 from sdavs_serve.rollout.state import (
     HISTORY,
     Event,
@@ -30,6 +29,7 @@ from sdavs_serve.rollout.state import (
     TagWrite,
     Target,
 )
+from sdavs_serve.rollout.trial_gates import judge
 
 STATE_TAG, GATE_TAG, REASON_TAG, TIME_TAG = "rollout", "rollout_gate", "rollout_reason", "rollout_at"
 """Tags of a model version in MLflow. A refused version is tried again when its tag `rollout` is removed."""

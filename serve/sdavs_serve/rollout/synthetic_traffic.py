@@ -7,7 +7,7 @@ from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from sdavs_serve.model_calls import CALL_LOST, GoldenReport, Masks, within
-from sdavs_serve.rollout.gates import Observation, disagreement
+from sdavs_serve.rollout.trial_gates import Observation, disagreement
 
 
 async def compare_on_golden_clip(

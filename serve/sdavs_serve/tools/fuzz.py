@@ -24,7 +24,7 @@ import psutil
 from PIL import Image
 from sdavs_platform.config.serve import ServeConfig
 
-from sdavs_serve.decoding.sandbox import Sandbox, Upload
+from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
 from sdavs_serve.errors import MediaError
 
 LIMITS = ServeConfig(

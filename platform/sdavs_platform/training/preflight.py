@@ -13,7 +13,7 @@ from sdavs_platform.storage.datasets import bundled_data
 from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import tracking_uri
-from sdavs_platform.tracking.registry import require_writable
+from sdavs_platform.tracking.registry import require_registry_access
 from sdavs_platform.tracking.runs import flattened, require_same_config, require_same_data
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def require_registry(config: RunConfig) -> None:
     """
     if config.tracking.registered_model:
         assert config.tracking.uri is not None
-        require_writable(config.tracking.registered_model, uri=config.tracking.uri)
+        require_registry_access(config.tracking.registered_model, uri=config.tracking.uri)
 
 
 class CheckpointRecord:

@@ -25,7 +25,7 @@ from sdavs_serve.errors import MediaError
 
 logger = logging.getLogger("ray.serve")
 
-Kind = Literal["video", "pictures"]
+UploadKind = Literal["video", "pictures"]
 
 SECOND = 64_000
 """Bytes of a second of sound, 16 kHz float32."""
@@ -42,7 +42,7 @@ class Upload:
     """
 
     file: IO[bytes]
-    kind: Kind
+    kind: UploadKind
     parts: list[tuple[int, int]]
     """Offset and length in the file: of the video or of each picture and, last, of the sound (optional for video)."""
     fps: float

@@ -11,7 +11,7 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking import registry
 from sdavs_platform.tracking.client import mlflow_client
-from sdavs_platform.training.prepare import RECORD_FILE, CheckpointRecord
+from sdavs_platform.training.preflight import RECORD_FILE, CheckpointRecord
 from sdavs_platform.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -99,6 +99,6 @@ def test_a_registry_that_refuses_is_told_before_anything_is_leased(make_config, 
 def test_a_registry_that_takes_versions_has_the_model_before_it_is_trained(state):
     uri = f"sqlite:///{state / 'registry.db'}"
     for _ in range(2):
-        registry.require_writable("new", uri=uri)
+        registry.require_registry_access("new", uri=uri)
     model = mlflow_client(uri).get_registered_model("new")
     assert model.description == "SDAVS audio-visual segmentation"

@@ -1,8 +1,8 @@
 """Which failures a training retries, and the one line that says why it ended.
 
 Ray Train restarts all workers after an error of any of them, also after an upload that failed too often, and ends after
-an error of its controller. `GiveUp` ends the training where the error would come again; `fit_through_outages` waits for
-the storage and starts again where the controller could not write to it.
+an error of its controller. `EndWithoutRetry` ends the training where the error would come again;
+`fit_through_outages` waits for the storage and starts again where the controller could not write to it.
 """
 
 import logging
@@ -26,7 +26,7 @@ OUTAGE_S = 300.0
 _RETRY_S = 5.0
 
 
-class GiveUp(ray.train.UserCallback):
+class EndWithoutRetry(ray.train.UserCallback):
     """Ends the training at once on an error that would come again, or a stop."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -49,7 +49,7 @@ def root_cause(error: ray.train.TrainingFailedError) -> str:
     (ValueError, FloatingPointError) come before any other.
     """
     if isinstance(error, ray.train.ControllerError):
-        # Raised by `GiveUp`.
+        # Raised by `EndWithoutRetry`.
         return _last_line(str(error.controller_failure))
     if not isinstance(error, ray.train.WorkerGroupError):
         return _last_line(str(error))
