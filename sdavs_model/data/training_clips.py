@@ -78,6 +78,10 @@ class TrainingClips(Dataset):
         """As `ClipSet.seen`."""
         return self.source.seen
 
+    def objects(self, index: int) -> torch.Tensor:
+        """[T, S, S] int64 of `ClipSet.objects`, in the size of `masks` and padded likewise."""
+        return _padded(self.preprocessor.masks(self.source.objects(index)), self.source.num_frames)
+
     def waveform(self, index: int) -> np.ndarray:
         """As `ClipSet.waveform`: the sound before any augmentation."""
         return self.source.waveform(index)

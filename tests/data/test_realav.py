@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from waiting import patience
 
 from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.realav.build import SPLITS, prepare
+from sdavs_model.data.training_clips import open_training_clips
 
 
 def digests(root: Path, preprocessor) -> dict[str, str]:
@@ -88,6 +90,26 @@ def test_the_job_composes_in_parallel_what_one_process_composes(realav, small, t
     wrong = subprocess.run([*job, "--size=3"], capture_output=True, text=True, timeout=patience(60))
     assert wrong.returncode != 0
     assert wrong.stderr.startswith("prepare_data.py: size")
+
+
+def test_a_file_of_each_clip_shows_all_visible_objects_and_is_no_part_of_what_was_trained_on(
+    realav, tmp_path, preprocessor
+):
+    for split in SPLITS:
+        clips = open_training_clips("avsbench-ms3", realav, split, preprocessor)
+        for index, seen in enumerate(clips.seen):
+            objects, masks = clips.objects(index), clips[index]["masks"]
+            assert objects.shape == masks.shape
+            assert 1 <= objects.max() <= len(seen.split("+"))
+            assert bool((objects[masks > 0] > 0).all())
+            assert not set(clips.source.files[index].paths) & {clips.source.files[index].objects}
+            assert len(clips.source.assets[index]) >= 3
+    # As an earlier version wrote it.
+    old = shutil.copytree(realav, tmp_path / "old")
+    shutil.rmtree(old / "Multi-sources/ms3_data/visible_objects")
+    assert digests(old, preprocessor) == digests(realav, preprocessor)
+    with pytest.raises(ValueError, match="no file of the visible objects of clip 'val_00000'"):
+        AVSBenchMS3(root=old, split="val").objects(0)
 
 
 def test_the_record_says_who_sounds_in_every_second(realav):

@@ -30,6 +30,9 @@ S4_COLUMNS = {"video_name": 0, "category": 2, "split": 3}
 
 TRAIN = "train"
 
+OBJECTS_FOLDER = "visible_objects"
+"""RealAV's own addition to both layouts: all visible objects of a clip, sounding or silent."""
+
 
 class AVSBenchMS3(ClipSet):
     """The multi-source set of AVSBench, or a data set in its layout, one split of it; see `ClipSet`.
@@ -67,6 +70,7 @@ class AVSBenchMS3(ClipSet):
             wav=data / "audio_wav" / split / f"{name}.wav",
             log_mel=data / "audio_log_mel" / split / f"{name}.pkl",
             sources=found(data / "sources" / split / f"{name}.json"),
+            objects=found(data / OBJECTS_FOLDER / split / f"{name}.png"),
         )
         _require_clip(files, frames, masks)
         return files
@@ -112,6 +116,7 @@ class AVSBenchS4(ClipSet):
             log_mel=data / "audio_log_mel" / folder / f"{name}.pkl",
             category=category,
             sources=found(data / "sources" / folder / f"{name}.json"),
+            objects=found(data / OBJECTS_FOLDER / folder / f"{name}.png"),
         )
         _require_clip(files, frames, masks)
         return files

@@ -18,6 +18,8 @@ AVSS_NUM_FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
 
 COLUMNS = {"uid": 1, "split": 5, "label": 6}
 TRAIN = "train"
+OBJECTS_FILE = "visible_objects.png"
+"""RealAV's own addition: all visible objects of a clip, sounding or silent."""
 
 
 class AVSBenchAVSS(ClipSet):
@@ -75,6 +77,7 @@ class AVSBenchAVSS(ClipSet):
             wav=folder / "audio.wav",
             category=category,
             sources=found(folder / "sources.json"),
+            objects=found(folder / OBJECTS_FILE),
         )
         require_files(files.paths, f"a file of clip {uid!r} ({label}, {num_frames} frames)")
         return files

@@ -34,6 +34,9 @@ class Clip:
     truth is unknown."""
     valid: np.ndarray | None = None
     """[T] bool, which frames have a mask of their own; None if all have."""
+    objects: np.ndarray | None = None
+    """[T, H, W] uint8 of a composed clip: 0 is background, k the k-th visible object, whether it sounds or not; None
+    where that is unknown."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
@@ -43,13 +46,11 @@ class Clip:
                 f"{self.name}: {self.num_frames} frames need {self.num_frames} s of sound "
                 f"([{self.num_frames * SAMPLE_RATE}] float32), not {_describe(self.waveform)}"
             )
-        if self.masks is not None and (
-            self.masks.shape != self.frames.shape[:3] or self.masks.dtype != np.uint8
-        ):
-            raise ValueError(
-                f"{self.name}: masks must be {list(self.frames.shape[:3])} uint8, not {_describe(self.masks)}"
-            )
-
+        for field, maps in (("masks", self.masks), ("objects", self.objects)):
+            if maps is not None and (maps.shape != self.frames.shape[:3] or maps.dtype != np.uint8):
+                raise ValueError(
+                    f"{self.name}: {field} must be {list(self.frames.shape[:3])} uint8, not {_describe(maps)}"
+                )
         if self.valid is not None and (
             self.valid.shape != (self.num_frames,) or self.valid.dtype != np.bool_
         ):
@@ -83,10 +84,12 @@ class ClipFiles:
     """Other files that decide what the clip is, such as a second recording."""
     sources: Path | None = None
     """A JSON that says who is heard and who is seen; composed data sets have one for each clip."""
+    objects: Path | None = None
+    """A picture of all visible objects, as `read_objects` reads it; composed data sets have one for each clip."""
 
     @property
     def paths(self) -> list[Path]:
-        """Every file that a training step may read."""
+        """Every file that a training step may read; `objects` is for evaluation alone."""
         sound = self.wav if self.log_mel is None or self.wav.is_file() else self.log_mel
         masks = [mask for mask in self.masks if mask is not None]
         return [*self.frames, *masks, sound, *self.more, *([self.sources] if self.sources else [])]

@@ -13,6 +13,7 @@ import numpy as np
 from sdavs_model.data.core.audio import read_audio, whole_seconds
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip, ClipFiles
 from sdavs_model.data.core.images import read_frames, size_text
+from sdavs_model.data.core.object_file import read_objects
 from sdavs_model.files import sha256_of
 
 BINARY_CLASSES = ("background", "sounding object")
@@ -101,6 +102,20 @@ class ClipSet(ABC):
         files = self.files[index]
         return whole_seconds(self.read_sound(files.wav), len(files.frames), files.wav)
 
+    def objects(self, index: int) -> np.ndarray:
+        """[T, H, W] uint8: every visible object of a clip, sounding or silent; see `sdavs_model.data.core.object_file`.
+
+        Raises:
+            ValueError: the data set does not record them, or the file is corrupt; names the clip or the file.
+        """
+        files = self.files[index]
+        if files.objects is None:
+            raise ValueError(
+                f"{self.root}: has no file of the visible objects of clip {files.name!r}; RealAV prepared by this "
+                "version has one for each clip"
+            )
+        return read_objects(files.objects, len(files.frames))
+
     def read_masks(self, files: ClipFiles, seconds: slice, frames: np.ndarray) -> np.ndarray:
         """[T, H, W] uint8 for [T, H, W, 3] frames; all 0 where a frame has no mask."""
         paths = zip(files.masks[seconds], frames, files.frames[seconds], strict=True)
@@ -132,6 +147,11 @@ class ClipSet(ABC):
     def seen(self) -> list[str]:
         """What each clip shows, also what stays silent, joined as in `category`; "" where unknown."""
         return ["+".join(_read_sources(files)["seen"]) if files.sources else "" for files in self.files]
+
+    @functools.cached_property
+    def assets(self) -> list[list[str]]:
+        """sha256 of the photographs and recordings each clip is composed of; empty where the data set records none."""
+        return [_read_sources(files).get("assets", []) if files.sources else [] for files in self.files]
 
     def _clip(self, files: ClipFiles, seconds: slice, waveform: np.ndarray) -> Clip:
         frames = read_frames(files.frames[seconds])

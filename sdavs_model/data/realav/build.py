@@ -10,7 +10,7 @@ from pathlib import Path
 from sdavs_model.data.core.workers import Progress, in_processes, no_progress
 from sdavs_model.data.realav.asset_library import ASSETS_FOLDER, AssetLibrary, Pool
 from sdavs_model.data.realav.compose import COMPOSER_VERSION, compose_clip
-from sdavs_model.data.realav.layouts import LAYOUTS, SUBSETS, write_clip
+from sdavs_model.data.realav.layouts import LAYOUT_VERSION, LAYOUTS, SUBSETS, write_clip
 from sdavs_model.files import is_litter, remove_parts, write_atomically
 
 STAMP_FILE = "realav.json"
@@ -95,7 +95,12 @@ def prepare(
     kind = LAYOUTS[config.subset]
     layout = root / kind.folder
     assets = AssetLibrary(assets_folder)
-    wanted = {"config": asdict(config), "assets": assets.digest, "composer": COMPOSER_VERSION}
+    wanted = {
+        "config": asdict(config),
+        "assets": assets.digest,
+        "composer": COMPOSER_VERSION,
+        "layout": LAYOUT_VERSION,
+    }
     stamp = _read_json(layout / STAMP_FILE)
     if stamp is not None and stamp["made_of"] == wanted and stamp["files"] == _count_files(layout):
         (layout / STARTED_FILE).unlink(missing_ok=True)

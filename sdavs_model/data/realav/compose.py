@@ -48,7 +48,8 @@ def compose_clip(
         classes: the mask's value for each category; None for 1 wherever something sounds.
 
     Returns:
-        The clip, masks in {0, 1} or of `classes`, and the scene it shows.
+        The clip, masks in {0, 1} or of `classes` and `objects` in the order of the scene's seen sources, and the
+        scene it shows.
 
     Raises:
         ValueError: fewer than 4 categories in the pool, no background, a size below 32 or no frames.
@@ -71,5 +72,6 @@ def compose_clip(
                 masks[second][owners[second] == index + 1] = (
                     1 if classes is None else classes[source.category]
                 )
-    clip = Clip(name=name, frames=frames, masks=masks, waveform=samples.astype(np.float32) / 32768)
+    waveform = samples.astype(np.float32) / 32768
+    clip = Clip(name=name, frames=frames, masks=masks, waveform=waveform, objects=owners)
     return clip, replace(scene, assets=(*seen, *heard))

@@ -14,6 +14,7 @@ from sdavs_model.data.benchmarks import avsbench_semantic as semantic
 from sdavs_model.data.benchmarks.palette import palette
 from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.core.clip import Clip
+from sdavs_model.data.core.object_file import write_objects
 from sdavs_model.data.realav.asset_library import Pool
 from sdavs_model.data.realav.scene import Scene
 from sdavs_model.data.realav.scenes import (
@@ -55,6 +56,8 @@ class Files:
     """May be fewer than the frames."""
     colours: tuple[Path, ...] = ()
     """The same masks in the palette's colours, where the benchmark has both."""
+    objects: Path
+    """All visible objects; see `write_objects`."""
     wav: Path
     record: Path
     """Written last: a clip that has it is complete."""
@@ -85,6 +88,7 @@ class Layout:
         return Files(
             frames=tuple(data / "visual_frames" / name / f"{name}.mp4_{n}.png" for n in numbers),
             masks=tuple(data / "gt_masks" / plan.split / name / f"{name}_{n}.png" for n in numbers),
+            objects=data / avsbench.OBJECTS_FOLDER / plan.split / f"{name}.png",
             wav=data / "audio_wav" / plan.split / f"{name}.wav",
             record=data / "sources" / plan.split / f"{name}.json",
         )
@@ -121,6 +125,7 @@ class S4Layout(Layout):
                 data / "visual_frames" / inner / name / f"{name}_{n + 1}.png" for n in range(plan.num_frames)
             ),
             masks=tuple(data / "gt_masks" / inner / name / f"{name}_{n + 1}.png" for n in range(num_masks)),
+            objects=data / avsbench.OBJECTS_FOLDER / inner / f"{name}.png",
             wav=data / "audio_wav" / inner / f"{name}.wav",
             record=data / "sources" / inner / f"{name}.json",
         )
@@ -152,6 +157,7 @@ class AVSSLayout(Layout):
             frames=tuple(folder / "frames" / f"{n}.jpg" for n in range(plan.num_frames)),
             masks=tuple(folder / "labels_semantic" / f"{n}.png" for n in range(num_masks)),
             colours=tuple(folder / "labels_rgb" / f"{n}.png" for n in range(num_masks)),
+            objects=folder / semantic.OBJECTS_FILE,
             wav=folder / "audio.wav",
             record=folder / "sources.json",
         )
@@ -182,11 +188,16 @@ LAYOUTS: dict[str, Layout] = {
 
 SUBSETS = tuple(LAYOUTS)
 
+LAYOUT_VERSION = 2
+"""Goes up with every change to which files a clip has, so that prepared data sets are written again. 2: with all
+visible objects."""
+
 
 def write_clip(files: Files, clip: Clip, scene: Scene) -> None:
     """Writes a composed clip; its record last."""
     assert clip.masks is not None
-    for path in (*files.frames, *files.masks, *files.colours, files.wav, files.record):
+    assert clip.objects is not None
+    for path in (*files.frames, *files.masks, *files.colours, files.objects, files.wav, files.record):
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, frame in zip(files.frames, clip.frames, strict=True):
         # Light compression: a quarter more bytes, and written and read several times as fast.
@@ -196,5 +207,6 @@ def write_clip(files: Files, clip: Clip, scene: Scene) -> None:
         Image.fromarray(mask if indices else mask * np.uint8(255)).save(path, compress_level=1)
     for path, mask in zip(files.colours, clip.masks, strict=False):
         Image.fromarray(palette(256)[mask]).save(path, compress_level=1)
+    write_objects(files.objects, clip.objects)
     write_wav(files.wav, np.round(clip.waveform * 32768).astype(np.int16))
     write_atomically(files.record, json.dumps(scene.record()))
