@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdavs_model.config import Ablation, PreprocessConfig, SDAVSConfig
 
 if TYPE_CHECKING:
-    from sdavs_model import artifact, engine, losses, metrics, recipes
+    from sdavs_model import artifact, losses, metrics, recipes, training_step
     from sdavs_model.architectures.sdavs.model import SDAVS, build_model
     from sdavs_model.artifact import LoadedModel, load_artifact, save_artifact
 
@@ -25,12 +25,12 @@ __all__ = [
     "SDAVSConfig",
     "artifact",
     "build_model",
-    "engine",
     "load_artifact",
     "losses",
     "metrics",
     "recipes",
     "save_artifact",
+    "training_step",
 ]
 
 # torch and timm take seconds to import; a `--help` or a config check should not wait for them.
@@ -41,7 +41,7 @@ _HOMES = {
     "load_artifact": "sdavs_model.artifact",
     "save_artifact": "sdavs_model.artifact",
 }
-_SUBMODULES = {"artifact", "engine", "losses", "metrics", "recipes"}
+_SUBMODULES = {"artifact", "losses", "metrics", "recipes", "training_step"}
 
 
 def __getattr__(name: str) -> Any:
