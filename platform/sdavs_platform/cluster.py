@@ -14,7 +14,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from sdavs_platform.config.tree import ClusterConfig, RunConfig
-from sdavs_platform.ray_internals import latest_cluster_file
+from sdavs_platform.ray_internals import latest_cluster_file, private_cluster_address
 
 STORAGE_VARIABLES = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
@@ -86,10 +86,12 @@ def connect(config: RunConfig, *, prints_workers: bool = True, memory_bytes: int
             raise ValueError(f"cluster.address: cannot join the Ray cluster at {address}: {reason}") from None
     if address is None:
         _use_passing_token()
-        ray.init(address="local", _memory=memory_bytes, **options, runtime_env={"env_vars": environment})
+        # Ray Train asks "the cluster of this machine" whether its controller is alive. Where there are two clusters it
+        # may ask the wrong one, and end the training: so the workers get the address, which is chosen here.
+        with private_cluster_address() as environment["RAY_ADDRESS"]:
+            ray.init(address="local", _memory=memory_bytes, **options, runtime_env={"env_vars": environment})
         return
-    # Join again with the address in the workers' environment: Ray Train asks "the cluster of this machine" whether its
-    # controller is alive. Where there are two clusters it may ask the wrong one, and end the training.
+    # Join again with the address in the workers' environment, for the same reason.
     address = ray.get_runtime_context().gcs_address
     ray.shutdown()
     environment["RAY_ADDRESS"] = address

@@ -6,6 +6,9 @@ seconds and some callers want no more than a name.
 """
 
 import contextlib
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +120,27 @@ def latest_cluster_file() -> Path:
     from ray._common.utils import get_ray_address_file
 
     return Path(get_ray_address_file(None))
+
+
+@contextlib.contextmanager
+def private_cluster_address() -> Iterator[str]:
+    """HOST:PORT that a cluster will have which `ray.init(address="local")` starts in this context.
+
+    `ray.init` has no argument for the port of the head, and the address is wanted in the runtime environment that it is
+    given. `ray start` documents the port; this variable is how it reaches the node.
+    """
+    import ray
+    from ray._private.ray_constants import GCS_PORT_ENVIRONMENT_VARIABLE
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    before = os.environ.get(GCS_PORT_ENVIRONMENT_VARIABLE)
+    os.environ[GCS_PORT_ENVIRONMENT_VARIABLE] = str(port)
+    try:
+        yield f"{ray.util.get_node_ip_address()}:{port}"
+    finally:
+        if before is None:
+            del os.environ[GCS_PORT_ENVIRONMENT_VARIABLE]
+        else:
+            os.environ[GCS_PORT_ENVIRONMENT_VARIABLE] = before

@@ -18,6 +18,7 @@ from waiting import patience, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 
 JOB = """
+import os
 import sys
 sys.path.insert(0, "jobs")
 from _job import run_job
@@ -29,10 +30,11 @@ def main():
 
     with joined_cluster(load_config([{"cluster": {"address": sys.argv[1]}}])):
         print(ray.get_runtime_context().gcs_address)
+        print(ray.get(ray.remote(lambda: os.environ["RAY_ADDRESS"]).remote()))
 
 run_job(main)
 """
-"""Joins a cluster and prints its address."""
+"""Joins a cluster and prints its address, here and as a worker has it."""
 
 
 @pytest.fixture
@@ -131,3 +133,11 @@ def test_a_job_joins_a_cluster_with_a_token_by_its_address(shell):
     ran = joins(shell["HEAD"], shell)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split()[0].endswith(shell["HEAD"].rpartition(":")[2])
+
+
+def test_the_workers_of_a_private_cluster_ask_that_cluster_and_not_another_one_of_this_machine(shell):
+    ran = joins("local", shell)
+    assert ran.returncode == 0, ran.stderr
+    here, worker = ran.stdout.split()[:2]
+    assert here == worker
+    assert here.rpartition(":")[2] != shell["HEAD"].rpartition(":")[2]
