@@ -4,7 +4,7 @@
 
 The rules are those of infra/monitoring/rules.yaml, with minutes turned into seconds and nothing else changed. The
 training's loader is slowed down, then all of it is stopped; the endpoint gets more requests than it admits and a model
-copy that gets little of the processor, then loses its folder for temporary files. Told is when each alert begins to
+copy that gets little of the processor, then loses its folder for temporary files. It logs when each alert begins to
 fire and when it ends. About two minutes each on two cores; leaves nothing behind.
 """
 
@@ -165,7 +165,7 @@ def trouble_a_training(folder: Path, alerts: Alerts, *, head: int, address: str)
         send(stopped, signal.SIGSTOP)
         alerts.wait("TrainingStalled")
         send(stopped, signal.SIGCONT)
-        alerts.say("it goes on")
+        alerts.say("the process continues")
         alerts.wait("TrainingStalled", "LoadingSlow", fire=False)
     finally:
         training.terminate()

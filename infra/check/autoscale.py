@@ -2,8 +2,8 @@
 
     .venv/bin/python infra/check/autoscale.py
 
-The head has no CPU, as on Kubernetes; jobs/train.py asks for two workers of one CPU, and a node has one. Its nodes
-come from Ray's own provider for tests: what asks for them, waits and trains is what runs on a cluster. Meanwhile
+The head has no CPU, as on Kubernetes; jobs/train.py requests two workers of one CPU, and a node has one. Its nodes
+come from Ray's own provider for tests: what requests them, waits and trains is what runs on a cluster. Meanwhile
 everything that Ray exports is scraped: what the dashboards name of trainings and autoscalers must be in it. A minute
 and a half on two cores; needs nothing but the environment, and leaves nothing behind.
 """
@@ -146,7 +146,7 @@ def watch(folder: Path, address: str) -> int:
     watcher = Watcher(folder, address)
     watcher.start()
     try:
-        watcher.say("jobs/train.py asks for two workers")
+        watcher.say("jobs/train.py requests two workers")
         command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(folder / "train.yaml")]
         command += ["--name", "scale", "--cluster.address", address]
         with subprocess.Popen(
@@ -175,7 +175,7 @@ def watch(folder: Path, address: str) -> int:
 
 
 class Watcher(threading.Thread):
-    """Counts nodes with a CPU and collects the names of what is exported, until told to stop.
+    """Counts nodes with a CPU and collects the names of what is exported, until it is stopped.
 
     Attributes:
         counts: the numbers of nodes, one after another.

@@ -118,7 +118,7 @@ def terraform() -> str:
     need("terraform")
     run("terraform", "fmt", "-check", "-diff", "-recursive", INFRA / "cloud")
     with tempfile.TemporaryDirectory() as scratch:
-        # In a copy: `init` writes beside the sources.
+        # In a copy: `init` writes next to the sources.
         folder = shutil.copytree(INFRA / "cloud" / "aws", Path(scratch) / "aws")
         Path(scratch, "cli").touch()
         environment = os.environ | {

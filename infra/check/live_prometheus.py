@@ -23,10 +23,10 @@ def quick(rules: str) -> str:
 
 
 class Alerts(threading.Thread):
-    """Asks Prometheus twice a second which alerts fire, and tells what has changed.
+    """Asks Prometheus twice a second which alerts fire, and logs what has changed.
 
     Attributes:
-        missed: alerts that were waited for in vain.
+        missed: alerts that were waited for and did not fire.
     """
 
     def __init__(self, address: str) -> None:
@@ -60,7 +60,7 @@ class Alerts(threading.Thread):
         self.join()
 
     def wait(self, *names: str, fire: bool = True, limit_s: float = 120.0) -> None:
-        """Return when all of these fire, or none of them, or when it has taken too long, which `missed` then tells."""
+        """Return when all of these fire, or none of them, or when it has taken too long, which `missed` then lists."""
         deadline = time.monotonic() + limit_s
         while wrong := [name for name in names if (name in self._firing) != fire]:
             if time.monotonic() > deadline:

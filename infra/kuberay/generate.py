@@ -53,8 +53,8 @@ def generated() -> dict[Path, str]:
     files = {}
     for overlay, name in OVERLAYS.items():
         source = ROOT / "jobs" / "configs" / "serve" / name
-        told = declaration(load_config([source]).serve)
-        text = yaml.safe_dump(told, sort_keys=False)
+        declared = declaration(load_config([source]).serve)
+        text = yaml.safe_dump(declared, sort_keys=False)
         service = _resource("ray.io/v1", "RayService", {"serveConfigV2": _Text(text)})
         path = ROOT / "infra" / "kuberay" / "overlays" / overlay / "serve-config.yaml"
         files[path] = _with_source(source, service)

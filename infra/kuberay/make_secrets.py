@@ -2,7 +2,7 @@
 
     kubectl apply -f infra/kuberay/base/namespace.yaml
     python infra/kuberay/make_secrets.py | kubectl apply -f -                      everything, once
-    python infra/kuberay/make_secrets.py --only mlflow-train | kubectl apply -f -  one anew: rotation, docs/runbook.md
+    python infra/kuberay/make_secrets.py --only mlflow-train | kubectl apply -f -  one again: rotation, docs/runbook.md
     python infra/kuberay/make_secrets.py --database-password-file FILE | ...       a managed Postgres has a password
 
 Nothing is written to disk. endpoint-admin holds an API key for people, endpoint-metrics one for Prometheus, and

@@ -43,7 +43,7 @@ class Followed:
                     raise RuntimeError(f"what was waited for did not come:\n{self._tail()}")
 
     def wait_for_step(self, step: int, *, since: float = 0.0) -> float:
-        """When this step or a later one was told."""
+        """When this step or a later one was reported."""
         return self.wait_for(lambda text: (_number(STEP, text) or 0) >= step, since=since)[0]
 
     def wait_for_resume(self, *, since: float) -> int:
@@ -53,7 +53,7 @@ class Followed:
         return number
 
     def newest_step(self) -> int:
-        """The last one told."""
+        """The last one reported."""
         with self._changed:
             return max(_number(STEP, text) or 0 for _, text in self._lines)
 

@@ -87,7 +87,7 @@ def set_user(auth, uri: str, user: str, password: str) -> None:
 
 
 def set_webhook(client: MlflowClient, *, url: str, secret: str) -> None:
-    """The webhook that tells the endpoint that an alias has moved; it would notice by itself a little later."""
+    """The webhook that notifies the endpoint when an alias moves; without it, the next poll notices."""
     for webhook in client.list_webhooks():
         if webhook.name == WEBHOOK:
             client.update_webhook(

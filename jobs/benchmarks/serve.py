@@ -1,4 +1,4 @@
-"""The endpoint's throughput and latency at rising load, beside the bare model in process.
+"""The endpoint's throughput and latency at rising load, next to the bare model in process.
 
     python jobs/benchmark.py serve                                          the champion, a drawn clip of five seconds
     python jobs/benchmark.py serve --video clip.mp4 --clients 1 4 16 --seconds 30

@@ -65,8 +65,8 @@ def connect(config: RunConfig, *, prints_workers: bool = True, memory_bytes: int
     # and a checkpoint counts from such a look on.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if config.cluster.min_workers < config.cluster.max_workers:
-        # Ray Train's books are up to 20 seconds old: after a node's end it plans with it, in vain. It would then wait a
-        # minute for the place before it looks again.
+        # Ray Train's view of the cluster is up to 20 seconds old: after a node's end it still plans with it, and would
+        # then wait a minute for resources that are not there before it looks again.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     # `ray job submit --runtime-env-json` may have set some of the same variables, such as SDAVS_HOME.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
@@ -161,8 +161,8 @@ def worker_environment(config: RunConfig) -> dict[str, str]:
         "OMP_NUM_THREADS": str(config.cluster.cpus_per_worker),
         # Without GPUs Ray must not touch CUDA_VISIBLE_DEVICES.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # How long Ray Train lets the workers of a failed group take leave of each other, before it kills them. One that
-        # hangs, or is stopped, takes none, and cost 30 seconds.
+        # How long Ray Train waits for the workers of a failed group to leave their process group before it kills them.
+        # One that hangs, or is stopped, never leaves, which would cost 30 seconds.
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     }
     if not config.cluster.use_gpu:
@@ -186,7 +186,7 @@ def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = pri
             f"cluster.num_workers: {wanted} do not fit into this Ray cluster "
             f"({has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs on {len(_alive_nodes())} nodes)"
         )
-    # Reserved for a moment: so it is sure that they fit, and an autoscaler is told what to bring.
+    # Reserved for a moment: this proves that they fit, and makes an autoscaler add what is missing.
     bundle = {"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {})
     places = placement_group([bundle] * config.min_workers)
     deadline = time.monotonic() + config.wait_seconds
@@ -195,7 +195,7 @@ def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = pri
             if time.monotonic() > deadline:
                 free = ray.available_resources()
                 raise ValueError(
-                    f"cluster.num_workers: {wanted} do not fit beside what already runs; only "
+                    f"cluster.num_workers: {wanted} do not fit next to what already runs; only "
                     f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs were free "
                     f"for {config.wait_seconds:g} s"
                 )

@@ -62,7 +62,7 @@ def kv_delete(key: str) -> None:
 def is_preempted() -> bool:
     """Whether Ray Train has notified this worker that a node of its group is about to be taken away.
 
-    `ray.train.get_preemption_info` tells the same to all workers at once, through an actor that they all wait for: a
+    `ray.train.get_preemption_info` reports the same to all workers at once, through an actor that they all wait for: a
     round trip in every step. Our workers agree in a collective that overlaps the step (`training.faults.notices`).
     """
     from ray.train.v2._internal.execution.context import get_train_context
@@ -105,7 +105,7 @@ def abort_training(controller: Any) -> None:
 
 
 def dashboard_headers() -> dict[str, str]:
-    """The headers that Ray's dashboard asks for; empty where it asks for none.
+    """The headers that Ray's dashboard requires; empty where it requires none.
 
     Ray's clients send them, but those clients follow RAY_ADDRESS and proxies of the environment, whatever address they
     are given.

@@ -3,7 +3,7 @@
 To add a layout: copy the file in `benchmarks/` that is nearest to it (`avsbench_semantic.py` is the shortest), subclass
 `ClipSet`, and name it here in `Kind`, `MARKER_FILES` and `LOADERS` (and in `NUM_FRAMES` unless its clips have five
 seconds).
-`tests/data/test_every_kind.py` then asks for a tiny copy. A protocol of its own goes into `metrics/protocols.py`.
+`tests/data/test_every_kind.py` then needs a tiny example of it. A protocol of its own goes into `metrics/protocols.py`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which audio encoder a config asks for."""
+"""The audio encoder that a config names."""
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.encoders.loading import Weights

@@ -93,9 +93,9 @@ def test_neither_server_lets_anybody_in_without_its_keys(environment, home):
     assert known.postgres
     with pytest.raises(psycopg2.OperationalError, match="password"):
         psycopg2.connect(host="127.0.0.1", port=known.postgres.port, user="mlflow", password="guessed")
-    stranger = boto3.client("s3", aws_access_key_id="guessed", aws_secret_access_key="guessed")
-    with pytest.raises(stranger.exceptions.ClientError, match="InvalidAccessKeyId"):
-        stranger.list_objects_v2(Bucket="mlflow")
+    unknown = boto3.client("s3", aws_access_key_id="guessed", aws_secret_access_key="guessed")
+    with pytest.raises(unknown.exceptions.ClientError, match="InvalidAccessKeyId"):
+        unknown.list_objects_v2(Bucket="mlflow")
     keys = [home / "services" / name for name in ("keys.json", "aws_credentials")]
     assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
 

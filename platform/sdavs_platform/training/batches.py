@@ -26,7 +26,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
     where the workers do not divide the batch.
 
     Attributes:
-        first_batch: where to go on inside the epoch; 0 is its beginning.
+        first_batch: where to resume inside the epoch; 0 is its beginning.
     """
 
     def __init__(self, *, num_clips: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:

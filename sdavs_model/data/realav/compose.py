@@ -2,7 +2,7 @@
 
 The recipe is VPO's (cut-outs and recordings matched by category). A network must not solve the clips without
 listening, so each shortcut is closed: most clips show silent objects of other categories from the same pool,
-some sounds belong to nothing in the picture, sources start and stop, and no level, edge or place tells who
+some sounds belong to nothing in the picture, sources start and stop, and no level, edge or position gives away who
 sounds. The same seed gives the same clip, byte for byte, on any machine: every number that reaches a pixel
 or a sample is an integer.
 """

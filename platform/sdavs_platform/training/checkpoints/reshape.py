@@ -1,7 +1,7 @@
 """ZeRO shards of one number of workers as those of another, which DeepSpeed itself refuses to load.
 
 Weights and moments lie in the shards as flat vectors, one per parameter group, cut into as many parts as there were
-workers. Here the parts are put together and cut anew, and DeepSpeed's ordinary loader reads the result. Our choice
+workers. Here the parts are put together and cut again, and DeepSpeed's ordinary loader reads the result. Our choice
 over DeepSpeed's universal checkpoints: those are a conversion of the whole checkpoint by a tool of its own, into a
 file per parameter and moment, before every start; this is one pass over memory-mapped shards, in each worker, only
 when the number has changed, and checkpoints keep one format.
