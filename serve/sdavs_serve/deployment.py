@@ -105,7 +105,7 @@ def wait_ready(
                 raise RuntimeError(
                     f"version {wanted} was refused at {state.refused.gate}: {state.refused.reason}"
                 )
-            if state.served and state.served.version == wanted and state.phase == "idle":
+            if state.served and state.served.version == wanted and state.phase in ("idle", "bake"):
                 return
         time.sleep(POLL_S)
     raise TimeoutError(f"the endpoint is not ready after {timeout_s:g} s; Serve reports {status}")

@@ -23,7 +23,7 @@ class Missed(Exception):
 
 def reach(stack: Stack, moment: str, version: int) -> RolloutState:
     """The document as soon as the rollout of `version` is there."""
-    phase = {"warm-up": "load", "switch": "idle"}.get(moment, moment)
+    phase = {"warm-up": "load", "switch": "bake"}.get(moment, moment)
 
     def found() -> RolloutState | None:
         state = stack.document()

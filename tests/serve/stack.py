@@ -49,6 +49,7 @@ QUICK = RolloutConfig(
     step_seconds=0.2,
     step_samples=6,
     probe_after_s=0.3,
+    bake_s=2.0,
     # A busy machine of two cores makes small models jump; the slow model of the tests is slower than this.
     max_latency_ratio=4.0,
     latency_slack_ms=patience(200.0),

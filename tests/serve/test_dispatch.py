@@ -10,7 +10,7 @@ from sdavs_serve.inference.dispatch import Dispatcher, VersionGone
 from sdavs_serve.inference.router import Router
 from sdavs_serve.inference.shadow import Observer
 from sdavs_serve.model_calls import Masks
-from sdavs_serve.rollout import gates
+from sdavs_serve.rollout import trial_gates
 from sdavs_serve.rollout.state import Release, RolloutState
 from waiting import patience
 
@@ -69,7 +69,7 @@ class World:
         self.slots = {"a": Slot(0.0), "b": Slot(candidate_s)}
         self.watcher = SimpleNamespace(state=state, alive=True)
         self.router = Router(self.watcher)
-        self.stage = gates.Stage(number=7)
+        self.stage = trial_gates.Stage(number=7)
         controller = SimpleNamespace(observe=SimpleNamespace(remote=self._observe))
         self.observer = Observer(slots=self.slots, controller=controller, call_timeout_s=0.3)
         self.dispatcher = Dispatcher(

@@ -36,7 +36,8 @@ def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_
     with traffic(stack, make_video(2)) as answers:
         better = stack.register(seed=1, marked=0.45)
         stack.promote(better)
-        stack.until(lambda state: stack.serving() == better and state.phase == "idle")
+        state = stack.until(lambda state: state.served.version == better and state.phase == "idle")
+        assert state.gates[-1].gate == "bake", state.gates
         time.sleep(1)
         stack.promote(before)
         stack.until(lambda state: state.served.version == before, seconds=5)

@@ -1,14 +1,18 @@
 """The rollout's rules, without Ray: from a document and what is seen to the next document."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from sdavs_platform.config.serve import RolloutConfig
+from sdavs_serve.inference.router import Router
 from sdavs_serve.rollout.rules import STATE_TAG, Seen, SlotReport, advance
 from sdavs_serve.rollout.state import Failure, Measured, Refusal, Release, RolloutState, Side, Target
-from sdavs_serve.rollout.trial_gates import Observation, Stage, judge
+from sdavs_serve.rollout.trial_gates import Observation, Stage, judge, judge_bake
 
-LIMITS = RolloutConfig(step_seconds=10, step_samples=20, canary_weights=(0.1, 0.5))
+LIMITS = RolloutConfig(
+    step_seconds=10, step_samples=20, canary_weights=(0.1, 0.5), bake_s=60, load_timeout_s=100
+)
 GOOD = Measured(
     active=Side(requests=50, p50_ms=90, p95_ms=100),
     candidate=Side(requests=50, p50_ms=90, p95_ms=110),
@@ -107,8 +111,8 @@ def test_a_good_version_takes_over_step_by_step_and_the_old_one_stays_warm(world
         state = world.tick()
         phases.append(state.phase)
         weights.append(state.weight)
-    assert list(dict.fromkeys(phases)) == ["verify", "load", "golden", "shadow", "canary", "idle"]
-    assert sorted(set(weights)) == [0.0, 0.1, 0.5]
+    assert list(dict.fromkeys(phases)) == ["verify", "load", "golden", "shadow", "canary", "bake"]
+    assert sorted(set(weights)) == [0.0, 0.1, 0.5, 1.0]
     assert [gate.gate for gate in state.gates][-3:] == ["shadow", "canary 10%", "canary 50%"]
     assert {held.version for held in state.slots.values()} == {1, 2}
     assert (world.tags(1)[STATE_TAG], world.tags(2)[STATE_TAG]) == ("served before", "serving")
@@ -348,3 +352,106 @@ def test_the_document_tells_when_no_replica_of_the_served_version_is_alive(world
     assert world.state.history[-1].what == "none of its replicas is alive"
     world.lost = set()
     assert world.tick().live
+
+
+BAD = GOOD.model_copy(update={"candidate": Side(requests=50, errors=9, p50_ms=90, p95_ms=100)})
+
+
+@pytest.fixture
+def baking(world) -> World:
+    """Version 2 has just taken over from version 1."""
+    world.alias = 2
+    world.until(lambda state: state.phase == "bake")
+    return world
+
+
+def test_after_the_switch_the_new_version_is_watched_for_a_while(baking):
+    state = baking.state
+    assert (baking.serving(), state.weight, state.slots[state.trusted].version) == (2, 1.0, 1)
+    assert baking.tags(2)[STATE_TAG] == "serving"
+    stages, since = set(), baking.now
+    while baking.tick().phase == "bake":
+        stages.add(baking.state.stage)
+    assert baking.now - since == pytest.approx(LIMITS.bake_s, abs=11)
+    assert len(stages) > 1, "measuring starts again with each step"
+    assert (baking.serving(), baking.state.gates[-1].gate, baking.state.bake_until) == (2, "bake", None)
+    assert baking.state.refused is None
+
+
+def test_a_version_that_turns_bad_in_its_bake_is_rolled_back_by_itself(baking):
+    baking.tick()
+    baking.measured = BAD
+    state = baking.tick()
+    assert (baking.serving(), state.phase, state.refused.gate, state.rollbacks) == (1, "idle", "bake", 1)
+    assert state.slots[state.other] is None, "the bad version is unloaded"
+    assert (baking.tags(1)[STATE_TAG], baking.tags(2)[STATE_TAG]) == ("serving", "refused")
+    assert "9 errors" in baking.tags(1)["rollout_reason"]
+    assert state.history[-1].version == 1
+    baking.measured = GOOD
+    assert baking.until(lambda state: True).phase == "idle", "it is not tried again by itself"
+
+
+def test_without_a_bake_the_switch_is_the_end(world, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.LIMITS", LIMITS.model_copy(update={"bake_s": 0.0}))
+    world.alias = 2
+    world.until(lambda state: world.serving() == 2)
+    assert (world.state.phase, world.state.ready) == ("idle", False)
+
+
+def test_a_single_error_rolls_nothing_back_and_late_ones_are_not_diluted():
+    one = GOOD.model_copy(update={"candidate": Side(requests=20, errors=1, p50_ms=90, p95_ms=100)})
+    assert judge_bake(one, elapsed=5, limits=LIMITS).decision == "wait"
+    assert judge_bake(one, elapsed=11, limits=LIMITS).decision == "pass"
+    assert judge_bake(BAD, elapsed=1, limits=LIMITS).decision == "refuse"
+    quiet = Measured()
+    assert judge_bake(quiet, elapsed=LIMITS.step_timeout_s - 1, limits=LIMITS).decision == "wait"
+    assert judge_bake(quiet, elapsed=LIMITS.step_timeout_s + 1, limits=LIMITS).decision == "pass"
+
+
+def test_in_the_bake_moving_the_alias_back_switches_and_elsewhere_starts_a_rollout(baking):
+    baking.alias = 1
+    state = baking.until(lambda state: baking.serving() == 1)
+    assert (state.phase, state.refused, state.rollbacks) == ("idle", None, 0)
+    baking.alias = 3
+    state = baking.until(lambda state: baking.serving() == 3)
+    assert state.phase == "bake"
+
+
+def test_in_the_bake_the_version_before_answers_while_the_new_one_has_no_replica(baking):
+    slot = baking.state.active
+    for lost in range(LIMITS.max_restarts):
+        baking.lost = {slot}
+        state = baking.tick()
+        assert (state.ready, state.weight, state.live) == (True, 0.0, True)
+        assert (state.tried, state.trusted) == (slot, state.other)
+        baking.lost = set()
+        assert baking.tick().weight == 1.0
+        assert baking.state.restarts == lost + 1
+    baking.lost = {slot}
+    state = baking.tick()
+    assert (baking.serving(), state.refused.gate) == (1, "stability")
+
+
+def test_a_new_version_that_does_not_come_back_in_its_bake_is_rolled_back(baking):
+    baking.lost = {baking.state.active}
+    state = baking.until(lambda state: state.refused is not None)
+    assert (baking.serving(), state.refused.reason) == (1, "not loaded again within 100 s")
+
+
+def test_in_the_bake_a_lost_version_before_leaves_the_new_one_alone_with_the_requests(baking):
+    baking.lost = {baking.state.other}
+    state = baking.tick()
+    assert (baking.serving(), state.phase, state.tried, state.trusted) == (2, "bake", None, state.active)
+    baking.lost = set()
+    assert baking.tick().tried == baking.state.active
+    baking.lost = {baking.state.other}
+    baking.until(lambda state: state.phase == "idle")
+    assert (baking.serving(), baking.state.refused) == (2, None)
+
+
+def test_in_the_bake_a_failed_request_is_answered_by_the_version_before(baking):
+    router = Router(SimpleNamespace(state=baking.state, alive=True))
+    first, second = router.choose(), router.choose(only_active=True)
+    assert (first.release.version, first.who, first.mirror.version) == (2, "candidate", 1)
+    assert (second.release.version, second.who, second.mirror.version) == (1, "active", 2)
+    assert router.served().release.version == 2

@@ -38,6 +38,10 @@ class RolloutConfig(Section):
     step_timeout_s: Positive = 3600.0
     """A step without enough predictions after so many seconds refuses the version."""
 
+    bake_s: NotNegative = 300.0
+    """How long the new version is watched after it has taken over, in seconds; if it does badly, the version before
+    serves again. 0: not at all."""
+
     call_timeout_s: Positive = 20.0
     """Longest time in which the new version may predict one window, in seconds. Then the old version answers the
     request, and the failure counts as an error; also the time after which a replica that hangs is replaced."""

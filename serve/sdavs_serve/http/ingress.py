@@ -212,7 +212,7 @@ def create_app(
     @app.get("/v1/model", responses=_problems(*KEYED, 503), dependencies=keyed)
     async def model(response: Response) -> ModelStatus:
         """Which model serves, and why a newer one does not."""
-        route = router.choose(only_active=True)
+        route = router.served()
         response.headers["X-Model-Version"] = str(route.release.version)
         return model_status(router.state, route, device="cuda" if config.num_gpus else "cpu")
 
@@ -249,7 +249,7 @@ def create_app(
     async def readyz(response: Response) -> Health:
         """A model is loaded and serves: the last report of its replicas is not older than ten seconds."""
         try:
-            router.choose(only_active=True)
+            router.served()
         except NoModel as error:
             response.status_code = 503
             return Health(status="not ready", detail=error.detail)

@@ -157,15 +157,17 @@ def _of_rollout(state: RolloutState) -> CollectorRegistry:
     )
     for slot in SLOTS:
         release = state.slots[slot]
-        if release and slot == state.active:
-            weight.labels(str(release.version)).set(1 - state.weight * state.ready)
-        elif release:
-            weight.labels(str(release.version)).set(state.weight * state.ready)
+        if release:
+            answers = state.weight if slot == state.tried else 1 - state.weight if state.tried else 1.0
+            weight.labels(str(release.version)).set(answers if slot in (state.tried, state.trusted) else 0.0)
     phase = Gauge(
         "sdavs_rollout_phase", "1 for the current phase of the rollout", ["phase"], registry=registry
     )
     phase.labels(state.phase).set(1)
     Gauge("sdavs_rollouts", "Rollouts started", registry=registry).set(state.rollout)
+    Gauge("sdavs_rollbacks", "Versions that were rolled back in their bake", registry=registry).set(
+        state.rollbacks
+    )
     Gauge("sdavs_version_refused", "1 while the alias points to a refused version", registry=registry).set(
         state.refused is not None
     )

@@ -80,7 +80,8 @@ class Predictor:
 
     def _hangs(self, *, active: bool) -> bool:
         """Whether the running batch takes so long that no request waits for it any more."""
-        limit = self._config.timeout_s if active else self._config.rollout.call_timeout_s
+        trusted = active and self._watcher.state.phase != "bake"
+        limit = self._config.timeout_s if trusted else self._config.rollout.call_timeout_s
         return self._infer.busy_s > limit
 
     async def segment(self, version: int, clip: Clip, threshold: float) -> Masks | None:

@@ -61,12 +61,23 @@ class Router:
         """The rollout's document."""
         return self._watcher.state
 
+    def served(self) -> Route:
+        """The version that the endpoint serves, whoever answers a single request.
+
+        Raises:
+            NoModel: 503, no version serves yet.
+        """
+        state = self.state
+        if state.active is None:
+            raise NoModel(why_none_serves(state))
+        return _route(state, state.active, "active", mirror=None)
+
     def choose(self, *, pinned: int | None = None, only_active: bool = False) -> Route:
         """Choose a version.
 
         Args:
             pinned: the version that the client insists on.
-            only_active: no candidate; it has already failed this request.
+            only_active: not the version that is being tried; it has already failed this request.
 
         Raises:
             RequestError: 409, the pinned version is not loaded.
@@ -77,10 +88,12 @@ class Router:
             return _pinned(state, pinned)
         if state.active is None:
             raise NoModel(why_none_serves(state))
-        candidate = state.slots[state.other] if state.candidate and state.ready else None
-        if candidate and not only_active and random.random() < state.weight:
-            return _route(state, state.other, "candidate", mirror=state.served)
-        return _route(state, state.active, "active", mirror=candidate)
+        if state.tried is None or state.trusted is None:
+            return _route(state, state.active, "active", mirror=None)
+        tried, trusted = state.slots[state.tried], state.slots[state.trusted]
+        if not only_active and random.random() < state.weight:
+            return _route(state, state.tried, "candidate", mirror=trusted)
+        return _route(state, state.trusted, "active", mirror=tried)
 
     def is_trusted(self, route: Route) -> bool:
         """Whether the candidate of a route still gets traffic."""

@@ -200,6 +200,7 @@ class RolloutController:
             assert release
             return self._check_golden(state.other, release)
         quiet = time.monotonic() - self._quiet_since > self._config.rollout.probe_after_s
+        # None in the bake: without requests nothing changes for the worse, and the probes would never end.
         if state.phase in ("shadow", "canary") and state.ready and quiet:
             return self._probe(state)
         return None
@@ -240,15 +241,16 @@ class RolloutController:
 
     async def _probe(self, state: RolloutState) -> None:
         """Compare both versions on a golden clip while there is no traffic."""
-        active, candidate = state.served, state.slots[state.other]
+        assert state.trusted
+        assert state.tried
+        active, candidate = state.slots[state.trusted], state.slots[state.tried]
         assert active
         assert candidate
-        assert state.active
         known = self._golden if self._golden and self._golden[0] == candidate.identity else None
-        report = known[1] if known else await self._ask_golden(state.other, candidate)
+        report = known[1] if known else await self._ask_golden(state.tried, candidate)
         observations = await compare_on_golden_clip(
-            active=(self._slots[state.active], active.version),
-            candidate=(self._slots[state.other], candidate.version),
+            active=(self._slots[state.trusted], active.version),
+            candidate=(self._slots[state.tried], candidate.version),
             report=report,
             stage=state.stage,
             timeout_s=self._config.rollout.call_timeout_s,

@@ -2,8 +2,9 @@
 
 From the document (`state.py`) and what is observed now (`Seen`), `advance` makes the next document.
 
-    idle -> verify -> load -> golden -> shadow -> canary (step by step) -> idle, switched
-              any failed gate -> idle, refused       alias moved meanwhile -> idle, withdrawn
+    idle -> verify -> load -> golden -> shadow -> canary (step by step) -> bake, switched -> idle
+              any failed gate -> idle, refused       alias moved before the switch -> idle, withdrawn
+              a fault in the bake -> idle, switched back and refused
 
 Level-triggered: only the present state counts, never a message. So a restarted controller continues from the document
 alone, and a version that the alias pointed to only briefly is never served.
@@ -29,7 +30,7 @@ from sdavs_serve.rollout.state import (
     TagWrite,
     Target,
 )
-from sdavs_serve.rollout.trial_gates import judge
+from sdavs_serve.rollout.trial_gates import judge, judge_bake, summary
 
 STATE_TAG, GATE_TAG, REASON_TAG, TIME_TAG = "rollout", "rollout_gate", "rollout_reason", "rollout_at"
 """Tags of a model version in MLflow. A refused version is tried again when its tag `rollout` is removed."""
@@ -89,6 +90,8 @@ def advance(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSt
 def _note_live(state: RolloutState, seen: Seen) -> RolloutState:
     served = state.served
     live = state.active is not None and _report(state.active, seen).some_loaded
+    if state.phase == "bake" and state.trusted:
+        live = live or _report(state.trusted, seen).some_loaded
     if live == state.live:
         return state
     if served:
@@ -128,6 +131,10 @@ def _follow_alias(state: RolloutState, seen: Seen) -> RolloutState:
         # The document was lost, or the endpoint was deployed on another cluster. MLflow still has the verdict.
         state = state.model_copy(update={"refused": seen.target_refusal, "given_up": (target.version,)})
         state = _event(state, seen, target.version, f"was refused before: {seen.target_refusal.reason}")
+    if state.phase == "bake":
+        assert state.served
+        state = _event(state, seen, state.served.version, "the bake ended: the alias was moved")
+        return _enter(state, seen, "idle")
     if state.candidate and state.candidate.version != target.version:
         back = state.served is not None and state.served.version == target.version
         where = "back to the served version" if back else f"to version {target.version}"
@@ -236,9 +243,92 @@ def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSta
     state = _gate(state, seen, name, verdict.detail)
     step = 0 if state.phase == "shadow" else state.step + 1
     if step == len(limits.canary_weights):
-        return _switch(state, seen, "all gates passed")
+        return _switch(state, seen, "all gates passed", limits)
     weight = limits.canary_weights[step]
     return _enter(state, seen, "canary", mirror=limits.shadow_share, step=step, weight=weight)
+
+
+def _bake(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
+    """After the switch: the new version answers, and the one before takes over again if it does badly."""
+    served, before = state.served, state.slots[state.other]
+    assert served
+    assert before
+    assert state.bake_until is not None
+    over = seen.now >= state.bake_until
+    if not _holds(state.other, before, seen):
+        if state.ready:
+            what = f"version {before.version} was lost: nothing to compare with or to return to"
+            return _enter(_event(state, seen, served.version, what), seen, "bake", ready=False)
+        return _end_bake(state, seen) if over else state
+    report = _report(state.active, seen) if state.active else SlotReport()
+    if not report.some_loaded:
+        return _bake_without_replicas(state, seen, limits, failed=report.failed)
+    if not (state.ready and state.weight):
+        state = _event(state, seen, served.version, "the bake continues")
+        return _enter(state, seen, "bake", mirror=limits.shadow_share, weight=1.0)
+    state = state.model_copy(update={"measured": seen.measured})
+    verdict = judge_bake(seen.measured, elapsed=seen.now - state.since, limits=limits)
+    if verdict.decision == "refuse":
+        return _roll_back(state, seen, Failure(gate="bake", reason=verdict.detail))
+    if over:
+        return _end_bake(state, seen)
+    if verdict.decision == "pass":
+        return _enter(state, seen, "bake", mirror=limits.shadow_share, weight=1.0)
+    return state
+
+
+def _bake_without_replicas(
+    state: RolloutState, seen: Seen, limits: RolloutConfig, *, failed: str | None
+) -> RolloutState:
+    """The version before answers until the new one has a replica again."""
+    served = state.served
+    assert served
+    if failed:
+        return _roll_back(
+            state, seen, Failure(gate="stability", reason=f"could not be loaded again: {failed}")
+        )
+    if state.ready and not state.weight:
+        if seen.now - state.since <= limits.load_timeout_s:
+            return state
+        reason = f"not loaded again within {limits.load_timeout_s:g} s"
+        return _roll_back(state, seen, Failure(gate="stability", reason=reason))
+    if state.restarts == limits.max_restarts:
+        return _roll_back(state, seen, _lost_too_often(state, limits))
+    state = state.model_copy(update={"restarts": state.restarts + 1})
+    state = _event(
+        state, seen, served.version, "its replicas were lost in the bake; the version before answers"
+    )
+    return _enter(state, seen, "bake")
+
+
+def _end_bake(state: RolloutState, seen: Seen) -> RolloutState:
+    served = state.served
+    assert served
+    state = _gate(state, seen, "bake", summary(state.measured))
+    return _enter(_event(state, seen, served.version, "the bake is over"), seen, "idle")
+
+
+def _roll_back(state: RolloutState, seen: Seen, failure: Failure) -> RolloutState:
+    """The version before serves again; the one that replaced it is refused."""
+    before = state.slots[state.other]
+    assert before
+    state = state.model_copy(
+        update={
+            "active": state.other,
+            "candidate": state.served,
+            "live": True,
+            "rollbacks": state.rollbacks + 1,
+        }
+    )
+    state = _refuse(state, seen, failure)
+    why = f"rolled back to it: {failure.reason}"
+    state = _tag(state, seen, before, {STATE_TAG: "serving", REASON_TAG: why, SERVED_TAG: _iso(seen.now)})
+    return _event(state, seen, before.version, f"serves: {why}")
+
+
+def _lost_too_often(state: RolloutState, limits: RolloutConfig) -> Failure:
+    reason = f"its replicas were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
+    return Failure(gate="stability", reason=reason)
 
 
 def _lose(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
@@ -246,8 +336,7 @@ def _lose(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutStat
     candidate = state.candidate
     assert candidate
     if state.restarts == limits.max_restarts:
-        reason = f"its replicas were lost {state.restarts + 1} times (max_restarts {limits.max_restarts})"
-        return _refuse(state, seen, Failure(gate="stability", reason=reason))
+        return _refuse(state, seen, _lost_too_often(state, limits))
     what = f"a replica was lost in the {state.phase}; waiting for another one"
     state = state.model_copy(update={"restarts": state.restarts + 1})
     return _event(state, seen, candidate.version, what)
@@ -260,18 +349,27 @@ _PHASES: dict[Phase, Callable[[RolloutState, Seen, RolloutConfig], RolloutState]
     "golden": _golden,
     "shadow": _trial,
     "canary": _trial,
+    "bake": _bake,
 }
 
 
 def _enter(
-    state: RolloutState, seen: Seen, phase: Phase, *, mirror: float = 0.0, step: int = 0, weight: float = 0.0
+    state: RolloutState,
+    seen: Seen,
+    phase: Phase,
+    *,
+    mirror: float = 0.0,
+    step: int = 0,
+    weight: float = 0.0,
+    ready: bool = True,
 ) -> RolloutState:
     return state.model_copy(
         update={
             "phase": phase,
             "since": seen.now,
             "stage": state.stage + 1,
-            "ready": phase in ("shadow", "canary"),
+            "ready": ready and phase in ("shadow", "canary", "bake"),
+            "bake_until": state.bake_until if phase == "bake" else None,
             "mirror": mirror,
             "step": step,
             "weight": weight,
@@ -280,7 +378,8 @@ def _enter(
     )
 
 
-def _switch(state: RolloutState, seen: Seen, why: str) -> RolloutState:
+def _switch(state: RolloutState, seen: Seen, why: str, limits: RolloutConfig | None = None) -> RolloutState:
+    """The candidate serves. With `limits`, a bake follows: it was compared with the version before."""
     candidate, before = state.candidate, state.served
     assert candidate
     state = state.model_copy(update={"active": state.other, "candidate": None, "live": True})
@@ -288,7 +387,11 @@ def _switch(state: RolloutState, seen: Seen, why: str) -> RolloutState:
     state = _tag(state, seen, candidate, {STATE_TAG: "serving", GATE_TAG: "", REASON_TAG: why} | at)
     if before:
         state = _tag(state, seen, before, {STATE_TAG: "served before"})
-    return _enter(_event(state, seen, candidate.version, f"serves: {why}"), seen, "idle")
+    state = _event(state, seen, candidate.version, f"serves: {why}")
+    if limits is None or not limits.bake_s:
+        return _enter(state, seen, "idle")
+    state = state.model_copy(update={"bake_until": seen.now + limits.bake_s})
+    return _enter(state, seen, "bake", mirror=limits.shadow_share, weight=1.0)
 
 
 def _refuse(state: RolloutState, seen: Seen, failure: Failure) -> RolloutState:

@@ -12,8 +12,8 @@ from sdavs_serve.schema import Answer, ModelInfo
 SlotName = Literal["a", "b"]
 SLOTS: tuple[SlotName, SlotName] = ("a", "b")
 
-Phase = Literal["idle", "verify", "load", "golden", "shadow", "canary"]
-"""idle: no rollout is under way. A candidate passes through the others in this order."""
+Phase = Literal["idle", "verify", "load", "golden", "shadow", "canary", "bake"]
+"""idle: no rollout is under way. A candidate passes through the others in this order; in the bake it serves already."""
 
 HISTORY = 50
 """Events kept."""
@@ -66,7 +66,7 @@ class Failure(Answer):
     """Why a version did not pass."""
 
     gate: str
-    """digest, signature, load, golden, shadow, canary or stability."""
+    """digest, signature, load, golden, shadow, canary, bake or stability."""
     reason: str
 
 
@@ -113,7 +113,9 @@ class Measured(Answer):
     """Both versions in the current step."""
 
     active: Side = Side()
+    """The version that served before the rollout."""
     candidate: Side = Side()
+    """The new version, also in the bake, when it serves already."""
     compared: int = 0
     """Windows that both versions processed."""
     disagreement: float | None = None
@@ -132,7 +134,8 @@ class RolloutState(Answer):
     """The response of GET /v1/rollout, and all that a restarted controller needs.
 
     `slots` assigns a version to each of the two model deployments. `active` answers requests. During shadow and canary
-    the candidate is in the other slot; otherwise that slot keeps the version that served before, loaded.
+    the candidate is in the other slot; otherwise that slot keeps the version that served before, loaded. In the bake
+    the version in the active slot is still compared with the one before.
     """
 
     revision: int = 0
@@ -152,6 +155,8 @@ class RolloutState(Answer):
     phase: Phase = "idle"
     since: float = 0.0
     """Unix time at which the phase, or its step, began."""
+    bake_until: float | None = None
+    """Unix time at which the bake ends; null outside of it."""
     candidate: Target | None = None
     """The version that is being rolled out."""
     step: int = 0
@@ -159,11 +164,11 @@ class RolloutState(Answer):
     stage: int = 0
     """Grows whenever measuring restarts; observations carry it."""
     ready: bool = False
-    """The candidate is loaded on all its replicas and may get traffic."""
+    """The candidate is loaded on all its replicas and may get traffic. In the bake: the version before is loaded."""
     mirror: float = 0.0
     """Fraction of the windows that go to both versions."""
     weight: float = 0.0
-    """Fraction of the requests that the candidate answers."""
+    """Fraction of the requests that the candidate answers; in the bake, that the new version answers."""
     restarts: int = 0
     """How often replicas of the candidate were lost."""
     gates: tuple[GateResult, ...] = ()
@@ -178,6 +183,8 @@ class RolloutState(Answer):
     """Why the alias cannot be followed at the moment; null if it can."""
     nothing_served: bool = False
     """No version serves, and according to MLflow's tags none ever has."""
+    rollbacks: int = 0
+    """How often the bake ended with the version before serving again."""
     given_up: tuple[int, ...] = ()
     """Versions that were refused while no version served."""
     history: tuple[Event, ...] = ()
@@ -189,6 +196,18 @@ class RolloutState(Answer):
     def other(self) -> SlotName:
         """The slot that does not answer requests."""
         return "b" if self.active == "a" else "a"
+
+    @property
+    def tried(self) -> SlotName | None:
+        """The slot whose version is being compared and answers `weight` of the requests; None if none is."""
+        if not self.ready:
+            return None
+        return self.active if self.phase == "bake" else self.other
+
+    @property
+    def trusted(self) -> SlotName | None:
+        """The slot that answers the other requests, and those that the tried version fails."""
+        return self.other if self.tried and self.tried == self.active else self.active
 
     @property
     def served(self) -> Release | None:

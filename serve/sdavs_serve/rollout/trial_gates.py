@@ -97,31 +97,66 @@ def judge(measured: Measured, *, elapsed: float, comparing: bool, limits: Rollou
             fewer are enough, since only a fraction of the windows is compared there.
         limits: the thresholds.
     """
+    if detail := fault(measured, comparing=comparing, limits=limits):
+        return Verdict(decision="refuse", detail=detail)
+    enough = _enough(measured, limits)
+    compared_enough = measured.compared >= limits.step_samples
+    if enough and (compared_enough or not comparing) and elapsed >= limits.step_seconds:
+        return Verdict(decision="pass", detail=summary(measured))
+    if elapsed > limits.step_timeout_s:
+        requests = measured.candidate.requests
+        detail = f"{requests} predictions in {elapsed:.0f} s (step_samples {limits.step_samples})"
+        return Verdict(decision="refuse", detail=detail)
+    return Verdict(decision="wait", detail=summary(measured))
+
+
+def judge_bake(measured: Measured, *, elapsed: float, limits: RolloutConfig) -> Verdict:
+    """Judge a version that serves already: "pass" when there is enough to start measuring again.
+
+    So a version that turns bad late is not judged by its good first minutes. Windows that nobody sends are no fault
+    here: it had enough of them before. Nor is a single error, our choice: the version before has answered it.
+
+    Args:
+        measured: both versions since measuring started.
+        elapsed: seconds since then.
+        limits: the thresholds.
+    """
+    if detail := fault(measured, comparing=False, limits=limits, forgiven=1):
+        return Verdict(decision="refuse", detail=detail)
+    over = elapsed > limits.step_timeout_s or (_enough(measured, limits) and elapsed >= limits.step_seconds)
+    return Verdict(decision="pass" if over else "wait", detail=summary(measured))
+
+
+def fault(measured: Measured, *, comparing: bool, limits: RolloutConfig, forgiven: int = 0) -> str | None:
+    """What the new version does badly; None if nothing.
+
+    Args:
+        measured: both versions.
+        comparing: as in `judge`.
+        limits: the thresholds.
+        forgiven: so many errors are allowed whatever the rate.
+    """
     active, candidate = measured.active, measured.candidate
-    allowed = limits.max_error_rate * max(candidate.requests, limits.step_samples)
+    allowed = max(forgiven, limits.max_error_rate * max(candidate.requests, limits.step_samples))
     if candidate.errors > allowed:
-        detail = (
+        return (
             f"{candidate.errors} errors in {candidate.requests} predictions "
             f"(max_error_rate {limits.max_error_rate:g})"
         )
-        return Verdict(decision="refuse", detail=detail)
-    enough = min(active.requests, candidate.requests) >= limits.step_samples
+    enough = _enough(measured, limits)
     if enough and (slow := _too_slow(active, candidate, limits)):
-        return Verdict(decision="refuse", detail=slow)
-    compared_enough = measured.compared >= limits.step_samples
-    comparable = compared_enough or (enough and not comparing)
+        return slow
+    comparable = measured.compared >= limits.step_samples or (enough and not comparing)
     if comparable and (measured.disagreement or 0.0) > limits.max_disagreement:
-        detail = (
+        return (
             f"masks differ by {measured.disagreement:.2f} (1 - IoU) over {measured.compared} windows "
             f"(max_disagreement {limits.max_disagreement:g})"
         )
-        return Verdict(decision="refuse", detail=detail)
-    if enough and (compared_enough or not comparing) and elapsed >= limits.step_seconds:
-        return Verdict(decision="pass", detail=_summary(measured))
-    if elapsed > limits.step_timeout_s:
-        detail = f"{candidate.requests} predictions in {elapsed:.0f} s (step_samples {limits.step_samples})"
-        return Verdict(decision="refuse", detail=detail)
-    return Verdict(decision="wait", detail=_summary(measured))
+    return None
+
+
+def _enough(measured: Measured, limits: RolloutConfig) -> bool:
+    return min(measured.active.requests, measured.candidate.requests) >= limits.step_samples
 
 
 def disagreement(left: np.ndarray, right: np.ndarray) -> float:
@@ -151,7 +186,8 @@ def _too_slow(active: Side, candidate: Side, limits: RolloutConfig) -> str | Non
     )
 
 
-def _summary(measured: Measured) -> str:
+def summary(measured: Measured) -> str:
+    """The numbers that were judged, in one line."""
     candidate, active = measured.candidate, measured.active
     parts = [f"{candidate.requests} predictions", f"{candidate.errors} errors"]
     if candidate.p95_ms is not None and active.p95_ms is not None:

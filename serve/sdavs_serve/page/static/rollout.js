@@ -9,6 +9,7 @@ const PHASES = {
   golden: "Golden clips",
   shadow: "Shadow",
   canary: "Canary",
+  bake: "Bake",
   idle: "Serve",
 };
 const POLL_MS = { idle: 2000, moving: 1000 };
@@ -76,9 +77,10 @@ function setStatus(text) {
   if ($("rollout-state").textContent !== text) $("rollout-state").textContent = text;
 }
 
-function sentence({ phase, active, slots, candidate, alias, step }) {
+function sentence({ phase, active, slots, candidate, alias, step, bake_until }) {
   const served = active && slots[active];
   if (phase === "idle") return served ? `Version ${served.version} serves${alias ? `, following @${alias}` : ""}.` : "No version serves yet.";
+  if (phase === "bake") return `Version ${served.version} serves, and is watched until ${new Date(bake_until * 1000).toLocaleTimeString()}.`;
   const doing = phase === "canary" ? `canary, step ${step + 1}` : PHASES[phase].toLowerCase();
   return `Rolling out version ${candidate.version}: ${doing}.${served ? ` Version ${served.version} serves.` : ""}`;
 }
@@ -103,14 +105,15 @@ function phaseOf(gate) {
   return { digest: "verify", signature: "verify" }[gate] ?? gate.split(" ")[0];
 }
 
-function drawWeights({ active, slots, candidate, ready, weight, mirror }) {
+function drawWeights({ phase, active, slots, candidate, ready, weight, mirror }) {
   const served = active && slots[active];
   const other = active && slots[active === "a" ? "b" : "a"];
-  const share = ready ? weight : 0;
+  // The share of the other slot. In the bake `weight` is that of the served version.
+  const share = !ready ? 0 : phase === "bake" ? 1 - weight : weight;
   const rows = [];
   if (served) rows.push(weightRow(`Version ${served.version}`, 1 - share, "answers", "active"));
   if (other && candidate) rows.push(weightRow(`Version ${other.version}`, share, mirror && ready ? `answers, ${percent(mirror)} mirrored` : "being made ready", "candidate"));
-  else if (other) rows.push(weightRow(`Version ${other.version}`, 0, "kept warm, to go back at once", "warm"));
+  else if (other) rows.push(weightRow(`Version ${other.version}`, share, "kept warm, to go back at once", "warm"));
   $("rollout-weights").replaceChildren(...rows);
 }
 
@@ -122,15 +125,16 @@ function weightRow(name, share, what, kind) {
 function drawMeasured({ measured, slots, active, candidate, phase }) {
   const { active: old, candidate: fresh, compared, disagreement } = measured;
   const served = active && slots[active];
-  const between = phase === "idle" || !candidate;
-  if (between) {
+  const other = active && slots[active === "a" ? "b" : "a"];
+  const [before, tried] = phase === "bake" ? [other, served] : [served, candidate];
+  if (phase === "idle" || !tried) {
     $("rollout-measured").replaceChildren(el("caption", {}, "Nothing is being compared."));
     return;
   }
   const ms = (value) => (value === null ? "–" : `${value.toFixed(0)} ms`);
   const row = (name, ...cells) => el("tr", {}, el("th", { scope: "row" }, name), ...cells.map((cell) => el("td", {}, String(cell))));
   $("rollout-measured").replaceChildren(
-    el("tr", {}, el("td"), el("th", { scope: "col" }, served ? `v${served.version}` : "–"), el("th", { scope: "col" }, `v${candidate.version}`)),
+    el("tr", {}, el("td"), el("th", { scope: "col" }, before ? `v${before.version}` : "–"), el("th", { scope: "col" }, `v${tried.version}`)),
     row("Windows", old.requests, fresh.requests),
     row("Errors", old.errors, fresh.errors),
     row("p50", ms(old.p50_ms), ms(fresh.p50_ms)),
