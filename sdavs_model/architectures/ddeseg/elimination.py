@@ -1,0 +1,111 @@
+"""Dynamic elimination: which of the derived sounds does the picture show?
+
+One module for each of the four stages. Each token looks at the picture and gets a score; what is left of the tokens
+then marks the pixels that make these sounds. A token that is eliminated was heard and not seen: off-screen sound.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Scoring = Literal["figure", "code", "none"]
+
+# Bias of the score in `figure`: sigmoid(3) of each token survives a stage at first, 0.82 of it all four. Our choice: from
+# 0 only a sixteenth would be left after the four, and with it of the gradients.
+INITIAL_SCORE = 3.0
+
+
+class DynamicElimination(nn.Module):
+    """Scores audio tokens against a feature map, and lets those that are left mark its pixels.
+
+    Args:
+        channels: C of the map and the tokens.
+        num_heads: attention heads; must divide `channels`.
+        num_centres: learned centres by which the picture is described to the tokens.
+        scoring: "figure": each token has a score of its own, a sigmoid, and survives by it; it may be that none does.
+            "code": a softmax over the tokens and their weighted sum, one token that always survives. "none": without
+            elimination, every token counts the same.
+    """
+
+    def __init__(self, *, channels: int, num_heads: int, num_centres: int, scoring: Scoring) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scoring = scoring
+        if scoring != "none":
+            self.centres = nn.Parameter(torch.randn(num_centres, channels))
+            self.sound_query = nn.Linear(channels, channels, bias=False)
+            self.picture_key = nn.Linear(channels, channels, bias=False)
+            self.picture_value = nn.Linear(channels, channels, bias=False)
+            self.score = nn.Linear(channels, 1)
+            if scoring == "figure":
+                nn.init.constant_(self.score.bias, INITIAL_SCORE)
+        self.picture_query = nn.Linear(channels, channels, bias=False)
+        self.sound_key = nn.Linear(channels, channels, bias=False)
+        self.sound_value = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, picture: Tensor, tokens: Tensor, survival: Tensor) -> "Eliminated":
+        """picture: [N, C, H, W], tokens: [N, k, C], survival: [N, k], what earlier stages left of each token."""
+        pixels = picture.flatten(2).transpose(1, 2)  # [N, P, C]
+        if self.scoring == "none":
+            scores = torch.full_like(survival, 1 / survival.shape[1])
+        elif self.scoring == "code":
+            scores = self.score(self._look(tokens, pixels))[..., 0].softmax(-1)
+        else:
+            scores = self.score(self._look(tokens, pixels))[..., 0].sigmoid()
+            survival = survival * scores
+        if self.scoring == "figure":
+            marked = self._mark(pixels, tokens, survival)
+        else:
+            token = (scores[..., None] * tokens).sum(1, keepdim=True)
+            marked = self._mark(pixels, token, torch.ones_like(survival[:, :1]))
+        return Eliminated(
+            picture=marked.transpose(1, 2).view_as(picture), scores=scores, survival=survival
+        )
+
+    def _look(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """Cross-attention of tokens [N, k, C] to pixels [N, P, C], each rebuilt from the centres: [N, k, C].
+
+        A rebuilt pixel is a mixture of the centres, so its key and value are that mixture of the centres' keys and
+        values: these are computed for a handful of centres in place of all pixels.
+        """
+        mixture = self._assign(pixels)  # [N, P, centres]
+        query = self._heads(self.sound_query(tokens))  # [N, heads, k, D]
+        key, value = (self._heads(f(self.centres)[None]) for f in (self.picture_key, self.picture_value))
+        agreement = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # [N, heads, k, centres]
+        attention = (agreement @ mixture[:, None].transpose(-1, -2)).softmax(-1)  # [N, heads, k, P]
+        return (attention @ mixture[:, None] @ value).transpose(1, 2).flatten(2)
+
+    def _assign(self, pixels: Tensor) -> Tensor:
+        """Soft assignment of pixels [N, P, C] to the centres: [N, P, centres]. With Gumbel noise in training only;
+        upstream adds it in evaluation, too, so that its predictions differ from run to run."""
+        logits = pixels @ self.centres.T
+        if self.training:
+            logits = logits - torch.empty_like(logits).exponential_().log()
+        return logits.softmax(-1)
+
+    def _mark(self, pixels: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
+        """Adds tokens [N, m, C], each by its weight [N, m], to the pixels that make its sound: a sigmoid, so that
+        pixels and tokens do not compete. [N, P, C]."""
+        query = self._heads(self.picture_query(pixels))  # [N, heads, P, D]
+        key, value = self._heads(self.sound_key(tokens)), self._heads(self.sound_value(tokens))
+        gate = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).sigmoid()  # [N, heads, P, m]
+        heard = gate @ (value * weights[:, None, :, None])
+        return pixels + heard.transpose(1, 2).flatten(2)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[N, L, C] -> [N, heads, L, C / heads]."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eliminated:
+    """What one stage made of picture and tokens."""
+
+    picture: Tensor
+    """[N, C, H, W], with the sounds added to the pixels that make them."""
+    scores: Tensor
+    """[N, k], this stage's score of each token. "figure": 0 to 1 each. "code": they add up to 1."""
+    survival: Tensor
+    """[N, k], what is left of each token, 0 to 1: "figure": the product of the scores so far. Else as it was."""
