@@ -19,9 +19,9 @@ def derivation(**changes) -> DynamicDerivation:
     return DynamicDerivation(**values)
 
 
-def elimination(scoring: str = "figure", channels: int = 8) -> DynamicElimination:
+def elimination(variant: str = "figure", **changes) -> DynamicElimination:
     torch.manual_seed(0)
-    return DynamicElimination(channels=channels, num_heads=2, num_centres=5, scoring=scoring)
+    return DynamicElimination(channels=8, num_heads=2, num_centres=5, variant=variant, **changes)
 
 
 def picture_and_tokens(channels: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -65,7 +65,7 @@ def test_each_nearest_class_gives_a_token_of_its_own():
 
 def test_the_size_of_a_token_does_not_grow_with_the_number_of_prototypes():
     sound = torch.randn(8, 16)
-    few, many = (float(derivation()(sound, bank(n=n)).tokens.norm()) for n in (1, 16))
+    few, many = (derivation()(sound, bank(n=n)).tokens.norm().item() for n in (1, 16))
     assert few / many == pytest.approx(1.0, abs=0.2)
 
 
@@ -78,9 +78,9 @@ def test_another_width_standardises_the_embeddings_first():
     torch.testing.assert_close(tokens, moved, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("scoring", ["figure", "code"])
-def test_the_look_at_the_picture_is_attention_over_its_rebuilt_pixels(scoring):
-    eliminate = elimination(scoring).eval()
+@pytest.mark.parametrize("variant", ["figure", "code"])
+def test_the_look_at_the_picture_is_attention_over_its_rebuilt_pixels(variant):
+    eliminate = elimination(variant).eval()
     picture, tokens, _ = picture_and_tokens()
     pixels = picture.flatten(2).transpose(1, 2)
     rebuilt = (pixels @ eliminate.centres.T).softmax(-1) @ eliminate.centres
@@ -123,17 +123,19 @@ def test_in_the_codes_recipe_tokens_compete_and_become_one():
     torch.testing.assert_close(found.picture, alone.picture)
 
 
-def test_without_elimination_every_token_counts_the_same():
-    eliminate = elimination("none")
+@pytest.mark.parametrize(("variant", "score"), [("figure", 1.0), ("code", 1 / 3)])
+def test_without_elimination_every_token_counts_the_same(variant, score):
+    eliminate = elimination(variant, scores=False)
     picture, tokens, survival = picture_and_tokens()
     found = eliminate(picture, tokens, survival)
-    torch.testing.assert_close(found.scores, torch.full((2, 3), 1 / 3))
+    torch.testing.assert_close(found.scores, torch.full((2, 3), score))
+    assert torch.equal(found.survival, survival)
     assert not any("score" in name or "centres" in name for name, _ in eliminate.named_parameters())
 
 
-@pytest.mark.parametrize("scoring", ["figure", "code"])
-def test_noise_is_added_in_training_and_never_in_evaluation(scoring):
-    eliminate = elimination(scoring)
+@pytest.mark.parametrize("variant", ["figure", "code"])
+def test_noise_is_added_in_training_and_never_in_evaluation(variant):
+    eliminate = elimination(variant)
     inputs = picture_and_tokens()
     assert not torch.equal(eliminate(*inputs).scores, eliminate(*inputs).scores)
     eliminate.eval()

@@ -93,6 +93,8 @@ def nearest_classes(sound: Tensor, bank: Tensor, num_classes: int) -> tuple[Tens
         Their Euclidean distances and indices, both [N, k], nearest first.
     """
     means = bank.float().mean(1)
-    differences = sound.float()[:, None] - means  # not cdist: in bf16, and near a mean, it loses too many digits
+    differences = (
+        sound.float()[:, None] - means
+    )  # not cdist: in bf16, and near a mean, it loses too many digits
     nearest = torch.linalg.vector_norm(differences, dim=-1).topk(num_classes, largest=False)
     return nearest.values, nearest.indices

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Scoring = Literal["figure", "code", "none"]
+Variant = Literal["figure", "code"]
 
-# Bias of the score in `figure`: sigmoid(3) of each token survives a stage at first, 0.82 of it all four. Our choice: from
-# 0 only a sixteenth would be left after the four, and with it of the gradients.
+# Bias of the score in `figure`: sigmoid(3) of each token survives a stage at first, 0.82 of it all four. Our choice:
+# from 0 only a sixteenth would be left after the four, and with it of the gradients.
 INITIAL_SCORE = 3.0
 
 
@@ -24,22 +24,25 @@ class DynamicElimination(nn.Module):
         channels: C of the map and the tokens.
         num_heads: attention heads; must divide `channels`.
         num_centres: learned centres by which the picture is described to the tokens.
-        scoring: "figure": each token has a score of its own, a sigmoid, and survives by it; it may be that none does.
-            "code": a softmax over the tokens and their weighted sum, one token that always survives. "none": without
-            elimination, every token counts the same.
+        variant: "figure": each token has a score of its own, a sigmoid, and survives by it; it may be that none does.
+            "code": a softmax over the tokens and their weighted sum, one token that always survives.
+        scores: false: every token counts the same.
     """
 
-    def __init__(self, *, channels: int, num_heads: int, num_centres: int, scoring: Scoring) -> None:
+    def __init__(
+        self, *, channels: int, num_heads: int, num_centres: int, variant: Variant, scores: bool = True
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scoring = scoring
-        if scoring != "none":
+        self.variant = variant
+        self.has_scores = scores
+        if scores:
             self.centres = nn.Parameter(torch.randn(num_centres, channels))
             self.sound_query = nn.Linear(channels, channels, bias=False)
             self.picture_key = nn.Linear(channels, channels, bias=False)
             self.picture_value = nn.Linear(channels, channels, bias=False)
             self.score = nn.Linear(channels, 1)
-            if scoring == "figure":
+            if variant == "figure":
                 nn.init.constant_(self.score.bias, INITIAL_SCORE)
         self.picture_query = nn.Linear(channels, channels, bias=False)
         self.sound_key = nn.Linear(channels, channels, bias=False)
@@ -48,20 +51,19 @@ class DynamicElimination(nn.Module):
     def forward(self, picture: Tensor, tokens: Tensor, survival: Tensor) -> "Eliminated":
         """picture: [N, C, H, W], tokens: [N, k, C], survival: [N, k], what earlier stages left of each token."""
         pixels = picture.flatten(2).transpose(1, 2)  # [N, P, C]
-        if self.scoring == "none":
-            scores = torch.full_like(survival, 1 / survival.shape[1])
-        elif self.scoring == "code":
-            scores = self.score(self._look(tokens, pixels))[..., 0].softmax(-1)
+        if not self.has_scores:
+            scores = torch.full_like(survival, 1.0 if self.variant == "figure" else 1 / survival.shape[1])
         else:
-            scores = self.score(self._look(tokens, pixels))[..., 0].sigmoid()
+            rated = self.score(self._look(tokens, pixels))[..., 0]
+            scores = rated.sigmoid() if self.variant == "figure" else rated.softmax(-1)
+        if self.variant == "figure":
             survival = survival * scores
-        if self.scoring == "figure":
             marked = self._mark(pixels, tokens, survival)
         else:
             token = (scores[..., None] * tokens).sum(1, keepdim=True)
             marked = self._mark(pixels, token, torch.ones_like(survival[:, :1]))
         return Eliminated(
-            picture=marked.transpose(1, 2).view_as(picture), scores=scores, survival=survival
+            picture=marked.transpose(1, 2).reshape(picture.shape), scores=scores, survival=survival
         )
 
     def _look(self, tokens: Tensor, pixels: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ class SegFormerHead(nn.Module):
         dropout: of whole channels before the classifier.
     """
 
-    def __init__(self, *, channels: Sequence[int], width: int, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self, *, channels: Sequence[int], width: int, num_classes: int, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.project = nn.ModuleList(nn.Linear(c, width) for c in channels)
         # A 1x1 convolution over the four concatenated maps is the sum of one for each of them.

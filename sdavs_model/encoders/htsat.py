@@ -1,0 +1,84 @@
+"""HTS-AT (Chen et al. 2022), a Swin transformer trained on AudioSet, up to its embedding; on timm's Swin.
+
+It hears its own log-mel examples, in decibels; see `PreprocessConfig.example`.
+"""
+
+import re
+from collections.abc import Mapping
+
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdavs_model.encoders.encoder import Encoder
+from sdavs_model.encoders.loading import Weights, load_matching
+
+NUM_MEL_BINS = 64
+PICTURE_SIZE = 256
+# A spectrogram is stretched to 1024 frames and cut into four runs of 256, which are laid below each other.
+NUM_RUNS = PICTURE_SIZE // NUM_MEL_BINS
+
+# What the published checkpoint holds besides the encoder: spectrogram layers, classifiers, constants of the attention.
+_OTHERS = re.compile(
+    r"spectrogram_extractor\.|logmel_extractor\.|tscam_conv\.|head\.|.*\.(attn_mask|relative_position_index)$"
+)
+_PREFIX = "sed_model."
+
+
+class HTSAT(Encoder):
+    """The published network without its classifiers.
+
+    Args:
+        weights: those of its AudioSet checkpoint, under their own or this class's names; None: random ones.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
+
+    embedding = 768
+
+    def __init__(self, *, weights: Weights | None = None) -> None:
+        super().__init__()
+        self.bn0 = nn.BatchNorm2d(NUM_MEL_BINS)
+        self.swin = SwinTransformer(
+            img_size=PICTURE_SIZE,
+            patch_size=4,
+            in_chans=1,
+            num_classes=0,
+            embed_dim=96,
+            depths=(2, 2, 6, 2),
+            num_heads=(4, 8, 16, 32),
+            window_size=8,
+        )
+        if weights is not None:
+            load_matching(module=self, weights=weights.renamed(under_our_names(weights.tensors)))
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """log_mel: [N, 1, frames, 64] in decibels, 87 frames for a second -> embeddings [N, 768]."""
+        normed = self.bn0(log_mel.transpose(1, 3)).transpose(1, 3)  # each mel bin by itself
+        return self.swin.forward_features(_folded(normed)).mean((1, 2))
+
+
+def under_our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the published checkpoint under the names of `HTSAT`; tensors that have these already stay.
+
+    The checkpoint keeps a stage's patch merging at the stage's end, timm at the beginning of the next stage.
+    """
+    if any(name.startswith("swin.") for name in tensors):
+        return dict(tensors)
+    ours: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(_PREFIX)
+        if _OTHERS.match(name):
+            continue
+        name = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
+        ours[name if name.startswith("bn0.") else f"swin.{name}"] = tensor
+    return ours
+
+
+def _folded(spectrogram: Tensor) -> Tensor:
+    """[N, 1, frames, 64] -> a picture [N, 1, 256, 256]: low to high from top to bottom in each of four runs of time."""
+    wanted = (NUM_RUNS * PICTURE_SIZE, NUM_MEL_BINS)
+    stretched = F.interpolate(spectrogram, size=wanted, mode="bicubic", align_corners=True)
+    runs = stretched[:, 0].unflatten(1, (NUM_RUNS, PICTURE_SIZE))  # [N, 4, 256, 64]
+    return runs.transpose(2, 3).flatten(1, 2)[:, None]

@@ -1,0 +1,120 @@
+"""HTS-AT: the published checkpoint's names and shapes, and the spectrogram it hears."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sdavs_model.data.core.decibel_mel import SILENCE, decibel_mel, slaney_matrix
+from sdavs_model.encoders.htsat import HTSAT, _folded, under_our_names
+from sdavs_model.encoders.loading import Weights
+
+DEPTHS, HEADS = (2, 2, 6, 2), (4, 8, 16, 32)
+
+
+def published() -> dict[str, torch.Tensor]:
+    """Random tensors with the names and shapes of the AudioSet checkpoint's `state_dict`."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "spectrogram_extractor.stft.conv_real.weight": (513, 1, 1024),
+        "spectrogram_extractor.stft.conv_imag.weight": (513, 1, 1024),
+        "logmel_extractor.melW": (513, 64),
+        **{f"bn0.{name}": (64,) for name in ("weight", "bias", "running_mean", "running_var")},
+        "bn0.num_batches_tracked": (),
+        "patch_embed.proj.weight": (96, 1, 4, 4),
+        "patch_embed.proj.bias": (96,),
+        "patch_embed.norm.weight": (96,),
+        "patch_embed.norm.bias": (96,),
+        "norm.weight": (768,),
+        "norm.bias": (768,),
+        "tscam_conv.weight": (527, 768, 2, 3),
+        "tscam_conv.bias": (527,),
+        "head.weight": (527, 527),
+        "head.bias": (527,),
+    }
+    for stage, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
+        C = 96 << stage
+        for block in range(depth):
+            at = f"layers.{stage}.blocks.{block}"
+            for norm in ("norm1", "norm2"):
+                shapes |= {f"{at}.{norm}.weight": (C,), f"{at}.{norm}.bias": (C,)}
+            shapes[f"{at}.attn.relative_position_bias_table"] = (225, heads)
+            shapes[f"{at}.attn.relative_position_index"] = (64, 64)
+            for name, out, into in (
+                ("attn.qkv", 3 * C, C),
+                ("attn.proj", C, C),
+                ("mlp.fc1", 4 * C, C),
+                ("mlp.fc2", C, 4 * C),
+            ):
+                shapes |= {f"{at}.{name}.weight": (out, into), f"{at}.{name}.bias": (out,)}
+            if block % 2 and stage < 3:
+                shapes[f"{at}.attn_mask"] = (64 >> 2 * stage, 64, 64)
+        if stage < 3:
+            at = f"layers.{stage}.downsample"
+            shapes |= {f"{at}.reduction.weight": (2 * C, 4 * C)}
+            shapes |= {f"{at}.norm.weight": (4 * C,), f"{at}.norm.bias": (4 * C,)}
+    generator = torch.Generator().manual_seed(0)
+    return {f"sed_model.{n}": 0.02 * torch.rand(s, generator=generator) for n, s in shapes.items()}
+
+
+def weights(tensors: dict[str, torch.Tensor]) -> Weights:
+    return Weights(tensors=tensors, source="HTSAT_AudioSet.ckpt", field="audio_weights")
+
+
+def test_the_published_checkpoint_covers_the_encoder():
+    tensors = published()
+    encoder = HTSAT(weights=weights(tensors)).eval()
+    state = encoder.state_dict()
+    assert torch.equal(state["bn0.running_var"], tensors["sed_model.bn0.running_var"])
+    # Patch merging ends a stage there and begins the next one here.
+    merging = tensors["sed_model.layers.0.downsample.reduction.weight"]
+    assert torch.equal(state["swin.layers.1.downsample.reduction.weight"], merging)
+    assert sum(p.numel() for p in encoder.parameters()) == 27_534_488
+    assert encoder(torch.randn(2, 1, 87, 64)).shape == (2, encoder.embedding) == (2, 768)
+    assert under_our_names(state).keys() == state.keys()
+    del tensors["sed_model.layers.2.blocks.5.mlp.fc2.bias"]
+    with pytest.raises(
+        ValueError, match=r"audio_weights: HTSAT_AudioSet.ckpt does not fit: 1 missing: swin.layers.2"
+    ):
+        HTSAT(weights=weights(tensors))
+
+
+def test_a_frozen_encoder_gives_the_same_in_training():
+    torch.manual_seed(0)
+    encoder = HTSAT()
+    encoder.freeze()
+    encoder.train()
+    log_mel = torch.randn(1, 1, 87, 64)
+    assert torch.equal(encoder(log_mel), encoder(log_mel))
+    assert not encoder.bn0.num_batches_tracked
+
+
+def test_a_spectrogram_becomes_four_runs_of_time_below_each_other():
+    spectrogram = torch.randn(1, 1, 87, 64)
+    picture = _folded(spectrogram)
+    assert picture.shape == (1, 1, 256, 256)
+    long = F.interpolate(spectrogram, size=(1024, 64), mode="bicubic", align_corners=True)
+    for frame, mel in ((0, 0), (255, 63), (256, 0), (700, 11)):
+        assert picture[0, 0, 64 * (frame // 256) + mel, frame % 256] == long[0, 0, frame, mel]
+
+
+def test_the_mel_matrix_is_slaneys():
+    from torchaudio.functional import melscale_fbanks
+
+    expected = melscale_fbanks(
+        513, f_min=50.0, f_max=14_000.0, n_mels=64, sample_rate=32_000, norm="slaney", mel_scale="slaney"
+    )
+    torch.testing.assert_close(slaney_matrix().float(), expected, rtol=1e-3, atol=1e-7)
+
+
+def test_a_second_of_sound_is_87_frames_in_decibels():
+    tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+    sound = np.concatenate([np.zeros(16_000, np.float32), tone])
+    examples = decibel_mel(sound, 3)
+    assert examples.shape == (3, 1, 87, 64)
+    assert (examples[2] == SILENCE).all()
+    # 440 Hz at 22,050 lies in the bin that the matrix has for 440 * 32,000 / 22,050 Hz.
+    middle = examples[1, 0, 43]
+    hertz = torch.linspace(0, 16_000, 513)[slaney_matrix().argmax(0)]
+    assert hertz[middle.argmax()] == pytest.approx(440 * 32_000 / 22_050, abs=40)
+    louder = decibel_mel(10 * sound, 3)
+    torch.testing.assert_close(louder[1, 0, 43, middle.argmax()] - middle.max(), torch.tensor(20.0))
