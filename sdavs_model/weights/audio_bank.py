@@ -91,11 +91,12 @@ def read_bank(path: str | Path, *, field: str = "bank") -> AudioBank:
         with safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})[RECORD])
             prototypes = file.get_tensor(PROTOTYPES)
-        record = BankRecord(
-            **{f.name: tuple(v) if isinstance(v := values[f.name], list) else v for f in fields(BankRecord)}
-        )
+        given: dict[str, Any] = {
+            f.name: tuple(v) if isinstance(v := values[f.name], list) else v for f in fields(BankRecord)
+        }
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{field}: {path} is no bank of audio semantics: {error}") from error
+    record = BankRecord(**given)
     if prototypes.ndim != 3 or len(prototypes) != len(record.classes):
         raise ValueError(
             f"{field}: {path} has prototypes {list(prototypes.shape)} for {len(record.classes)} classes"
