@@ -1,6 +1,7 @@
 """API keys of the endpoint: make one, list them, take one back.
 
     python jobs/keys.py add --scope segment --note "phone app"
+    python jobs/keys.py add --days 90 --per-minute 30 --per-day 2000 --at-once 2
     python jobs/keys.py list
     python jobs/keys.py remove 1f2e3d4c
 
@@ -26,6 +27,10 @@ def main() -> None:
         help="segment: send clips. admin: that, the rollout and the metrics (default: %(default)s)",
     )
     add.add_argument("--note", default="", help="whose it is")
+    add.add_argument("--days", type=float, help="refuse the key after so many days (default: never)")
+    add.add_argument("--at-once", type=int, help="clips that it may have in work at once (default: no limit)")
+    add.add_argument("--per-minute", type=int, help="clips that it may send in a minute (default: no limit)")
+    add.add_argument("--per-day", type=int, help="clips that it may send in a day, UTC (default: no limit)")
     actions.add_parser("list", help="show all keys, without themselves")
     remove = actions.add_parser("remove", help="take a key back")
     remove.add_argument("id", help="its number, as list shows it")
@@ -35,12 +40,13 @@ def main() -> None:
 
     keys = KeyFile(flags.file) if flags.file else KeyFile.of(ServeConfig())
     if flags.action == "add":
-        print(keys.add(flags.scope, note=flags.note))
+        limits = {name: getattr(flags, name) for name in ("days", "at_once", "per_minute", "per_day")}
+        print(keys.add(flags.scope, note=flags.note, **limits))
     elif flags.action == "remove":
         keys.remove(flags.id)
     else:
         for key in keys.entries():
-            print(f"{key.id}  {key.scope:<8} {key.note}")
+            print(f"{key.id}  {key.scope:<8} {key.limits():<40} {key.note}")
 
 
 if __name__ == "__main__":

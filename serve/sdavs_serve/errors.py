@@ -31,7 +31,7 @@ class RequestError(Exception):
             status: HTTP status code.
             kind: stable name for programs, the last part of the problem's `type`.
             detail: one sentence for people.
-            limit: key of `ServeConfig` that was exceeded.
+            limit: key of `ServeConfig`, or limit of an API key, that was exceeded.
             field: form field at fault.
             retry_after_s: when a new attempt makes sense, in seconds.
         """

@@ -184,7 +184,7 @@ class Problem(Answer):
     detail: str = Field(examples=["75 s long or longer; allowed: 60 s"])
     """One sentence for people."""
     limit: str | None = Field(default=None, examples=["max_seconds"])
-    """Key of the endpoint's config that was exceeded."""
+    """Limit that was exceeded: a key of the endpoint's config, or of the API key (at_once, per_minute, per_day)."""
     field: str | None = Field(default=None, examples=["video"])
     """Form field at fault."""
     request_id: str | None = None

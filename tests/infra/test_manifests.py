@@ -152,5 +152,15 @@ def test_each_call_of_make_secrets_makes_other_secrets_and_valid_api_keys(tmp_pa
     assert len(set(values)) == len(values) - 2  # the two user names
     (tmp_path / "keys.json").write_text(first["endpoint-keys"]["keys.json"])
     keys = KeyFile(tmp_path / "keys.json")
-    assert keys.scope_of(first["endpoint-metrics"]["token"]) == "admin"
-    assert keys.scope_of(second["endpoint-metrics"]["token"]) is None
+    assert keys.find(first["endpoint-metrics"]["token"]).scope == "admin"
+    assert keys.find(second["endpoint-metrics"]["token"]) is None
+
+
+def test_the_ingress_has_the_limits_that_the_threat_model_names(built):
+    annotations = find(built["production"], "Ingress", "endpoint")["metadata"]["annotations"]
+    prefix = "nginx.ingress.kubernetes.io/"
+    limits = {name.removeprefix(prefix): value for name, value in annotations.items() if "limit-" in name}
+    text = (generate.ROOT / "docs" / "threat_model.md").read_text()
+    assert limits
+    for name, value in limits.items():
+        assert f"`{name}: {value}`" in text, name

@@ -248,3 +248,26 @@ def test_every_status_that_is_returned_is_in_the_description(endpoint):
         assert str(status) in described[path][method.lower()]["responses"], (method, path, status)
     assert set(described) == set(seen), "every path is asked"
     assert seen["/v1/segment"] >= {400, 401, 406, 409, 413, 415, 422, 503}
+
+
+def test_a_keys_limits_hold_and_its_id_is_in_metrics_and_log(endpoint, caplog):
+    keys = KeyFile.of(endpoint.config)
+    limited = keys.add("segment", per_minute=2)
+    number = keys.entries()[-1].id
+    with caplog.at_level("INFO", logger="ray.serve"):
+        answers = [
+            endpoint.ask("POST", "/v1/segment", key=limited, files={"video": b"no video"}) for _ in range(3)
+        ]
+    assert [answer.status_code for answer in answers] == [503, 503, 429]
+    assert answers[-1].json()["limit"] == "per_minute"
+    assert int(answers[-1].headers["Retry-After"]) in range(1, 31)
+    assert endpoint.ask("GET", "/v1/model", key=limited).status_code == 503, "only clips are counted"
+    counted = {
+        (sample.labels["key"], sample.labels["status"]): sample.value
+        for family in endpoint.metrics.keys.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {(number, "503"): 3, (number, "429"): 1}
+    assert f"key {number}: POST /v1/segment 429" in caplog.text
+    assert limited not in caplog.text

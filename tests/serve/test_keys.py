@@ -12,7 +12,8 @@ from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.deployment import deploy
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.auth import Authentication
-from sdavs_serve.http.keys import KeyFile, keys_required
+from sdavs_serve.http.key_limits import KeyLimits
+from sdavs_serve.http.keys import Key, KeyFile, keys_required
 from sdavs_serve.http.webhook import check_signature
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -152,3 +153,80 @@ def test_a_webhook_is_believed_if_mlflow_signed_it_lately(tmp_path):
     ):
         with pytest.raises(RequestError, match="wrong or old"):
             check_signature(*wrong, secret_file=secret)
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def key(**limits: int) -> Key:
+    return Key(id="1f2e3d4c", scope="segment", sha256="", created=0.0, **limits)
+
+
+def refused(limits: KeyLimits, made: Key) -> tuple[str, int]:
+    """The limit that refuses a request, and the seconds to wait."""
+    with pytest.raises(RequestError, match="key 1f2e3d4c may send") as error:
+        limits.begin(made)
+    assert error.value.status == 429
+    return error.value.limit, error.value.retry_after_s
+
+
+def test_a_key_has_only_so_many_requests_at_once():
+    limits, made = KeyLimits(clock=Clock(0.0)), key(at_once=2)
+    limits.begin(made)
+    limits.begin(made)
+    assert refused(limits, made) == ("at_once", 1)
+    limits.end(made, status=200)
+    limits.begin(made)
+
+
+def test_a_key_has_so_many_requests_a_minute_and_earns_them_back_one_by_one():
+    clock = Clock(1000.0)
+    limits, made = KeyLimits(clock=clock), key(per_minute=3)
+    for _ in range(3):
+        limits.begin(made)
+    assert refused(limits, made) == ("per_minute", 20)
+    clock.now += 15
+    assert refused(limits, made) == ("per_minute", 5)
+    clock.now += 5
+    limits.begin(made)
+    clock.now += 3600
+    for _ in range(3):
+        limits.begin(made)
+    assert refused(limits, made)[0] == "per_minute", "what was not used does not add up"
+
+
+def test_a_key_has_so_many_requests_a_day_and_failures_of_the_endpoint_are_not_among_them():
+    clock = Clock(10 * 86_400 - 90.0)
+    limits, made = KeyLimits(clock=clock), key(per_day=2)
+    for status in (503, 429, 200, 422):
+        limits.begin(made)
+        limits.end(made, status=status)
+    assert refused(limits, made) == ("per_day", 90)
+    clock.now += 90
+    limits.begin(made)
+
+
+def test_a_key_expires(keys, monkeypatch):
+    token = keys.add("segment", days=1)
+    assert ask(keys, "/v1/segment", token) == 200
+    tomorrow = time.time() + 86_401
+    monkeypatch.setattr(time, "time", lambda: tomorrow)
+    assert ask(keys, "/v1/segment", token) == 401
+    assert keys.entries()[0].limits().startswith("expired")
+    with pytest.raises(ValueError, match="days: 0; allowed: above 0"):
+        keys.add("segment", days=0)
+    with pytest.raises(ValueError, match="per_day: 0; allowed: from 1"):
+        keys.add("segment", per_day=0)
+
+
+def test_key_files_from_before_limits_are_read_and_written_as_they_were(keys):
+    keys.add("segment", note="phone")
+    assert "expires" not in keys.path.read_text()
+    assert keys.entries()[0].limits() == ""

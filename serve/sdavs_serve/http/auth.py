@@ -1,10 +1,14 @@
-"""Authentication and authorization: decided by path and key before a body is read."""
+"""Authentication, authorization and the limits of single keys: decided by path and key before a body is read."""
+
+import time
+from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdavs_serve.errors import RequestError
-from sdavs_serve.http.keys import KeyFile
+from sdavs_serve.http.key_limits import KeyLimits
+from sdavs_serve.http.keys import Key, KeyFile
 from sdavs_serve.http.keys import Scope as KeyScope
 from sdavs_serve.http.problems import problem_response
 from sdavs_serve.http.webhook import is_plausible
@@ -14,9 +18,15 @@ NUDGE = "/v1/rollout/nudge"
 SCOPE_OF_PATH: dict[str, KeyScope] = {"/v1/segment": "segment", "/v1/model": "segment"}
 """Everything else below /v1, and /metrics, is for admins. Probes and pages are open."""
 
+WORK = {("POST", "/v1/segment")}
+"""What the limits of a key count: requests that the model works for."""
+
+KEY_OF_REQUEST = "sdavs.key"
+"""Entry of the ASGI scope with the id of the key, for metrics and logs."""
+
 
 class Authentication:
-    """ASGI middleware: 401 without a key, 403 with one that is not enough."""
+    """ASGI middleware: 401 without a key, 403 with one that is not enough, 429 with one that has used its limits."""
 
     def __init__(self, app: ASGIApp, *, keys: KeyFile, accepts_webhooks: bool = False) -> None:
         """
@@ -27,16 +37,39 @@ class Authentication:
         self._app = app
         self._keys = keys
         self._accepts_webhooks = accepts_webhooks
+        self._limits = KeyLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer 401 or 403."""
-        error = self._refusal(scope) if scope["type"] == "http" else None
-        if error is None:
+        """Let the request through, or answer 401, 403 or 429."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await problem_response(error, scope)(scope, receive, send)
+        try:
+            key = self._key(scope)
+            limited = key is not None and (scope["method"], scope["path"]) in WORK
+            if key and limited:
+                self._limits.begin(key)
+        except RequestError as error:
+            await problem_response(error, scope)(scope, receive, send)
+            return
+        if key is None or not limited:
+            await self._app(scope, receive, send)
+            return
+        status = 500
 
-    def _refusal(self, scope: Scope) -> RequestError | None:
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            self._limits.end(key, status=status)
+
+    def _key(self, scope: Scope) -> Key | None:
+        """The key of a request, or None where none is needed. Raises RequestError."""
         path, headers = scope["path"], Headers(scope=scope)
         if not path.startswith("/v1/") and path != "/metrics":
             return None
@@ -44,11 +77,15 @@ class Authentication:
         if path == NUDGE and self._accepts_webhooks and is_plausible(headers):
             return None  # the handler checks the signature, which needs the body
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        held = self._keys.scope_of(token.strip()) if scheme.lower() == "bearer" else None
-        if held is None:
+        key = self._keys.find(token.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
             detail = "send Authorization: Bearer and a key; an admin of this endpoint makes one"
-            return RequestError(status=401, kind="no_key", detail=detail)
-        if held not in (needed, "admin"):
-            detail = f"this key is for {held}; {path} needs one for {needed}"
-            return RequestError(status=403, kind="forbidden", detail=detail)
-        return None
+            raise RequestError(status=401, kind="no_key", detail=detail)
+        scope[KEY_OF_REQUEST] = key.id
+        if key.expires is not None and time.time() >= key.expires:
+            at = datetime.fromtimestamp(key.expires, UTC).isoformat(timespec="seconds")
+            raise RequestError(status=401, kind="key_expired", detail=f"key {key.id} expired at {at}")
+        if key.scope not in (needed, "admin"):
+            detail = f"this key is for {key.scope}; {path} needs one for {needed}"
+            raise RequestError(status=403, kind="forbidden", detail=detail)
+        return key

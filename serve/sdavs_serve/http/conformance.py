@@ -38,7 +38,11 @@ class Conformance:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self._app({**scope, "method": "GET"}, receive, without_body)
+        changed = {**scope, "method": "GET"}
+        try:
+            await self._app(changed, receive, without_body)
+        finally:
+            scope.update({name: value for name, value in changed.items() if name not in scope})
 
 
 def _malformed(scope: Scope) -> RequestError | None:

@@ -48,7 +48,7 @@ KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
 
 ERRORS = {
     400: "a malformed header or form",
-    401: "no key, or an unknown one",
+    401: "no key, an unknown one, or one that has expired",
     403: "a key for something else",
     406: "none of the accepted media types is offered",
     408: "the upload is too slow; `limit` names the limit",
@@ -56,7 +56,7 @@ ERRORS = {
     413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
     415: "not a file of a kind that can be read",
     422: "damaged, without sound, or a field out of range; `field` names the field",
-    429: "too many requests at once; see Retry-After",
+    429: "too many requests of this key or of all; `limit` names the limit; see Retry-After",
     503: "no model serves at the moment; see Retry-After",
     500: "an internal error; it has been logged",
     504: "it took longer than the endpoint allows",

@@ -8,10 +8,11 @@ import hmac
 import json
 import secrets
 import time
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.serve import ServeConfig
 
@@ -35,6 +36,30 @@ class Key(BaseModel):
     """Unix time."""
     note: str = ""
     """Who uses it."""
+    expires: float | None = None
+    """Unix time from which it is refused; None: never."""
+    at_once: Annotated[int, Field(ge=1)] | None = None
+    """Clips that it may have in work at once; None: as many as the endpoint admits."""
+    per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Clips that it may send in a minute; None: any number."""
+    per_day: Annotated[int, Field(ge=1)] | None = None
+    """Clips that it may send in a day (UTC); None: any number."""
+
+    def limits(self) -> str:
+        """Its limits in one line; empty if it has none."""
+        parts = [
+            f"{value} {what}"
+            for what, value in (
+                ("at once", self.at_once),
+                ("a minute", self.per_minute),
+                ("a day", self.per_day),
+            )
+            if value is not None
+        ]
+        if self.expires is not None:
+            ended = "expired" if time.time() >= self.expires else "expires"
+            parts.append(f"{ended} {datetime.fromtimestamp(self.expires, UTC):%Y-%m-%d}")
+        return ", ".join(parts)
 
 
 class KeyFile:
@@ -70,20 +95,51 @@ class KeyFile:
             self._read_at = (status.st_mtime_ns, status.st_size)
         return self._keys
 
-    def scope_of(self, token: str) -> Scope | None:
-        """The scope of a key; None if it is unknown."""
+    def find(self, token: str) -> Key | None:
+        """The record of a key, also of one that has expired; None if it is unknown."""
         digest = _digest(token)
-        found: Scope | None = None
+        found: Key | None = None
         for key in self.entries():
             # All keys are compared, each in constant time, so that the time reveals nothing.
             if hmac.compare_digest(key.sha256, digest):
-                found = key.scope
+                found = key
         return found
 
-    def add(self, scope: Scope, *, note: str = "") -> str:
-        """Create a key. Only its digest is kept."""
-        number, token = secrets.token_hex(4), f"sdavs_{secrets.token_urlsafe(32)}"
-        key = Key(id=number, scope=scope, sha256=_digest(token), created=time.time(), note=note)
+    def add(
+        self,
+        scope: Scope,
+        *,
+        note: str = "",
+        days: float | None = None,
+        at_once: int | None = None,
+        per_minute: int | None = None,
+        per_day: int | None = None,
+    ) -> str:
+        """Create a key. Only its digest is kept.
+
+        Args:
+            scope: what it is for.
+            note: who uses it.
+            days: after so many it expires; None: never.
+            at_once: as in `Key`, like the other limits.
+
+        Raises:
+            ValueError: a limit is below 1, or `days` is not positive.
+        """
+        number, token, now = secrets.token_hex(4), f"sdavs_{secrets.token_urlsafe(32)}", time.time()
+        limits = {"at_once": at_once, "per_minute": per_minute, "per_day": per_day}
+        for name, value in {"days": days, **limits}.items():
+            if value is not None and (value <= 0 if name == "days" else value < 1):
+                raise ValueError(f"{name}: {value:g}; allowed: {'above 0' if name == 'days' else 'from 1'}")
+        key = Key(
+            id=number,
+            scope=scope,
+            sha256=_digest(token),
+            created=now,
+            note=note,
+            expires=None if days is None else now + days * 86_400,
+            **limits,
+        )
         self._write((*self.entries(), key))
         return token
 
@@ -102,7 +158,8 @@ class KeyFile:
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps([key.model_dump() for key in keys], indent=2) + "\n"
+        # Without what is not set, so that older versions can still read the file.
+        content = json.dumps([key.model_dump(exclude_none=True) for key in keys], indent=2) + "\n"
         write_atomically(self.path, content, private=True)
 
 

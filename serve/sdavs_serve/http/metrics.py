@@ -5,6 +5,7 @@ own metrics (queues, replicas, GPUs) at its own address; they are not repeated.
 """
 
 import asyncio
+import logging
 import threading
 import time
 
@@ -19,9 +20,14 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sdavs_platform.ray_internals import kv_delete, kv_get, kv_keys, kv_put
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sdavs_serve.http.auth import KEY_OF_REQUEST
+from sdavs_serve.http.problems import REQUEST_ID_HEADER
 from sdavs_serve.rollout.state import SLOTS, RolloutState
+
+logger = logging.getLogger("ray.serve")
 
 SNAPSHOTS = "metrics/"
 PUBLISH_S = 2.0
@@ -56,6 +62,12 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "sdavs_requests", "Requests answered, by path and status", ["path", "status"], registry=registry
+        )
+        self.keys = Counter(
+            "sdavs_key_requests",
+            "Requests of an API key, by its id and status",
+            ["key", "status"],
+            registry=registry,
         )
         self.seconds = Histogram(
             "sdavs_request_seconds", "Time of a request", ["path"], buckets=SECONDS, registry=registry
@@ -140,6 +152,10 @@ class RequestMetrics:
             self._metrics.open.dec()
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
+            if key := scope.get(KEY_OF_REQUEST):
+                self._metrics.keys.labels(key, str(status)).inc()
+                request_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+                logger.info("key %s: %s %s %d, request %s", key, scope["method"], path, status, request_id)
 
 
 class _Merged:
