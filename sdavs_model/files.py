@@ -1,9 +1,10 @@
-"""Files on disk: written so that a killed run never leaves half of one under its name, and their digests."""
+"""Files on disk: found however their names are coded, never left half written under their names, and their digests."""
 
 import csv
 import hashlib
 import os
 import threading
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,26 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def composed(text: str) -> str:
+    """Text with accented letters as one character each (Unicode's NFC), as tables and keyboards mostly have it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def as_on_disk(path: Path) -> Path:
+    """The path as the disk spells it; unchanged as far as there is no such file.
+
+    macOS may store an accented letter as two characters (NFD). Linux takes that for another name than the composed one
+    that stands in a table or was typed.
+    """
+    if str(path).isascii() or path.exists():
+        return path
+    folder = as_on_disk(path.parent)
+    for form in ("NFC", "NFD"):
+        if (candidate := folder / unicodedata.normalize(form, path.name)).exists():
+            return candidate
+    return folder / path.name
 
 
 def is_litter(path: Path) -> bool:

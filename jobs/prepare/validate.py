@@ -4,7 +4,8 @@
     python jobs/prepare_data.py validate /data/AVSBench --kind avsbench-s4 --json
 
 Every picture, mask and sound of every split is read: missing files, wrong counts and sizes, unreadable pictures and
-sounds, sound shorter than its frames, unknown colours and values in masks.
+sounds, unknown colours and values in masks. Sounds shorter than their frames are listed as notes: training continues
+them as the data set's own scripts do.
 """
 
 import argparse
@@ -36,8 +37,8 @@ def run(flags: argparse.Namespace) -> int:
     if flags.json:
         print(json.dumps(vars(report), indent=2))
     else:
-        for defect in report.defects:
-            print(defect)
+        for line in (*report.defects, *(f"note: {note}" for note in report.notes)):
+            print(line)
         clips = ", ".join(f"{split} {count}" for split, count in report.num_clips.items())
         print(f"{flags.root}: {report.kind}, clips: {clips}; {len(report.defects) or 'no'} defects")
     return 1 if report.defects else 0

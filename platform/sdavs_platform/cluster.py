@@ -28,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 CONNECT_LIMIT_S = 5.0
 
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What a client of HTTP/2, and so of gRPC, begins with (RFC 9113, 3.4): the preface and empty settings."""
+
+HTTP2_SETTINGS = 4
+"""Type of the frame that a server answers with, in its fourth byte."""
+
 
 @contextlib.contextmanager
 def joined_cluster(
@@ -131,7 +137,7 @@ def _in_use(address: str, source: str) -> str:
         source: where the address comes from, for the message.
 
     Raises:
-        ValueError: nothing listens there, or it is no address.
+        ValueError: no Ray head listens there, or it is no address.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
@@ -139,10 +145,23 @@ def _in_use(address: str, source: str) -> str:
             f"{source}: {address} is not an address of a Ray cluster; allowed: HOST:PORT, auto, local"
         )
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_LIMIT_S).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_LIMIT_S) as connection:
+            speaks_grpc = os.environ.get("RAY_USE_TLS") == "1" or _speaks_grpc(connection)
     except (OSError, OverflowError) as error:
         raise ValueError(f"{source}: no Ray cluster at {address}: {error}") from None
+    if not speaks_grpc:
+        raise ValueError(f"{source}: no Ray cluster at {address}: another program listens there")
     return address
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether the other side answers as Ray's head does; a dashboard, or whoever took over the port, does not."""
+    connection.sendall(HTTP2_HELLO)
+    try:
+        with connection.makefile("rb") as answer:
+            return answer.read(4)[3:] == bytes([HTTP2_SETTINGS])
+    except ConnectionError:
+        return False
 
 
 def _use_passing_token() -> None:

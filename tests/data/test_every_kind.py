@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.preflight import check_data
 
 from sdavs_model import build_model
-from sdavs_model.data.datasets import KINDS
+from sdavs_model.data.datasets import KINDS, open_splits
+from sdavs_model.data.tools.validate import validate
 from sdavs_model.metrics import open_metrics
 from sdavs_model.metrics.base import Mode
 from sdavs_model.training_step import evaluate, training_loss
@@ -55,6 +58,43 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 "cluster": {"num_workers": 1},
             }
         )
+
+
+NAMES = {
+    **{"avsbench-s4": "Zq0_11", "avsbench-ms3": "_a1", "avsbench-avss": "a_1", "avis": "clip 1"},
+    **{"vpo-ss": "dog", "vpo-ms": "dog", "vpo-msmi": "dog"},
+}
+"""A name of each layout that stands in its table and in names of files."""
+
+
+def write_accented(kind: str, root: Path, *, on_disk: str, in_tables: str) -> None:
+    """The tiny data set with an accent in one name, in a normal form of Unicode each on disk and in the tables."""
+    LAYOUTS[kind][0](root)
+    plain, accented = NAMES[kind], f"{NAMES[kind]}é"
+    for path in sorted(root.rglob("*"), reverse=True):  # files before their folders
+        if path.suffix in (".csv", ".json"):
+            text = re.sub(rf"(?<![\w]){plain}(?![\w])", accented, path.read_text())
+            path.write_text(unicodedata.normalize(in_tables, text))
+        if plain in path.name:
+            path.rename(path.with_name(unicodedata.normalize(on_disk, path.name.replace(plain, accented))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accents_in_names_may_be_composed_or_decomposed_on_disk_and_in_tables(kind: str, tmp_path: Path):
+    forms = [("NFC", "NFC"), ("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")]
+    digests, num_clips = set(), set()
+    for number, (on_disk, in_tables) in enumerate(forms):
+        root = tmp_path / str(number)
+        write_accented(kind, root, on_disk=on_disk, in_tables=in_tables)
+        splits = open_splits(root, kind)
+        assert validate(root, kind).defects == ()
+        digests.add((in_tables, *(clips.digest for clips in splits.values())))
+        num_clips.add(sum(len(clips) for clips in splits.values()))
+        if kind != "avis":  # its JSON says how files are called
+            assert any("\u00e9" in str(clip) for clips in splits.values() for clip in clips.files)
+    # The same for both spellings on disk; a table's own bytes count.
+    assert len(digests) == 2
+    assert len(num_clips) == 1
 
 
 def test_a_step_is_trained_and_the_split_is_validated_by_figures_of_its_own(config: RunConfig):

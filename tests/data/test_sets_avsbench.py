@@ -18,6 +18,7 @@ from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.benchmarks.palette import palette
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.datasets import KINDS, known_kind, splits_of
+from sdavs_model.data.tools.validate import validate
 from sdavs_model.data.training_clips import open_training_clips
 
 
@@ -172,10 +173,23 @@ def test_wavs_of_every_rate_width_and_number_of_channels_are_heard(avss, preproc
     assert log_mel.isfinite().all()
 
 
-def test_sound_that_is_too_short_is_refused_when_it_is_read(avss, preprocessor):
+def test_shorter_sound_is_continued_as_each_sets_own_scripts_do(avss, preprocessor, tmp_path):
     write_sound(avss / "v2" / "c" / "audio.wav", 6.2)
-    with pytest.raises(ValueError, match=r"audio\.wav: 6\.20 s of sound for 10 frames, so frame 7 has none"):
-        open_avss(avss, preprocessor)[2]
+    with pytest.warns(UserWarning, match="are continued with silence"):
+        log_mel = open_avss(avss, preprocessor)[2]["log_mel"]
+    assert not torch.equal(log_mel[5], preprocessor.silence())
+    assert all(torch.equal(example, preprocessor.silence()) for example in log_mel[7:])
+    data = write_s4(tmp_path / "s4")
+    wav = data / "audio_wav" / "train" / "dog_barking" / "-5abc_x.y.wav"
+    write_sound(wav, 3.2)
+    with pytest.warns(UserWarning, match="are continued with their last second"):
+        log_mel = open_s4(data, preprocessor)[0]["log_mel"]
+    assert not torch.equal(log_mel[1], log_mel[2])
+    assert torch.equal(log_mel[3], log_mel[2])
+    assert torch.equal(log_mel[4], log_mel[2])
+    report = validate(tmp_path / "s4")
+    assert report.defects == ()
+    assert report.notes == (f"{wav}: 3 s of sound for 5 frames; its last second is repeated",)
 
 
 def test_the_kind_is_recognised_from_the_folder_and_an_unclear_folder_is_refused(s4, tmp_path, preprocessor):

@@ -7,9 +7,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 from running import process
 from sdavs_platform.cluster import _address_to_join
@@ -79,6 +82,32 @@ def test_without_an_address_the_cluster_of_this_machine_is_joined_but_not_one_th
     (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port}\n")
     assert _address_to_join(None) is None
     assert f"the Ray cluster at 127.0.0.1:{closed_port} has ended" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_a_port_that_another_program_listens_on_is_refused_at_once(answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"no Ray cluster at {address}: another program listens there"):
+            _address_to_join(address)
+        thread.join()
+
+
+def test_a_grpc_server_counts_as_rays():
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert _address_to_join(f"127.0.0.1:{port}") == f"127.0.0.1:{port}"
+    server.stop(None)
 
 
 def test_local_is_a_cluster_of_its_own():

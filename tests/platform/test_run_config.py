@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sdavs_platform.config.cli import config_keys, load_config, parse_config
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.training.preflight import resolved
 
@@ -119,6 +120,18 @@ def test_help_explains_every_key_with_its_type_and_default(capsys):
     for key in config_keys():
         assert f"--{key.path} " in shown
         assert key.help, f"{key.path} has no docstring"
+
+
+def test_accents_of_names_and_folders_may_be_typed_composed_or_decomposed(tmp_path, monkeypatch):
+    folder = tmp_path / "e\u0301te\u0301"  # as macOS writes it
+    folder.mkdir()
+    monkeypatch.setenv("SDAVS_HOME", str(tmp_path / "\u00e9t\u00e9"))
+    assert state_folder() == folder
+    typed = {"data.root": str(tmp_path / "\u00e9t\u00e9"), "tracking.experiment": "e\u0301te\u0301"}
+    config = load_config(overrides=typed | {"data.test_splits": ["e\u0301"]})
+    assert config.data.root == str(folder)
+    assert config.tracking.experiment == "\u00e9t\u00e9"
+    assert config.data.test_splits == ("\u00e9",)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

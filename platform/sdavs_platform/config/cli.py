@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from sdavs_model.files import as_on_disk
 from sdavs_platform.config.suggestions import nearest_key
 from sdavs_platform.config.tree import RunConfig
 
@@ -172,6 +173,7 @@ def read_yaml(path: Path, kinds: Mapping[str, str] | None = None) -> dict[str, A
     Raises:
         ValueError: the file does not exist, or holds something else.
     """
+    path = as_on_disk(path)
     if not path.is_file():
         raise ValueError(f"--config: there is no file {path}")
     content = path.read_text()

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from sdavs_model.files import as_on_disk
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 """The folder that holds `platform/`, `sdavs_model/`, `serve/` and `jobs/`."""
 
@@ -16,7 +18,7 @@ def state_folder() -> Path:
     and for `ray job submit --working-dir .`, where the code runs from a copy that Ray deletes at will.
     """
     if home := os.environ.get("SDAVS_HOME"):
-        return Path(home).expanduser().resolve()
+        return as_on_disk(Path(home).expanduser().resolve())
     if (CHECKOUT / "pyproject.toml").is_file() and _RAY_UPLOADS not in CHECKOUT.parts:
         return CHECKOUT / ".sdavs"
     return Path.home() / ".sdavs"
@@ -37,4 +39,4 @@ def absolute(path: str | Path) -> str:
     """A path that stays valid in Ray Train's workers, which run in another folder; URIs are left alone."""
     if "://" in str(path):
         return str(path)
-    return str(Path(path).expanduser().resolve())
+    return str(as_on_disk(Path(path).expanduser().resolve()))

@@ -16,7 +16,7 @@ from sdavs_model.config import SDAVSConfig, with_new_keys
 from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.datasets import KindOrAuto
 from sdavs_platform.config.paths import absolute
-from sdavs_platform.config.section import Count, CountOrZero, Fraction, NotNegative, Positive, Section
+from sdavs_platform.config.section import Count, CountOrZero, Fraction, Name, NotNegative, Positive, Section
 from sdavs_platform.config.serve import ServeConfig
 
 
@@ -30,13 +30,13 @@ class DataConfig(Section):
     kind: KindOrAuto = "auto"
     """Kind of the data set, which determines layout, classes and protocol. "auto": found from the folder."""
 
-    train_split: str = "train"
+    train_split: Name = "train"
     """Split to train on."""
 
-    val_split: str = "val"
+    val_split: Name = "val"
     """Split whose J selects the best checkpoint; it should have no assets in common with train_split."""
 
-    test_splits: tuple[str, ...] = ("test_new_scenes", "test_strict")
+    test_splits: tuple[Name, ...] = ("test_new_scenes", "test_strict")
     """Splits that are scored once, after training, each separately."""
 
     audio: Literal["right", "muted"] = "right"
@@ -236,10 +236,10 @@ class TrackingConfig(Section):
     """Address of an MLflow server or database. Unset: MLFLOW_TRACKING_URI, else sqlite in the state folder. Training on
     several nodes needs a server."""
 
-    experiment: str = "sdavs"
+    experiment: Name = "sdavs"
     """Name of the MLflow experiment."""
 
-    registered_model: str | None = "sdavs"
+    registered_model: Name | None = "sdavs"
     """Name under which the trained model is registered, without / : . % or quotes. null: it is not registered."""
 
     @field_validator("registered_model")

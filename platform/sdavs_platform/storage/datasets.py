@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdavs_model.data.core.workers import Progress, no_progress
-from sdavs_model.files import is_litter, replacing
+from sdavs_model.files import as_on_disk, is_litter, replacing
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
@@ -107,7 +107,7 @@ def local_copy(
             the manifest; names it.
     """
     if "://" not in str(root):
-        return Path(root)
+        return as_on_disk(Path(root))
     storage = Storage(str(root), field="data.root")
     manifest = _read_manifest(storage)
     cache = cache or state_folder() / "cache" / "data"

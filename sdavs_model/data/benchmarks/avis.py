@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdavs_model.data.benchmarks.layout_files import require_files
-from sdavs_model.data.core.audio import whole_seconds
+from sdavs_model.data.core.audio import num_seconds_of
 from sdavs_model.data.core.clip import SAMPLE_RATE, ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.images import size_text
@@ -72,8 +72,12 @@ class AVIS(ClipSet):
     def waveform(self, index: int) -> np.ndarray:
         name, first = self._places[index]
         path = self.files[index].wav
-        whole = whole_seconds(self.read_sound(path), len(self.ground_truth[name].files), path)
+        whole = self._whole_seconds(path, len(self.ground_truth[name].files))
         return whole[first * SAMPLE_RATE : (first + len(self.files[index].frames)) * SAMPLE_RATE]
+
+    def num_seconds_heard(self, index: int) -> tuple[int, int]:
+        name, _ = self._places[index]
+        return num_seconds_of(self.read_sound(self.files[index].wav)), len(self.ground_truth[name].files)
 
     def read_masks(self, files: ClipFiles, seconds: slice, frames: np.ndarray) -> np.ndarray:
         name, start = files.name.rsplit(":", 1)
@@ -101,16 +105,17 @@ class AVIS(ClipSet):
         last = min(first + self.num_frames, len(video.files))
         frames = tuple(folder / "JPEGImages" / file for file in video.files[first:last])
         wav = folder / "WAVAudios" / f"{video.name}.wav"
-        require_files([*frames, wav], f"a file of video {video.name!r}")
         heard = {t.category for t in video.tracks if any(mask is not None for mask in t.masks[first:last])}
-        return ClipFiles(
+        files = ClipFiles(
             name=f"{video.name}:{first}",
             frames=frames,
             # Masks are in the JSON; every frame is annotated, an empty one says that nothing visible sounds.
             masks=(self.tables[0],) * len(frames),
             wav=wav,
             category="+".join(sorted(self.classes[category] for category in heard)),
-        )
+        ).as_on_disk()
+        require_files([*files.frames, files.wav], f"a file of video {video.name!r}")
+        return files
 
 
 def read_ground_truth(path: Path) -> tuple[tuple[str, ...], dict[str, TrackedVideo]]:

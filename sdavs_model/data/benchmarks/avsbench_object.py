@@ -16,7 +16,7 @@ from sdavs_model.data.benchmarks.layout_files import (
 from sdavs_model.data.core.clip import ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.mask_files import read_binary_mask
-from sdavs_model.files import is_litter
+from sdavs_model.files import as_on_disk, is_litter
 
 MS3_FOLDER = "Multi-sources"
 MS3_TABLE = "ms3_meta_data.csv"
@@ -47,6 +47,7 @@ class AVSBenchMS3(ClipSet):
 
     kind = "avsbench-ms3"
     protocol = "object"
+    after_sound = "repeat"
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ class AVSBenchMS3(ClipSet):
             log_mel=data / "audio_log_mel" / split / f"{name}.pkl",
             sources=found(data / "sources" / split / f"{name}.json"),
             objects=found(data / OBJECTS_FOLDER / split / f"{name}.png"),
-        )
+        ).as_on_disk()
         _require_clip(files, frames, masks)
         return files
 
@@ -88,6 +89,7 @@ class AVSBenchS4(ClipSet):
 
     kind = "avsbench-s4"
     protocol = "object"
+    after_sound = "repeat"
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ class AVSBenchS4(ClipSet):
             category=category,
             sources=found(data / "sources" / folder / f"{name}.json"),
             objects=found(data / OBJECTS_FOLDER / folder / f"{name}.png"),
-        )
+        ).as_on_disk()
         _require_clip(files, frames, masks)
         return files
 
@@ -149,6 +151,7 @@ def _require_clip(files: ClipFiles, frames: Path, masks: Path) -> None:
 
 
 def _require_pictures(folder: Path, what: str, name: str, expected: Sequence[Path]) -> None:
+    folder = as_on_disk(folder)
     if not folder.is_dir():
         refuse(f"{folder}: missing, the {what} of video {name!r}")
     num_files = sum(not is_litter(path) for path in folder.glob("*.png"))

@@ -9,6 +9,7 @@ from sdavs_model.data.benchmarks.layout_files import find_layout, found, list_va
 from sdavs_model.data.benchmarks.palette import read_class_mask, read_classes, read_colours
 from sdavs_model.data.core.clip import ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
+from sdavs_model.files import as_on_disk
 
 AVSS_FOLDER = "AVSBench_semantic"
 AVSS_TABLE = "metadata.csv"
@@ -58,7 +59,7 @@ class AVSBenchAVSS(ClipSet):
         return read(path, len(self.classes))
 
     def _find(self, label: str, uid: str, category: str) -> ClipFiles:
-        folder = self.root / label / uid
+        folder = as_on_disk(self.root / label / uid)
         if label not in AVSS_NUM_FRAMES:
             raise ValueError(
                 f"{self.root / AVSS_TABLE}: label {label!r} of {uid}; allowed: {', '.join(AVSS_NUM_FRAMES)}"
@@ -78,7 +79,7 @@ class AVSBenchAVSS(ClipSet):
             category=category,
             sources=found(folder / "sources.json"),
             objects=found(folder / OBJECTS_FILE),
-        )
+        ).as_on_disk()
         require_files(files.paths, f"a file of clip {uid!r} ({label}, {num_frames} frames)")
         return files
 

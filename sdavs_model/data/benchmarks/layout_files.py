@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from sdavs_model.files import as_on_disk, composed
+
 _noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 
 
 def read_rows(path: Path, columns: Mapping[str, int | None]) -> list[dict[str, str]]:
-    """The rows of a csv with a header line, as {column: text}.
+    """The rows of a csv with a header line, as {column: text}; accented letters composed (NFC).
 
     Read are UTF-8, UTF-16 and Windows's cp1252, with any ends of lines; columns are separated by commas, semicolons or
     tabs, as spreadsheets write them.
@@ -29,7 +31,7 @@ def read_rows(path: Path, columns: Mapping[str, int | None]) -> list[dict[str, s
     """
     if not path.is_file():
         raise ValueError(f"{path}: missing")
-    text = _decoded(path)
+    text = composed(_decoded(path))
     header_line = next(iter(text.splitlines()), "")
     delimiter = next((mark for mark in ",;\t" if mark in header_line), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -81,7 +83,8 @@ def collecting_defects() -> Iterator[list[str]]:
 
 
 def found(path: Path) -> Path | None:
-    """`path` if there is such a file."""
+    """`path`, as the disk spells it, if there is such a file."""
+    path = as_on_disk(path)
     return path if path.is_file() else None
 
 

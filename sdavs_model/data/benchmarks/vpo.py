@@ -9,6 +9,7 @@ from sdavs_model.data.benchmarks.layout_files import read_rows, require_files
 from sdavs_model.data.core.clip import IGNORED, SAMPLE_RATE, ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.mask_files import read_index_mask
+from sdavs_model.files import as_on_disk
 
 CLASSES = (
     "background",
@@ -79,6 +80,9 @@ class VPO(ClipSet):
     def waveform(self, index: int) -> np.ndarray:
         return self.stereo(index).sum(0)
 
+    def num_seconds_heard(self, index: int) -> tuple[int, int]:
+        return self.num_frames, self.num_frames  # shorter recordings are repeated, as in the official loader
+
     def read_mask(self, path: Path) -> np.ndarray:
         stored = read_index_mask(path)
         classes = np.full(max(256, int(stored.max(initial=0)) + 1), -1, np.int16)
@@ -123,7 +127,7 @@ class VPO(ClipSet):
         return folder / "data" / inner / f"{image}.jpg", folder / "mask" / inner / f"{image}_{annotation}.png"
 
     def _source(self, root: Path, row: dict[str, str]) -> tuple[Path, float]:
-        path = root / SOUNDS / f"{row['vgg_file']}.wav"
+        path = as_on_disk(root / SOUNDS / f"{row['vgg_file']}.wav")
         try:
             place = float(row["audio_pos"])
         except ValueError:
@@ -136,15 +140,16 @@ class VPO(ClipSet):
 
     def _find(self, picture: Path, mask: Path, rows: list[dict[str, str]]) -> ClipFiles:
         sounds = [self.root / SOUNDS / f"{row['vgg_file']}.wav" for row in rows]
-        require_files([picture, mask, *sounds], f"a file of picture {picture.stem}")
-        return ClipFiles(
+        files = ClipFiles(
             name=mask.stem,
             frames=(picture,) * self.num_frames,
             masks=(mask,) * self.num_frames,
             wav=sounds[0],
             more=tuple(sounds[1:]),
             category="+".join(sorted({row["cateName"] for row in rows})),
-        )
+        ).as_on_disk()
+        require_files(files.paths, f"a file of picture {picture.stem}")
+        return files
 
     def _sound(self, path: Path) -> np.ndarray:
         """[num_frames * 16000] float32: the middle of a recording, repeated first if it is shorter."""

@@ -2,12 +2,15 @@
 
 import wave
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from sdavs_model.data.core.clip import SAMPLE_RATE
 from sdavs_model.data.core.wav import NotPCM, read_wav
+
+AfterSound = Literal["silence", "repeat"]
+"""What follows a sound that is shorter than its frames: silence, or its last second again and again."""
 
 
 def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -49,20 +52,31 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     return sinc_resample(torch.from_numpy(waveform), rate, new_rate).numpy()
 
 
-def whole_seconds(waveform: np.ndarray, num_seconds: int, path: Path) -> np.ndarray:
-    """[num_seconds * 16000] float32; a missing half second at the end becomes silence.
+def num_seconds_of(waveform: np.ndarray) -> int:
+    """Seconds of sound. Videos are cut to whole seconds only roughly, so one of which half is there counts."""
+    return int(len(waveform) / SAMPLE_RATE + 0.5)
+
+
+def whole_seconds(waveform: np.ndarray, num_seconds: int, path: Path, *, then: AfterSound) -> np.ndarray:
+    """[num_seconds * 16000] float32; a half second that is missing at the end is silence.
+
+    Args:
+        waveform: [N] float32 at 16 kHz.
+        num_seconds: how many there must be.
+        path: its file, for messages.
+        then: what follows if there are fewer.
 
     Raises:
-        ValueError: more than that is missing, so a frame would have no sound; names the file and the frame.
+        ValueError: there is not even one; names the file.
     """
-    # Videos are cut to whole seconds only roughly; a second of which half is there counts as heard.
-    if len(waveform) < (num_seconds - 0.5) * SAMPLE_RATE:
-        raise ValueError(
-            f"{path}: {len(waveform) / SAMPLE_RATE:.2f} s of sound for {num_seconds} frames, so "
-            f"frame {int(len(waveform) / SAMPLE_RATE + 0.5) + 1} has none"
-        )
+    heard = num_seconds_of(waveform)
+    if not heard:
+        raise ValueError(f"{path}: {len(waveform) / SAMPLE_RATE:.2f} s of sound for {num_seconds} frames")
     aligned = np.zeros(num_seconds * SAMPLE_RATE, np.float32)
     aligned[: len(waveform)] = waveform[: len(aligned)]
+    if then == "repeat" and heard < num_seconds:
+        seconds = aligned.reshape(num_seconds, SAMPLE_RATE)
+        seconds[heard:] = seconds[heard - 1]
     return aligned
 
 

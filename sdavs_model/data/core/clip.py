@@ -3,10 +3,12 @@
 `ClipFiles` says where it is on disk, `Clip` holds it in memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
+from sdavs_model.files import as_on_disk
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform in the product; VGGish's constant."""
@@ -93,6 +95,17 @@ class ClipFiles:
         sound = self.wav if self.log_mel is None or self.wav.is_file() else self.log_mel
         masks = [mask for mask in self.masks if mask is not None]
         return [*self.frames, *masks, sound, *self.more, *([self.sources] if self.sources else [])]
+
+    def as_on_disk(self) -> "ClipFiles":
+        """The same with all paths as the disk spells them; see `sdavs_model.files.as_on_disk`."""
+        return replace(
+            self,
+            frames=tuple(as_on_disk(path) for path in self.frames),
+            masks=tuple(path and as_on_disk(path) for path in self.masks),
+            wav=as_on_disk(self.wav),
+            log_mel=self.log_mel and as_on_disk(self.log_mel),
+            more=tuple(as_on_disk(path) for path in self.more),
+        )
 
     @property
     def valid(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sdavs_model.data.core.audio import read_audio, whole_seconds
+from sdavs_model.data.core.audio import AfterSound, num_seconds_of, read_audio, whole_seconds
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip, ClipFiles
 from sdavs_model.data.core.images import read_frames, size_text
 from sdavs_model.data.core.object_file import read_objects
-from sdavs_model.files import sha256_of
+from sdavs_model.files import composed, sha256_of
 
 BINARY_CLASSES = ("background", "sounding object")
 
@@ -33,7 +34,7 @@ class ClipSet(ABC):
 
     Raises:
         ValueError: a missing folder, table, split, frame, mask or sound, a wrong number of frames; on reading,
-            a corrupt picture or sound, sound shorter than the frames, a mask of another size than its frame.
+            a corrupt picture or sound, less than half a second of sound, a mask of another size than its frame.
             The message names the file.
     """
 
@@ -43,6 +44,9 @@ class ClipSet(ABC):
     """Whose numbers the community compares: a name in `sdavs_model.metrics.protocols`."""
     full_size: ClassVar[bool] = False
     """Whether the protocol scores at the masks' stored size."""
+
+    after_sound: ClassVar[AfterSound] = "silence"
+    """How a sound that is shorter than its frames is continued: as the data set's own scripts do."""
 
     root: Path
     classes: tuple[str, ...] = BINARY_CLASSES
@@ -58,7 +62,7 @@ class ClipSet(ABC):
         num_frames: int = 5,
         read_sound: Callable[[Path], np.ndarray] = read_audio,
     ) -> None:
-        self.split = split
+        split = self.split = composed(split)
         self.num_frames = num_frames
         self.read_sound = read_sound
         if not Path(root).is_dir():
@@ -100,7 +104,12 @@ class ClipSet(ABC):
     def waveform(self, index: int) -> np.ndarray:
         """[len(frames) * 16000] float32: the clip's sound, mono, cut to whole seconds."""
         files = self.files[index]
-        return whole_seconds(self.read_sound(files.wav), len(files.frames), files.wav)
+        return self._whole_seconds(files.wav, len(files.frames))
+
+    def num_seconds_heard(self, index: int) -> tuple[int, int]:
+        """Seconds of sound that a clip's file has, and those that its frames need."""
+        files = self.files[index]
+        return num_seconds_of(self.read_sound(files.wav)), len(files.frames)
 
     def objects(self, index: int) -> np.ndarray:
         """[T, H, W] uint8: every visible object of a clip, sounding or silent; see `sdavs_model.data.core.object_file`.
@@ -135,7 +144,8 @@ class ClipSet(ABC):
         """sha256 (hex) over the path and content of every file of this split: what a training saw."""
         total = hashlib.sha256()
         for file in dict.fromkeys([*self.tables, *(path for files in self.files for path in files.paths)]):
-            total.update(f"{file.relative_to(self.root).as_posix()} {sha256_of(file)}\n".encode())
+            name = composed(file.relative_to(self.root).as_posix())
+            total.update(f"{name} {sha256_of(file)}\n".encode())
         return total.hexdigest()
 
     @functools.cached_property
@@ -152,6 +162,19 @@ class ClipSet(ABC):
     def assets(self) -> list[list[str]]:
         """sha256 of the photographs and recordings each clip is composed of; empty where the data set records none."""
         return [_read_sources(files).get("assets", []) if files.sources else [] for files in self.files]
+
+    def _whole_seconds(self, path: Path, num_seconds: int) -> np.ndarray:
+        sound = self.read_sound(path)
+        seconds = whole_seconds(sound, num_seconds, path, then=self.after_sound)
+        if num_seconds_of(sound) < num_seconds:
+            how = "silence" if self.after_sound == "silence" else "their last second"
+            # Without the file's name, so that Python shows it once a data set.
+            warnings.warn(
+                f"{self.root}: some sounds are shorter than their frames and are continued with {how}; "
+                "`prepare_data.py validate` lists them",
+                stacklevel=2,
+            )
+        return seconds
 
     def _clip(self, files: ClipFiles, seconds: slice, waveform: np.ndarray) -> Clip:
         frames = read_frames(files.frames[seconds])

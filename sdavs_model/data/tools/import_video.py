@@ -11,11 +11,19 @@ import numpy as np
 from PIL import Image
 
 from sdavs_model.data.benchmarks.avsbench_object import MS3_DATA, MS3_FOLDER, MS3_TABLE
+from sdavs_model.data.benchmarks.layout_files import found
 from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.core.images import size_text
 from sdavs_model.data.core.mask_files import read_binary_mask
 from sdavs_model.data.core.workers import Progress, no_progress
-from sdavs_model.files import is_litter, sha256_of, write_atomically, write_table
+from sdavs_model.files import (
+    as_on_disk,
+    composed,
+    is_litter,
+    sha256_of,
+    write_atomically,
+    write_table,
+)
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
 RECORDS = "imported"
@@ -54,11 +62,12 @@ class Import:
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """{stem: file} of the videos of a folder.
+    """{stem, accented letters composed: file} of the videos of a folder.
 
     Raises:
         ValueError: no such folder, no video in it, or several of one name; names them all.
     """
+    folder = as_on_disk(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of videos")
     files = sorted(path for path in folder.iterdir() if not is_litter(path))
@@ -67,8 +76,8 @@ def find_videos(folder: Path) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     problems = []
     for path in files:
-        if path.suffix.lower() in VIDEO_SUFFIXES and videos.setdefault(path.stem, path) != path:
-            problems.append(f"{path}: has the same name as {videos[path.stem].name}")
+        if path.suffix.lower() in VIDEO_SUFFIXES and videos.setdefault(composed(path.stem), path) != path:
+            problems.append(f"{path}: has the same name as {videos[composed(path.stem)].name}")
     if not videos:
         raise ValueError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)})")
     _refuse(problems)
@@ -141,8 +150,8 @@ def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
     """Imports one video and writes its record last; the seconds left out, or None if it was unchanged."""
     if not path.stat().st_size:
         raise ValueError(f"{path}: is empty")
-    masks = _find_masks(job.masks / name)
-    wav = path.with_suffix(".wav") if path.with_suffix(".wav").is_file() else None
+    masks = _find_masks(as_on_disk(job.masks / name))
+    wav = found(path.with_suffix(".wav"))
     record = layout / RECORDS / f"{name}.json"
     made_of = {
         "video": sha256_of(path),

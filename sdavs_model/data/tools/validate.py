@@ -4,6 +4,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sdavs_model.data.benchmarks.layout_files import collecting_defects
 from sdavs_model.data.benchmarks.palette import colours_to_classes
@@ -24,6 +25,8 @@ class Report:
     """By split."""
     defects: tuple[str, ...]
     """One sentence each; it begins with the file."""
+    notes: tuple[str, ...] = ()
+    """The same for what a training takes as well: sounds that are shorter than their frames."""
 
 
 def validate(
@@ -36,8 +39,8 @@ def validate(
 ) -> Report:
     """Looks for every file of every split and reads each of them.
 
-    Reported are missing files, wrong counts and sizes, pictures and sounds that cannot be read, sound shorter than
-    its frames, unknown colours and values in masks.
+    Reported are missing files, wrong counts and sizes, pictures and sounds that cannot be read, unknown colours and
+    values in masks; and, as notes, sounds shorter than their frames.
 
     Args:
         root: the data set's folder.
@@ -51,24 +54,31 @@ def validate(
     """
     with collecting_defects() as missing:
         splits = open_splits(root, kind, num_frames=num_frames)
-    defects = list(missing)
+    defects, notes = list(missing), []
     with ThreadPoolExecutor(num_workers) as workers, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unknown colours are defects here
         for split, clips in splits.items():
             for done, found in enumerate(
-                workers.map(lambda i, c=clips: _defects(c, i), range(len(clips))), 1
+                workers.map(lambda i, c=clips: _look_at(c, i), range(len(clips))), 1
             ):
-                defects += found
+                defects += found.defects
+                notes += found.notes
                 progress(split, done, len(clips))
     return Report(
         kind=known_kind(kind, root),
         num_clips={split: len(clips) for split, clips in splits.items()},
         # A file may belong to several clips.
         defects=tuple(dict.fromkeys(defects)),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _defects(clips: ClipSet, index: int) -> list[str]:
+class _Found(NamedTuple):
+    defects: list[str]
+    notes: list[str]
+
+
+def _look_at(clips: ClipSet, index: int) -> _Found:
     """What is wrong with the files of one clip that are there."""
     files = clips.files[index]
     defects: list[str] = []
@@ -88,18 +98,24 @@ def _defects(clips: ClipSet, index: int) -> list[str]:
                 defects += _unknown_colours(clips, mask)
         except ValueError as error:
             defects.append(str(error))
+    notes: list[str] = []
     try:
-        _hear(clips, files, index)
+        notes = _hear(clips, files, index)
     except ValueError as error:
         defects.append(str(error))
-    return defects
+    return _Found(defects, notes)
 
 
-def _hear(clips: ClipSet, files: ClipFiles, index: int) -> None:
+def _hear(clips: ClipSet, files: ClipFiles, index: int) -> list[str]:
     if all(path.is_file() for path in (files.wav, *files.more)):
         clips.waveform(index)
+        heard, needed = clips.num_seconds_heard(index)
+        if heard < needed:
+            how = "silence follows" if clips.after_sound == "silence" else "its last second is repeated"
+            return [f"{files.wav}: {heard} s of sound for {needed} frames; {how}"]
     elif files.log_mel is not None and files.log_mel.is_file():
         read_log_mel(files.log_mel, len(files.frames))
+    return []
 
 
 def _unknown_colours(clips: ClipSet, mask: Path) -> list[str]:
