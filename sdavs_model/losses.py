@@ -3,6 +3,8 @@
 The weights are missing from the paper's available text. Our choice: all three are 1.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,9 +16,14 @@ SMOOTH = 1.0
 
 
 def segmentation_loss(
-    logits: Tensor, masks: Tensor, valid: Tensor | None = None, *, num_frames: Tensor | None = None
+    logits: Tensor,
+    masks: Tensor,
+    valid: Tensor | None = None,
+    *,
+    num_frames: Tensor | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
-    """Cross entropy, soft IoU and soft Dice, each averaged over frames, and their sum.
+    """Cross entropy, soft IoU and soft Dice, each averaged over frames, and their weighted sum.
 
     Args:
         logits: [B, T, K, H, W]; K = 1 is binary, K > 1 semantic with background first.
@@ -25,6 +32,7 @@ def segmentation_loss(
         valid: [B, T] bool; frames without an annotation (S4 trains on the first alone) are left out.
         num_frames: scalar by which the sums over frames are divided; None for the number of valid frames. Workers
             that share a batch divide by the mean number of their valid frames, see `engine.training_loss`.
+        weights: of "ce", "iou" and "dice" in "loss"; None for 1 each. The parts themselves stay unweighted.
 
     Returns:
         {"loss", "ce", "iou", "dice"}, scalars. With no valid frame all are 0 and carry a zero gradient.
@@ -49,7 +57,9 @@ def segmentation_loss(
     logits = logits.float()
     parts = _binary_parts(logits, inside) if K == 1 else _semantic_parts(logits, inside, counted)
     parts = {n: v.mean() if num_frames is None else v.sum() / num_frames for n, v in parts.items()}
-    return {"loss": parts["ce"] + parts["iou"] + parts["dice"], **parts}
+    weights = weights or dict.fromkeys(parts, 1.0)
+    loss = sum((weights[name] * part for name, part in parts.items()), torch.zeros_like(parts["ce"]))
+    return {"loss": loss, **parts}
 
 
 def _binary_parts(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:

@@ -12,7 +12,9 @@ from sdavs_model.losses import segmentation_loss
 from sdavs_model.metrics import Metrics, ObjectMetrics
 
 
-def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+def training_loss(
+    model: nn.Module, batch: Mapping[str, Any], *, weights: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
     """Forward pass and loss of one batch, or of this worker's part of it.
 
     In a process group all workers have to call this together. The mean of their losses, and of their gradients, is
@@ -23,6 +25,7 @@ def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tenso
         model: see `predict`.
         batch: as for `predict`, with masks [B, T, H, W], name [B], and for data sets with frames without annotation
             valid [B, T].
+        weights: of the loss's parts, see `segmentation_loss`.
 
     Returns:
         The parts of `segmentation_loss`.
@@ -37,7 +40,7 @@ def training_loss(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tenso
         num_frames = num_frames.to(masks.device)
         dist.all_reduce(num_frames)
         num_frames = (num_frames / dist.get_world_size()).clamp_min(1 / dist.get_world_size())
-    losses = segmentation_loss(predict(model, batch), masks, valid, num_frames=num_frames)
+    losses = segmentation_loss(predict(model, batch), masks, valid, num_frames=num_frames, weights=weights)
     if not torch.isfinite(losses["loss"]):
         raise FloatingPointError(f"the loss is {float(losses['loss'])} on clips {', '.join(batch['name'])}")
     return losses

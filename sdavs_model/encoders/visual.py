@@ -1,5 +1,6 @@
 """Visual backbones from timm with feature maps of stride 4, 8, 16 and 32 (paper III-A and IV-A: PVT-v2 and Swin)."""
 
+import copy
 import functools
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ class VisualEncoder(Encoder):
         layout = find_layout(config.backbone, config.image_size)
         pretrained = config.pretrained and weights is None and not config.from_scratch
         self.backbone = _create(config.backbone, layout, pretrained=pretrained)
+        self.image_size = config.image_size
         self.channels = layout.channels
         self.channels_last = layout.channels_last
         if weights is not None:
@@ -45,6 +47,21 @@ class VisualEncoder(Encoder):
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         return list(maps)
+
+    def stages(self) -> dict[str, int]:
+        """The stage of each parameter: the first of the four maps, 0 ... 3, that depends on it."""
+        replica = copy.deepcopy(self).to("meta").train(False).requires_grad_()
+        parameters = dict(replica.named_parameters())
+        found: dict[str, int] = {}
+        maps = replica(torch.empty(1, 3, self.image_size, self.image_size, device="meta"))
+        for stage, each in enumerate(maps):
+            gradients = torch.autograd.grad(
+                each.sum(), list(parameters.values()), allow_unused=True, retain_graph=True
+            )
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    found.setdefault(name, stage)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

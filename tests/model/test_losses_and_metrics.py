@@ -24,6 +24,9 @@ def test_the_loss_of_a_two_by_two_mask_is_the_one_worked_out_by_hand():
     assert float(losses["iou"]) == pytest.approx(1 - (1.5 + 1) / (3.5 + 1), abs=1e-6)
     assert float(losses["dice"]) == pytest.approx(1 - (3 + 1) / (5 + 1), abs=1e-6)
     assert float(losses["loss"]) == pytest.approx(float(losses["ce"] + losses["iou"] + losses["dice"]))
+    weighted = segmentation_loss(logits, masks, weights={"ce": 2.0, "iou": 0.0, "dice": 0.5})
+    assert float(weighted["loss"]) == pytest.approx(float(2 * losses["ce"] + 0.5 * losses["dice"]))
+    assert weighted["iou"] == losses["iou"]
 
 
 def test_with_an_empty_mask_an_empty_prediction_has_the_least_loss():

@@ -1,11 +1,25 @@
 """What depends on (seed, epoch, step) alone: the order of clips and the learning rate."""
 
+import json
+from dataclasses import asdict
 from itertools import chain
 
 import pytest
-from sdavs_platform.config.tree import OptimizerConfig
+import torch
+import torch.distributed as dist
+from sdavs_platform.config.tree import OptimizerConfig, RunConfig
 from sdavs_platform.training.batches import GlobalBatchSampler
-from sdavs_platform.training.engine import lr_factor
+from sdavs_platform.training.checkpoints.checkpoint import LoopState
+from sdavs_platform.training.engine import (
+    compute_dtype,
+    deepspeed_config,
+    parameter_groups,
+    with_agreed_precision,
+)
+from sdavs_platform.training.faults.spikes import SpikeGuard, UsualLoss
+from sdavs_platform.training.schedule import lr_factor
+
+from sdavs_model import SDAVSConfig, build_model
 
 
 def global_batches(
@@ -42,3 +56,80 @@ def test_the_learning_rate_warms_up_and_drops_at_each_milestone():
     assert factors[10] == factors[49] == 1
     assert factors[50] == pytest.approx(0.1)
     assert factors[99] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", {0: 1.0, 50: 0.6, 100: 0.2}),
+        ("poly", {0: 1.0, 50: 0.2 + 0.8 * 0.5**0.9, 100: 0.2}),
+        ("multi_step", {0: 1.0, 59: 1.0, 60: 0.28, 85: 0.208}),
+    ],
+)
+def test_each_schedule_goes_from_the_peak_to_the_final_rate(schedule, expected):
+    config = OptimizerConfig(schedule=schedule, final_lr_factor=0.2, warmup_steps=0)
+    factors = {step: lr_factor(step, total_steps=100, config=config) for step in expected}
+    assert factors == pytest.approx(expected)
+
+
+def test_a_constant_rate_warms_up_and_stays_and_takes_no_final_rate():
+    config = OptimizerConfig(schedule="constant", warmup_steps=4)
+    assert [lr_factor(step, total_steps=9, config=config) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    with pytest.raises(ValueError, match="final_lr_factor: 0.1 has no effect"):
+        OptimizerConfig(schedule="constant", final_lr_factor=0.1)
+
+
+def test_a_stage_of_the_backbone_learns_slower_than_the_one_after_it():
+    model = build_model(SDAVSConfig(backbone="test_convnext2", image_size=32, width=16, num_heads=2))
+    stages = model.visual_encoder.stages()
+    assert {name.split(".")[1]: stage for name, stage in stages.items() if "stages" in name} == {
+        f"stages_{stage}": stage for stage in range(4)
+    }
+    assert stages["backbone.stem_0.weight"] == 0
+    assert stages.keys() == dict(model.visual_encoder.named_parameters()).keys()
+    config = OptimizerConfig(lr=1.0, backbone_lr_factor=0.5, backbone_stage_decay=0.1)
+    groups = parameter_groups(model, config)
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert rate[id(model.decoder.fc.weight)] == 1
+    for name, parameter in model.visual_encoder.named_parameters():
+        assert rate[id(parameter)] == pytest.approx(0.5 * 0.1 ** (3 - stages[name]))
+    assert len(parameter_groups(model, OptimizerConfig())) == 4
+
+
+def test_a_spike_gets_no_finite_gradient_and_does_not_change_what_is_usual():
+    guard = SpikeGuard(3.0, usual=UsualLoss(), device="cpu")
+    assert float(guard.guarded(torch.tensor(100.0))) == 100  # too early to judge
+    for _ in range(400):
+        guard.guarded(torch.tensor(1.0))
+    weight = torch.ones((), requires_grad=True)
+    guard.guarded(weight * 2.9).backward()
+    assert weight.grad == pytest.approx(2.9)
+    assert not guard.found_spike()
+    before = guard.usual()
+    guard.guarded(weight * 4.0).backward()
+    assert weight.grad.isnan()
+    assert guard.found_spike()
+    assert guard.usual().average == before.average < 1.2
+    assert not guard.found_spike()
+    state = LoopState(usual_loss=guard.usual())
+    assert LoopState.from_json(json.dumps(asdict(state))) == state
+    assert LoopState.from_json('{"step": 3}') == LoopState(step=3)
+
+
+def test_auto_chooses_fp16_where_a_gpu_has_no_bf16(monkeypatch):
+    config = RunConfig(cluster={"use_gpu": True, "num_workers": 1})
+    assert compute_dtype(RunConfig()) == torch.float32
+    assert compute_dtype(config) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert compute_dtype(config) == torch.float16
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+    def gather(formats, own):
+        formats[:] = [torch.bfloat16, own]
+
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    assert with_agreed_precision(config).training.precision == "fp16"
+    assert deepspeed_config(with_agreed_precision(config), world_size=1)["fp16"] == {"enabled": True}
+    with pytest.raises(ValueError, match="training.precision: 'fp16' needs cluster.use_gpu=true"):
+        RunConfig(training={"precision": "fp16"})

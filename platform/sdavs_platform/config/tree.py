@@ -66,7 +66,7 @@ class DataConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW with the paper's multi-step schedule (IV-B)."""
+    """AdamW and its learning rate; by default the paper's multi-step schedule (IV-B)."""
 
     lr: Positive = 1e-4
     """Peak learning rate. Illegible in the paper; our choice: AVSBench's 1e-4."""
@@ -74,17 +74,31 @@ class OptimizerConfig(Section):
     backbone_lr_factor: Fraction = 1.0
     """Learning rate of the visual backbone relative to lr; below 1 protects pretrained weights."""
 
+    backbone_stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from each of the backbone's four stages to the one before it, in addition to
+    backbone_lr_factor; below 1 the early stages change least."""
+
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; never applied to biases and normalisation weights."""
 
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """AdamW's decay rates for the averages of the gradient and of its square."""
 
+    schedule: Literal["multi_step", "cosine", "poly", "constant"] = "multi_step"
+    """How lr changes after the warm-up. "multi_step": drops by gamma at each milestone, as in the paper; "cosine": half
+    a cosine (Loshchilov and Hutter 2017); "poly": (1 - progress) to the power of poly_power; "constant": not at all."""
+
+    final_lr_factor: Fraction = 0.0
+    """What lr approaches, relative to lr; 0 for "constant", which stays at lr."""
+
+    poly_power: Positive = 0.9
+    """Power of the schedule "poly"; 0.9 is DeepLab's."""
+
     milestones: tuple[Fraction, ...] = (0.6, 0.85)
-    """When lr drops, as fractions of all steps, so that one schedule fits any number of epochs."""
+    """With "multi_step": when lr drops, as fractions of all steps, so that one schedule fits any number of epochs."""
 
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Factor by which lr drops at each milestone."""
+    """Factor by which lr drops at each milestone of "multi_step"."""
 
     warmup_steps: CountOrZero = 20
     """Steps of linear warm-up from 0; AdamW needs it when training from scratch."""
@@ -98,6 +112,33 @@ class OptimizerConfig(Section):
         if list(value) != sorted(set(value)):
             raise ValueError("must ascend without repeats")
         return value
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "OptimizerConfig":
+        if self.schedule == "constant" and self.final_lr_factor:
+            raise ValueError(
+                f"final_lr_factor: {self.final_lr_factor} has no effect with optimizer.schedule='constant'; allowed: 0"
+            )
+        return self
+
+
+class LossWeights(Section):
+    """Weights of the parts of the loss. Missing from the paper's available text; our choice: all 1."""
+
+    ce: NotNegative = 1.0
+    """Weight of the cross entropy."""
+
+    iou: NotNegative = 1.0
+    """Weight of the soft IoU loss."""
+
+    dice: NotNegative = 1.0
+    """Weight of the soft Dice loss."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> "LossWeights":
+        if not self.ce + self.iou + self.dice:
+            raise ValueError("ce, iou and dice are all 0; allowed: at least one above 0")
+        return self
 
 
 class TrainingConfig(Section):
@@ -113,8 +154,13 @@ class TrainingConfig(Section):
     batch_size: Count = 4
     """Clips per optimizer step, over all workers; 4 is the paper's value."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of weights and activations. "auto": bf16 on GPU, fp32 on CPU."""
+    loss_weights: LossWeights = LossWeights()
+    """Weights of the parts of the loss."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of weights and activations. "auto": bf16 on GPUs that have it, fp16 if one of the workers' GPUs has
+    none (older than Ampere), fp32 on CPU. fp16 needs GPUs and scales the loss; steps that find the right scale count as
+    skipped."""
 
     val_every: Count = 1
     """Epochs between validations; each writes a checkpoint. The last epoch always does."""
@@ -137,6 +183,10 @@ class TrainingConfig(Section):
     max_skipped: Annotated[int, Field(ge=0)] = 10
     """Most consecutive steps with non-finite gradients. Such a step leaves the weights as they are; one more ends the
     training."""
+
+    spike_factor: Annotated[float, Field(gt=1)] | None = None
+    """A step whose loss is above this many times the average of about 50 before it leaves the weights as they are, and
+    counts towards max_skipped. Unset: no step is skipped for its loss."""
 
     log_every: Count = 10
     """Steps between log lines, and between points of the metrics."""
@@ -310,6 +360,14 @@ class RunConfig(Section):
     @classmethod
     def _keys_of_earlier_versions(cls, value: Any) -> Any:
         return with_new_keys(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _format_is_there(self) -> "RunConfig":
+        if self.training.precision == "fp16" and self.cluster.use_gpu is False:
+            raise ValueError(
+                "training.precision: 'fp16' needs cluster.use_gpu=true; allowed on CPUs: auto, fp32, bf16"
+            )
+        return self
 
     @model_validator(mode="after")
     def _cached_encoders_are_frozen(self) -> "RunConfig":

@@ -57,6 +57,7 @@ RESUMABLE = (
     "training.checkpoint_every",
     "training.hang_seconds",
     "training.max_skipped",
+    "training.spike_factor",
     "training.consolidation_tolerance",
     "training.log_every",
     "training.profile",

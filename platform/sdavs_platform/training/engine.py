@@ -3,11 +3,17 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from sdavs_model.encoders.features import Features
+from sdavs_model.encoders.visual import STRIDES
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
 from sdavs_platform.deepspeed_internals import skip_compiled_collective
+from sdavs_platform.training.schedule import lr_factor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By the values of `training.precision`."""
 
 
 def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world_size: int) -> Any:
@@ -43,27 +49,33 @@ def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Backbone and the rest, each with and without weight decay (none on biases and normalisations)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Backbone and the rest, each with and without weight decay (none on biases and normalisations).
+
+    With `backbone_stage_decay` below 1 every stage of the backbone has groups of its own.
+    """
+    stages: dict[str, int] = {}
+    if config.backbone_stage_decay < 1:
+        visual_encoder: Any = model.visual_encoder
+        stages = {f"visual_encoder.{name}": stage for name, stage in visual_encoder.stages().items()}
+    groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith("visual_encoder."), parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.lr * (config.backbone_lr_factor if backbone else 1.0),
-            "weight_decay": config.weight_decay if decayed else 0.0,
-        }
-        for (backbone, decayed), parameters in groups.items()
-    ]
-
-
-def lr_factor(step: int, *, total_steps: int, config: OptimizerConfig) -> float:
-    """The learning rate of a step relative to the peak: linear warm-up, then a drop at each milestone."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    drops = sum(step >= milestone * total_steps for milestone in config.milestones)
-    return warmup * config.gamma**drops
+            is_backbone = name.startswith("visual_encoder.")
+            factor = config.backbone_lr_factor if is_backbone else 1.0
+            if name in stages:
+                factor *= config.backbone_stage_decay ** (len(STRIDES) - 1 - stages[name])
+            # By the rate's origin and not by the rate: population based training changes rates, not groups.
+            key = (is_backbone, stages.get(name, 0), parameter.ndim > 1)
+            group = groups.setdefault(
+                key,
+                {
+                    "params": [],
+                    "lr": config.lr * factor,
+                    "weight_decay": config.weight_decay if parameter.ndim > 1 else 0.0,
+                },
+            )
+            group["params"].append(parameter)
+    return list(groups.values())
 
 
 def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
@@ -77,6 +89,7 @@ def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.grad_clip,
         "bf16": {"enabled": compute_dtype(config) == torch.bfloat16},
+        "fp16": {"enabled": compute_dtype(config) == torch.float16},
         "zero_optimization": {
             "stage": config.deepspeed.zero_stage,
             "reduce_bucket_size": config.deepspeed.bucket_size,
@@ -90,10 +103,25 @@ def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
 
 
 def compute_dtype(config: RunConfig) -> torch.dtype:
-    """The number format of weights and activations on the workers."""
-    if config.training.precision == "auto":
-        return torch.bfloat16 if config.cluster.use_gpu else torch.float32
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.training.precision]
+    """The number format of weights and activations; "auto" goes by the GPU of this process, if it has one."""
+    if config.training.precision != "auto":
+        return DTYPES[config.training.precision]
+    if not config.cluster.use_gpu:
+        return torch.float32
+    has_bf16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float16
+
+
+def with_agreed_precision(config: RunConfig) -> RunConfig:
+    """The config with one number format for all workers in place of "auto"; all of them call this together.
+
+    Their GPUs may differ: if one has no bf16, all compute in fp16.
+    """
+    formats: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(formats, compute_dtype(config))
+    agreed = next((name for name in ("fp16", "bf16") if DTYPES[name] in formats), "fp32")
+    training = config.training.model_copy(update={"precision": agreed})
+    return config.model_copy(update={"training": training})
 
 
 class CastInputs(nn.Module):

@@ -18,7 +18,9 @@ from sdavs_platform.training.checkpoints.checkpoint import load_probe, load_weig
 from sdavs_platform.training.checkpoints.listing import best_checkpoint, checkpoint_address, has_checkpoints
 from sdavs_platform.training.engine import CastInputs, compute_dtype
 
-BF16_LEEWAY = 50
+LEEWAY = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 50}
+"""Factor of `training.consolidation_tolerance` by the engine's number format. Our choice: bf16 rounds eight times as
+coarsely as fp16."""
 
 MASK_AGREEMENT = 0.99
 """Our choice: pixels that must get the same class. What differs less is the boundary of a mask, where logits are 0."""
@@ -117,7 +119,7 @@ def consolidate(
     """One fp32 model out of the shards, whose predictions are compared with the live engine's.
 
     Args:
-        dtype: the engine's number format; the comparison runs in it.
+        dtype: the number format of the comparison where the checkpoint does not record the engine's.
         tolerance: largest allowed difference of logits relative to the largest logit, for fp32.
         device: of the comparison. On another one than the engine's, sums in another order and formats such as TF32
             alone can exceed the default tolerance.
@@ -133,6 +135,7 @@ def consolidate(
     model = build_model(config).eval()
     model.load_state_dict(load_weights(folder, zero_stage=zero_stage))
     probe = load_probe(folder)
+    dtype = probe.dtype or dtype
     judge = build_model(config).eval()
     judge.load_state_dict(model.state_dict())
     with torch.inference_mode():
@@ -140,7 +143,7 @@ def consolidate(
         logits = CastInputs(judge, dtype)(probe.frames.to(device), probe.log_mel.to(device)).cpu()
     difference = float((logits - probe.logits).abs().max() / probe.logits.abs().max().clamp_min(1e-6))
     agreement = float((_classes(logits) == _classes(probe.logits)).float().mean())
-    allowed = tolerance * (BF16_LEEWAY if dtype == torch.bfloat16 else 1)
+    allowed = tolerance * LEEWAY[dtype]
     if not difference <= allowed:
         raise ValueError(
             f"{folder}: consolidated weights predict differently from the live engine "

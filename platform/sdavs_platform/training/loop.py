@@ -22,8 +22,9 @@ from sdavs_platform.training.checkpoints.checkpoint import LoopState, Losses, Un
 from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoint
 from sdavs_platform.training.checkpoints.reporter import CheckpointReporter
 from sdavs_platform.training.checkpoints.resume import resume
-from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype, with_agreed_precision
 from sdavs_platform.training.faults.notices import Notices, SupersededError
+from sdavs_platform.training.faults.spikes import SpikeGuard
 from sdavs_platform.training.faults.watchdog import Watchdog
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
@@ -61,7 +62,7 @@ class Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         started = time.monotonic()
-        config = self.config = RunConfig.model_validate(settings["config"])
+        config = self.config = with_agreed_precision(RunConfig.model_validate(settings["config"]))
         context = ray.train.get_context()
         rank, world_size = context.get_world_rank(), context.get_world_size()
         uri, run_id = settings["tracking_uri"], settings["run_id"]
@@ -100,6 +101,9 @@ class Worker:
         self.state, unsent = found or (LoopState(), UnsentMetrics())
         self.losses: Losses = unsent.losses
         self.grad_norm = 0.0
+        self.spikes = SpikeGuard(
+            config.training.spike_factor, usual=self.state.usual_loss, device=self.engine.device
+        )
         self.clock = Clock(
             started=started, before_s=self.state.elapsed_s, max_minutes=config.training.max_minutes
         )
@@ -161,11 +165,15 @@ class Worker:
         self.notices.begin()
         try:
             with self.times.part("forward"):
-                losses = training_loss(self.model, move(batch, self.engine.device))
+                losses = training_loss(
+                    self.model,
+                    move(batch, self.engine.device),
+                    weights=self.config.training.loss_weights.model_dump(),
+                )
         except FloatingPointError as error:
             raise FloatingPointError(f"step {self.state.step + 1}: {error}") from None
         with self.times.part("backward"):
-            self.engine.backward(losses["loss"])
+            self.engine.backward(self.spikes.guarded(losses["loss"]))
         with self.times.part("optimizer"):
             is_applied, self.grad_norm = apply_gradients(self.engine)
         self.state.count_step(is_applied=is_applied)
@@ -215,15 +223,17 @@ class Worker:
 
     def _check_skipped(self) -> None:
         step, in_row = self.state.step, self.state.skipped_in_row
-        logger.info("step %d: the gradients are not finite; the weights stay as they are", step)
+        why = "the loss is a spike" if self.spikes.found_spike() else "the gradients are not finite"
+        logger.info("step %d: %s; the weights stay as they are", step, why)
         if in_row > self.config.training.max_skipped:
             raise FloatingPointError(
-                f"step {step}: the gradients were not finite {in_row} times in a row; "
+                f"step {step}: {why}, and {in_row} steps in a row were skipped; "
                 f"training.max_skipped allows {self.config.training.max_skipped}"
             )
 
     def _report(self, scores: dict[str, float], probe: Any) -> None:
         self.state.elapsed_s = self.clock.elapsed_s
+        self.state.usual_loss = self.spikes.usual()
         unsent = UnsentMetrics(losses=self.losses, points=self.progress.unsent())
         self.reporter.report(self.state, scores=scores, probe=probe, unsent=unsent)
 

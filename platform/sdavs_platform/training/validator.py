@@ -64,7 +64,9 @@ class Validator:
         batch = move(self.fixed, self._engine.device)
         logits = self._model(batch["frames"], batch["log_mel"])
         self._model.train(was_training)
-        return Probe(frames=self.fixed["frames"], log_mel=self.fixed["log_mel"], logits=logits)
+        return Probe(
+            frames=self.fixed["frames"], log_mel=self.fixed["log_mel"], logits=logits, dtype=self._model.dtype
+        )
 
     def _gathered(self, whole: nn.Module) -> CastInputs:
         whole.to(device=self._engine.device, dtype=self._model.dtype)

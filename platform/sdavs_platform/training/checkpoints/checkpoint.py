@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from sdavs_model.files import sha256_of
 from sdavs_platform.deepspeed_internals import full_state_dict, save_shards
 from sdavs_platform.tracking.runs import Point
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
+from sdavs_platform.training.faults.spikes import UsualLoss
 
 TAG = "shards"
 FORMAT = 2
@@ -52,13 +54,21 @@ class LoopState:
     validations_without_gain: int = 0
     """Since best_miou."""
     skipped: int = 0
-    """Steps whose gradients were not finite."""
+    """Steps whose gradients were not finite, or whose loss was a spike."""
     skipped_in_row: int = 0
     """Of these, the latest without another step in between."""
+    usual_loss: UsualLoss = field(default_factory=UsualLoss)
+    """For `training.spike_factor`."""
     elapsed_s: float = 0.0
     """Training time in seconds over all restarts."""
     stopped: str | None = None
     """Why training ended before its last epoch."""
+
+    @classmethod
+    def from_json(cls, text: str) -> "LoopState":
+        """The inverse of `json.dumps(asdict(state))`; reads the states of earlier versions, too."""
+        values = json.loads(text)
+        return cls(**values | {"usual_loss": UsualLoss(**values.get("usual_loss", {}))})
 
     @property
     def epochs_begun(self) -> int:
@@ -99,6 +109,8 @@ class Probe:
     frames: torch.Tensor
     log_mel: torch.Tensor
     logits: torch.Tensor
+    dtype: torch.dtype | None = None
+    """The engine's number format; None in checkpoints of earlier versions."""
 
 
 def scratch_folder(run_id: str) -> Path:
@@ -130,7 +142,7 @@ def save_checkpoint(
     torch.save(own, _own_file(folder, rank))
     if rank == 0:
         (folder / "loop.json").write_text(json.dumps(asdict(state), indent=2))
-        save_file({k: v.cpu().contiguous() for k, v in asdict(probe).items()}, folder / "probe.safetensors")
+        _save_probe(probe, folder / "probe.safetensors")
     write_manifest(folder, rank=rank, world_size=torch.distributed.get_world_size())
 
 
@@ -146,7 +158,7 @@ def load_checkpoint(
         The state of the loop, and the metrics still to be sent.
     """
     world_size = torch.distributed.get_world_size()
-    state = LoopState(**json.loads((folder / "loop.json").read_text()))
+    state = LoopState.from_json((folder / "loop.json").read_text())
     if saved_world_size == world_size:
         engine.load_checkpoint(str(folder), tag=TAG)
         own = _load_own(folder, rank, device=engine.device)
@@ -175,7 +187,16 @@ def load_weights(folder: Path, *, zero_stage: int) -> dict[str, torch.Tensor]:
 
 def load_probe(folder: Path) -> Probe:
     """What the live engine predicted when the checkpoint was written."""
-    return Probe(**load_file(folder / "probe.safetensors"))
+    with safe_open(folder / "probe.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        dtype = (file.metadata() or {}).get("dtype")
+    return Probe(**tensors, dtype=None if dtype is None else getattr(torch, dtype))
+
+
+def _save_probe(probe: Probe, file: Path) -> None:
+    tensors = {"frames": probe.frames, "log_mel": probe.log_mel, "logits": probe.logits}
+    metadata = None if probe.dtype is None else {"dtype": str(probe.dtype).removeprefix("torch.")}
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, file, metadata=metadata)
 
 
 def write_manifest(folder: Path, *, rank: int, world_size: int) -> None:
