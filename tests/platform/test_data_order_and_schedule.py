@@ -75,7 +75,7 @@ def test_each_schedule_goes_from_the_peak_to_the_final_rate(schedule, expected):
 def test_a_constant_rate_warms_up_and_stays_and_takes_no_final_rate():
     config = OptimizerConfig(schedule="constant", warmup_steps=4)
     assert [lr_factor(step, total_steps=9, config=config) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    with pytest.raises(ValueError, match="final_lr_factor: 0.1 has no effect"):
+    with pytest.raises(ValueError, match=r"final_lr_factor: 0.1 has no effect"):
         OptimizerConfig(schedule="constant", final_lr_factor=0.1)
 
 
@@ -131,5 +131,5 @@ def test_auto_chooses_fp16_where_a_gpu_has_no_bf16(monkeypatch):
     monkeypatch.setattr(dist, "all_gather_object", gather)
     assert with_agreed_precision(config).training.precision == "fp16"
     assert deepspeed_config(with_agreed_precision(config), world_size=1)["fp16"] == {"enabled": True}
-    with pytest.raises(ValueError, match="training.precision: 'fp16' needs cluster.use_gpu=true"):
+    with pytest.raises(ValueError, match=r"training.precision: 'fp16' needs cluster.use_gpu=true"):
         RunConfig(training={"precision": "fp16"})

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +105,15 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
         with torch.no_grad():
             logits = model(fixed["frames"], fixed["log_mel"])
         model.train()
-        probe = Probe(frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits)
+        probe = Probe(
+            frames=fixed["frames"], log_mel=fixed["log_mel"], logits=logits, dtype=compute_dtype(config)
+        )
         unsent = UnsentMetrics(losses=[{"loss": loss.detach()}])
-        save_checkpoint(folder, engine=engine, state=state, unsent=unsent, probe=probe, rank=rank)
+        # Each worker into a folder of its own, which Ray Train merges: a manifest lists only what its worker wrote.
+        with tempfile.TemporaryDirectory() as own:
+            save_checkpoint(Path(own), engine=engine, state=state, unsent=unsent, probe=probe, rank=rank)
+            dist.barrier()
+            shutil.copytree(own, folder, dirs_exist_ok=True)
         dist.barrier()
 
     def first_batch_loss() -> float:
