@@ -131,6 +131,16 @@ DASHBOARDS = {
                 },
             ),
             Panel(
+                "Fraction of requests served (without clients' mistakes)",
+                "percentunit",
+                {"served": "sdavs:request_success:ratio5m"},
+            ),
+            Panel(
+                "Clips by API key",
+                "reqps",
+                {"{{key}} {{status}}": "sum by (key, status) (rate(sdavs_key_requests_total[5m]))"},
+            ),
+            Panel(
                 "Time of a request",
                 "s",
                 {f"p{share}": f"histogram_quantile(0.{share}, {TIMES})" for share in (50, 95, 99)},
@@ -151,7 +161,7 @@ DASHBOARDS = {
                 {part: f'sum(rate(sdavs_segment_seconds_total{{part="{part}"}}[5m]))' for part in PARTS},
             ),
             Panel(
-                "Windows of clips at the model copies",
+                "Windows of clips at the model replicas",
                 "none",
                 {
                     "in {{deployment}}": f"sum by (deployment) (ray_serve_replica_processing_queries{{{MODELS}}})",
@@ -159,14 +169,14 @@ DASHBOARDS = {
                 },
             ),
             Panel(
-                "Model copies in health",
+                "Healthy model replicas",
                 "none",
                 {
                     "{{deployment}}": f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{MODELS}}})",
                 },
             ),
             Panel(
-                "Time in a model copy, p95",
+                "Time in a model replica, p95",
                 "ms",
                 {
                     "{{deployment}}": "histogram_quantile(0.95, sum by (le, deployment) "
@@ -187,9 +197,13 @@ DASHBOARDS = {
             ),
             Panel("Phase", "none", {"{{phase}}": "max by (phase) (sdavs_rollout_phase)"}),
             Panel(
-                "Alias points to a refused version", "none", {"refused": "max(sdavs_version_refused)"}, "stat"
+                "The alias points to a refused version",
+                "none",
+                {"refused": "max(sdavs_version_refused)"},
+                "stat",
             ),
-            Panel("Rollouts begun", "none", {"rollouts": "max(sdavs_rollouts)"}, "stat"),
+            Panel("Rollouts started", "none", {"rollouts": "max(sdavs_rollouts)"}, "stat"),
+            Panel("Rolled back in the bake", "none", {"rollbacks": "max(sdavs_rollbacks)"}, "stat"),
             Panel(
                 "Frames by version",
                 "ops",
@@ -205,7 +219,7 @@ DASHBOARDS = {
                 },
             ),
             Panel(
-                "Time in a model copy, p95",
+                "Time in a model replica, p95",
                 "ms",
                 {
                     "{{deployment}}": "histogram_quantile(0.95, sum by (le, deployment) "
