@@ -43,6 +43,7 @@ LAYERS = """
     model.golden model.benchmark model.training_step
     model.metrics model.losses model.audio_control model.recipes model.architectures
     model.data.tools
+    model.data.paired_sounds
     model.data.training_clips model.data.feature_clips
     model.data.datasets
     model.data.realav

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from sdavs_model.encoders.features import EMBEDDINGS, MAPS
 from sdavs_model.encoders.visual import VisualEncoder
 from sdavs_model.files import replacing
 from sdavs_model.weights.read import configured_weights
+
+T = TypeVar("T")
 
 CACHE_VERSION = 1
 """Goes up with every change of what an item of `TrainingClips` or an encoder's output is."""
@@ -110,12 +112,30 @@ class FeatureClips(Dataset):
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._kept(index, self._item)
+
+    def embeddings(self, index: int, seconds: slice) -> Tensor:
+        """[T, E] float32: the sound of a run of a clip's seconds, whatever its window."""
+        return self._kept(index, lambda file, _: file.get_slice(EMBEDDINGS)[seconds].float())
+
+    def window(self, index: int, valid: np.ndarray) -> slice:
+        """Which seconds of a clip are in its item; `valid` says which have masks."""
+        if self._augment is None:
+            return slice(0, len(valid))
+        return draw_window(
+            len(valid), self._augment, np.random.default_rng([self._seed, self._epoch, index]), valid
+        )
+
+    def _kept(self, index: int, read: Callable[[Any, int], T]) -> T:
+        """What `read` makes of a clip's file, which is written first if there is none that can be read."""
         path = self.folder / f"{index}.safetensors"
         try:
-            return self._read(path, index)
+            with safe_open(path, framework="pt") as file:
+                return read(file, index)
         except (OSError, SafetensorError):
             self._encode(path, index)
-        return self._read(path, index)
+        with safe_open(path, framework="pt") as file:
+            return read(file, index)
 
     def _encode(self, path: Path, index: int) -> None:
         item = dict(self.clips[index])
@@ -127,16 +147,11 @@ class FeatureClips(Dataset):
         with replacing(path) as part:
             save_file(encoded | tensors, part, metadata={"item": json.dumps(others)})
 
-    def _read(self, path: Path, index: int) -> dict[str, Any]:
-        with safe_open(path, framework="pt") as file:
-            item: dict[str, Any] = json.loads(file.metadata()["item"])
-            window = slice(None)
-            if self._augment is not None:
-                valid = file.get_tensor("valid").numpy()
-                rng = np.random.default_rng([self._seed, self._epoch, index])
-                window = draw_window(len(valid), self._augment, rng, valid)
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                tensor = file.get_slice(name)[window]
-                item[name] = tensor.float() if tensor.dtype == torch.float16 else tensor
+    def _item(self, file: Any, index: int) -> dict[str, Any]:
+        item: dict[str, Any] = json.loads(file.metadata()["item"])
+        window = self.window(index, file.get_tensor("valid").numpy())
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            tensor = file.get_slice(name)[window]
+            item[name] = tensor.float() if tensor.dtype == torch.float16 else tensor
         item["masks"] = item["masks"].long()
         return item

@@ -115,4 +115,4 @@ def test_a_file_of_each_clip_shows_all_visible_objects_and_is_no_part_of_what_wa
 def test_the_record_says_who_sounds_in_every_second(realav):
     record = json.loads((realav / "Multi-sources/ms3_data/sources/train/train_00001.json").read_text())
     assert len(record["seconds"]) == 5
-    assert set(record) == {"heard", "seen", "seconds", "noise", "assets"}
+    assert set(record) == {"heard", "seen", "objects", "seconds", "noise", "assets"}

@@ -39,6 +39,15 @@ def test_any_number_of_workers_forms_the_same_global_batches():
     assert global_batches(1) == global_batches(2) == global_batches(3) == global_batches(4)
 
 
+def test_the_two_sounds_of_a_picture_are_in_the_same_batch():
+    sampler = GlobalBatchSampler(num_clips=30, batch_size=4, rank=0, world_size=1, seed=7, sounds=2)
+    batches = list(sampler)
+    assert len(batches) == sampler.num_batches == 7
+    assert len(set(chain(*batches))) == 28
+    for first, first_again, second, second_again in batches:
+        assert (first_again, second_again) == (first + 30, second + 30)
+
+
 def test_an_epoch_resumes_in_its_middle_with_the_clips_it_would_have_had_next():
     assert global_batches(3, first_batch=2) == global_batches(1)[2:]
 

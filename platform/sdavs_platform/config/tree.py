@@ -59,6 +59,11 @@ class DataConfig(Section):
     so no step runs the encoders. Needs both encoders frozen. Of data.augment only `window` applies; the features can be
     augmented instead (model.feature_noise, model.feature_dropout)."""
 
+    paired_sounds: bool = False
+    """Train on every picture under two sounds in the same batch, its own and another clip's, each with its own masks: a
+    model that does not listen is wrong under one of them. An epoch is as long and shows half of the clips, others each
+    time. Needs cache_features, and a data set that records all visible objects, as RealAV does."""
+
     @field_validator("root")
     @classmethod
     def _absolute_root(cls, value: str | None) -> str | None:
@@ -377,6 +382,24 @@ class RunConfig(Section):
             raise ValueError(
                 "data.cache_features: encoders that are trained give other features after every step; set "
                 "model.freeze_backbone=true and model.freeze_audio_encoder=true, or data.cache_features=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_can_be_made(self) -> "RunConfig":
+        if not self.data.paired_sounds:
+            return self
+        if not self.data.cache_features:
+            raise ValueError("data.paired_sounds: true needs data.cache_features=true")
+        if self.data.audio != "right":
+            raise ValueError(
+                f"data.paired_sounds: true with data.audio={self.data.audio!r} would give the same silence two masks; "
+                "allowed: false"
+            )
+        if self.training.batch_size % 2:
+            raise ValueError(
+                f"training.batch_size: {self.training.batch_size} cannot be divided into pairs; allowed with "
+                "data.paired_sounds: even numbers"
             )
         return self
 

@@ -11,6 +11,7 @@ from sdavs_model.audio_control import AudioControlled
 from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
+from sdavs_model.data.paired_sounds import PairedSounds
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config.paths import state_folder
@@ -25,13 +26,21 @@ class GlobalBatchSampler(Sampler[list[int]]):
     The last clips, too few for a batch, are left out; the next epoch leaves out others. Shares differ by one clip
     where the workers do not divide the batch.
 
+    Args:
+        num_clips: N; items are counted from 0.
+        sounds: items of a clip that follow each other in a batch: clip i's are i, i + N and so on. An epoch then has
+            as many batches, of fewer clips.
+
     Attributes:
         first_batch: where to resume inside the epoch; 0 is its beginning.
     """
 
-    def __init__(self, *, num_clips: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+    def __init__(
+        self, *, num_clips: int, batch_size: int, rank: int, world_size: int, seed: int, sounds: int = 1
+    ) -> None:
         assert world_size <= batch_size
         self.num_clips = num_clips
+        self.sounds = sounds
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -47,7 +56,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return self.num_batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_clips).tolist()
+        clips = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_clips)
+        order = np.add.outer(clips, self.num_clips * np.arange(self.sounds)).ravel().tolist()
         for batch in range(self.first_batch, self.num_batches):
             start = batch * self.batch_size
             yield order[start + self.part.start : start + self.part.stop]
@@ -66,6 +76,7 @@ class Batches:
             rank=rank,
             world_size=world_size,
             seed=config.seed,
+            sounds=2 if config.data.paired_sounds else 1,
         )
         self._options: dict[str, Any] = {
             "num_workers": config.data.num_workers,
@@ -76,14 +87,19 @@ class Batches:
         self._silence = Preprocessor(config.model.preprocess).silence()
         self._val_batch = -(-config.training.batch_size // world_size)
         self._rank, self._world_size = rank, world_size
-        self._train_items = self._items(self.clips, config.data.train_split, augment=config.data.augment)
+        self._train_items: Dataset[Any] = self._items(
+            self.clips, config.data.train_split, augment=config.data.augment
+        )
+        if config.data.paired_sounds:
+            assert isinstance(self._train_items, FeatureClips)
+            self._train_items = PairedSounds(self._train_items, self.clips, seed=config.seed)
         self._val_items = self._items(self.val_clips, config.data.val_split)
         self.train_loader = DataLoader(self._train_items, batch_sampler=self.sampler, **self._options)
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> DataLoader[dict[str, Any]]:
         """The training batches of one epoch: clips, order and augmentation follow from its number."""
         self.clips.set_epoch(epoch)
-        if isinstance(self._train_items, FeatureClips):
+        if isinstance(self._train_items, FeatureClips | PairedSounds):
             self._train_items.set_epoch(epoch)
         self.sampler.epoch = epoch
         self.sampler.first_batch = first_batch

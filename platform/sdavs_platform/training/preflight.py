@@ -5,6 +5,7 @@ import logging
 
 from sdavs_model.config import SDAVSConfig
 from sdavs_model.data.core.clip_set import total_digest
+from sdavs_model.data.paired_sounds import require_objects
 from sdavs_model.weights.catalogue import CATALOGUE
 from sdavs_model.weights.store import WeightsFolder, resolve_weights
 from sdavs_platform.config.paths import absolute, find_checkout_pip, state_folder, weights_folder
@@ -73,6 +74,8 @@ def check_data(config: RunConfig) -> str:
                 f"training.batch_size: {config.training.batch_size} clips, but split {split!r} has "
                 f"only {len(clips)}"
             )
+        if split == config.data.train_split and config.data.paired_sounds:
+            require_objects(clips)
         digests[split] = clips.digest
     return total_digest(digests)
 

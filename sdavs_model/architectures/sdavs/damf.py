@@ -134,14 +134,35 @@ class STC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, T, C, H, W] -> [B, T, C, H / stride, W / stride]."""
-        volume = x.transpose(1, 2)
-        if volume.device.type == "cpu" and volume.dtype == torch.bfloat16:
-            # With two frames in channels-last memory, torch 2.11 computes wrong weight gradients in bf16, some of them
-            # from uninitialised memory. fp32 and other numbers of frames are right.
-            volume = volume.contiguous()
-        enhanced = F.gelu(self.depthwise(volume).transpose(1, 2))
+        convolved = self._by_frames(x) if x.device.type == "cpu" else self._by_volumes(x)
+        enhanced = F.gelu(convolved)
         enhanced = enhanced + (x if self.stride == 1 else self._shrink(x))
         return enhanced if self.car is None else self.car(enhanced)
+
+    def _by_volumes(self, x: Tensor) -> Tensor:
+        return self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+
+    def _by_frames(self, x: Tensor) -> Tensor:
+        """The same as three convolutions of single frames, of which two are moved by a second.
+
+        On a CPU torch has no fast depthwise convolution of volumes: this takes a tenth of the time for single seconds
+        and two thirds for five. In bf16 it is also the only right way: torch 2.11 computes wrong weight gradients for
+        volumes of two frames in channels-last memory.
+        """
+        B, T = x.shape[:2]
+        C = x.shape[2]
+        frames = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+        def tap(second: int) -> Tensor:
+            weight = self.depthwise.weight[:, :, second]
+            return F.conv2d(frames, weight, stride=self.stride, padding=1, groups=C).unflatten(0, (B, T))
+
+        convolved = tap(1) + self.depthwise.bias[:, None, None]
+        if T > 1:
+            before, after = tap(0)[:, :-1], tap(2)[:, 1:]
+            edge = convolved.new_zeros(B, 1, *convolved.shape[2:])
+            convolved = convolved + torch.cat([edge, before], 1) + torch.cat([after, edge], 1)
+        return convolved
 
     def _shrink(self, x: Tensor) -> Tensor:
         small = F.avg_pool2d(x.flatten(0, 1), self.stride, ceil_mode=True)

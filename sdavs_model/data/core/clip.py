@@ -91,7 +91,7 @@ class ClipFiles:
 
     @property
     def paths(self) -> list[Path]:
-        """Every file that a training step may read; `objects` is for evaluation alone."""
+        """Every file that a training step may read; `objects` follows from the masks' source and is left out."""
         sound = self.wav if self.log_mel is None or self.wav.is_file() else self.log_mel
         masks = [mask for mask in self.masks if mask is not None]
         return [*self.frames, *masks, sound, *self.more, *([self.sources] if self.sources else [])]

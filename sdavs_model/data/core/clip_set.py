@@ -159,6 +159,17 @@ class ClipSet(ABC):
         return ["+".join(_read_sources(files)["seen"]) if files.sources else "" for files in self.files]
 
     @functools.cached_property
+    def object_categories(self) -> list[list[str]]:
+        """The categories of each clip's `objects`, from value 1 on; empty where the data set does not record them."""
+        return [_read_sources(files).get("objects", []) if files.sources else [] for files in self.files]
+
+    @functools.cached_property
+    def heard_by_second(self) -> list[list[set[str]]]:
+        """The categories heard in each second of each clip, on screen or off; empty where that is not recorded."""
+        seconds = [_read_sources(files)["seconds"] if files.sources else [] for files in self.files]
+        return [[{*now["sounding"], *now["off_screen"]} for now in clip] for clip in seconds]
+
+    @functools.cached_property
     def assets(self) -> list[list[str]]:
         """sha256 of the photographs and recordings each clip is composed of; empty where the data set records none."""
         return [_read_sources(files).get("assets", []) if files.sources else [] for files in self.files]

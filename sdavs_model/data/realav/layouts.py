@@ -188,9 +188,9 @@ LAYOUTS: dict[str, Layout] = {
 
 SUBSETS = tuple(LAYOUTS)
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Goes up with every change to which files a clip has, so that prepared data sets are written again. 2: with all
-visible objects."""
+visible objects. 3: with their categories."""
 
 
 def write_clip(files: Files, clip: Clip, scene: Scene) -> None:

@@ -24,12 +24,16 @@ class Scene:
     """sha256 of every picture and recording that the clip was made of; filled in when it is composed."""
 
     def record(self) -> dict:
-        """The JSON that is stored next to a clip: categories heard and seen, also second by second."""
+        """The JSON that is stored next to a clip: categories heard and seen, also second by second.
+
+        "objects" are those seen in the order in which they are drawn: the k-th has the value k in `Clip.objects`.
+        """
         heard = {source.category for source in self.sources if any(source.seconds)}
         num_seconds = len(self.sources[0].seconds)
         return {
             "heard": sorted(heard),
             "seen": sorted(source.category for source in self.sources if source.seen),
+            "objects": [source.category for source in self.sources if source.seen],
             "seconds": [
                 {
                     "sounding": sorted(s.category for s in self.sources if s.seen and s.seconds[second]),
