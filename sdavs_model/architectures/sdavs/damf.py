@@ -157,6 +157,7 @@ class STC(nn.Module):
             weight = self.depthwise.weight[:, :, second]
             return F.conv2d(frames, weight, stride=self.stride, padding=1, groups=C).unflatten(0, (B, T))
 
+        assert self.depthwise.bias is not None
         convolved = tap(1) + self.depthwise.bias[:, None, None]
         if T > 1:
             before, after = tap(0)[:, :-1], tap(2)[:, 1:]

@@ -209,6 +209,6 @@ def total_digest(digests: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _read_sources(files: ClipFiles) -> dict[str, list[str]]:
+def _read_sources(files: ClipFiles) -> dict[str, Any]:
     assert files.sources is not None
     return json.loads(files.sources.read_text())
