@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
+from sdavs_platform.training import pace
 from sdavs_platform.training.batches import GlobalBatchSampler
 from sdavs_platform.training.checkpoints.checkpoint import LoopState
 from sdavs_platform.training.engine import (
@@ -17,6 +18,7 @@ from sdavs_platform.training.engine import (
     with_agreed_precision,
 )
 from sdavs_platform.training.faults.spikes import SpikeGuard, UsualLoss
+from sdavs_platform.training.pace import Clock, Pace
 from sdavs_platform.training.schedule import lr_factor
 
 from sdavs_model import SDAVSConfig, build_model
@@ -60,7 +62,7 @@ def test_no_clip_comes_twice_in_an_epoch_and_the_next_epoch_differs():
 
 def test_the_learning_rate_warms_up_and_drops_at_each_milestone():
     config = OptimizerConfig(warmup_steps=10, milestones=(0.5, 0.8), gamma=0.1)
-    factors = [lr_factor(step, total_steps=100, config=config) for step in range(100)]
+    factors = [lr_factor(step, progress=step / 100, config=config) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[10] == factors[49] == 1
     assert factors[50] == pytest.approx(0.1)
@@ -77,13 +79,20 @@ def test_the_learning_rate_warms_up_and_drops_at_each_milestone():
 )
 def test_each_schedule_goes_from_the_peak_to_the_final_rate(schedule, expected):
     config = OptimizerConfig(schedule=schedule, final_lr_factor=0.2, warmup_steps=0)
-    factors = {step: lr_factor(step, total_steps=100, config=config) for step in expected}
+    factors = {step: lr_factor(step, progress=step / 100, config=config) for step in expected}
     assert factors == pytest.approx(expected)
 
 
 def test_a_constant_rate_warms_up_and_stays_and_takes_no_final_rate():
     config = OptimizerConfig(schedule="constant", warmup_steps=4)
-    assert [lr_factor(step, total_steps=9, config=config) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [lr_factor(step, progress=step / 9, config=config) for step in range(6)] == [
+        0.25,
+        0.5,
+        0.75,
+        1,
+        1,
+        1,
+    ]
     with pytest.raises(ValueError, match=r"final_lr_factor: 0.1 has no effect"):
         OptimizerConfig(schedule="constant", final_lr_factor=0.1)
 
@@ -142,3 +151,78 @@ def test_auto_chooses_fp16_where_a_gpu_has_no_bf16(monkeypatch):
     assert deepspeed_config(with_agreed_precision(config), world_size=1)["fp16"] == {"enabled": True}
     with pytest.raises(ValueError, match=r"training.precision: 'fp16' needs cluster.use_gpu=true"):
         RunConfig(training={"precision": "fp16"})
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_training_that_the_clock_ends_has_decayed_like_one_that_reaches_its_last_step():
+    config = OptimizerConfig(warmup_steps=0, milestones=(0.6, 0.85), gamma=0.1)
+    now = FakeTime()
+    clock = Clock(started=now(), before_s=0, max_minutes=10, now=now)
+    slow = Pace(total_steps=1000)
+    rates, step, is_over = [], 0, False
+    while not is_over:
+        now.seconds += 20
+        is_over = slow.agree(clock, device="cpu")
+        rates.append(lr_factor(step, progress=slow.progress(step), config=config))
+        step += 1
+    assert step == 30
+    assert rates[0] == 1
+    assert rates[17] == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(0.01)
+
+
+def test_a_training_within_its_time_follows_its_steps():
+    now = FakeTime()
+    clock = Clock(started=now(), before_s=0, max_minutes=10, now=now)
+    fast = Pace(total_steps=100)
+    now.seconds += 60
+    assert not fast.agree(clock, device="cpu")
+    assert fast.progress(50) == 0.5
+    assert Pace(total_steps=100).progress(50) == 0.5
+
+
+def test_time_before_a_restart_counts_and_a_raised_limit_gives_time_back():
+    now = FakeTime()
+    spent = {"started": now(), "before_s": 300.0, "now": now}
+    assert Clock(max_minutes=10, **spent).fraction == 0.5
+    resumed = Pace(total_steps=100)
+    resumed.time_fraction = 1.0  # as the checkpoint of a training that the clock ended
+    assert resumed.progress(0) == 1
+    assert not resumed.agree(Clock(max_minutes=20, **spent), device="cpu")
+    assert resumed.progress(0) == 0.25
+
+
+def test_all_workers_take_the_time_of_the_one_whose_clock_is_furthest(monkeypatch):
+    others = torch.tensor(0.7, dtype=torch.float64)
+
+    class Group:
+        ReduceOp = torch.distributed.ReduceOp
+
+        @staticmethod
+        def is_initialized() -> bool:
+            return True
+
+        @staticmethod
+        def all_reduce(tensor, op) -> None:
+            assert op == torch.distributed.ReduceOp.MAX
+            tensor.copy_(torch.maximum(tensor, others))
+
+    monkeypatch.setattr(pace, "dist", Group)
+    now = FakeTime()
+    own = Clock(started=now(), before_s=30.0, max_minutes=1, now=now)
+    agreed = Pace(total_steps=100)
+    assert not agreed.agree(own, device="cpu")
+    assert agreed.time_fraction == pytest.approx(0.7)
+
+
+def test_a_checkpoint_keeps_the_agreed_time_and_those_of_earlier_versions_have_none():
+    state = LoopState(step=4, time_fraction=0.25)
+    assert LoopState.from_json(json.dumps(asdict(state))) == state
+    assert LoopState.from_json('{"step": 4}').time_fraction == 0

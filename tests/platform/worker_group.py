@@ -78,6 +78,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
     from sdavs_platform.training.faults.watchdog import Watchdog
     from sdavs_platform.training.loop import seed_everything
+    from sdavs_platform.training.pace import Pace
     from sdavs_platform.training.telemetry.progress import means
     from sdavs_platform.training.validator import Validator
 
@@ -89,7 +90,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     batches = Batches(config, rank=rank, world_size=world_size)
     module = build_model(config.model)
     whole = copy.deepcopy(module) if config.deepspeed.zero_stage == 3 else None
-    engine = build_engine(config, module, total_steps=6, world_size=world_size)
+    engine = build_engine(config, module, pace=Pace(6), world_size=world_size)
     model = CastInputs(engine, compute_dtype(config))
     state = LoopState()
     if life["load"]:

@@ -32,6 +32,7 @@ from sdavs_platform.benchmarks.scaling_model import (
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.deepspeed_internals import log_only
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+from sdavs_platform.training.pace import Pace
 from sdavs_platform.training.telemetry.phase_timers import StepTimes
 
 logger = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ def _worker(rank: int, world_size: int, plain: dict[str, Any], num_steps: int, f
 def _train(
     config: RunConfig, model: torch.nn.Module, times: StepTimes, *, num_steps: int, world_size: int
 ) -> dict[str, Any]:
-    engine = build_engine(config, model, total_steps=WARM_UP + num_steps, world_size=world_size)
+    engine = build_engine(config, model, pace=Pace(WARM_UP + num_steps), world_size=world_size)
     cast = CastInputs(engine, compute_dtype(config)).train()
     watched = times.collectives
     assert watched is not None

@@ -153,8 +153,9 @@ class TrainingConfig(Section):
     """Passes over train_split; 60 is the paper's value for MS3."""
 
     max_minutes: Positive | None = None
-    """Time limit in minutes, summed over restarts; the run then ends as if it had reached its last epoch. Unset: no
-    limit."""
+    """Time limit in minutes, summed over restarts; the run then ends as if it had reached its last epoch. The learning
+    rate follows the larger of the fraction of steps and the fraction of this time, so that it has decayed by then.
+    Unset: no limit, and the result does not depend on the speed of the machine."""
 
     batch_size: Count = 4
     """Clips per optimizer step, over all workers; 4 is the paper's value."""

@@ -10,13 +10,14 @@ from sdavs_model.encoders.features import Features
 from sdavs_model.encoders.visual import STRIDES
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
 from sdavs_platform.deepspeed_internals import skip_compiled_collective
+from sdavs_platform.training.pace import Pace
 from sdavs_platform.training.schedule import lr_factor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By the values of `training.precision`."""
 
 
-def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world_size: int) -> Any:
+def build_engine(config: RunConfig, model: nn.Module, *, pace: Pace, world_size: int) -> Any:
     """Wrap the model, its optimizer and its schedule; every worker calls this at the same time."""
     import deepspeed
 
@@ -32,7 +33,7 @@ def build_engine(config: RunConfig, model: nn.Module, *, total_steps: int, world
         fused=on_cpu or None,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, total_steps=total_steps, config=config.optimizer)
+        optimizer, lambda step: lr_factor(step, progress=pace.progress(step), config=config.optimizer)
     )
     engine, *_ = deepspeed.initialize(
         model=model,

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import ray.train
 import torch
-import torch.distributed as dist
 
 from sdavs_model import build_model
 from sdavs_model.training_step import move, training_loss
@@ -26,6 +25,7 @@ from sdavs_platform.training.engine import CastInputs, build_engine, compute_dty
 from sdavs_platform.training.faults.notices import Notices, SupersededError
 from sdavs_platform.training.faults.spikes import SpikeGuard
 from sdavs_platform.training.faults.watchdog import Watchdog
+from sdavs_platform.training.pace import Clock, Pace
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
 from sdavs_platform.training.telemetry.progress import Progress, means
@@ -77,7 +77,8 @@ class Worker:
         )
         model = build_model(config.model)
         whole = copy.deepcopy(model) if config.deepspeed.zero_stage == 3 else None
-        self.engine = build_engine(config, model, total_steps=self.total_steps, world_size=world_size)
+        self.pace = Pace(self.total_steps)
+        self.engine = build_engine(config, model, pace=self.pace, world_size=world_size)
         self.model = CastInputs(self.engine, compute_dtype(config))
         self.notices = Notices(stop_key=settings["stop_key"], rank=rank)
         self.watchdog = Watchdog(
@@ -99,6 +100,7 @@ class Worker:
         remove_leftovers(run_id)
         found = resume(self.engine, start_from=settings["start_from"])
         self.state, unsent = found or (LoopState(), UnsentMetrics())
+        self.pace.time_fraction = self.state.time_fraction
         self.losses: Losses = unsent.losses
         self.grad_norm = 0.0
         self.spikes = SpikeGuard(
@@ -238,10 +240,10 @@ class Worker:
         self.reporter.report(self.state, scores=scores, probe=probe, unsent=unsent)
 
     def _time_is_up(self) -> bool:
-        """Whether it is for any worker: their clocks differ by an instant, so all ask together."""
-        flag = torch.tensor(float(self.clock.is_over), device=self.engine.device)
-        dist.all_reduce(flag)
-        return bool(flag > 0)
+        """Whether the time limit is reached; all workers ask together."""
+        is_up = self.pace.agree(self.clock, device=self.engine.device)
+        self.state.time_fraction = self.pace.time_fraction
+        return is_up
 
     def _log_start(self, world_size: int) -> None:
         start = f"resuming after step {self.state.step}" if self.state.step else "starting"
@@ -255,29 +257,6 @@ class Worker:
             self.config.deepspeed.zero_stage,
             sum(p.numel() for p in self.engine.module.parameters()) / 1e6,
         )
-
-
-class Clock:
-    """Training time over all restarts.
-
-    Args:
-        started: of this process, by `time.monotonic`.
-        before_s: seconds of the processes before it.
-        max_minutes: the budget, or None.
-    """
-
-    def __init__(self, *, started: float, before_s: float, max_minutes: float | None) -> None:
-        self._started, self._before_s, self._max_minutes = started, before_s, max_minutes
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds of training up to now."""
-        return self._before_s + time.monotonic() - self._started
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the budget is used up."""
-        return self._max_minutes is not None and self.elapsed_s > self._max_minutes * 60
 
 
 def configure_logging(rank: int) -> None:

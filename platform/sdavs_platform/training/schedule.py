@@ -6,10 +6,14 @@ from collections.abc import Callable
 from sdavs_platform.config.tree import OptimizerConfig
 
 
-def lr_factor(step: int, *, total_steps: int, config: OptimizerConfig) -> float:
-    """The learning rate of a step, counted from 0: linear warm-up times the decay of `optimizer.schedule`."""
+def lr_factor(step: int, *, progress: float, config: OptimizerConfig) -> float:
+    """The learning rate of a step, counted from 0: linear warm-up times the decay of `optimizer.schedule`.
+
+    Args:
+        progress: as for `decay`.
+    """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    return warmup * decay(step / total_steps, config)
+    return warmup * decay(progress, config)
 
 
 def decay(progress: float, config: OptimizerConfig) -> float:

@@ -61,6 +61,8 @@ class LoopState:
     """For `training.spike_factor`."""
     elapsed_s: float = 0.0
     """Training time in seconds over all restarts."""
+    time_fraction: float = 0.0
+    """Of `training.max_minutes`, as the workers last agreed on it; 0 without."""
     stopped: str | None = None
     """Why training ended before its last epoch."""
 
