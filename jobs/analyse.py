@@ -18,7 +18,7 @@ ABOUT = {
     "maps": "feature maps and Grad-CAM before SNRP, after CFS and after SFS (figure 5)",
     "attention": "attention in both directions, and both streams before and after DAMF (figure 6)",
     "response": "distribution of SNRP's responses over space and channels (figure 8)",
-    "listening": "right, no, swapped, off-screen sound and noise alone; the false sounding rate (beyond the paper)",
+    "listening": "right, no, swapped, off-screen sound and noise alone, AVSBench-Robust (beyond the paper)",
     "all": "all of these that apply to the model; the others are listed",
 }
 
@@ -31,15 +31,20 @@ def main() -> None:
         _add_flags(subparser, name)
     flags = vars(parser.parse_args())
     name, as_json = flags.pop("analysis"), flags.pop("json")
+    from sdavs_platform.analysis.result import AnalysisResult
     from sdavs_platform.analysis.result import as_json as to_json
     from sdavs_platform.analysis.suite import NAMES, Request, analyse
 
-    results, left_out = analyse(Request(names=NAMES if name == "all" else (name,), **flags))
-    if as_json:
+    def show(result: AnalysisResult) -> None:
+        if not as_json:
+            print(f"{result.name}\n{result.table}\n", flush=True)
+        elif name != "all":
+            print(to_json(result.numbers), flush=True)
+
+    results, left_out = analyse(Request(names=NAMES if name == "all" else (name,), **flags), show=show)
+    if as_json and name == "all":
         numbers = {key: result.numbers for key, result in results.items()}
-        print(to_json(numbers[name] if name != "all" else numbers | {"left_out": left_out}))
-    else:
-        print("\n\n".join(f"{key}\n{result.table}" for key, result in results.items()))
+        print(to_json(numbers | {"left_out": left_out}))
 
 
 def _add_flags(parser: argparse.ArgumentParser, name: str) -> None:

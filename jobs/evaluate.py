@@ -5,8 +5,10 @@
     python jobs/evaluate.py --model models:/sdavs/3 --blind models:/sdavs-blind/1 --split test_new_scenes
 
 A model that listens scores lower when muted, and lower still with swapped sound. The table also shows the best
-constant mask and, with --blind, a model that was trained on silence. The figures are also logged to the model's
-MLflow run.
+constant mask and, with --blind, a model that was trained on silence. On binary masks it adds off-screen sound, white
+noise, AVSBench-Robust's figures, the deaf oracle (every visible object marked) where the data set records what is
+visible, and intervals of J by a bootstrap over the photographs and recordings that clips are composed of. The figures
+are also logged to the model's MLflow run. docs/listening.md explains them.
 """
 
 import json

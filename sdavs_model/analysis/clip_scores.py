@@ -39,15 +39,19 @@ def score_clip(
     Returns:
         {name: score}, in the order of `sounds`.
     """
-    valid, target = annotated(item), sounding_masks(item).float()
     inputs = {key: item[key][None].to(device) for key in ("frames", "present") if key in item}
     scores = {}
     for name, log_mel in sounds.items():
         logits = sounding_logits(predict(model, inputs | {"log_mel": log_mel[None].to(device)}))
-        probability = logits[0].float().cpu().sigmoid()
-        scored = probability[valid], target[valid]
-        scores[name] = ClipScore(mask_iou(*scored), best_fscore(*scored), probability)
+        scores[name] = score_probability(item, logits[0].float().cpu().sigmoid())
     return scores
+
+
+def score_probability(item: Mapping[str, Any], probability: Tensor) -> ClipScore:
+    """The score of any prediction of `item`, the probability of "sounds at all": [T, H, W], on the CPU."""
+    valid, target = annotated(item), sounding_masks(item).float()
+    scored = probability[valid], target[valid]
+    return ClipScore(mask_iou(*scored), best_fscore(*scored), probability)
 
 
 def sounding_masks(item: Mapping[str, Any]) -> Tensor:

@@ -1,11 +1,13 @@
 """The listening test: does a model segment what it hears, or whatever it sees?
 
 The paper names the failure as its limitation (IV-H) and does not measure it; the test is ours. Each clip is scored
-with five sounds: its own, silence, the sound of a clip with other categories, a sound from off screen (of a category
-that is neither seen nor heard in the clip), and noise alone. With silence, noise or a sound from off screen nothing
-visible sounds, so every predicted pixel is a false positive.
+with several sounds: its own, silence, the sound of a clip with other categories, a sound from off screen (of a category
+that is neither seen nor heard in the clip), and noise alone, of one or more kinds. With silence, noise or a sound from
+off screen nothing visible sounds, so every predicted pixel is a false positive.
 """
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from sdavs_model.analysis.noise_mixing import Noise, rms
 from sdavs_model.audio_control import AudioControlled, ReplacedSound, swap_partners
 from sdavs_model.data.core.clip import SAMPLE_RATE
 
-RIGHT, SILENCE, SWAPPED, OFF_SCREEN, NOISE_ONLY = "right", "silence", "swapped", "off-screen", "noise only"
+RIGHT, SILENCE, SWAPPED, OFF_SCREEN = "right", "silence", "swapped", "off-screen"
+NOISE_ONLY, WHITE_NOISE = "noise only", "white noise"
 NOISE_RMS = 0.08
 """Root mean square of the noise that replaces the sound: -22 dBFS, a usual level of speech and of RealAV's sources."""
 
@@ -53,23 +56,22 @@ class NoiseOnly(ReplacedSound):
         return self.clips.preprocessor.log_mel(noise * np.float32(NOISE_RMS / rms(noise)), len(log_mel))
 
 
-def five_sounds(
-    clips: Any, *, silence: Tensor, noise: Noise
+def listening_sounds(
+    clips: Any, *, silence: Tensor, noises: Mapping[str, Noise]
 ) -> tuple[dict[str, ReplacedSound], dict[str, str]]:
     """The conditions that a data set allows, by name, and the reason for each that it does not allow.
 
     Args:
         clips: a data set with `categories`, `seen` and a `preprocessor`.
         silence: [1, 96, 64], the log-mel example of silence.
-        noise: for "noise only".
+        noises: the noises to hear alone, by condition.
     """
-    makers = {
+    makers: dict[str, Callable[[], ReplacedSound]] = {
         RIGHT: lambda: AudioControlled(clips, control="right", silence=silence),
         SILENCE: lambda: AudioControlled(clips, control="muted", silence=silence),
         SWAPPED: lambda: AudioControlled(clips, control="swapped", silence=silence),
         OFF_SCREEN: lambda: OffScreenSound(clips),
-        NOISE_ONLY: lambda: NoiseOnly(clips, noise=noise),
-    }
+    } | {name: functools.partial(NoiseOnly, clips, noise=noise) for name, noise in noises.items()}
     sounds: dict[str, ReplacedSound] = {}
     left_out: dict[str, str] = {}
     for name, make in makers.items():

@@ -3,7 +3,13 @@
 from sdavs_model.metrics.avis import AVISMetrics
 from sdavs_model.metrics.base import Metrics, Mode
 from sdavs_model.metrics.object import ObjectMetrics
-from sdavs_model.metrics.protocols import headline_of, open_metrics, protocol_in_words, validation_metrics
+from sdavs_model.metrics.protocols import (
+    fscore_in_words,
+    headline_of,
+    open_metrics,
+    protocol_in_words,
+    validation_metrics,
+)
 from sdavs_model.metrics.semantic import SemanticMetrics
 from sdavs_model.metrics.vpo import VPOMetrics
 
@@ -14,6 +20,7 @@ __all__ = [
     "ObjectMetrics",
     "SemanticMetrics",
     "VPOMetrics",
+    "fscore_in_words",
     "headline_of",
     "open_metrics",
     "protocol_in_words",

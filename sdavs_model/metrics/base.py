@@ -50,6 +50,7 @@ class Metrics(ABC):
 LABELS = {
     "miou": "J",
     "fscore": "F",
+    "fpr": "FPR",
     "fdr": "FDR",
     "miou_no_background": "J without background",
     "fsla": "FSLA",

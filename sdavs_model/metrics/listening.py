@@ -1,11 +1,13 @@
 """Figures that show whether a model listens: AVSBench-Robust's protocol, and the score of a perfect but deaf model."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdavs_model.metrics.object import ObjectMetrics
+from sdavs_model.metrics.base import Mode
+from sdavs_model.metrics.object import ObjectMetrics, mask_iou, plain_scores
 
 POSITIVE = "right"
 NEGATIVES = ("silence", "noise", "off-screen")
@@ -13,15 +15,73 @@ SURE = 10.0
 """Logit of a pixel of a known mask; its sigmoid exceeds every threshold but the last of F."""
 
 
-class RobustMetrics:
-    """AVSBench-Robust (Li et al. 2025, arXiv 2502.00358): scores with a clip's own sound and with three others.
+class SoundMetrics(ObjectMetrics):
+    """M_J and M_F under one sound, whatever it is, with the false positive rate and J of each clip.
+
+    "fpr", the false positive rate of AVSBench-Robust, is the mean over all frames of the fraction of pixels with
+    sigmoid > 0.5. Under the clip's own sound that is the marked fraction, of which most should be right.
+
+    Args:
+        mode, videos_per_batch: see `ObjectMetrics`.
+
+    Attributes:
+        clip_miou: {clip: J}, of each clip on its own and in the mode's definition.
+    """
+
+    def __init__(self, *, mode: Mode = "official", videos_per_batch: int = 1) -> None:
+        super().__init__(mode=mode, videos_per_batch=videos_per_batch)
+        self.clip_miou: dict[str, float] = {}
+        self._sum_marked = 0.0
+        self._num_frames = 0
+
+    def add_clip(self, logits: Tensor, clip: Mapping[str, Any]) -> None:
+        super().add_clip(logits, clip)
+        valid = clip["valid"].to(logits.device)
+        if bool(valid.any()):
+            probability = logits[valid, 0].detach().float().sigmoid()
+            target = (clip["masks"].to(logits.device)[valid] > 0).float()
+            self.clip_miou[clip["name"]] = clip_iou(probability, target, mode=self.mode)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        super().update(logits, target)
+        self._sum_marked += float(marked_fraction(logits.detach().float().sigmoid()).sum())
+        self._num_frames += len(logits)
+
+    def compute(self) -> dict[str, float]:
+        """{"miou", "fscore", "fpr"}, all in [0, 1].
+
+        Raises:
+            ValueError: no video was added.
+        """
+        return super().compute() | {"fpr": self._sum_marked / self._num_frames}
+
+    def state(self) -> Any:
+        return [super().state(), self._sum_marked, self._num_frames, self.clip_miou]
+
+    def merge(self, state: Any) -> None:
+        base, sum_marked, num_frames, clip_miou = state
+        super().merge(base)
+        self._sum_marked += sum_marked
+        self._num_frames += num_frames
+        self.clip_miou |= clip_miou
+
+
+def clip_iou(probability: Tensor, target: Tensor, *, mode: Mode = "official") -> float:
+    """J of one clip. probability, target: [T, H, W]."""
+    return (
+        mask_iou(probability, target)
+        if mode == "official"
+        else plain_scores(probability > 0.5, target > 0)[0]
+    )
+
+
+def combined_scores(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The combined figures of AVSBench-Robust (Li et al. 2025, arXiv 2502.00358).
 
     Every clip is scored four times against its own masks: with its own sound ("right"), and with sounds that nothing
-    in the picture makes ("silence", white "noise", and an "off-screen" sound of another category). For each sound:
-
-    * "miou" and "fscore" are M_J and M_F of AVSBench-object. With a negative sound lower is better: the authors' test
-      sets keep the masks, so the figures say how much of the now silent objects is still segmented.
-    * "fpr", the false positive rate, is the mean over all frames of the fraction of pixels with sigmoid > 0.5.
+    in the picture makes ("silence", white "noise", and an "off-screen" sound of another category). With a negative
+    sound lower is better: the authors' test sets keep the masks, so J and F say how much of the now silent objects is
+    still segmented.
 
     The combined figures of the paper are computed in a spreadsheet and their formulas are not published with the code.
     Our definitions, N being the mean over the three negative sounds:
@@ -31,45 +91,11 @@ class RobustMetrics:
     * "g_fpr" = N(fpr); lower is better.
 
     Args:
-        videos_per_batch: see `ObjectMetrics`.
+        scores: of `SoundMetrics`, by sound: `POSITIVE` and all `NEGATIVES`.
+
+    Returns:
+        {"g_miou", "g_fscore", "g_fpr"}, all in [0, 1].
     """
-
-    def __init__(self, *, videos_per_batch: int = 1) -> None:
-        sounds = (POSITIVE, *NEGATIVES)
-        self._object = {sound: ObjectMetrics(videos_per_batch=videos_per_batch) for sound in sounds}
-        self._false_positives = dict.fromkeys(sounds, 0.0)
-        self._num_frames = dict.fromkeys(sounds, 0)
-
-    def update(self, sound: str, logits: Tensor, target: Tensor) -> None:
-        """Add one video under one sound.
-
-        Args:
-            sound: "right", "silence", "noise" or "off-screen".
-            logits: [N, H, W], before the sigmoid.
-            target: [N, H, W] of {0, 1}, the video's own masks.
-
-        Raises:
-            ValueError: as `ObjectMetrics.update`.
-        """
-        self._object[sound].update(logits, target)
-        self._false_positives[sound] += float(marked_fraction(logits.detach().float().sigmoid()).sum())
-        self._num_frames[sound] += len(logits)
-
-    def compute(self) -> dict[str, dict[str, float]]:
-        """{sound: {"miou", "fscore", "fpr"}} and {"combined": {"g_miou", "g_fscore", "g_fpr"}}, all in [0, 1].
-
-        Raises:
-            ValueError: no video was added under one of the sounds.
-        """
-        scores = {
-            sound: metrics.compute() | {"fpr": self._false_positives[sound] / self._num_frames[sound]}
-            for sound, metrics in self._object.items()
-        }
-        return scores | {"combined": combined_scores(scores)}
-
-
-def combined_scores(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """{"g_miou", "g_fscore", "g_fpr"} of the scores under the four sounds; definitions in `RobustMetrics`."""
     negative = {
         name: sum(scores[sound][name] for sound in NEGATIVES) / len(NEGATIVES)
         for name in ("miou", "fscore", "fpr")

@@ -64,5 +64,10 @@ def protocol_in_words(protocol: str, *, mode: Mode, videos_per_batch: int) -> st
     name = f"{PROTOCOLS[protocol]}; {mode} figures"
     if protocol != ObjectMetrics.protocol or mode != "official":
         return name
+    return f"{name}; {fscore_in_words(videos_per_batch)}"
+
+
+def fscore_in_words(videos_per_batch: int = 1) -> str:
+    """How a report says which of AVSBench-object's official F it shows; see `ObjectMetrics`."""
     videos = "each video" if videos_per_batch == 1 else f"{videos_per_batch} videos"
-    return f"{name}; F at the best threshold of {videos}"
+    return f"F at the best threshold of {videos} (videos_per_batch {videos_per_batch})"

@@ -16,7 +16,7 @@ from sdavs_model.analysis.consistency import (
 )
 from sdavs_model.analysis.damf_attention import attention_received, concentration
 from sdavs_model.analysis.feature_maps import focus, grad_cam, points_at
-from sdavs_model.analysis.listening import OffScreenSound, five_sounds, nothing_visible_sounds
+from sdavs_model.analysis.listening import OffScreenSound, listening_sounds, nothing_visible_sounds
 from sdavs_model.analysis.noise_mixing import (
     BrownianNoise,
     RecordedNoise,
@@ -178,7 +178,9 @@ def test_a_sound_from_off_screen_is_neither_seen_nor_heard_in_the_clip():
     clips.seen = [""] * 5
     with pytest.raises(ValueError, match="does not record which categories"):
         OffScreenSound(clips)
-    sounds, left_out = five_sounds(clips, silence=torch.zeros(1, 96, 64), noise=BrownianNoise(seed=0))
+    sounds, left_out = listening_sounds(
+        clips, silence=torch.zeros(1, 96, 64), noises={"noise only": BrownianNoise(seed=0)}
+    )
     assert list(left_out) == ["off-screen"]
     assert list(sounds) == ["right", "silence", "swapped", "noise only"]
 

@@ -9,7 +9,7 @@ from sdavs_model.metrics.bootstrap import asset_interval
 from sdavs_model.metrics.listening import (
     NEGATIVES,
     POSITIVE,
-    RobustMetrics,
+    SoundMetrics,
     combined_scores,
     deaf_oracle_logits,
 )
@@ -24,11 +24,11 @@ def halves() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_robust_scores_of_a_model_that_hears_all_but_off_screen_sounds():
     upper, left = halves()
-    metrics = RobustMetrics()
+    metrics = {sound: SoundMetrics() for sound in (POSITIVE, *NEGATIVES)}
     predicted = {"right": upper, "silence": torch.zeros_like(upper), "noise": torch.zeros_like(upper)}
     for sound in (POSITIVE, *NEGATIVES):
-        metrics.update(sound, deaf_oracle_logits(predicted.get(sound, left)), upper)
-    scores = metrics.compute()
+        metrics[sound].update(deaf_oracle_logits(predicted.get(sound, left)), upper)
+    scores = {sound: scored.compute() for sound, scored in metrics.items()}
     assert scores["right"] == pytest.approx({"miou": 1, "fscore": 1, "fpr": 0.5})
     assert scores["silence"]["miou"] == scores["silence"]["fpr"] == 0
     # Off screen: 4 of 12 pixels of the union; precision and recall are 1 / 2, and so is F. The lowest threshold, 0,
@@ -37,7 +37,7 @@ def test_robust_scores_of_a_model_that_hears_all_but_off_screen_sounds():
     assert scores["off-screen"] == pytest.approx({"miou": 1 / 3, "fscore": lowest, "fpr": 0.5})
     assert scores["silence"]["fscore"] == pytest.approx(lowest)
     negative = (0 + 0 + 1 / 3) / 3
-    assert scores["combined"] == pytest.approx(
+    assert combined_scores(scores) == pytest.approx(
         {
             "g_miou": 2 * 1 * (1 - negative) / (1 + 1 - negative),
             "g_fscore": 2 * 1 * (1 - lowest) / (1 + 1 - lowest),
@@ -54,11 +54,29 @@ def test_a_deaf_model_reaches_at_most_half_of_the_combined_score(score):
     assert combined["g_fpr"] == pytest.approx(0.2)
 
 
-def test_robust_scores_need_every_sound():
-    metrics = RobustMetrics()
-    metrics.update("right", torch.zeros(1, 4, 4), torch.ones(1, 4, 4))
+@pytest.mark.parametrize("mode", ["official", "corrected"])
+def test_scores_under_one_sound_are_those_of_the_protocol_and_keep_j_of_each_clip(mode):
+    upper, left = halves()
+    clips = {"a": (upper, upper), "b": (left, upper), "c": (left, torch.zeros_like(left))}
+    whole, parts, plain = (
+        SoundMetrics(mode=mode),
+        [SoundMetrics(mode=mode) for _ in clips],
+        ObjectMetrics(mode=mode),
+    )
+    for part, (name, (predicted, target)) in zip(parts, clips.items(), strict=True):
+        clip = {"name": name, "masks": target.long(), "valid": torch.tensor([True, False])}
+        for metrics in (whole, part, plain):
+            metrics.add_clip(deaf_oracle_logits(predicted)[:, None], clip)
+    # Nothing sounds in c and half of it is marked: officially half of it is right, corrected none.
+    assert whole.clip_miou == pytest.approx({"a": 1, "b": 1 / 3, "c": 0.5 if mode == "official" else 0})
+    assert whole.compute() == pytest.approx(plain.compute() | {"fpr": 0.5})
+    assert whole.compute()["miou"] == pytest.approx(sum(whole.clip_miou.values()) / 3)
+    parts[0].merge(parts[1].state())
+    parts[0].merge(parts[2].state())
+    assert parts[0].compute() == pytest.approx(whole.compute())
+    assert parts[0].clip_miou == whole.clip_miou
     with pytest.raises(ValueError, match="no video was evaluated"):
-        metrics.compute()
+        SoundMetrics(mode=mode).compute()
 
 
 def test_the_deaf_oracle_scores_what_marking_every_visible_object_scores():

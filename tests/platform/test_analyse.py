@@ -98,7 +98,8 @@ def test_noise_is_scored_with_and_without_snrp_on_a_whole_curve(analysed):
 
 def test_the_false_sounding_rate_is_one_less_j_against_an_empty_ground_truth(analysed):
     conditions = analysed[0]["listening"].numbers["conditions"]
-    assert list(conditions) == ["right", "silence", "swapped", "off-screen", "noise only"]
+    sounds = ["right", "silence", "swapped", "off-screen", "noise only", "white noise"]
+    assert list(conditions) == [*sounds, "deaf oracle"]
     assert conditions["silence"]["quiet_frames"] == conditions["off-screen"]["quiet_frames"] == 20
     assert conditions["right"]["quiet_frames"] < 20
 

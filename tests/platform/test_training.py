@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 import ray.train
-from sdavs_platform.evaluation.registered_model import evaluate_registered, results_table
+from sdavs_platform.evaluation.registered_model import evaluate_registered, log_results, results_table
 from sdavs_platform.evaluation.scoring import best_constant
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import mlflow_client
@@ -120,17 +120,37 @@ def test_the_registered_model_loads_with_the_model_package_alone(
     assert done.stdout.strip() == "[]"
 
 
-def test_the_evaluation_compares_right_muted_and_swapped_sound_with_the_constant_mask(
+def test_the_evaluation_compares_the_right_sound_with_others_and_with_models_that_do_not_listen(
     interrupted_and_resumed, make_config, data
 ):
     version = interrupted_and_resumed[1].model_version
-    report = evaluate_registered(
-        f"models:/sdavs/{version}", root=str(data), uri=make_config("resumed").tracking.uri
-    )
+    uri = make_config("resumed").tracking.uri
+    report = evaluate_registered(f"models:/sdavs/{version}", root=str(data), uri=uri)
     assert set(report["splits"]) == {"test_new_scenes", "test_strict"}
-    for rows in report["splits"].values():
-        assert list(rows) == ["right audio", "muted audio", "swapped audio", "best constant mask"]
-    assert "test_strict" in results_table(report)
+    for split, rows in report["splits"].items():
+        controls = ["right audio", "muted audio", "swapped audio"]
+        assert list(rows) == [
+            *controls,
+            "off-screen audio",
+            "white noise",
+            "deaf oracle",
+            "best constant mask",
+        ]
+        assert set(report["robust"][split]) == {"g_miou", "g_fscore", "g_fpr"}
+        interval = report["intervals"][split]["right audio"]
+        assert interval["mean"] == pytest.approx(rows["right audio"]["miou"])
+        assert interval["low"] <= interval["mean"] <= interval["high"]
+    assert report["left_out"] == {}
+    table = results_table(report)
+    assert "test_strict" in table
+    assert "F at the best threshold of each video" in table
+    log_results(report, uri=uri)
+    logged = mlflow_client(uri).get_run(report["run_id"]).data.metrics
+    assert (
+        logged["test/test_strict/deaf_oracle/miou"] == report["splits"]["test_strict"]["deaf oracle"]["miou"]
+    )
+    assert "test/test_strict/robust/g_fpr" in logged
+    assert "test/test_strict/interval/right_audio_minus_deaf_oracle/low" in logged
 
 
 def test_a_checkpoint_that_lacks_a_shard_is_refused_with_the_file_name(interrupted_and_resumed, tmp_path):

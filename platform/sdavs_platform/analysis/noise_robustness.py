@@ -16,6 +16,7 @@ from sdavs_model.analysis.noise_mixing import (
     snr_condition,
     snr_of_factor,
 )
+from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.analysis.draw_curves import noise_curve
 from sdavs_platform.analysis.inputs import AnalysisInputs
 from sdavs_platform.analysis.result import AnalysisResult, Row, flat_metrics, mean, means
@@ -125,6 +126,7 @@ def _table(
         [
             inputs.title,
             text_table(header, rows),
+            fscore_in_words(),
             f"factor {PAPER_FACTOR} is on average {meaning} of signal to noise",
             *notes,
         ]

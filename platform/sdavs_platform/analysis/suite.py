@@ -1,6 +1,7 @@
 """The analyses by name, and the call that runs them, writes their results and logs them."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +43,15 @@ class Request:
     log: bool = True
 
 
-def analyse(request: Request) -> tuple[dict[str, AnalysisResult], dict[str, str]]:
-    """Run the analyses one after another; each is written and logged before the next starts.
+def analyse(
+    request: Request, *, show: Callable[[AnalysisResult], None] = lambda result: None
+) -> tuple[dict[str, AnalysisResult], dict[str, str]]:
+    """Run the analyses one after another; each is written, shown and logged before the next starts.
 
     Of several, those that do not apply to the model (no SNRP, no DAMF) are skipped.
+
+    Args:
+        show: prints a result.
 
     Returns:
         The results by name, and the reason for each skipped analysis.
@@ -68,7 +74,7 @@ def analyse(request: Request) -> tuple[dict[str, AnalysisResult], dict[str, str]
             logger.info(f"{name}: skipped, {lacking}")
             continue
         results[name] = _run(name, inputs, request)
-        _keep(results[name], inputs, request)
+        _keep(results[name], inputs, request, show=show)
     return results, left_out
 
 
@@ -111,10 +117,17 @@ def _inputs(request: Request, model: str) -> AnalysisInputs:
     )
 
 
-def _keep(result: AnalysisResult, inputs: AnalysisInputs, request: Request) -> None:
+def _keep(
+    result: AnalysisResult,
+    inputs: AnalysisInputs,
+    request: Request,
+    *,
+    show: Callable[[AnalysisResult], None],
+) -> None:
     parent = Path(request.out) if request.out else state_folder() / "analysis"
     folder = write_result(result, parent / f"{result.name}-{inputs.subject.name}")
     logger.info(f"{result.name}: written to {folder}")
+    show(result)
     if request.log and inputs.subject.run_id:
         uri = tracking_uri(request.tracking_uri)
         run_id = inputs.subject.run_id

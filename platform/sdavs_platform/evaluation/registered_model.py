@@ -2,16 +2,31 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdavs_model import LoadedModel, load_artifact
-from sdavs_model.audio_control import AudioControl, swap_partners
+from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound, swap_partners
+from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.datasets import known_kind, splits_of
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
-from sdavs_model.metrics import Mode, protocol_in_words
+from sdavs_model.metrics import Mode, ObjectMetrics, protocol_in_words
 from sdavs_model.metrics.base import LABELS
-from sdavs_platform.evaluation.scoring import best_constant, score
+from sdavs_model.metrics.listening import SoundMetrics
+from sdavs_platform.evaluation.listening import (
+    BLIND,
+    ORACLE,
+    Intervals,
+    flat_intervals,
+    intervals_of,
+    left_out_text,
+    listening_text,
+    robust_scores,
+    score_deaf_oracle,
+    sounds_of,
+)
+from sdavs_platform.evaluation.scoring import best_constant, score, score_sound
 from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tables import text_table
 from sdavs_platform.tracking.client import require_mlflow, tracking_uri
@@ -21,6 +36,27 @@ from sdavs_platform.tracking.runs import TrainingRun
 logger = logging.getLogger(__name__)
 
 CONTROLS: tuple[AudioControl, ...] = ("right", "muted", "swapped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How splits are scored; see `evaluate_registered`."""
+
+    mode: Mode
+    videos_per_batch: int
+    device: str
+
+
+@dataclass
+class SplitReport:
+    """What `evaluate_registered` reports of one split."""
+
+    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+    constant: str = ""
+    robust: dict[str, float] = field(default_factory=dict)
+    intervals: Intervals = field(default_factory=dict)
+    over: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def evaluate_registered(
@@ -50,8 +86,11 @@ def evaluate_registered(
 
     Returns:
         {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
-        "videos_per_batch", "splits": {split: {row: {figure: value}}}, "constants"}. Constants exist for binary masks
-        only: the best constant mask of 71 classes is background.
+        "videos_per_batch", "splits": {split: {row: {figure: value}}}, "constants", "robust", "intervals", "over",
+        "left_out"}, the last five by split.
+        AVSBench-object alone has them: the kind of the best constant mask (of 71 classes it is background);
+        AVSBench-Robust's combined figures; {row: {"mean", "low", "high"}} of J, and what the bootstrap resampled; and
+        {row: reason} of rows that the data set does not allow.
 
     Raises:
         ValueError: no such model, split or file; a model that fails verification, or has other classes;
@@ -64,36 +103,23 @@ def evaluate_registered(
     registered = resolve(model_uri, uri=uri)
     loaded = load_artifact(fetch(model_uri, uri=uri), device=device, sha256=registered.sha256)
     blind = load_artifact(fetch(blind_uri, uri=uri), device=device) if blind_uri else None
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    constants: dict[str, str] = {}
+    reports: dict[str, SplitReport] = {}
     for split in splits:
         clips = open_for(loaded, kind, data, split)
-        rows[split] = {}
-        for control in controls_of(clips):
-            logger.info(f"{split}: {len(clips)} clips, {control} audio")
-            rows[split][f"{control} audio"] = score(
-                loaded.model,
-                clips,
-                audio=control,
-                mode=mode,
-                videos_per_batch=videos_per_batch,
-                device=device,
-            )
-        if blind:
-            rows[split]["audio-blind copy"] = score(
-                blind.model,
-                open_for(blind, kind, data, split),
-                audio="muted",
-                mode=mode,
-                videos_per_batch=videos_per_batch,
-                device=device,
-            )
+        blind_clips = open_for(blind, kind, data, split) if blind else None
+        score_split = _score_object if clips.source.protocol == ObjectMetrics.protocol else _score_controls
+        reports[split] = score_split(
+            loaded,
+            clips,
+            blind=(blind, blind_clips) if blind and blind_clips else None,
+            setting=Setting(mode=mode, videos_per_batch=videos_per_batch, device=device),
+        )
         if clips.source.num_classes == 1:
             constant = best_constant(
                 open_for(loaded, kind, data, train_split), clips, mode=mode, videos_per_batch=videos_per_batch
             )
-            rows[split]["best constant mask"] = constant.scores
-            constants[split] = constant.kind
+            reports[split].rows["best constant mask"] = constant.scores
+            reports[split].constant = constant.kind
     return {
         "model": model_uri,
         "version": registered.version,
@@ -104,9 +130,79 @@ def evaluate_registered(
         "protocol": clips.source.protocol,
         "mode": mode,
         "videos_per_batch": videos_per_batch,
-        "splits": rows,
-        "constants": constants,
+        "splits": {split: report.rows for split, report in reports.items()},
+        "constants": {split: report.constant for split, report in reports.items() if report.constant},
+        "robust": {split: report.robust for split, report in reports.items() if report.robust},
+        "intervals": {split: report.intervals for split, report in reports.items() if report.intervals},
+        "over": {split: report.over for split, report in reports.items() if report.intervals},
+        "left_out": {split: report.left_out for split, report in reports.items() if report.left_out},
     }
+
+
+def _score_object(
+    loaded: LoadedModel,
+    clips: TrainingClips,
+    *,
+    blind: tuple[LoadedModel, TrainingClips] | None,
+    setting: "Setting",
+) -> "SplitReport":
+    """AVSBench-object's figures with every sound that the split allows, of the deaf oracle and the blind model."""
+    report = SplitReport()
+    sounds, report.left_out = sounds_of(clips)
+    clip_miou: dict[str, dict[str, float]] = {}
+
+    def keep(row: str, metrics: SoundMetrics) -> None:
+        report.rows[row] = metrics.compute()
+        clip_miou[row] = metrics.clip_miou
+
+    for row, heard in sounds.items():
+        logger.info(f"{clips.source.split}: {len(clips)} clips, {row}")
+        keep(row, _score_sound(loaded, heard, setting))
+    try:
+        keep(
+            ORACLE,
+            score_deaf_oracle(clips, mode=setting.mode, videos_per_batch=setting.videos_per_batch),
+        )
+    except ValueError as error:
+        report.left_out[ORACLE] = str(error)
+    if blind is not None:
+        model, blind_clips = blind
+        silence = Preprocessor(model.config.preprocess).silence()
+        muted = AudioControlled(blind_clips, control="muted", silence=silence)
+        keep(BLIND, _score_sound(model, muted, setting))
+    assets = dict(zip((files.name for files in clips.source.files), clips.source.assets, strict=True))
+    report.robust = robust_scores(report.rows)
+    report.intervals, report.over = intervals_of(clip_miou, assets)
+    for row, reason in report.left_out.items():
+        logger.warning(f"{clips.source.split}: the row {row!r} is left out: {reason}")
+    return report
+
+
+def _score_controls(
+    loaded: LoadedModel,
+    clips: TrainingClips,
+    *,
+    blind: tuple[LoadedModel, TrainingClips] | None,
+    setting: "Setting",
+) -> "SplitReport":
+    """Another protocol's figures with the right, no and swapped sound."""
+    report = SplitReport()
+    options: dict[str, Any] = {"mode": setting.mode, "videos_per_batch": setting.videos_per_batch}
+    for control in controls_of(clips):
+        logger.info(f"{clips.source.split}: {len(clips)} clips, {control} audio")
+        report.rows[f"{control} audio"] = score(
+            loaded.model, clips, audio=control, device=setting.device, **options
+        )
+    if blind is not None:
+        model, blind_clips = blind
+        report.rows[BLIND] = score(model.model, blind_clips, audio="muted", device=setting.device, **options)
+    return report
+
+
+def _score_sound(loaded: LoadedModel, heard: ReplacedSound, setting: "Setting") -> SoundMetrics:
+    metrics = SoundMetrics(mode=setting.mode, videos_per_batch=setting.videos_per_batch)
+    score_sound(loaded.model, heard, metrics=metrics, device=setting.device)
+    return metrics
 
 
 def log_results(results: dict[str, Any], *, uri: str | None = None) -> None:
@@ -115,15 +211,18 @@ def log_results(results: dict[str, Any], *, uri: str | None = None) -> None:
     suffix = "" if results["mode"] == "official" else f"_{results['mode']}"
     if results["videos_per_batch"] > 1:
         suffix += f"_{results['videos_per_batch']}_videos"
-    run.log_metrics(
-        {
-            f"test{suffix}/{split}/{row.replace(' ', '_')}/{name}": value
-            for split, scored in results["splits"].items()
-            for row, scores in scored.items()
-            for name, value in scores.items()
-        },
-        step=0,
-    )
+    metrics = {
+        f"{split}/{row.replace(' ', '_')}/{name}": value
+        for split, scored in results["splits"].items()
+        for row, scores in scored.items()
+        for name, value in scores.items()
+    }
+    for split, scores in results["robust"].items():
+        metrics |= {f"{split}/robust/{name}": value for name, value in scores.items()}
+    for split, intervals in results["intervals"].items():
+        limits = flat_intervals(intervals)
+        metrics |= {f"{split}/interval/{name}": value for name, value in limits.items()}
+    run.log_metrics({f"test{suffix}/{name}": value for name, value in metrics.items()}, step=0)
     run.client.log_dict(run.run_id, results, f"evaluation{suffix}.json")
 
 
@@ -140,7 +239,12 @@ def results_table(results: dict[str, Any]) -> str:
         block = text_table([split, *(LABELS[name] for name in names)], rows)
         if split in results["constants"]:
             block += f"\n  (constant: {results['constants'][split]})"
-        blocks.append(block)
+        below = listening_text(
+            robust=results["robust"].get(split, {}),
+            intervals=results["intervals"].get(split, {}),
+            over=results["over"].get(split, ""),
+        )
+        blocks.append("\n".join([block, *below, *left_out_text(results["left_out"].get(split, {}))]))
     return "\n\n".join(blocks)
 
 

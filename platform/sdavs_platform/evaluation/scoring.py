@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from sdavs_model.audio_control import AudioControl, AudioControlled
+from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
-from sdavs_model.metrics import Mode, ObjectMetrics, open_metrics
+from sdavs_model.metrics import Metrics, Mode, ObjectMetrics, open_metrics
 from sdavs_model.training_step import evaluate
 
 Scores = dict[str, float]
@@ -40,13 +40,21 @@ def score(
         ValueError: a file cannot be read; or, with "swapped", no other clip has other sounds.
     """
     heard = AudioControlled(clips, control=audio, silence=Preprocessor(model.config.preprocess).silence())
+    metrics = open_metrics(clips.source, mode=mode, videos_per_batch=videos_per_batch)
+    return score_sound(model, heard, metrics=metrics, device=device, batch_size=batch_size).compute()
+
+
+def score_sound(
+    model: Any,
+    heard: ReplacedSound,
+    *,
+    metrics: Metrics,
+    device: str | torch.device = "cpu",
+    batch_size: int = 4,
+) -> Metrics:
+    """The metrics, with a model's predictions for one split under one sound added."""
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
-    return evaluate(
-        model,
-        batches,
-        device=device,
-        metrics=open_metrics(clips.source, mode=mode, videos_per_batch=videos_per_batch),
-    ).compute()
+    return evaluate(model, batches, device=device, metrics=metrics)
 
 
 def best_constant(

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model, save_artifact
+from sdavs_model.metrics import ObjectMetrics
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
@@ -92,6 +93,7 @@ def export_checkpoint(
         "consolidation_agreement": comparison.agreement,
         "data_kind": clips.kind,
         "protocol": f"{clips.protocol}, official",
+        **({"videos_per_batch": 1} if clips.protocol == ObjectMetrics.protocol else {}),
     }
     save_artifact(folder, model=model, classes=list(clips.classes), metrics={}, lineage=lineage)
     return lineage

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.config.cli import yaml_text
 from sdavs_platform.tuning.report import charts
 from sdavs_platform.tuning.report.comparison import Comparison
@@ -60,6 +61,7 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         uri=uri,
         candidate=candidate,
         headline=headline(summary),
+        fscore=fscore_in_words(),
         unfinished=any(trial.state not in ENDED for trial in summary.trials),
         tiles=_tiles(summary),
         tables=tables,

@@ -3,6 +3,7 @@
 import csv
 import io
 
+from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.tuning.report.page import difference, headline, short, spread
 from sdavs_platform.tuning.report.study_tables import PAPER_SETS, Row
 from sdavs_platform.tuning.report.summary import Summary
@@ -19,6 +20,7 @@ def markdown(summary: Summary) -> str:
             "Differences are paired with the full model, in points, with 95 % bootstrap intervals over seeds and"
         ]
         lines += ["clips. **The paper's columns are on other data** (AVSBench, Swin-B, 384 px).", ""]
+    lines += [f"Of binary masks: {fscore_in_words()}.", ""]
     for table in summary.tables:
         lines += [f"## {table.title}, on {table.split}", ""]
         paper = " | ".join(f"paper {name}: J / F" for name in PAPER_SETS)
