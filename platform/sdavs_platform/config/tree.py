@@ -8,9 +8,9 @@ section `serve` is in `config/serve.py`, `model` in `sdavs_model.config`, `data.
 `sdavs_model.data.augment.augmentation`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from sdavs_model.config import SDAVSConfig, with_new_keys
 from sdavs_model.data.augment.augmentation import Augment
@@ -146,6 +146,31 @@ class LossWeights(Section):
         return self
 
 
+class _Start(Section):
+    """Weights of another training to start from."""
+
+    @property
+    def source(self) -> str | None:
+        """The key `from`, which Python reserves."""
+        return getattr(self, "from")
+
+
+_FROM = """Weights to start from: a registered model (models:/sdavs@champion, models:/sdavs/3), the id of an MLflow run
+(its registered model, else its best checkpoint), or the folder or s3:// address of a checkpoint or of a model artifact.
+All weights must fit; only the head may have other classes, and then starts from scratch. Optimizer, schedule and epochs
+begin at 0. Unset: the encoders' pretrained weights, if any. Not used where the name has checkpoints."""
+
+if TYPE_CHECKING:
+    StartConfig = _Start
+else:  # no attribute can be called `from` in a class body
+    StartConfig = create_model(
+        "StartConfig",
+        __base__=_Start,
+        __doc__=_Start.__doc__,
+        **{"from": (str | None, Field(default=None, description=_FROM))},
+    )
+
+
 class TrainingConfig(Section):
     """Length, batch size, validation, checkpoints."""
 
@@ -159,6 +184,10 @@ class TrainingConfig(Section):
 
     batch_size: Count = 4
     """Clips per optimizer step, over all workers; 4 is the paper's value."""
+
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that are never trained, by the names of its modules, such as levels.0 or decoder; encoders
+    also have model.freeze_backbone and model.freeze_audio_encoder."""
 
     loss_weights: LossWeights = LossWeights()
     """Weights of the parts of the loss."""
@@ -340,6 +369,9 @@ class RunConfig(Section):
 
     model: SDAVSConfig = SDAVSConfig()
     """The network; stored in the model artifact."""
+
+    start: StartConfig = StartConfig()
+    """Weights of another training to start from: fine-tuning."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and schedule."""

@@ -48,6 +48,7 @@ RESUMABLE = (
     "storage.",
     "cluster.",
     "serve.",
+    "start.",
     "data.root",
     "data.num_workers",
     "data.test_splits",

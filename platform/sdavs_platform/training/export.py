@@ -55,7 +55,10 @@ def export_from_storage(
     if not has_checkpoints(storage, name, field="--storage"):
         raise ValueError(f"--name: no training {name!r} has left checkpoints at {storage}")
     chosen, metrics = _chosen(ray.train.Result.from_path(f"{storage.rstrip('/')}/{name}"), checkpoint)
-    config, run_id = _recorded(name, storage=storage, uri=uri)
+    run = TrainingRun.find(name, storage=storage, uri=uri)
+    if run is None:
+        raise ValueError(f"--tracking-uri: {uri} knows no run of {name!r} with checkpoints at {storage}")
+    config, run_id = recorded_config(run), run.run_id
     address = checkpoint_address(storage, name, chosen.path)
     lineage = {"run_id": run_id, "name": name, "checkpoint": address} | {
         key: metrics[key] for key in ("epoch", "step")
@@ -179,11 +182,8 @@ def _chosen(trained: ray.train.Result, checkpoint: str) -> tuple[ray.train.Check
     raise ValueError(f"--checkpoint: there is no {checkpoint!r}; allowed: best, newest, {names}")
 
 
-def _recorded(name: str, *, storage: str, uri: str) -> tuple[RunConfig, str]:
-    """The training's config as its MLflow run keeps it, and the run's id."""
-    run = TrainingRun.find(name, storage=storage, uri=uri)
-    if run is None:
-        raise ValueError(f"--tracking-uri: {uri} knows no run of {name!r} with checkpoints at {storage}")
+def recorded_config(run: TrainingRun) -> RunConfig:
+    """A training's config as its MLflow run keeps it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(run.client.download_artifacts(run.run_id, "config.yaml", folder))
-        return validated(yaml.safe_load(file.read_text())), run.run_id
+        return validated(yaml.safe_load(file.read_text()))

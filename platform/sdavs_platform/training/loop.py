@@ -18,13 +18,14 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.deepspeed_internals import apply_gradients, log_only, loss_scale
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoints.checkpoint import LoopState, Losses, UnsentMetrics, remove_leftovers
-from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoint
+from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoint, own_checkpoints
 from sdavs_platform.training.checkpoints.reporter import CheckpointReporter
 from sdavs_platform.training.checkpoints.resume import resume
 from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype, with_agreed_precision
 from sdavs_platform.training.faults.notices import Notices, SupersededError
 from sdavs_platform.training.faults.spikes import SpikeGuard
 from sdavs_platform.training.faults.watchdog import Watchdog
+from sdavs_platform.training.fine_tuning import freeze_parts, load_start
 from sdavs_platform.training.pace import Clock, Pace
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
@@ -75,7 +76,10 @@ class Worker:
         self.times = StepTimes(
             use_gpu=config.cluster.use_gpu, watches_collectives=config.training.profile is not None
         )
-        model = build_model(config.model)
+        model = build_model(config.model if config.start.source is None else config.model.without_weights())
+        if config.start.source is not None and not own_checkpoints():
+            load_start(model, config)
+        freeze_parts(model, config.training.freeze)
         whole = copy.deepcopy(model) if config.deepspeed.zero_stage == 3 else None
         self.pace = Pace(self.total_steps)
         self.engine = build_engine(config, model, pace=self.pace, world_size=world_size)

@@ -27,6 +27,7 @@ from sdavs_platform.training.checkpoints.listing import (
 from sdavs_platform.training.faults.lease import Lease
 from sdavs_platform.training.faults.notices import EXIT_CODE, StopRequest
 from sdavs_platform.training.faults.retries import EndWithoutRetry, fit_through_outages, root_cause
+from sdavs_platform.training.fine_tuning import check_frozen_parts, prepare_start
 from sdavs_platform.training.preflight import CheckpointRecord, check_data, require_registry, resolved
 from sdavs_platform.training.telemetry.metrics import underway
 
@@ -95,6 +96,9 @@ def train(
             digest = check_data(config)
             run.set_data_digest(digest, has_checkpoints=resumes)
             run.log_dataset(config.data.root, digest=digest)
+            check_frozen_parts(config)
+            lineage = prepare_start(config, has_checkpoints=resumes)
+            run.set_tags(lineage)
             record.write(digest)
             if finishes:
                 require_registry(config)
@@ -102,7 +106,7 @@ def train(
                 run.record_process(ray.util.get_node_ip_address())
                 require_resources(config.cluster)
                 trained = _fit(config, run, lease, callbacks=callbacks, start_from=start_from)
-                result = _finish(config, run, trained, digest=digest, finishes=finishes)
+                result = _finish(config, run, trained, digest=digest, lineage=lineage, finishes=finishes)
         run.finish()
     _log_summary(config, result, uri)
     return result
@@ -241,7 +245,13 @@ def _trainer(
 
 
 def _finish(
-    config: RunConfig, run: TrainingRun, trained: ray.train.Result, *, digest: str, finishes: bool
+    config: RunConfig,
+    run: TrainingRun,
+    trained: ray.train.Result,
+    *,
+    digest: str,
+    lineage: dict[str, str],
+    finishes: bool,
 ) -> TrainResult:
     """Export, score and register the best checkpoint, unless that was done before."""
     checkpoint, reported = best_checkpoint(trained)
@@ -278,6 +288,7 @@ def _finish(
                 uri=run.uri,
                 run_id=run.run_id,
                 data_digest=digest,
+                lineage_tags=lineage,
             )
         )
     except ray.exceptions.RayTaskError as error:
