@@ -39,6 +39,7 @@ LAYERS = """
 
     model
     model.analysis
+    model.parts
     model.artifact model.budgets
     model.golden model.benchmark model.training_step
     model.metrics model.losses model.audio_control model.recipes model.architectures

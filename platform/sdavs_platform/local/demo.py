@@ -2,23 +2,18 @@
 
 import json
 import logging
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.table import Table
 
-from sdavs_platform.command import FAILED, INTERRUPTED
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.config.paths import CHECKOUT, state_folder
 from sdavs_platform.console import Steps
-from sdavs_platform.local import processes, sample, stack, state
+from sdavs_platform.local import sample
 from sdavs_platform.local.commands import Commands
 from sdavs_platform.local.stack import Ports, Stack
+from sdavs_platform.local.stages import Stages, run_stages
 from sdavs_platform.local.training import DemoTraining, Trained
 
 logger = logging.getLogger(__name__)
@@ -28,47 +23,28 @@ NUM_STEPS = 8
 
 def run(*, ports: Ports, retrain: bool, from_scratch: bool) -> int:
     """Run the demo; returns the exit status. If it is interrupted, it stops all that this checkout started."""
-    home, steps, started = state_folder(), Steps(num_steps=NUM_STEPS), time.monotonic()
-    show = steps.console.print
-    with _interruptible(), state.lock(home, command="make demo"):
-        try:
-            Demo(home=home, steps=steps, ports=ports, retrain=retrain, from_scratch=from_scratch).run()
-        except KeyboardInterrupt:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
-            show("interrupted; stopping everything")
-            stack.down(home=home)
-            processes.stop_children()
-            return INTERRUPTED
-        except (RuntimeError, ValueError) as error:
-            show(f"\n{error}", markup=False)
-            show(
-                "\nThe demo failed. Ray and MLflow keep running, so that you can look; `make stop` ends them."
-            )
-            return FAILED
-    show(f"\nDone in {time.monotonic() - started:.0f} s.")
-    return 0
+    home, steps = state_folder(), Steps(num_steps=NUM_STEPS)
+    stages = Stages(home=home, out=home / "demo", steps=steps, ports=ports)
+    demo = Demo(stages, retrain=retrain, from_scratch=from_scratch)
+    return run_stages(demo.run, command="make demo", steps=steps)
 
 
 class Demo:
     """The steps in order; each reuses the results of an earlier run.
 
     Args:
-        home: the state folder.
-        steps: shows the progress.
-        ports: of what is started.
+        stages: those that it shares with other commands.
         retrain: train again even if this config was trained.
         from_scratch: train all of a small model from random weights, which needs no download.
     """
 
-    def __init__(self, *, home: Path, steps: Steps, ports: Ports, retrain: bool, from_scratch: bool) -> None:
-        self._home = home
-        self._steps = steps
-        self._ports = ports
+    def __init__(self, stages: Stages, *, retrain: bool, from_scratch: bool) -> None:
+        self._stages = stages
+        self._steps = stages.steps
         self._retrain = retrain
         self._config = "jobs/configs/demo_from_scratch.yaml" if from_scratch else "jobs/configs/demo.yaml"
-        self._out = home / "demo"
-        self._data = home / "data"
+        self._out = stages.out
+        self._data = stages.home / "data"
 
     def run(self) -> None:
         """All steps.
@@ -78,33 +54,19 @@ class Demo:
             ValueError: a config file is wrong.
         """
         self._out.mkdir(parents=True, exist_ok=True)
-        services = self._start()
-        commands = Commands(stack=services, home=self._home)
-        self._fetch_weights(commands)
+        services = self._stages.start()
+        commands = Commands(stack=services, home=self._stages.home)
+        model = load_config([CHECKOUT / self._config]).model
+        weights = [name for name in (model.backbone_weights, model.audio_weights) if name is not None]
+        self._stages.fetch_weights(commands, weights)
         self._prepare(commands)
         trained = self._train(commands, services)
         self._promote(commands, trained)
         report = self._evaluate(commands, trained)
-        address = self._deploy(commands, services)
-        answer = self._request(commands, address)
+        address = self._stages.deploy(commands, services, model=f"models:/{trained.model}@champion")
+        clip = sample.choose_clip(self._data, split="test_new_scenes")
+        answer = self._stages.request(commands, address, clip)
         self._summarize(services, address, report, answer)
-
-    def _start(self) -> Stack:
-        with self._steps.step("Start Ray and MLflow, or reuse them") as step:
-            services = stack.up(ports=self._ports, home=self._home)
-            step.result = f"{services.ray.dashboard}  {services.mlflow.uri}"
-        return services
-
-    def _fetch_weights(self, commands: Commands) -> None:
-        model = load_config([CHECKOUT / self._config]).model
-        names = [name for name in (model.backbone_weights, model.audio_weights) if name is not None]
-        with self._steps.step("Fetch pretrained encoders") as step:
-            if names:
-                commands.run(
-                    *("weights", "python", "jobs/prepare_weights.py", "fetch", *names),
-                    on_line=self._steps.now,
-                )
-            step.result = ", ".join(names) or "none: everything is trained from scratch"
 
     def _prepare(self, commands: Commands) -> None:
         with self._steps.step("Compose clips of real photos and sounds") as step:
@@ -151,33 +113,6 @@ class Demo:
             step.result = str(path)
         return json.loads(path.read_text())
 
-    def _deploy(self, commands: Commands, services: Stack) -> str:
-        with self._steps.step("Deploy the endpoint") as step:
-            known = state.read(self._home)
-            address = known.endpoint
-            if address is None:
-                port = processes.choose_port(self._ports.endpoint, "the endpoint")
-                address = f"http://127.0.0.1:{port}"
-            # Written before deploying, so that `make stop` knows of it whatever happens next.
-            state.write(self._home, known.model_copy(update={"endpoint": address}))
-            command = ["python", "jobs/deploy.py", "--port", address.rsplit(":", 1)[-1]]
-            command += ["--dashboard", services.ray.dashboard]
-            commands.run("deploy", *command, on_line=self._steps.now)
-            step.result = address
-        return address
-
-    def _request(self, commands: Commands, address: str) -> Path:
-        video, answer = self._out / "clip.mp4", self._out / "answer"
-        with self._steps.step("Send it a clip it has never seen") as step:
-            clip = sample.choose_clip(self._data, split="test_new_scenes")
-            sample.write_video(clip, video)
-            commands.run(
-                *("ask", "python", "jobs/segment.py", str(video), "--endpoint", address, "--out", str(answer))
-            )
-            sample.write_sheet(clip, answer, self._out / "result.png")
-            step.result = f"{sample.answer_ms(answer):.0f} ms for {len(clip.frames)} frames"
-        return answer
-
     def _summarize(self, services: Stack, endpoint: str, report: dict[str, Any], answer: Path) -> None:
         show = self._steps.console.print
         show()
@@ -200,19 +135,3 @@ class Demo:
         }
         for name, address in addresses.items():
             show(f"  {name:<16} {address}", soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C, `kill` and a closed terminal, also where the shell ignores Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

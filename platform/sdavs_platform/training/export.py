@@ -11,6 +11,7 @@ import yaml
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model, save_artifact
 from sdavs_model.metrics import ObjectMetrics
+from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
@@ -60,9 +61,12 @@ def export_from_storage(
         raise ValueError(f"--tracking-uri: {uri} knows no run of {name!r} with checkpoints at {storage}")
     config, run_id = recorded_config(run), run.run_id
     address = checkpoint_address(storage, name, chosen.path)
-    lineage = {"run_id": run_id, "name": name, "checkpoint": address} | {
-        key: metrics[key] for key in ("epoch", "step")
-    }
+    lineage = {
+        "run_id": run_id,
+        "name": name,
+        "checkpoint": address,
+        "weights": describe_weights(config.model),
+    } | {key: metrics[key] for key in ("epoch", "step")}
     if tolerance is not None:
         training = config.training.model_copy(update={"consolidation_tolerance": tolerance})
         config = config.model_copy(update={"training": training})
