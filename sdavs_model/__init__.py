@@ -1,4 +1,4 @@
-"""SDAVS (IEEE TMM 2026) in pure PyTorch: the model, its losses, metrics, data sets and preprocessing.
+"""SDAVS (IEEE TMM 2026) and other architectures in pure PyTorch: models, losses, metrics, data sets, preprocessing.
 
 Nothing here knows of a cluster, a tracker or a server. Public surface::
 
@@ -10,21 +10,28 @@ Nothing here knows of a cluster, a tracker or a server. Public surface::
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdavs_model.config import Ablation, PreprocessConfig, SDAVSConfig
+from sdavs_model.architectures import ARCHITECTURES, build_model, config_from_dict
+from sdavs_model.architectures.sdavs.config import Ablation, SDAVSConfig
+from sdavs_model.config import ModelConfig, PreprocessConfig
 
 if TYPE_CHECKING:
     from sdavs_model import artifact, losses, metrics, recipes, training_step
-    from sdavs_model.architectures.sdavs.model import SDAVS, build_model
+    from sdavs_model.architectures.base import SegmentationModel
+    from sdavs_model.architectures.sdavs.model import SDAVS
     from sdavs_model.artifact import LoadedModel, load_artifact, save_artifact
 
 __all__ = [
+    "ARCHITECTURES",
     "SDAVS",
     "Ablation",
     "LoadedModel",
+    "ModelConfig",
     "PreprocessConfig",
     "SDAVSConfig",
+    "SegmentationModel",
     "artifact",
     "build_model",
+    "config_from_dict",
     "load_artifact",
     "losses",
     "metrics",
@@ -36,7 +43,7 @@ __all__ = [
 # torch and timm take seconds to import; a `--help` or a config check should not wait for them.
 _HOMES = {
     "SDAVS": "sdavs_model.architectures.sdavs.model",
-    "build_model": "sdavs_model.architectures.sdavs.model",
+    "SegmentationModel": "sdavs_model.architectures.base",
     "LoadedModel": "sdavs_model.artifact",
     "load_artifact": "sdavs_model.artifact",
     "save_artifact": "sdavs_model.artifact",

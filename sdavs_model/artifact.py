@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from sdavs_model.architectures.sdavs.model import SDAVS, build_model
+from sdavs_model.architectures import build_model, config_from_dict
+from sdavs_model.architectures.base import SegmentationModel
 from sdavs_model.artifact_files import (
     CARD_FILE,
     FORMAT,
@@ -20,7 +21,7 @@ from sdavs_model.artifact_files import (
     read_card,
     signature,
 )
-from sdavs_model.config import PreprocessConfig, SDAVSConfig, check_keys
+from sdavs_model.config import ModelConfig, PreprocessConfig, check_keys
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.files import sha256_of
@@ -31,8 +32,8 @@ from sdavs_model.golden import Golden, parse_golden, record_golden, write_golden
 class LoadedModel:
     """A verified model in eval mode, with all that is needed to use it."""
 
-    model: SDAVS
-    config: SDAVSConfig
+    model: SegmentationModel
+    config: ModelConfig
     preprocessor: Preprocessor
     classes: list[str]
     metrics: dict[str, Any]
@@ -45,7 +46,7 @@ class LoadedModel:
 def save_artifact(
     folder: str | Path,
     *,
-    model: SDAVS,
+    model: SegmentationModel,
     classes: list[str],
     metrics: dict[str, Any],
     lineage: dict[str, Any],
@@ -138,7 +139,7 @@ def read_golden(folder: str | Path) -> Golden:
     return parse_golden((folder / GOLDEN_FILE).read_bytes())
 
 
-def _config_of(card: dict[str, Any]) -> SDAVSConfig:
+def _config_of(card: dict[str, Any]) -> ModelConfig:
     """The model's config; cards of earlier versions note outside of it whether VGGish was frozen."""
     frozen = {"freeze_audio_encoder": True} if card.get("frozen_vggish") else {}
-    return SDAVSConfig.from_dict(card["config"] | frozen)
+    return config_from_dict(card["config"] | frozen)

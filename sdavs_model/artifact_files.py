@@ -2,14 +2,15 @@
 
 model.safetensors   all weights, fp32
 golden.safetensors  clips and the logits that the model gave for them when it was saved
-sdavs.json          the card: config, preprocessing, classes, metrics, lineage, signature, sha256 of the other two
+sdavs.json          the card: config (with the architecture's name), preprocessing, classes, metrics, lineage,
+                    signature, sha256 of the other two
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.files import sha256_of
 
 FORMAT = 1
@@ -19,7 +20,7 @@ GOLDEN_FILE = "golden.safetensors"
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
 
 
-def signature(config: SDAVSConfig) -> dict[str, Any]:
+def signature(config: ModelConfig) -> dict[str, Any]:
     """Data types and shapes of the model's inputs and outputs; -1 is any size (batch and time)."""
     S, K = config.image_size, config.num_classes
     return {

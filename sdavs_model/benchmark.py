@@ -7,27 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdavs_model.architectures.sdavs.model import SDAVS, build_model
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.architectures import build_model
+from sdavs_model.architectures.base import SegmentationModel
+from sdavs_model.config import ModelConfig
+from sdavs_model.costs import Cost, PartCost
 
 # Linux records a process's peak resident size; writing 5 to clear_refs resets it (man 5 proc).
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Parameters, and multiply-accumulates of one clip; the same on every machine."""
-
-    parameters: int
-    """Parameters without the audio encoder, which the paper freezes and does not count (Table X: "trainable")."""
-    vggish_parameters: int
-    """Parameters of the audio encoder."""
-    macs: int
-    """Multiply-accumulates of the whole model, the audio encoder included; what Table X calls FLOPs."""
-    backbone_macs: int
-    """Multiply-accumulates of the bare backbone on the same frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +38,7 @@ class Speed:
     """CPU threads of torch; with cuda they only launch kernels."""
 
 
-def cost(config: SDAVSConfig) -> Cost:
+def cost(config: ModelConfig) -> Cost:
     """Count parameters and multiply-accumulates of one clip of `config.num_frames` frames.
 
     Counted by torch's FlopCounterMode on the meta device: exact, within seconds and without memory. As in the
@@ -58,16 +47,27 @@ def cost(config: SDAVSConfig) -> Cost:
     with torch.device("meta"):
         model = build_model(config.without_weights()).eval()
         frames, log_mel = example_clip(config)
-    vggish = sum(p.numel() for p in model.audio_encoder.parameters())
+    audio = _num_parameters(model.audio_encoder)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(frames, log_mel)
+    by_module = counter.get_flop_counts()
+    names = {id(module): f"{type(model).__name__}.{name}" for name, module in model.named_modules()}
     return Cost(
-        parameters=sum(p.numel() for p in model.parameters()) - vggish,
-        vggish_parameters=vggish,
-        macs=_macs(lambda: model(frames, log_mel)),
+        parameters=_num_parameters(model) - audio,
+        audio_encoder_parameters=audio,
+        macs=counter.get_total_flops() // 2,
         backbone_macs=_macs(lambda: model.visual_encoder(frames[0])),
+        parts={
+            part: PartCost(
+                parameters=sum(map(_num_parameters, modules)),
+                macs=sum(sum(by_module.get(names[id(each)], {}).values()) for each in modules) // 2,
+            )
+            for part, modules in model.parts().items()
+        },
     )
 
 
-def speed(model: SDAVS, *, repeats: int, step: Callable[[], None] = lambda: None) -> Speed:
+def speed(model: SegmentationModel, *, repeats: int, step: Callable[[], None] = lambda: None) -> Speed:
     """Time the whole model and its bare backbone in turn, one clip at a time.
 
     In turn, so that varying load of a shared machine affects both runs of a pair alike and hardly changes their
@@ -104,10 +104,14 @@ def speed(model: SDAVS, *, repeats: int, step: Callable[[], None] = lambda: None
     )
 
 
-def example_clip(config: SDAVSConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def example_clip(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Random frames [1, T, 3, S, S] and log_mel [1, T, 1, 96, 64]."""
     T, S = config.num_frames, config.image_size
     return torch.randn(1, T, 3, S, S), torch.randn(1, T, 1, 96, 64)
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def _macs(forward: Callable[[], object]) -> int:

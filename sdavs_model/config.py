@@ -1,15 +1,16 @@
-"""What an SDAVS model is made of, as plain dataclasses: every choice has one field and one docstring.
+"""What the configs of all architectures have in common, as plain dataclasses: one field and one docstring a choice.
 
-The dataclasses need nothing but the standard library, so that the platform can nest them in its own
-config tree and a bare GPU box can read them from a model artifact.
+Each architecture adds its own fields in `architectures/NAME/config.py`. The dataclasses need nothing but the standard
+library, so that the platform can nest them in its own config tree and a bare GPU box can read them from a model
+artifact.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,53 +40,6 @@ RENAMED_KEYS = {"vggish_weights": "audio_weights"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
-    """Which parts of SDAVS are present. The defaults are the full model of the paper.
-
-    Tables III to VIII of the paper are settings of these fields; `sdavs_model.recipes` names them.
-    """
-
-    snrp: Literal["before", "after", "none"] = "before"
-    """Where SNRP stands: before the fusion (the paper's), after it (Table V), or nowhere (Table III)."""
-    channel_selector: bool = True
-    """SNRP's channel feature selector, CFS (equations 1 and 2; Table IV)."""
-    spatial_selector: bool = True
-    """SNRP's spatial feature selector, SFS (equation 3; Table IV)."""
-    spatial_gate: Literal["agreement", "audio"] = "agreement"
-    """What SFS looks at. "agreement": where the picture agrees with the sound (our choice: audio alone cannot
-    know where anything is). "audio": the reading of the paper's figure, a map decoded from audio alone."""
-    damf: bool = True
-    """The discriminative audio-visual mutual fusion (equations 4 to 7; Table III)."""
-    direction: Literal["both", "av", "va"] = "both"
-    """Which cross-modal attention runs. "av" is the audio-prompted one alone (queries from audio), "va" the
-    video-prompted one alone (Table VI's "only AV" and "only VA")."""
-    stc: bool = True
-    """The spatial-temporal-channel enhancer in front of the attention (Table VI)."""
-    car: bool = True
-    """STC's channel-wise adaptive recalibration (equation 6)."""
-    rm: Literal["multiply", "add", "straight"] = "multiply"
-    """How an attention's output meets the other stream: residual multiplication (equation 7), addition,
-    or not at all (Table VIII)."""
-
-    def __post_init__(self) -> None:
-        _check_literals(self)
-        if self.snrp == "none" and not (self.channel_selector and self.spatial_selector):
-            raise ValueError("ablation.snrp: 'none' removes both selectors already; leave them at true")
-        if self.snrp != "none" and not (self.channel_selector or self.spatial_selector):
-            raise ValueError("ablation.snrp: without both selectors nothing is left; use snrp='none'")
-        if self.snrp == "none" and self.spatial_gate == "audio":
-            raise ValueError("ablation.spatial_gate: has no effect with snrp='none'")
-        if not self.spatial_selector and self.spatial_gate == "audio":
-            raise ValueError("ablation.spatial_gate: has no effect without the spatial selector")
-        inside_damf = {"direction": "both", "stc": True, "car": True, "rm": "multiply"}
-        changed = [name for name, default in inside_damf.items() if getattr(self, name) != default]
-        if not self.damf and changed:
-            raise ValueError(f"ablation.{changed[0]}: has no effect without DAMF (damf=false)")
-        if not self.stc and not self.car:
-            raise ValueError("ablation.car: CAR is a part of STC; stc=false removes it already")
-
-
-@dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
     """How raw frames and sound become tensors. It travels with the model, so training and serving agree."""
 
@@ -104,14 +58,23 @@ class PreprocessConfig:
     "official": AVSBench's own hop of 0.96 s, which drifts by 0.04 s a frame against the pictures."""
 
     def __post_init__(self) -> None:
-        _check_literals(self)
-        _require(self.log_offset > 0, "log_offset", self.log_offset, "above 0")
+        check_literals(self)
+        require(self.log_offset > 0, "log_offset", self.log_offset, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SDAVSConfig:
-    """A complete SDAVS model. The defaults are the paper's PVT-v2 model (IV-A)."""
+class ModelConfig:
+    """The fields that every architecture has: encoders, input, classes. A complete model is a subclass of it.
 
+    A subclass sets `architecture: Literal["NAME"] = "NAME"`, adds the fields of its own parts, and checks them in
+    `__post_init__` after `super().__post_init__()`.
+    """
+
+    caches_features: ClassVar[bool] = True
+    """Whether the encoders run before all other parts, so that their outputs can be cached (data.cache_features)."""
+
+    architecture: str
+    """Name in `sdavs_model.architectures.ARCHITECTURES`; decides which other keys of this section there are."""
     backbone: str = "pvt_v2_b5"
     """Any timm name that offers `features_only` with stages of stride 4, 8, 16 and 32."""
     image_size: int = 384
@@ -142,38 +105,25 @@ class SDAVSConfig:
     clips whose encoders are frozen, at no cost. Our choice; the paper has none."""
     feature_dropout: float = 0.0
     """Probability of dropping a channel of the encoders' outputs while training."""
-    width: int = 256
-    """Channels of all four levels after the lateral projection. 256 fits the paper's Table X."""
-    num_heads: int = 8
-    """Heads of every attention; must divide `width`."""
     vggish_width: float = 1.0
     """Channels of VGGish relative to the published network. Below 1 no public weights fit: our choice for
     machines without a GPU."""
     audio_window: AudioWindow = "second"
     """See `PreprocessConfig.audio_window`."""
-    ablation: Ablation = field(default_factory=Ablation)
-    """Which parts of the model are present."""
 
     def __post_init__(self) -> None:
-        _check_literals(self)
-        _require(
+        check_literals(self)
+        require(
             self.image_size >= 32 and self.image_size % 32 == 0,
             "image_size",
             self.image_size,
             "a multiple of 32",
         )
-        _require(self.num_frames >= 1, "num_frames", self.num_frames, "1 or more")
-        _require(self.num_classes >= 1, "num_classes", self.num_classes, "1 or more")
-        _require(self.width >= 8 and self.width % 8 == 0, "width", self.width, "a multiple of 8")
-        _require(
-            self.num_heads >= 1 and self.width % self.num_heads == 0,
-            "num_heads",
-            self.num_heads,
-            f"a divisor of width={self.width}",
-        )
-        _require(0 < self.vggish_width <= 1, "vggish_width", self.vggish_width, "above 0 and at most 1")
-        _require(self.feature_noise >= 0, "feature_noise", self.feature_noise, "0 or more")
-        _require(
+        require(self.num_frames >= 1, "num_frames", self.num_frames, "1 or more")
+        require(self.num_classes >= 1, "num_classes", self.num_classes, "1 or more")
+        require(0 < self.vggish_width <= 1, "vggish_width", self.vggish_width, "above 0 and at most 1")
+        require(self.feature_noise >= 0, "feature_noise", self.feature_noise, "0 or more")
+        require(
             0 <= self.feature_dropout < 1, "feature_dropout", self.feature_dropout, "at least 0 and below 1"
         )
         if self.vggish_width != 1.0 and self.audio_encoder != "vggish":
@@ -206,7 +156,7 @@ class SDAVSConfig:
             return self.audio_weights is not None and not self.from_scratch
         return self.freeze_audio_encoder
 
-    def without_weights(self) -> SDAVSConfig:
+    def without_weights(self) -> Self:
         """The same model without the sources of its initial weights, which mean nothing on another machine."""
         return dataclasses.replace(
             self,
@@ -221,17 +171,22 @@ class SDAVSConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SDAVSConfig:
-        """The inverse of `to_dict`.
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; for a config of any architecture see `architectures.config_from_dict`.
 
         Raises:
             ValueError: an unknown key (named with the nearest known one) or a bad value.
         """
         values = with_new_keys(values)
         check_keys(cls, values)
-        if isinstance(values.get("ablation"), dict):
-            check_keys(Ablation, values["ablation"], prefix="ablation.")
-            values["ablation"] = Ablation(**values["ablation"])
+        kinds: dict[str, Any] = get_type_hints(cls)
+        for name, kind in kinds.items():
+            value = values.get(name)
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+                check_keys(kind, value, prefix=f"{name}.")
+                values[name] = kind(**value)
+            elif isinstance(value, list):  # JSON has no tuples
+                values[name] = tuple(value)
         return cls(**values)
 
 
@@ -254,13 +209,14 @@ def check_keys(cls: type, values: dict[str, Any], prefix: str = "") -> None:
             raise ValueError(f"{prefix}{key}: unknown key; {hint}allowed: {', '.join(known)}")
 
 
-def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+def require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    """Refuse the value of a field with a ValueError that says what is allowed."""
     if not holds:
         raise ValueError(f"{name}: {value!r} is not allowed; allowed: {allowed}")
 
 
-def _check_literals(config: Any) -> None:
-    """Dataclasses do not enforce `Literal`; a typo must not survive until the model is built."""
+def check_literals(config: Any) -> None:
+    """Refuse values that a `Literal` does not list: dataclasses do not enforce it, and a typo must not survive."""
     for name, hint in get_type_hints(type(config)).items():
         allowed = get_args(hint)
         if allowed and getattr(hint, "__origin__", None) is Literal and getattr(config, name) not in allowed:

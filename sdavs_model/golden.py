@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save_file
 
-from sdavs_model.architectures.sdavs.model import SDAVS
+from sdavs_model.architectures.base import SegmentationModel
 from sdavs_model.artifact_files import GOLDEN_FILE
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 from sdavs_model.data.core.preprocess import Preprocessor
@@ -30,7 +30,7 @@ class Golden:
     """[N, T, K, S, S] float32."""
 
 
-def record_golden(model: SDAVS, preprocessor: Preprocessor, clips: Sequence[Clip] = ()) -> Golden:
+def record_golden(model: SegmentationModel, preprocessor: Preprocessor, clips: Sequence[Clip] = ()) -> Golden:
     """Run the model on `clips`, or on `standard_clip` if there are none, and keep inputs and logits.
 
     Args:
@@ -44,7 +44,7 @@ def record_golden(model: SDAVS, preprocessor: Preprocessor, clips: Sequence[Clip
     return Golden(frames=frames, log_mel=log_mel, logits=_predict(model, preprocessor, frames, log_mel))
 
 
-def golden_difference(model: SDAVS, preprocessor: Preprocessor, golden: Golden) -> float:
+def golden_difference(model: SegmentationModel, preprocessor: Preprocessor, golden: Golden) -> float:
     """Largest absolute difference of the model's logits from the stored ones, divided by the largest stored one.
 
     Infinite if the shapes differ or a logit is not finite.
@@ -91,7 +91,7 @@ def standard_clip(num_frames: int) -> Clip:
 
 
 def _predict(
-    model: SDAVS, preprocessor: Preprocessor, frames: torch.Tensor, log_mel: torch.Tensor
+    model: SegmentationModel, preprocessor: Preprocessor, frames: torch.Tensor, log_mel: torch.Tensor
 ) -> torch.Tensor:
     """Logits [N, T, K, S, S] float32 on the CPU, clip by clip as serving computes them."""
     device = next(model.parameters()).device

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdavs_model.architectures.sdavs.model import SDAVS, build_model
+from sdavs_model.architectures import build_model, config_from_dict
+from sdavs_model.architectures.base import SegmentationModel
 from sdavs_model.artifact import LoadedModel
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.files import replacing, sha256_of
 from sdavs_model.weights.store import resolve_weights
 
@@ -34,7 +35,7 @@ WEIGHT_KEYS = ("backbone_weights", "audio_weights")
 class PartsCard:
     """What a file of parts says of itself."""
 
-    config: SDAVSConfig
+    config: ModelConfig
     """Names the encoders' pretrained weights."""
     classes: list[str]
     metrics: dict[str, Any]
@@ -100,7 +101,7 @@ def read_card(path: Path) -> PartsCard:
     return _read(path)[0]
 
 
-def load_parts(path: Path, *, weights_folder: Path) -> tuple[SDAVS, PartsCard]:
+def load_parts(path: Path, *, weights_folder: Path) -> tuple[SegmentationModel, PartsCard]:
     """The whole model, on the CPU in eval mode.
 
     Args:
@@ -140,7 +141,7 @@ def _read(path: Path) -> tuple[PartsCard, dict[str, Tensor]]:
         raise ValueError(f"{path}: not a readable file of a model's parts: {error}") from error
     if content.pop("format") != FORMAT:
         raise ValueError(f"{path}: written in another format; this version reads format {FORMAT}")
-    config = SDAVSConfig.from_dict(content.pop("config"))
+    config = config_from_dict(content.pop("config"))
     floats = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
     return PartsCard(config=config, **content), floats
 

@@ -50,8 +50,8 @@ def predict(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Logits [B, T, K, H, W] of a batch of `TrainingClips`, or of `FeatureClips`, whose clips are encoded already.
 
     Args:
-        model: maps (frames, log_mel), and `present` where clips are padded, to logits: SDAVS, or an engine that wraps
-            it.
+        model: maps (frames, log_mel), and `present` where clips are padded, to logits: a `SegmentationModel`, or an
+            engine that wraps it.
         batch: frames [B, T, 3, H, W] and log_mel [B, T, 1, 96, 64], or encoded clips; and for data sets with clips of
             different lengths present [B, T] bool, False for padding.
     """

@@ -42,7 +42,8 @@ LAYERS = """
     model.parts
     model.artifact model.budgets
     model.golden model.benchmark model.training_step
-    model.metrics model.losses model.audio_control model.recipes model.architectures
+    model.recipes
+    model.metrics model.losses model.audio_control model.architectures
     model.data.tools
     model.data.paired_sounds
     model.data.training_clips model.data.feature_clips
@@ -55,7 +56,7 @@ LAYERS = """
     model.weights
     model.encoders
     model.artifact_files model.masks
-    model.config
+    model.config model.costs
     model.files model.suggestions
 """
 ROW_OF = {

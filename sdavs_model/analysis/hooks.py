@@ -52,9 +52,9 @@ def snrp_modules(model: nn.Module) -> dict[str, SNRP]:
     """The SNRP of every level of an `SDAVS`; level "1" is the largest.
 
     Raises:
-        ValueError: the model was built without SNRP.
+        ValueError: the model was built without SNRP, or is of another architecture.
     """
-    levels = _levels(model)
+    levels = _levels(model, "SNRP")
     if any(level.snrp is None for level in levels):
         raise ValueError("this model has no SNRP to analyse (ablation.snrp: none)")
     return {str(number): level.snrp for number, level in enumerate(levels, 1) if level.snrp is not None}
@@ -64,9 +64,9 @@ def damf_modules(model: nn.Module) -> dict[str, DAMF]:
     """The DAMF of every level of an `SDAVS`; level "1" is the largest.
 
     Raises:
-        ValueError: the model was built without DAMF.
+        ValueError: the model was built without DAMF, or is of another architecture.
     """
-    levels = _levels(model)
+    levels = _levels(model, "DAMF")
     if any(level.damf is None for level in levels):
         raise ValueError("this model has no DAMF to analyse (ablation.damf: false)")
     return {str(number): level.damf for number, level in enumerate(levels, 1) if level.damf is not None}
@@ -87,8 +87,9 @@ def sounding_logits(logits: Tensor) -> Tensor:
     return logits[:, :, 1:].logsumexp(2) - logits[:, :, 0]
 
 
-def _levels(model: nn.Module) -> list[Level]:
-    assert isinstance(model, SDAVS)
+def _levels(model: nn.Module, part: str) -> list[Level]:
+    if not isinstance(model, SDAVS):
+        raise ValueError(f"{type(model).__name__} has no {part} to analyse")
     levels = [level for level in model.levels if isinstance(level, Level)]
     assert len(levels) == len(model.levels)
     return levels

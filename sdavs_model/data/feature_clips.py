@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.data.augment.augmentation import Augment, draw_window
 from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.features import EMBEDDINGS, MAPS
@@ -40,7 +40,7 @@ class FrozenEncoders:
         ValueError: a weights file is missing or does not fit.
     """
 
-    def __init__(self, config: SDAVSConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         assert config.freeze_backbone
         assert config.audio_encoder_is_frozen
         backbone_weights, audio_weights = configured_weights(config)

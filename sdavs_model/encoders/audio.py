@@ -1,12 +1,12 @@
 """The audio encoder that a config names."""
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
 
 
-def build_audio_encoder(config: SDAVSConfig, weights: Weights | None) -> VGGish | YAMNet:
+def build_audio_encoder(config: ModelConfig, weights: Weights | None) -> VGGish | YAMNet:
     """The audio encoder of a config, with these weights or random ones.
 
     Raises:

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.encoders.loading import Weights, load_matching
 
@@ -29,7 +29,7 @@ class VisualEncoder(Encoder):
         ValueError: the backbone does not offer four such stages, or the weights do not fit.
     """
 
-    def __init__(self, *, config: SDAVSConfig, weights: Weights | None = None) -> None:
+    def __init__(self, *, config: ModelConfig, weights: Weights | None = None) -> None:
         super().__init__()
         layout = find_layout(config.backbone, config.image_size)
         pretrained = config.pretrained and weights is None and not config.from_scratch
@@ -95,7 +95,7 @@ def find_layout(name: str, image_size: int) -> Layout:
             raise ValueError(f"backbone: {name!r} does not offer timm's features_only ({error})") from error
         if tuple(strides[-4:]) != STRIDES:
             raise ValueError(
-                f"backbone: {name!r} has stages of stride {list(strides)}; SDAVS needs four of stride {list(STRIDES)}"
+                f"backbone: {name!r} has stages of stride {list(strides)}; four are needed, of stride {list(STRIDES)}"
             )
         try:
             maps = features(torch.empty(1, 3, image_size, image_size))[-4:]

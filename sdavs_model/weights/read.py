@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.weights.catalogue import CATALOGUE
 
@@ -39,7 +39,7 @@ def read_weights(path: str | Path, *, field: str) -> Weights:
     return Weights(tensors=tensors, source=str(path), field=field)
 
 
-def configured_weights(config: SDAVSConfig) -> tuple[Weights | None, Weights | None]:
+def configured_weights(config: ModelConfig) -> tuple[Weights | None, Weights | None]:
     """The pretrained weights of backbone and audio encoder that a config names; None for random or timm's own ones.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.files import replacing, sha256_of, write_atomically
 from sdavs_model.weights.catalogue import CATALOGUE, Pretrained, find_entry
 
@@ -112,7 +112,7 @@ class WeightsFolder:
         return path
 
 
-def resolve_weights(config: SDAVSConfig, *, folder: Path, prefix: str = "") -> SDAVSConfig:
+def resolve_weights(config: ModelConfig, *, folder: Path, prefix: str = "") -> ModelConfig:
     """The config with the files of its pretrained weights in place of their names, so that any process finds them.
 
     Args:
@@ -143,7 +143,7 @@ def resolve_weights(config: SDAVSConfig, *, folder: Path, prefix: str = "") -> S
     return dataclasses.replace(config, **found)
 
 
-def describe_weights(config: SDAVSConfig) -> dict[str, dict[str, Any]]:
+def describe_weights(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """The records of the pretrained weights that a resolved config starts from, by config key."""
     described: dict[str, dict[str, Any]] = {}
     for key in ("backbone_weights", "audio_weights"):
@@ -171,7 +171,7 @@ def find_pip() -> list[str]:
     raise ValueError("pip: not found; install it, or put it on the PATH")
 
 
-def _require_hub(config: SDAVSConfig, prefix: str) -> None:
+def _require_hub(config: ModelConfig, prefix: str) -> None:
     """timm's own weights are at hand, or are now fetched into its cache."""
     from sdavs_model.encoders.visual import VisualEncoder
 

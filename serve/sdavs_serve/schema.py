@@ -148,6 +148,8 @@ class ModelStatus(Answer):
     """The response of GET /v1/model."""
 
     model: ModelInfo
+    architecture: str
+    """Name of the model's architecture."""
     backbone: str
     """Visual backbone."""
     image_size: int

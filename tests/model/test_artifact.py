@@ -47,6 +47,7 @@ def test_a_saved_model_comes_back_bit_for_bit_with_its_preprocessing(artifact):
 def test_an_artifact_of_an_earlier_version_loads_and_answers_the_same(artifact):
     model, folder = artifact
     card = json.loads((folder / "sdavs.json").read_text())
+    assert card["config"].pop("architecture") == "sdavs"
     for name in ("freeze_backbone", "audio_encoder", "audio_weights", "freeze_audio_encoder", "from_scratch"):
         del card["config"][name]
     del card["preprocess"]["log_offset"]

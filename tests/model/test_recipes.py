@@ -9,6 +9,8 @@ import torch
 import sdavs_model
 from sdavs_model import Ablation, SDAVSConfig, build_model, recipes
 
+BOOK = recipes.recipes_of("sdavs")
+
 # Changes to the full model's ablation, and parameters without VGGish of the Swin-B model.
 GOLDEN: dict[str, tuple[dict, int]] = {
     "full": ({}, 103_165_693),
@@ -31,8 +33,8 @@ GOLDEN: dict[str, tuple[dict, int]] = {
 
 def test_every_recipe_is_listed_in_the_order_of_the_papers_tables():
     assert sdavs_model.recipes.list() == [*GOLDEN]
-    assert {name for table in recipes.TABLES.values() for name in table} <= set(GOLDEN)
-    assert all(recipes.RECIPES[name].__doc__ for name in GOLDEN)
+    assert {name for table in BOOK.tables.values() for name in table} <= set(GOLDEN)
+    assert all(BOOK.recipes[name].__doc__ for name in GOLDEN)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -57,7 +59,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name():
 
 
 def test_the_papers_figures_are_the_same_as_data_and_in_the_docstrings():
-    for name, recipe in recipes.RECIPES.items():
+    for name, recipe in BOOK.recipes.items():
         number = r"(\d+(?:\.\d+)?)"
         written = re.findall(rf"(S4|MS3) {number} / {number} / {number}", recipe.__doc__)
-        assert {where: (float(j), float(f)) for where, j, f, _ in written} == recipes.PAPER.get(name, {})
+        assert {where: (float(j), float(f)) for where, j, f, _ in written} == BOOK.published.get(name, {})

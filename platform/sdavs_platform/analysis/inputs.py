@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from sdavs_model import LoadedModel, load_artifact
+from sdavs_model import LoadedModel, SegmentationModel, load_artifact
 from sdavs_model.data.datasets import known_kind
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_platform.console import track
@@ -49,7 +49,7 @@ class AnalysisInputs:
     device: str
 
     @property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> SegmentationModel:
         """In eval mode, on `device`."""
         return self.subject.loaded.model
 

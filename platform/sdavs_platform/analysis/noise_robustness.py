@@ -16,6 +16,7 @@ from sdavs_model.analysis.noise_mixing import (
     snr_condition,
     snr_of_factor,
 )
+from sdavs_model.architectures.sdavs.config import SDAVSConfig
 from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.analysis.draw_curves import noise_curve
 from sdavs_platform.analysis.inputs import AnalysisInputs
@@ -72,6 +73,11 @@ def run(
 
 
 def _labelled(inputs: AnalysisInputs, without_snrp: AnalysisInputs | None) -> dict[str, AnalysisInputs]:
+    config = inputs.subject.loaded.config
+    if not isinstance(config, SDAVSConfig):
+        if without_snrp is not None:
+            raise ValueError(f"--without-snrp: {inputs.subject.address} is {config.architecture}, not sdavs")
+        return {config.architecture: inputs}
     own = WITH if _has_snrp(inputs) else WITHOUT
     if without_snrp is None:
         return {own: inputs}
@@ -83,7 +89,8 @@ def _labelled(inputs: AnalysisInputs, without_snrp: AnalysisInputs | None) -> di
 
 
 def _has_snrp(inputs: AnalysisInputs) -> bool:
-    return inputs.subject.loaded.config.ablation.snrp != "none"
+    config = inputs.subject.loaded.config
+    return isinstance(config, SDAVSConfig) and config.ablation.snrp != "none"
 
 
 def _score(inputs: AnalysisInputs, label: str, noises: dict[str, Noise]) -> list[Row]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdavs_model.analysis.hooks import damf_modules, snrp_modules
+from sdavs_model.encoders.features import NUM_LEVELS
 from sdavs_platform.analysis import attention, consistency, listening, maps, response
 from sdavs_platform.analysis import noise_robustness as noise
 from sdavs_platform.analysis.inputs import AnalysisInputs, open_inputs, open_subject
@@ -48,7 +49,7 @@ def analyse(
 ) -> tuple[dict[str, AnalysisResult], dict[str, str]]:
     """Run the analyses one after another; each is written, shown and logged before the next starts.
 
-    Of several, those that do not apply to the model (no SNRP, no DAMF) are skipped.
+    Of several, those that do not apply to the model (another architecture, no SNRP, no DAMF) are skipped.
 
     Args:
         show: prints a result.
@@ -61,7 +62,7 @@ def analyse(
             does not apply to the model.
     """
     inputs = _inputs(request, request.model)
-    if not 1 <= request.level <= len(inputs.subject.loaded.model.levels):
+    if not 1 <= request.level <= NUM_LEVELS:
         raise ValueError(f"--level: {request.level} is not allowed; allowed: 1 (the largest map) to 4")
     results: dict[str, AnalysisResult] = {}
     left_out: dict[str, str] = {}
@@ -79,7 +80,10 @@ def analyse(
 
 
 def _lacking(name: str, inputs: AnalysisInputs) -> str:
-    """The part that an analysis needs and the model lacks; "" if it has all."""
+    """Why an analysis does not apply to the model; "" if it does."""
+    if name not in inputs.model.analyses:
+        architecture = inputs.subject.loaded.config.architecture
+        return f"{name} does not apply to {architecture}; what does: {', '.join(inputs.model.analyses)}"
     try:
         if name in NEEDS:
             NEEDS[name](inputs.model)

@@ -10,7 +10,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sdavs_model import SDAVSConfig, benchmark, budgets, build_model, recipes
+from sdavs_model import ModelConfig, SDAVSConfig, benchmark, budgets, build_model, recipes
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.console import progress
@@ -42,8 +42,8 @@ def measure(
         num_threads: torch's CPU threads; None for torch's default.
 
     Returns:
-        {"device", "torch", "rows": [{"backbone", "recipe", "image_size", "num_frames", "cost", "paper", "checks",
-        "speed"}]}, plain JSON types; "paper" and "speed" are None where there is none.
+        {"device", "torch", "rows": [{"architecture", "backbone", "recipe", "image_size", "num_frames", "cost", "paper",
+        "checks", "speed"}]}, plain JSON types; "paper" and "speed" are None where there is none.
 
     Raises:
         ValueError: an unknown backbone, recipe, file or device.
@@ -73,7 +73,8 @@ def results_table(report: Report) -> str:
     for row in report["rows"]:
         if row["backbone"] != last:
             last = row["backbone"]
-            rows += [[""], [f"{last}, {row['image_size']} px, {row['num_frames']} frames"]]
+            size = f"{row['image_size']} px, {row['num_frames']} frames"
+            rows += [[""], [f"{row['architecture']} on {last}, {size}"]]
         paper, speed = row["paper"] or {}, row["speed"] or {}
         rows.append(
             [
@@ -151,32 +152,35 @@ def log_results(report: Report, *, uri: str | None = None) -> str:
     return run_id
 
 
-def _bases(config: str | None, backbones: Sequence[str] | None, image_size: int | None) -> list[SDAVSConfig]:
-    base = load_config([config]).model if config else SDAVSConfig(backbone=budgets.SWIN_B)
+def _bases(config: str | None, backbones: Sequence[str] | None, image_size: int | None) -> list[ModelConfig]:
+    base: ModelConfig = load_config([config]).model if config else SDAVSConfig(backbone=budgets.SWIN_B)
     if image_size is not None:
         base = dataclasses.replace(base, image_size=image_size)
     return [dataclasses.replace(base, backbone=name) for name in backbones or [base.backbone]]
 
 
 def _variants(
-    base: SDAVSConfig, names: Sequence[str] | None, *, configured: bool
-) -> list[tuple[str, SDAVSConfig]]:
+    base: ModelConfig, names: Sequence[str] | None, *, configured: bool
+) -> list[tuple[str, ModelConfig]]:
     if names is None and configured:
         return [(CONFIGURED, base)]
+    book = recipes.recipes_of(base.architecture)
     if names is None:
-        names = [*budgets.TABLE_X.get(base.backbone, {"full": None})]
+        names = [*budgets.paper_rows(base)] or [book.reference]
     elif [*names] == ["all"]:
-        names = recipes.list()
-    return [(name, recipes.build(name, base)) for name in names]
+        names = [*book.recipes]
+    return [(name, book.build(name, base)) for name in names]
 
 
-def _counted(name: str, config: SDAVSConfig) -> Report:
+def _counted(name: str, config: ModelConfig) -> Report:
     costs = {name: benchmark.cost(config)}
     paper = budgets.paper_row(config, name)
-    if paper is not None and "full" not in costs:
-        costs["full"] = benchmark.cost(recipes.build("full", config))
-    checks = budgets.checks(config.backbone, name, costs) if paper is not None else []
+    reference = recipes.recipes_of(config.architecture).reference
+    if paper is not None and reference not in costs:
+        costs[reference] = benchmark.cost(recipes.build(reference, config))
+    checks = budgets.checks(config, name, costs) if paper is not None else []
     return {
+        "architecture": config.architecture,
         "backbone": config.backbone,
         "recipe": name,
         "image_size": config.image_size,
@@ -188,7 +192,7 @@ def _counted(name: str, config: SDAVSConfig) -> Report:
     }
 
 
-def _time_all(rows: list[Report], configs: list[SDAVSConfig], *, device: str, repeats: int) -> None:
+def _time_all(rows: list[Report], configs: list[ModelConfig], *, device: str, repeats: int) -> None:
     """Add "speed" to each row, and the check of the speed ratio."""
     total, done = len(rows) * repeats, 0
     with progress(every=1) as show:
@@ -202,8 +206,8 @@ def _time_all(rows: list[Report], configs: list[SDAVSConfig], *, device: str, re
             model = build_model(config.without_weights()).to(device)
             speed = benchmark.speed(model, repeats=repeats, step=step)
             row["speed"] = dataclasses.asdict(speed)
-            if row["recipe"] == "full" and row["paper"]:
-                check = budgets.ratio_check(speed)
+            check = budgets.ratio_check(config, row["recipe"], speed) if row["paper"] else None
+            if check is not None:
                 row["checks"].append(dataclasses.asdict(check) | {"within": check.within})
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from sdavs_model import SDAVSConfig, build_model
+from sdavs_model import SDAVSConfig, SegmentationModel, build_model
 from sdavs_model.benchmark import cost
 from sdavs_model.budgets import SWIN_B
 from sdavs_model.training_step import training_loss
@@ -223,7 +223,7 @@ def _worker(rank: int, world_size: int, plain: dict[str, Any], num_steps: int, f
 
 
 def _train(
-    config: RunConfig, model: torch.nn.Module, times: StepTimes, *, num_steps: int, world_size: int
+    config: RunConfig, model: SegmentationModel, times: StepTimes, *, num_steps: int, world_size: int
 ) -> dict[str, Any]:
     engine = build_engine(config, model, pace=Pace(WARM_UP + num_steps), world_size=world_size)
     cast = CastInputs(engine, compute_dtype(config)).train()

@@ -4,6 +4,7 @@ The flags, their groups and their help are generated from `RunConfig`.
 """
 
 import argparse
+import functools
 import re
 import sys
 import textwrap
@@ -14,8 +15,10 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.files import as_on_disk
-from sdavs_platform.config.suggestions import nearest_key
+from sdavs_platform.config.docstrings import field_docstrings
+from sdavs_platform.config.suggestions import did_you_mean, nearest_key
 from sdavs_platform.config.tree import RunConfig
 
 
@@ -26,17 +29,32 @@ class Key(NamedTuple):
     kind: str
     default: Any
     help: str
+    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    """The values of `model.architecture` with which it exists."""
 
 
 def config_keys() -> list[Key]:
-    """Every leaf of `RunConfig` in declaration order, with its type in words, default and docstring."""
+    """Every leaf of `RunConfig` in declaration order, with its type in words, default and docstring.
+
+    A key that several architectures have is listed once, with the type and default of the first.
+    """
     schema = RunConfig.model_json_schema()
-    return list(_walk(schema, schema["$defs"], RunConfig().model_dump(mode="json"), ""))
+    keys = _walk(schema, schema["$defs"], RunConfig().model_dump(mode="json"), "")
+    found: dict[str, Key] = {}
+    for key in keys:
+        first = found.setdefault(key.path, key)
+        if first is not key:
+            found[key.path] = first._replace(architectures=(*first.architectures, *key.architectures))
+    return list(found.values())
 
 
-def config_kinds() -> dict[str, str]:
-    """Type in words by dotted path."""
-    return {key.path: key.kind for key in config_keys()}
+def config_kinds(architecture: str | None = None) -> dict[str, str]:
+    """Type in words by dotted path, of all keys or of those that exist with one architecture."""
+    return {
+        key.path: key.kind
+        for key in config_keys()
+        if architecture is None or architecture in key.architectures
+    }
 
 
 def load_config(
@@ -111,7 +129,8 @@ def add_config_flags(
         if section not in groups:
             about = sections[section].description if section in sections else "Identity of the run."
             groups[section] = parser.add_argument_group(section, about)
-        text = f"{key.help} [{key.kind}; default {yaml_text(key.default)}]"
+        only = "" if len(key.architectures) == len(ARCHITECTURES) else f"{', '.join(key.architectures)}: "
+        text = f"{only}{key.help} [{key.kind}; default {yaml_text(key.default)}]"
         groups[section].add_argument(
             f"--{key.path}",
             dest=key.path,
@@ -140,11 +159,30 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], default: Any, prefix: str)
     for name, field in node["properties"].items():
         path = f"{prefix}{name}"
         ref = field.get("$ref", "").removeprefix("#/$defs/")
-        if ref and "properties" in defs[ref]:
+        if "discriminator" in field:
+            yield from _walk_architectures(field["discriminator"]["mapping"], defs, f"{path}.")
+        elif ref and "properties" in defs[ref]:
             yield from _walk(defs[ref], defs, default[name], f"{path}.")
         else:
             help_text = " ".join(field.get("description", "").split())
             yield Key(path=path, kind=_kind(field), default=default[name], help=help_text)
+
+
+def _walk_architectures(refs: Mapping[str, str], defs: dict[str, Any], prefix: str) -> Iterator[Key]:
+    """The keys of every architecture's config, each with that architecture alone."""
+    for name, ref in refs.items():
+        config = ARCHITECTURES[name].config
+        node = defs[ref.removeprefix("#/$defs/")]
+        for key in _walk(node, defs, config(architecture=name).to_dict(), prefix):
+            kind = " | ".join(refs) if key.path == f"{prefix}architecture" else key.kind
+            about = key.help or _docs(name)[key.path.removeprefix(prefix)]
+            yield key._replace(kind=kind, help=about, architectures=(name,))
+
+
+@functools.cache
+def _docs(architecture: str) -> dict[str, str]:
+    docs = field_docstrings(ARCHITECTURES[architecture].config)
+    return {field: " ".join(text.split()) for field, text in docs.items()}
 
 
 def _kind(field: dict[str, Any]) -> str:
@@ -259,9 +297,22 @@ def _loose_flags(unknown: Sequence[str]) -> dict[str, str]:
 
 def _explain(error: Any) -> str:
     """One line for one pydantic error."""
-    path = ".".join(str(part) for part in error["loc"])
+    where = [str(part) for part in error["loc"]]
+    # pydantic puts the name of the architecture into the path: model.tpavi.width.
+    architecture = (
+        where.pop(1) if where[:1] == ["model"] and where[1:2] and where[1] in ARCHITECTURES else None
+    )
+    path = ".".join(where)
+    if error["type"] == "union_tag_invalid":
+        name = str(error["ctx"]["tag"])
+        hint = did_you_mean(name, ARCHITECTURES)
+        return f"{path}.architecture: no {name!r}; {hint and f'{hint} '}allowed: {', '.join(ARCHITECTURES)}"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: unknown key; {nearest_key(path, list(config_kinds()))}"
+        known = config_kinds(architecture)
+        if owners := _owners(path):
+            own = ", ".join(key for key in known if key.startswith("model."))
+            return f"{path}: a key of model.architecture={' or '.join(owners)}, not of {architecture}; allowed: {own}"
+        return f"{path}: unknown key; {nearest_key(path, list(known))}"
     if error["type"] == "value_error":
         return _joined(path, str(error["ctx"]["error"]))
     message = error["msg"][0].lower() + error["msg"][1:]
@@ -270,6 +321,18 @@ def _explain(error: Any) -> str:
     parent = re.sub(r"(\.\d+)+$", "", path)
     allowed = f"; allowed: {kinds[parent]}" if parent in kinds else ""
     return f"{path}: {yaml_text(error['input'])} is not allowed: {message}{allowed}"
+
+
+def _owners(path: str) -> list[str]:
+    """The architectures that have this key or section."""
+    return sorted(
+        {
+            name
+            for key in config_keys()
+            if key.path == path or key.path.startswith(f"{path}.")
+            for name in key.architectures
+        }
+    )
 
 
 def _joined(path: str, message: str) -> str:

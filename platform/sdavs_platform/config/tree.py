@@ -4,15 +4,17 @@
 run, the model artifact and the endpoint; nothing passes raw dicts on.
 
 To add a key, add a field to its section: its flag is made from the name, its `--help` text from the docstring. The
-section `serve` is in `config/serve.py`, `model` in `sdavs_model.config`, `data.augment` in
-`sdavs_model.data.augment.augmentation`.
+section `serve` is in `config/serve.py`, `model` in `sdavs_model.config` and `sdavs_model/architectures/NAME/config.py`,
+`data.augment` in `sdavs_model.data.augment.augmentation`.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
-from sdavs_model.config import SDAVSConfig, with_new_keys
+from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from sdavs_model.architectures.sdavs.config import SDAVSConfig
+from sdavs_model.config import ModelConfig, with_new_keys
 from sdavs_model.data.augment.augmentation import Augment
 from sdavs_model.data.datasets import KindOrAuto
 from sdavs_platform.config.paths import absolute
@@ -355,6 +357,16 @@ class StorageConfig(Section):
     """Folder or s3:// URI that all nodes can reach. Unset: `results` in the state folder."""
 
 
+if TYPE_CHECKING:
+    ModelSection = ModelConfig
+else:
+    # `model.architecture` decides which class it is.
+    ModelSection = Annotated[
+        Union[tuple(each.config for each in ARCHITECTURES.values())],  # noqa: UP007 - made from a tuple
+        Field(discriminator="architecture"),
+    ]
+
+
 class RunConfig(Section):
     """The whole config of a run."""
 
@@ -367,7 +379,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     """Data set, splits, loading."""
 
-    model: SDAVSConfig = SDAVSConfig()
+    model: ModelSection = SDAVSConfig()
     """The network; stored in the model artifact."""
 
     start: StartConfig = StartConfig()
@@ -397,7 +409,9 @@ class RunConfig(Section):
     @field_validator("model", mode="before")
     @classmethod
     def _keys_of_earlier_versions(cls, value: Any) -> Any:
-        return with_new_keys(value) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        return {"architecture": DEFAULT_ARCHITECTURE} | with_new_keys(value)
 
     @model_validator(mode="after")
     def _format_is_there(self) -> "RunConfig":
@@ -409,6 +423,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _cached_encoders_are_frozen(self) -> "RunConfig":
+        if self.data.cache_features and not self.model.caches_features:
+            raise ValueError(
+                f"data.cache_features: model.architecture={self.model.architecture} runs no encoder on its own; "
+                "set data.cache_features=false"
+            )
         if self.data.cache_features and not (
             self.model.freeze_backbone and self.model.audio_encoder_is_frozen
         ):

@@ -56,8 +56,8 @@ def model_card(file: Path, card: PartsCard, figures: Figures) -> str:
     }
     return f"""# {file.name}
 
-SDAVS's own parts (SNRP, DAMF, audio attention, decoder) without the two encoders that they were trained on:
-{config.backbone} and {config.audio_encoder}, frozen, at {config.image_size} px, width {config.width}. Weights in fp16,
+The parts of a model of the architecture `{config.architecture}`, without the two encoders that they were trained on:
+{config.backbone} and {config.audio_encoder}, frozen, at {config.image_size} px. Weights in fp16,
 safetensors, {file.stat().st_size / 1e6:.1f} MB, sha256 `{sha256_of(file)}`.
 `sdavs_model.parts.load_parts` joins them with the encoders, which `python jobs/prepare_weights.py fetch NAME`
 downloads. Written by `python jobs/export_parts.py`.

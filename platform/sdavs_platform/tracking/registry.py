@@ -22,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 
 from sdavs_model import artifact_files
 from sdavs_model.artifact_files import CARD_FILE, WEIGHTS_FILE
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.files import sha256_of
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import (
@@ -51,18 +51,25 @@ class RegisteredVersion:
 
 
 def register_artifact(
-    folder: str | Path, *, name: str, config: SDAVSConfig, run_id: str, tags: dict[str, str], uri: str
+    folder: str | Path, *, name: str, config: ModelConfig, run_id: str, tags: dict[str, str], uri: str
 ) -> int:
     """Upload an artifact folder as a logged model of run `run_id` and register it; returns the version.
 
-    `tags` are added to the version's own, `sha256` and `manifest_sha256`.
+    `tags` are added to the version's own: `architecture`, `sha256` and `manifest_sha256`.
     """
     folder = Path(folder)
     client = mlflow_client(uri)
     experiment = client.get_run(run_id).info.experiment_id
-    model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="sdavs")
+    model = client.create_logged_model(
+        experiment, name=name, source_run_id=run_id, model_type=config.architecture
+    )
     flavor = {
-        "sdavs": {"weights": WEIGHTS_FILE, "manifest": CARD_FILE, "loader": "sdavs_model.load_artifact"}
+        "sdavs": {
+            "architecture": config.architecture,
+            "weights": WEIGHTS_FILE,
+            "manifest": CARD_FILE,
+            "loader": "sdavs_model.load_artifact",
+        }
     }
     Model(run_id=run_id, flavors=flavor, signature=signature(config), model_id=model.model_id).save(
         str(folder / "MLmodel")
@@ -70,18 +77,19 @@ def register_artifact(
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     _create_registered_model(client, name)
-    digests = {
+    own = {
+        "architecture": config.architecture,
         "sha256": file_sha256(folder / WEIGHTS_FILE),
         "manifest_sha256": file_sha256(folder / CARD_FILE),
     }
     # Not models:/<id>: MLflow's sqlite registry would look it up at the global address instead of `uri`.
     created = client.create_model_version(
-        name, model.artifact_location, run_id=run_id, tags=tags | digests, model_id=model.model_id
+        name, model.artifact_location, run_id=run_id, tags=tags | own, model_id=model.model_id
     )
     return int(created.version)
 
 
-def signature(config: SDAVSConfig) -> ModelSignature:
+def signature(config: ModelConfig) -> ModelSignature:
     """`artifact_files.signature` as MLflow's type."""
     shapes = artifact_files.signature(config)
     inputs, outputs = (
@@ -165,7 +173,7 @@ def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Pa
     return folder
 
 
-def check_signature(folder: Path, config: SDAVSConfig) -> None:
+def check_signature(folder: Path, config: ModelConfig) -> None:
     """Check that the signature that MLflow shows is that of the model in the folder.
 
     Raises:
@@ -250,7 +258,7 @@ def require_registry_access(name: str, *, uri: str) -> None:
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:
     try:
-        client.create_registered_model(name, description="SDAVS audio-visual segmentation")
+        client.create_registered_model(name, description="Audio-visual segmentation")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

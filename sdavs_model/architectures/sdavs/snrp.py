@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdavs_model.architectures.sdavs.agreement import Agreement
-from sdavs_model.config import Ablation
+from sdavs_model.architectures.sdavs.config import Ablation
 
 # Side of the map that `AudioSpatialSelector` decodes from audio alone, before upsampling.
 AUDIO_MAP = 6

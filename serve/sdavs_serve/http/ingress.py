@@ -273,6 +273,7 @@ def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStat
     release, refused = route.release, state.refused
     return ModelStatus(
         model=release.info(route.alias),
+        architecture=release.architecture,
         backbone=release.backbone,
         image_size=release.image_size,
         num_frames=release.num_frames,

@@ -18,8 +18,8 @@ from sdavs_platform.tracking.registry import (
     versions_by_tag,
 )
 
+from sdavs_model.architectures import config_from_dict
 from sdavs_model.artifact_files import check_files, read_card
-from sdavs_model.config import SDAVSConfig
 from sdavs_serve.rollout.rules import GATE_TAG, REASON_TAG, REFUSED, SERVED_TAG, STATE_TAG, TIME_TAG
 from sdavs_serve.rollout.state import Failure, Refusal, Release, TagWrite, Target
 
@@ -89,7 +89,7 @@ def verify(target: Target, config: ServeConfig) -> Release | Failure:
     except ValueError as error:
         return Failure(gate="digest", reason=str(error))
     try:
-        model = SDAVSConfig.from_dict(card["config"])
+        model = config_from_dict(card["config"])
         check_signature(folder, model)
         if model.num_frames > config.max_batch_frames:
             raise ValueError(
@@ -101,6 +101,7 @@ def verify(target: Target, config: ServeConfig) -> Release | Failure:
     return Release(
         **target.model_dump(),
         data_digest=str(card["lineage"].get("data_digest", "")),
+        architecture=model.architecture,
         backbone=model.backbone,
         image_size=model.image_size,
         num_frames=model.num_frames,

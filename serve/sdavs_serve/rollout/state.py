@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from sdavs_model.architectures import DEFAULT_ARCHITECTURE
 from sdavs_serve.schema import Answer, ModelInfo
 
 SlotName = Literal["a", "b"]
@@ -41,6 +42,8 @@ class Release(Target):
 
     data_digest: str
     """Digest of the data set it was trained on; empty if not recorded."""
+    architecture: str = DEFAULT_ARCHITECTURE
+    """States of earlier versions name none."""
     backbone: str
     image_size: int
     num_frames: int

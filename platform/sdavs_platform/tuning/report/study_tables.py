@@ -2,22 +2,13 @@
 
 from dataclasses import dataclass
 
-from sdavs_model import recipes
 from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
+from sdavs_model.recipes import RecipeBook
 from sdavs_platform.tuning.report.comparison import Comparison, compare
 from sdavs_platform.tuning.store import TrialRecord
-from sdavs_platform.tuning.study import REFERENCE, Study
+from sdavs_platform.tuning.study import Study
 
 PAPER_SETS = ("S4", "MS3")
-
-TITLES = {
-    "III": "Table III: the two modules",
-    "IV": "Table IV: the two selectors of SNRP",
-    "V": "Table V: the position of SNRP",
-    "VI": "Table VI: the parts of DAMF",
-    "VIII": "Table VIII: how the streams interact",
-    "selected": "Selected recipes",
-}
 
 # The paper's Table IX: J and F in per cent on MS3, Swin-B at 384 px.
 PAPER_NOISE: dict[str, dict[str, tuple[float, float]]] = {
@@ -83,17 +74,20 @@ class NoiseTable:
     rows: tuple[NoiseRow, ...]
 
 
-def ablation_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> list[Table]:
+def ablation_tables(
+    study: Study, book: RecipeBook, trials: list[TrialRecord], splits: list[str]
+) -> list[Table]:
     """Every table of the study on every test split; splits are never averaged."""
+    titles = {"selected": "Selected recipes", **book.titles}
     return [
         Table(
-            title=TITLES[table],
+            title=titles[table],
             split=split,
-            rows=tuple(_row(recipe, study, trials, split) for recipe in names),
+            rows=tuple(_row(recipe, study, book, trials, split) for recipe in names),
         )
         for split in splits
         for table, names in study.tables.items()
-        if table in TITLES
+        if table in titles
     ]
 
 
@@ -125,27 +119,29 @@ def clip_scores(
     }
 
 
-def _row(recipe: str, study: Study, trials: list[TrialRecord], split: str) -> Row:
-    variant = study.trained_as[recipe]
-    paper = recipes.PAPER.get(recipe, {})
+def _row(recipe: str, study: Study, book: RecipeBook, trials: list[TrialRecord], split: str) -> Row:
+    variant, full = study.trained_as[recipe], study.reference
+    paper = book.published.get(recipe, {})
     return Row(
         recipe=recipe,
         trained_as=variant,
-        about=(recipes.RECIPES[recipe].__doc__ or "").split(". ")[0].rstrip("."),
-        miou=_compared(trials, variant, split, "miou"),
-        fscore=_compared(trials, variant, split, "fscore"),
-        paper=paper,
+        about=(book.recipes[recipe].__doc__ or "").split(". ")[0].rstrip("."),
+        miou=_compared(trials, variant, full, split, "miou"),
+        fscore=_compared(trials, variant, full, split, "fscore"),
+        paper=dict(paper),
         paper_difference={
-            name: paper[name][0] - recipes.PAPER[REFERENCE][name][0] for name in PAPER_SETS if name in paper
+            name: paper[name][0] - book.published[full][name][0] for name in PAPER_SETS if name in paper
         },
     )
 
 
-def _compared(trials: list[TrialRecord], variant: str, split: str, metric: str) -> Comparison | None:
+def _compared(
+    trials: list[TrialRecord], variant: str, full: str, split: str, metric: str
+) -> Comparison | None:
     scores = clip_scores(trials, variant, split, metric)
     if not scores:
         return None
-    reference = None if variant == REFERENCE else clip_scores(trials, REFERENCE, split, metric)
+    reference = None if variant == full else clip_scores(trials, full, split, metric)
     return compare(scores, reference)
 
 

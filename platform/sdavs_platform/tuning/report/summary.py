@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from sdavs_model.recipes import recipes_of
 from sdavs_platform.config.cli import yaml_text
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
@@ -119,7 +120,7 @@ class Summary:
             ("objectives", "; ".join(METRICS[name].label for name in self.sweep.objectives)),
             ("budget of a trial", f"{budget}, batches of {training.batch_size} clips"),
             ("workers of a trial", f"{cluster.num_workers} ({'GPU' if cluster.use_gpu else 'CPU'})"),
-            ("base model", f"{model.backbone}, {model.image_size} px, width {model.width}"),
+            ("base model", f"{model.architecture} on {model.backbone}, {model.image_size} px"),
             ("data", f"{self.config.data.root}"),
             ("data digest", self.data_digest[:16]),
             ("commit", self.git_commit),
@@ -187,6 +188,7 @@ def summarize(store: SweepStore) -> Summary:
     sweep = SweepConfig.model_validate(definition["sweep"])
     config = RunConfig.model_validate(definition["config"])
     study = parse_study(sweep.study, config) if sweep.study else None
+    book = recipes_of(config.model.architecture)
     trials = store.trials()
     splits = list(config.data.test_splits)
     return Summary(
@@ -199,7 +201,7 @@ def summarize(store: SweepStore) -> Summary:
         git_commit=definition["git_commit"],
         best=best_trial(sweep, trials),
         importance=importance(sweep, trials),
-        tables=ablation_tables(study, trials, splits) if study else [],
+        tables=ablation_tables(study, book, trials, splits) if study else [],
         noise=noise_tables(study, trials, splits) if study else [],
     )
 

@@ -161,12 +161,12 @@ function fillSwap() {
 }
 
 async function showModel() {
-  const { model, backbone, image_size, num_frames, classes, device } = await getJson("v1/model");
+  const { model, architecture, backbone, image_size, num_frames, classes, device } = await getJson("v1/model");
   $("model").hidden = false;
   $("model-name").textContent = `${model.name} ${model.version}${model.alias ? ` @${model.alias}` : ""}`;
   setFacts($("model-facts"), [
     ["Version", model.version],
-    ["Backbone", `${backbone}, ${image_size} px, ${num_frames} frames at once`],
+    ["Network", `${architecture} on ${backbone}, ${image_size} px, ${num_frames} frames at once`],
     ["Classes", classes.length > 2 ? String(classes.length - 1) : "sounding or not"],
     ["Runs on", device],
     ["Run", model.run_id],

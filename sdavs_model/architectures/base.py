@@ -1,0 +1,142 @@
+"""What all architectures have in common: two encoders, a forward pass, and what the rest of the code asks a model."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sdavs_model.encoders.audio import build_audio_encoder
+from sdavs_model.encoders.features import Features
+from sdavs_model.encoders.visual import VisualEncoder
+from sdavs_model.weights.read import configured_weights
+
+
+class SegmentationModel(nn.Module, ABC):
+    """A model that maps frames and sound to mask logits.
+
+    Most architectures define `forward_features` and leave the rest as it is. One that mixes sound into the backbone
+    overrides `forward` instead and sets `caches_features = False` in its config.
+
+    Args:
+        config: the whole description; kept as `model.config`.
+
+    Raises:
+        ValueError: the backbone has no four stages, or a weights file is missing or does not fit.
+    """
+
+    analyses: ClassVar[tuple[str, ...]] = ("noise", "listening")
+    """Analyses of `jobs/analyse.py` that apply. These two need nothing but the forward pass."""
+
+    def __init__(self, *, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        backbone_weights, audio_weights = configured_weights(config)
+        self.visual_encoder = VisualEncoder(config=config, weights=backbone_weights)
+        self.audio_encoder = build_audio_encoder(config, audio_weights)
+        if config.freeze_backbone:
+            self.visual_encoder.freeze()
+        if config.audio_encoder_is_frozen:
+            self.audio_encoder.freeze()
+
+    def forward(
+        self,
+        frames: Tensor | None = None,
+        log_mel: Tensor | None = None,
+        present: Tensor | None = None,
+        *,
+        features: Features | None = None,
+    ) -> Tensor:
+        """Segment what sounds.
+
+        Args:
+            frames: [B, T, 3, H, W], normalised by `Preprocessor`; H and W as in the config.
+            log_mel: [B, T, 1, 96, 64], one example a frame.
+            present: [B, T] bool, False for the padding at the end of shorter clips; None if no clip is padded. A
+                padded clip gives the logits that it gives alone, and its padding has no influence on the batch.
+            features: in place of these, what `encode` made of them.
+
+        Returns:
+            Mask logits [B, T, K, H, W]; 0 for padding.
+        """
+        if features is None:
+            assert frames is not None
+            assert log_mel is not None
+            features = self.encode(frames, log_mel, present)
+        return self.forward_features(features)
+
+    def encode(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Features:
+        """What the two encoders make of a clip; arguments as for `forward`."""
+        return Features(
+            maps=[
+                with_padding(m, frames, present)
+                for m in self.visual_encoder(without_padding(frames, present))
+            ],
+            embeddings=with_padding(self.audio_encoder(without_padding(log_mel, present)), frames, present),
+            size=(frames.shape[-2], frames.shape[-1]),
+            present=present,
+        )
+
+    @abstractmethod
+    def forward_features(self, features: Features) -> Tensor:
+        """Mask logits [B, T, K, H, W] from what `encode` returned; 0 for padding."""
+
+    def varied(self, features: Features) -> Features:
+        """While training, the features with the config's `feature_noise` and `feature_dropout`."""
+        if self.training and (self.config.feature_noise or self.config.feature_dropout):
+            return features.map(functools.partial(self._varied, present=features.present))
+        return features
+
+    def trained_buffers(self) -> list[Tensor]:
+        """The buffers that training may change: all but those of frozen encoders."""
+        encoders = (self.visual_encoder, self.audio_encoder)
+        frozen = {id(buffer) for e in encoders if e.frozen for buffer in e.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The parameters that `optimizer.backbone_lr_factor` applies to."""
+        return list(self.visual_encoder.parameters())
+
+    def parts(self) -> dict[str, Sequence[nn.Module]]:
+        """Name of each part -> its modules, in the order of the forward pass; their costs are reported one by one."""
+        found: dict[str, Sequence[nn.Module]] = {
+            "backbone": (self.visual_encoder,),
+            "audio encoder": (self.audio_encoder,),
+        }
+        for name, module in self.named_children():
+            if name not in ("visual_encoder", "audio_encoder"):
+                found[name] = tuple(module) if isinstance(module, nn.ModuleList) else (module,)
+        return found
+
+    def _varied(self, encoded: Tensor, *, present: Tensor | None) -> Tensor:
+        """An encoder's output [B, T, C, ...] with noise relative to each channel's spread, and channels dropped."""
+        noise, dropout = self.config.feature_noise, self.config.feature_dropout
+        if noise:
+            seconds = without_padding(encoded.detach(), present)  # [N, C, ...]
+            others = [dim for dim in range(seconds.ndim) if dim != 1]
+            spread = seconds.std(dim=others, keepdim=True, correction=0)
+            encoded = encoded + noise * spread * torch.randn_like(encoded)
+        if dropout:
+            kept = encoded.new_empty(*encoded.shape[:3], *[1] * (encoded.ndim - 3))
+            encoded = encoded * kept.bernoulli_(1 - dropout) / (1 - dropout)
+        return encoded
+
+
+def without_padding(x: Tensor, present: Tensor | None) -> Tensor:
+    """The seconds that are present: [B, T, ...] -> [N, ...]; all B * T of them without padding."""
+    flat = x.flatten(0, 1)
+    return flat if present is None else flat[present.flatten()]
+
+
+def with_padding(x: Tensor, like: Tensor, present: Tensor | None) -> Tensor:
+    """The inverse of `without_padding`, [N, ...] -> [B, T, ...] with B and T as in `like`; padding is 0."""
+    B, T = like.shape[:2]
+    if present is None:
+        return x.unflatten(0, (B, T))
+    padded = x.new_zeros(B * T, *x.shape[1:])
+    padded[present.flatten()] = x
+    return padded.unflatten(0, (B, T))
