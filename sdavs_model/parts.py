@@ -92,13 +92,23 @@ def write_parts(path: Path, loaded: LoadedModel) -> PartsCard:
     return card
 
 
-def read_card(path: Path) -> PartsCard:
-    """The card of a file of parts.
+def read_parts(path: Path) -> tuple[PartsCard, dict[str, Tensor]]:
+    """The card of a file of parts, and the trained tensors by their names in the model, in fp32.
 
     Raises:
         ValueError: it is missing, no such file, or of another format.
     """
-    return _read(path)[0]
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})["card"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable file of a model's parts: {error}") from error
+    if content.pop("format") != FORMAT:
+        raise ValueError(f"{path}: written in another format; this version reads format {FORMAT}")
+    config = config_from_dict(content.pop("config"))
+    floats = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
+    return PartsCard(config=config, **content), floats
 
 
 def load_parts(path: Path, *, weights_folder: Path) -> tuple[SegmentationModel, PartsCard]:
@@ -112,7 +122,7 @@ def load_parts(path: Path, *, weights_folder: Path) -> tuple[SegmentationModel, 
         ValueError: the file is missing, of another format or does not fit its config; an encoder is not in the
             folder or is another one than the parts were trained on.
     """
-    card, tensors = _read(path)
+    card, tensors = read_parts(path)
     config = resolve_weights(card.config, folder=weights_folder, prefix="model.")
     for key in WEIGHT_KEYS:
         found = sha256_of(Path(getattr(config, key)))
@@ -130,20 +140,6 @@ def load_parts(path: Path, *, weights_folder: Path) -> tuple[SegmentationModel, 
         )
     model.load_state_dict(tensors, strict=False)
     return model.eval(), card
-
-
-def _read(path: Path) -> tuple[PartsCard, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {})["card"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a readable file of a model's parts: {error}") from error
-    if content.pop("format") != FORMAT:
-        raise ValueError(f"{path}: written in another format; this version reads format {FORMAT}")
-    config = config_from_dict(content.pop("config"))
-    floats = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
-    return PartsCard(config=config, **content), floats
 
 
 def _shape(tensors: dict[str, Tensor], name: str) -> torch.Size | None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
 from sdavs_model.encoders.yamnet import YAMNet
 from sdavs_model.files import sha256_of
-from sdavs_model.parts import ENCODERS, load_parts, read_card, write_parts
+from sdavs_model.parts import ENCODERS, load_parts, read_parts, write_parts
 
 NAMES = {"backbone_weights": "efficientnet_lite0.imagenet", "audio_weights": "yamnet.audioset"}
 
@@ -78,7 +78,7 @@ def test_the_file_holds_no_encoder_and_two_bytes_a_weight(trained, tmp_path):
     write_parts(path, loaded)
     own = sum(p.numel() for name, p in loaded.model.named_parameters() if not name.startswith(ENCODERS))
     assert 2 * own < path.stat().st_size < 2 * own + 60_000
-    assert read_card(path).config.backbone_weights == NAMES["backbone_weights"]
+    assert read_parts(path)[0].config.backbone_weights == NAMES["backbone_weights"]
 
 
 def test_other_encoders_than_those_of_the_training_are_refused(trained, tmp_path):
@@ -109,4 +109,4 @@ def test_a_model_whose_encoders_were_trained_has_no_parts_of_its_own(trained, tm
 def test_what_is_no_file_of_parts_is_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="not a readable file of a model's parts"):
-        read_card(tmp_path / "x.safetensors")
+        read_parts(tmp_path / "x.safetensors")
