@@ -101,6 +101,23 @@ def abort_training(controller: Any) -> None:
         ray.get(controller.abort.remote())
 
 
+# Serve's HTTP proxy.
+
+
+PROXY_MIDDLEWARES = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+"""Environment variable of a node: MODULE:FUNCTION that returns the ASGI middlewares of its HTTP proxy. Serve's
+declarative config has no key for them."""
+
+
+def abort_connection(send: Any) -> None:
+    """Close the connection behind an ASGI `send` of uvicorn, Serve's HTTP server, at once.
+
+    ASGI offers nothing for a client that does not read: `send` just waits, and a server that closes a connection writes
+    what is in its buffer first.
+    """
+    send.__self__.transport.abort()
+
+
 # A Ray head of this machine.
 
 
