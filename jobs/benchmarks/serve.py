@@ -69,6 +69,7 @@ def run(flags: argparse.Namespace) -> None:
         # A measurement is shorter than Serve's own patience.
         scale_up_after_s=2,
         scale_down_after_s=5,
+        rollout={"bake_s": 0},
         **({"max_batch_frames": flags.max_batch_frames} if flags.max_batch_frames else {}),
     )
     with tempfile.TemporaryDirectory() as scratch:

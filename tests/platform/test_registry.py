@@ -1,5 +1,6 @@
 """The registry returns what was registered, or nothing."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -39,14 +40,41 @@ def test_an_alias_leads_to_a_loadable_artifact_that_shows_its_signature(register
     assert "frames" in (folder / "MLmodel").read_text()
 
 
-def test_a_changed_byte_in_the_downloaded_artifact_is_refused_with_the_file_name(registered, tmp_path):
-    folder = registry.fetch("models:/m/1", uri=registered, cache=tmp_path)
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+def change_last_byte(path: Path) -> bytes:
+    """Spoil a file; returns what it was."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    return content
+
+
+def test_a_changed_byte_in_the_registry_is_refused_with_the_file_name(registered, tmp_path):
+    source = mlflow_client(registered).get_model_version_download_uri("m", "1").removeprefix("file://")
+    weights = Path(source) / "model.safetensors"
+    content = change_last_byte(weights)
     with pytest.raises(ValueError, match=r"model\.safetensors: sha256 differs"):
         registry.fetch("models:/m/1", uri=registered, cache=tmp_path)
+    weights.write_bytes(content)
+
+
+def test_a_changed_byte_in_a_downloaded_version_has_it_downloaded_again(registered, tmp_path, caplog):
+    folder = registry.fetch("models:/m/1", uri=registered, cache=tmp_path)
+    content = change_last_byte(folder / "model.safetensors")
+    assert registry.fetch("models:/m/1", uri=registered, cache=tmp_path) == folder
+    assert (folder / "model.safetensors").read_bytes() == content
+    assert "it is downloaded again" in caplog.text
+
+
+def test_of_the_downloaded_versions_those_used_last_are_kept(registered, tmp_path):
+    (tmp_path / "m").mkdir()
+    for number in range(registry.KEPT_VERSIONS):
+        (tmp_path / "m" / f"{number}-old").mkdir()
+        os.utime(tmp_path / "m" / f"{number}-old", (number, number))
+    first = registry.fetch("models:/m/1", uri=registered, cache=tmp_path)
+    os.utime(first, (1, 1))
+    assert registry.fetch("models:/m/1", uri=registered, cache=tmp_path) == first, "now it was used last"
+    second = registry.fetch("models:/m/2", uri=registered, cache=tmp_path)
+    kept = {path.name for path in (tmp_path / "m").iterdir()}
+    assert kept == {first.name, second.name, "2-old", "3-old", "4-old"}
 
 
 @pytest.mark.parametrize("address", ["models:/m@nobody", "models:/m/99", "models:/other/1", "m"])

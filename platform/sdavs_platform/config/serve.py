@@ -177,4 +177,9 @@ class ServeConfig(Section):
             raise ValueError(
                 f"max_replicas: {self.max_replicas} is below min_replicas; allowed: from {self.min_replicas}"
             )
+        if self.max_replicas > self.min_replicas and self.rollout.bake_s > self.scale_down_after_s:
+            raise ValueError(
+                f"rollout.bake_s: {self.rollout.bake_s:g} is above scale_down_after_s: the version before would be "
+                f"scaled down while it may have to take over; allowed: up to {self.scale_down_after_s:g}"
+            )
         return self

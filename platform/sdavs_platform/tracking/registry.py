@@ -8,6 +8,7 @@ config, the preprocessing and the digest of the weights).
 import logging
 import os
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,13 @@ from sdavs_platform.tracking.client import (
 logger = logging.getLogger(__name__)
 
 DIGEST_TAGS = ("sha256", "manifest_sha256")
+
+KEPT_VERSIONS = 5
+"""Versions of one model that stay downloaded, those used last. Our choice: an endpoint holds two and tries a third."""
+
+
+class DownloadError(ValueError):
+    """The files of a version cannot be downloaded now, which may pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +153,24 @@ def fetch(model_uri: str, *, uri: str | None = None, cache: Path | None = None) 
 def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Path | None = None) -> Path:
     """`fetch` for a resolved version; MLflow is only contacted if the version is not cached on this machine.
 
+    A cached file that has changed is downloaded again. Of one model, `KEPT_VERSIONS` versions are kept.
+
     Raises:
-        ValueError: the files cannot be downloaded, or differ from the registered digests.
+        DownloadError: the files cannot be downloaded.
+        ValueError: they differ from the registered digests.
     """
     folder = (
         (cache or state_folder() / "models") / found.name / f"{found.version}-{found.manifest_sha256[:12]}"
     )
     if folder.is_dir():
-        _verify(folder, found)
-        return folder
+        try:
+            _verify(folder, found)
+        except ValueError as error:
+            logger.warning("%s; it is downloaded again", error)
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            os.utime(folder)  # used last, see `_prune`
+            return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     client = mlflow_client(tracking_uri(uri))
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as scratch:
@@ -161,7 +178,7 @@ def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Pa
             downloaded = _download(client, found, Path(scratch))
         # MLflow raises errors of its own, of HTTP and of every kind of artifact storage.
         except Exception as error:
-            raise ValueError(
+            raise DownloadError(
                 f"{found.name} version {found.version}: its files cannot be downloaded: {_first_line(error)}"
             ) from error
         _verify(downloaded, found)
@@ -170,7 +187,17 @@ def fetch_version(found: RegisteredVersion, *, uri: str | None = None, cache: Pa
         except OSError:
             # Another process was faster; its copy is fine if it verifies.
             _verify(folder, found)
+    os.utime(folder)
+    _prune(folder.parent)
     return folder
+
+
+def _prune(folder: Path) -> None:
+    """Remove the versions that were used longest ago."""
+    versions = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for path in sorted(versions, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_VERSIONS:]:
+        logger.info("removing %s from the downloaded versions", path.name)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_signature(folder: Path, config: ModelConfig) -> None:

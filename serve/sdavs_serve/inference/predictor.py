@@ -17,6 +17,7 @@ from sdavs_model.data.core.clip import Clip
 from sdavs_serve.inference.batching import Batcher
 from sdavs_serve.model_calls import GoldenReport, Masks
 from sdavs_serve.rollout import store
+from sdavs_serve.rollout.retries import with_retries
 from sdavs_serve.rollout.state import Release, RolloutState, SlotName
 
 if TYPE_CHECKING:
@@ -72,9 +73,11 @@ class Predictor:
         """Called by Serve, which replaces this replica if it raises."""
         if not self._watcher.alive:
             raise RuntimeError("the thread that follows the rollout has stopped")
-        active = self._watcher.state.active == self._slot
-        if active and self._failed and self._model is None:
-            raise RuntimeError(f"the served version cannot be loaded: {self._failed}")
+        state = self._watcher.state
+        active = state.active == self._slot
+        # A candidate that has traffic is loaded elsewhere, so this replica is at fault; before, the rollout decides.
+        if (active or state.ready) and self._failed and self._model is None:
+            raise RuntimeError(f"the version cannot be loaded: {self._failed}")
         if self._hangs(active=active):
             raise RuntimeError(f"a batch has been running for {self._infer.busy_s:.0f} s")
 
@@ -162,9 +165,11 @@ class Predictor:
         from sdavs_serve.inference.served_model import ServedModel
 
         try:
-            self._model = ServedModel.load(release, config=self._config)
+            self._model = with_retries(
+                lambda: ServedModel.load(release, config=self._config), what=release.identity
+            )
         except Exception as error:
-            # The version is at fault and not this replica, so report it: the rollout decides.
+            # Reported, and not raised: the rollout decides.
             self._failed = f"{type(error).__name__}: {error}"
             logger.error("version %s cannot be loaded: %s", release.version, self._failed)
             return

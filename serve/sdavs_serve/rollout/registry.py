@@ -20,6 +20,7 @@ from sdavs_platform.tracking.registry import (
 
 from sdavs_model.architectures import config_from_dict
 from sdavs_model.artifact_files import check_files, read_card
+from sdavs_serve.rollout.retries import with_retries
 from sdavs_serve.rollout.rules import GATE_TAG, REASON_TAG, REFUSED, SERVED_TAG, STATE_TAG, TIME_TAG
 from sdavs_serve.rollout.state import Failure, Refusal, Release, TagWrite, Target
 
@@ -83,7 +84,9 @@ def _timestamp(text: str) -> float:
 def verify(target: Target, config: ServeConfig) -> Release | Failure:
     """Download a version and check digests and signature; nothing of it is loaded or run."""
     try:
-        folder = fetch_version(_registered(target), uri=config.tracking_uri)
+        folder = with_retries(
+            lambda: fetch_version(_registered(target), uri=config.tracking_uri), what=target.identity
+        )
         card = read_card(folder)
         check_files(folder, sha256=target.sha256)
     except ValueError as error:

@@ -51,7 +51,7 @@ class SlotReport:
     some_loaded: bool = False
     """Whether any live replica holds the version assigned to the slot."""
     failed: str | None = None
-    """Why a replica could not load the version assigned to the slot."""
+    """Why no replica could load the version assigned to the slot."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ dead) only one changes the document, and the other one reads it again.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ray
 from pydantic import BaseModel, ConfigDict
@@ -81,6 +81,26 @@ def write_report(slot: SlotName, actor: str, report: ReplicaReport) -> None:
     kv_put(f"{REPORTS}{slot}/{actor}", report.model_dump_json())
 
 
+def summary_of(identity: str | None, replicas: Sequence[ReplicaReport]) -> SlotReport:
+    """The reports of a slot's live replicas together.
+
+    A replica that could not load what others have loaded says nothing about the version: it is left out here, and Serve
+    replaces it (`Predictor.check_health`). The version has failed when all that tried have failed.
+
+    Args:
+        identity: `Target.identity` of the version assigned to the slot; None if there is none.
+        replicas: their reports.
+    """
+    failed = [one.failed for one in replicas if one.failed and one.wants == identity]
+    able = [one for one in replicas if not (one.failed and one.wants == identity)]
+    holds = {one.holds for one in able}
+    return SlotReport(
+        some_loaded=identity is not None and identity in holds,
+        loaded=holds.pop() if len(holds) == 1 else None,
+        failed=failed[0] if failed and not able else None,
+    )
+
+
 class ReportReader:
     """Reads the reports of all live replicas."""
 
@@ -96,10 +116,7 @@ class ReportReader:
         wanted = state.slots[slot]
         identity = wanted.identity if wanted else None
         replicas = self._live(slot)
-        failed = next((one.failed for one in replicas if one.failed and one.wants == identity), None)
-        holds = {one.holds for one in replicas}
-        some = identity is not None and identity in holds
-        return SlotReport(loaded=holds.pop() if len(holds) == 1 else None, some_loaded=some, failed=failed)
+        return summary_of(identity, replicas)
 
     def _live(self, slot: SlotName) -> list[ReplicaReport]:
         now, prefix, live = time.monotonic(), f"{REPORTS}{slot}/", []
