@@ -15,6 +15,10 @@ CALL_LOST = (RayActorError, DeploymentUnavailableError)
 """The call was lost with the replica that had it; this says nothing about the model."""
 
 
+class ReplicaBroken(Exception):
+    """This replica computes no more, whatever it is sent; another one can."""
+
+
 async def within(seconds: float, call: Any) -> Any:
     """The result of a call to a deployment, which is cancelled after so many seconds.
 

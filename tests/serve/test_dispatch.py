@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ray.exceptions import RayTaskError
+from sdavs_serve.inference import dispatch
+from sdavs_serve.inference.device import DeviceHealth
 from sdavs_serve.inference.dispatch import Dispatcher, VersionGone
 from sdavs_serve.inference.router import Router
 from sdavs_serve.inference.shadow import Observer
-from sdavs_serve.model_calls import Masks
+from sdavs_serve.model_calls import Masks, ReplicaBroken
 from sdavs_serve.rollout import trial_gates
 from sdavs_serve.rollout.state import Release, RolloutState
 from waiting import patience
@@ -39,16 +42,31 @@ class Call:
         self.cancelled = True
 
 
+class Failing(Call):
+    """A call that fails in the replica."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(0.0, 0)
+        self._cause = cause
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        raise RayTaskError("segment", "traceback", self._cause)
+
+
 class Slot:
     """The handle of a model deployment."""
 
     def __init__(self, seconds: float) -> None:
         self.calls: list[Call] = []
+        self.failures: list[Exception] = []
+        """Of the next calls."""
         self.segment = SimpleNamespace(remote=self._segment)
         self._seconds = seconds
 
     def _segment(self, version: int, clip: Clip, threshold: float) -> Call:
-        self.calls.append(Call(self._seconds, version))
+        failing = Failing(self.failures.pop(0)) if self.failures else None
+        self.calls.append(failing or Call(self._seconds, version))
         return self.calls[-1]
 
 
@@ -142,5 +160,53 @@ def test_a_candidate_that_predicts_in_time_answers():
         world = World(candidate_s=0.01)
         assert (await world.dispatcher.predict(world.router.choose(), CLIP, 0.5)).version == 2
         assert await world.errors() == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("failures", "version"),
+    [
+        ([RuntimeError("CUDA error")], 1),
+        ([RuntimeError("CUDA error"), ReplicaBroken("CUDA error"), ReplicaBroken("CUDA error")], 1),
+        ([ReplicaBroken("CUDA error")] * 3, 1),
+        ([RuntimeError("CUDA error"), ReplicaBroken("CUDA error"), RuntimeError("CUDA error")], None),
+        ([ValueError("bad clip")] * 2, None),
+    ],
+)
+def test_a_failed_prediction_is_tried_once_more_and_a_broken_replica_is_avoided(
+    failures, version, monkeypatch
+):
+    monkeypatch.setattr(dispatch, "PAUSE_S", 0.001)
+
+    async def scenario() -> None:
+        world = World(candidate_s=0.0)
+        world.slots["a"].failures = list(failures)
+        route = world.router.choose(only_active=True)
+        if version is None:
+            with pytest.raises(RayTaskError):
+                await world.dispatcher.predict(route, CLIP, 0.5)
+        else:
+            assert (await world.dispatcher.predict(route, CLIP, 0.5)).version == version
+        assert world.slots["a"].failures == []
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_has_failed_once_is_broken_for_good():
+    async def scenario() -> None:
+        health = DeviceHealth(probe_s=0.2)
+        await health.check(lambda: None)
+
+        def fail() -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        with pytest.raises(RuntimeError, match="computes no more: RuntimeError: CUDA error"):
+            await health.check(fail)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            await health.check(lambda: None)
+        hanging = DeviceHealth(probe_s=0.05)
+        with pytest.raises(RuntimeError, match="no result of a small computation within"):
+            await hanging.check(lambda: time.sleep(0.3))
 
     asyncio.run(scenario())

@@ -1,6 +1,7 @@
 """Sends one window to the version that its request was routed to: again if a replica dies, elsewhere if it cannot."""
 
 import asyncio
+import logging
 import time
 
 from ray.exceptions import RayTaskError
@@ -11,8 +12,10 @@ from sdavs_model.data.core.clip import Clip
 from sdavs_serve.errors import NoModel
 from sdavs_serve.inference.router import Route, Router
 from sdavs_serve.inference.shadow import Observer
-from sdavs_serve.model_calls import CALL_LOST, Masks
+from sdavs_serve.model_calls import CALL_LOST, Masks, ReplicaBroken
 from sdavs_serve.rollout.state import SlotName
+
+logger = logging.getLogger("ray.serve")
 
 POLL_S = 0.5
 """How often a request that waits for a candidate checks whether the candidate still gets traffic."""
@@ -58,6 +61,7 @@ class Dispatcher:
             VersionGone: the version is no longer loaded, or a candidate failed.
             NoModel: the queue is full, or replicas of the served version die again and again.
         """
+        failed = False
         for attempt in range(MAX_LOST):
             started = time.perf_counter()
             try:
@@ -72,10 +76,20 @@ class Dispatcher:
                     raise VersionGone(f"the queue of candidate {route.release.version} is full") from None
                 raise NoModel("the model's queue is full; try again", limit="max_queued") from error
             except RayTaskError as error:
-                self._observer.record(route, ok=False, seconds=time.perf_counter() - started)
+                broken = isinstance(error.cause, ReplicaBroken)
+                if not broken:
+                    self._observer.record(route, ok=False, seconds=time.perf_counter() - started)
                 if route.who == "candidate":
                     raise VersionGone(f"candidate {route.release.version} failed: {error.cause}") from None
-                raise
+                if not broken and failed:
+                    raise
+                # Once more: its batch may have failed for another clip, or the device of this replica is broken. Then
+                # the replica refuses at once, until Serve replaces it, and another one answers.
+                logger.warning("version %d failed and is asked again: %s", route.release.version, error.cause)
+                failed = failed or not broken
+                if broken:
+                    await asyncio.sleep(PAUSE_S * 2**attempt)
+                continue
             if predicted is None:
                 raise VersionGone(f"version {route.release.version} is no longer loaded")
             self._observer.record(route, ok=True, seconds=time.perf_counter() - started)

@@ -5,6 +5,7 @@ own, and each slot is scaled by its own queue.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_model.data.core.clip import Clip
 from sdavs_serve.inference.batching import Batcher
-from sdavs_serve.model_calls import GoldenReport, Masks
+from sdavs_serve.inference.device import DeviceHealth
+from sdavs_serve.model_calls import GoldenReport, Masks, ReplicaBroken
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.retries import with_retries
 from sdavs_serve.rollout.state import Release, RolloutState, SlotName
@@ -62,6 +64,7 @@ class Predictor:
             max_size=config.max_batch_frames,
             wait_s=config.batch_wait_ms / 1000,
         )
+        self._device = DeviceHealth()
         self._watcher = store.Watcher(self._follow)
         # It reports only after it has loaded; until then the slot's other replicas report for the slot.
         self._apply(self._watcher.state)
@@ -69,7 +72,7 @@ class Predictor:
             self._loading.join()
         self._watcher.start()
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Called by Serve, which replaces this replica if it raises."""
         if not self._watcher.alive:
             raise RuntimeError("the thread that follows the rollout has stopped")
@@ -80,6 +83,9 @@ class Predictor:
             raise RuntimeError(f"the version cannot be loaded: {self._failed}")
         if self._hangs(active=active):
             raise RuntimeError(f"a batch has been running for {self._infer.busy_s:.0f} s")
+        # While a batch runs, it occupies the device; if it fails, `_run_batch` asks.
+        if self._model and (self._device.broken or not self._infer.busy_s):
+            await self._device.check(self._model.probe_device)
 
     def _hangs(self, *, active: bool) -> bool:
         """Whether the running batch takes so long that no request waits for it any more."""
@@ -92,6 +98,8 @@ class Predictor:
         model = self._model
         if model is None or model.release.version != version:
             return None
+        if self._device.broken:
+            raise ReplicaBroken(self._device.broken)
         inputs = await asyncio.to_thread(model.prepare, clip)
         height, width = clip.frames.shape[1:3]
         return await self._masks(model, inputs, size=(height, width), threshold=threshold)
@@ -131,7 +139,13 @@ class Predictor:
         # During a change there may be two models; each clip goes through the one that prepared it.
         for model in {id(model): model for model, _ in batch}.values():
             positions = [position for position, (other, _) in enumerate(batch) if other is model]
-            out = await asyncio.to_thread(model.run, [batch[position][1] for position in positions])
+            try:
+                out = await asyncio.to_thread(model.run, [batch[position][1] for position in positions])
+            except Exception:
+                # Either the clips or the device; only the first lets the next batch pass.
+                with contextlib.suppress(RuntimeError):
+                    await self._device.check(model.probe_device)
+                raise
             logits |= zip(positions, out, strict=True)
         return [logits[position] for position in range(len(batch))]
 

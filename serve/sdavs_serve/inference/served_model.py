@@ -84,6 +84,10 @@ class ServedModel:
             logits |= zip(positions, out, strict=True)
         return [logits[position] for position in range(len(batch))]
 
+    def probe_device(self) -> None:
+        """A small computation on the device. Raises what torch raises if that fails."""
+        assert float(torch.ones(2, device=self.device).sum()) == 2.0
+
     def check_golden(self) -> GoldenReport:
         """Run the golden clips that came with the version.
 
