@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Measure and print the table."""
-    from sdavs_platform.config.tree import ServeConfig
+    from sdavs_platform.config.serve import RolloutConfig, ServeConfig
     from sdavs_platform.local.sample import write_video
     from sdavs_platform.tracking.client import tracking_uri
     from sdavs_serve.tools.load_test import measure, report_table, to_json
@@ -69,7 +69,7 @@ def run(flags: argparse.Namespace) -> None:
         # A measurement is shorter than Serve's own patience.
         scale_up_after_s=2,
         scale_down_after_s=5,
-        rollout={"bake_s": 0},
+        rollout=RolloutConfig(bake_s=0),
         **({"max_batch_frames": flags.max_batch_frames} if flags.max_batch_frames else {}),
     )
     with tempfile.TemporaryDirectory() as scratch:
