@@ -28,6 +28,17 @@ class Golden:
     """[N, T, 1, 96, 64] float32."""
     logits: torch.Tensor
     """[N, T, K, S, S] float32."""
+    waveforms: torch.Tensor | None
+    """[N, T * SAMPLE_RATE] float32, for models that preprocess sound in another way; None in older artifacts."""
+
+    def clips(self) -> list[Clip]:
+        """The clips as any model takes them; without their sound, `standard_clip` alone."""
+        if self.waveforms is None:
+            return [standard_clip(self.frames.shape[1])]
+        return [
+            Clip(name=f"golden clip {number}", frames=frames.numpy(), waveform=waveform.numpy())
+            for number, (frames, waveform) in enumerate(zip(self.frames, self.waveforms, strict=True))
+        ]
 
 
 def record_golden(model: SegmentationModel, preprocessor: Preprocessor, clips: Sequence[Clip] = ()) -> Golden:
@@ -41,7 +52,12 @@ def record_golden(model: SegmentationModel, preprocessor: Preprocessor, clips: S
     clips = clips or [standard_clip(model.config.num_frames)]
     frames = torch.stack([torch.from_numpy(preprocessor.squash(clip.frames)) for clip in clips])
     log_mel = torch.stack([preprocessor.log_mel(clip.waveform, clip.num_frames) for clip in clips])
-    return Golden(frames=frames, log_mel=log_mel, logits=_predict(model, preprocessor, frames, log_mel))
+    waveforms = torch.zeros(len(clips), frames.shape[1] * SAMPLE_RATE)
+    for waveform, clip in zip(waveforms, clips, strict=True):
+        sound = torch.tensor(clip.waveform[: len(waveform)])
+        waveform[: len(sound)] = sound
+    logits = _predict(model, preprocessor, frames, log_mel)
+    return Golden(frames=frames, log_mel=log_mel, logits=logits, waveforms=waveforms)
 
 
 def golden_difference(model: SegmentationModel, preprocessor: Preprocessor, golden: Golden) -> float:
@@ -58,6 +74,8 @@ def golden_difference(model: SegmentationModel, preprocessor: Preprocessor, gold
 def write_golden(folder: Path, golden: Golden) -> None:
     """Write `golden.safetensors`."""
     tensors = {"pictures": golden.frames, "log_mel": golden.log_mel, "logits": golden.logits}
+    if golden.waveforms is not None:
+        tensors["waveforms"] = golden.waveforms
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(folder / GOLDEN_FILE))
 
 
@@ -70,7 +88,10 @@ def parse_golden(content: bytes) -> Golden:
     try:
         tensors = load(content)
         return Golden(
-            frames=tensors["pictures"], log_mel=tensors["log_mel"].float(), logits=tensors["logits"].float()
+            frames=tensors["pictures"],
+            log_mel=tensors["log_mel"].float(),
+            logits=tensors["logits"].float(),
+            waveforms=tensors.get("waveforms"),
         )
     except Exception as error:  # safetensors raises types of its own that it does not export
         raise ValueError(f"{GOLDEN_FILE}: not readable: {error}") from error

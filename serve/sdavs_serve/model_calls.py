@@ -11,6 +11,8 @@ import numpy as np
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from sdavs_model.data.core.clip import Clip
+
 CALL_LOST = (RayActorError, DeploymentUnavailableError)
 """The call was lost with the replica that had it; this says nothing about the model."""
 
@@ -51,7 +53,5 @@ class GoldenReport:
 
     difference: float
     """Largest difference of its logits from the stored ones, relative to the largest stored one."""
-    pictures: np.ndarray
-    """[N, T, S, S, 3] uint8."""
-    log_mel: np.ndarray
-    """[N, T, 1, 96, 64] float32."""
+    clips: list[Clip]
+    """The golden clips, with their sound: models of other architectures may hear it in another way."""

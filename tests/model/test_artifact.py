@@ -58,12 +58,17 @@ def test_an_artifact_of_an_earlier_version_loads_and_answers_the_same(artifact):
     for new, old in old_names.items():
         assert any(f".{new}." in name for name in weights)
         weights = {name.replace(new, old): value for name, value in weights.items()}
+    golden = load_file(folder / "golden.safetensors")
+    del golden["waveforms"]
+    save_file(golden, folder / "golden.safetensors")
+    card["sha256"]["golden.safetensors"] = sha256_of(folder / "golden.safetensors")
     save_file(weights, folder / "model.safetensors")
     card["sha256"]["model.safetensors"] = sha256_of(folder / "model.safetensors")
     (folder / "sdavs.json").write_text(json.dumps(card))
     loaded = load_artifact(folder)
     assert not any(p.requires_grad for p in loaded.model.audio_encoder.parameters())
     assert loaded.preprocessor.config == CONFIG.preprocess
+    assert [clip.name for clip in read_golden(folder).clips()] == ["standard clip"]
     frames, log_mel = torch.randn(1, 2, 3, 64, 64), torch.randn(1, 2, 1, 96, 64)
     with torch.no_grad():
         assert torch.equal(loaded.model(frames, log_mel), model(frames, log_mel))
@@ -90,6 +95,9 @@ def test_golden_clips_distinguish_the_saved_model_from_another_one(artifact):
     _, folder = artifact
     loaded, golden = load_artifact(folder), read_golden(folder)
     assert golden_difference(loaded.model, loaded.preprocessor, golden) < 1e-5
+    (clip,) = golden.clips()
+    heard = loaded.preprocessor.log_mel(clip.waveform, clip.num_frames)
+    assert torch.equal(heard, golden.log_mel[0]), "a model with the same preprocessing hears the same"
     torch.manual_seed(1)
     assert golden_difference(build_model(CONFIG), loaded.preprocessor, golden) > 0.1
 

@@ -9,6 +9,7 @@ from sdavs_model import build_model, config_from_dict, load_artifact, save_artif
 from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.artifact import read_golden
 from sdavs_model.config import ModelConfig
+from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.golden import golden_difference
 from sdavs_model.recipes import recipes_of
 from sdavs_model.training_step import training_loss
@@ -110,6 +111,24 @@ def test_an_artifact_names_its_architecture_and_comes_back(name, tmp_path):
     loaded = load_artifact(tmp_path)
     assert type(loaded.model) is type(model)
     assert golden_difference(loaded.model, loaded.preprocessor, read_golden(tmp_path)) < 1e-5
+
+
+@every_architecture
+def test_golden_clips_of_any_other_model_can_be_put_to_it(name, tmp_path):
+    """A rollout compares two versions on the golden clips of one, whatever network and encoders the other has."""
+    donor = small("sdavs", image_size=96, num_frames=3)
+    save_artifact(
+        tmp_path, model=build_model(donor).eval(), classes=["silent", "sounding"], metrics={}, lineage={}
+    )
+    (clip,) = read_golden(tmp_path).clips()
+    model = build_model(small(name, audio_encoder="yamnet", vggish_width=1.0)).eval()
+    preprocessor = Preprocessor(model.config.preprocess)
+    with torch.no_grad():
+        logits = model(
+            preprocessor.frames(clip.frames)[None],
+            preprocessor.log_mel(clip.waveform, clip.num_frames)[None],
+        )
+    assert logits.shape == (1, 3, 1, 64, 64)
 
 
 @every_architecture

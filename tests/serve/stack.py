@@ -34,13 +34,15 @@ from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import Rle
 from waiting import patience, wait_until
 
-from sdavs_model import SDAVS, SDAVSConfig, build_model, save_artifact
+from sdavs_model import SDAVS, SDAVSConfig, build_model, config_from_dict, save_artifact
+from sdavs_model.architectures.tpavi.config import TPAVIConfig
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.golden import record_golden
 
 SMALL = SDAVSConfig(
     backbone="pvt_v2_b0", image_size=64, num_frames=5, width=32, num_heads=4, vggish_width=0.125
 )
+SMALL_TPAVI = TPAVIConfig(backbone="pvt_v2_b0", image_size=64, width=16, vggish_width=0.125)
 
 QUICK = RolloutConfig(
     poll_s=0.3,
@@ -133,24 +135,27 @@ class Stack:
         *,
         marked: float = 0.5,
         semantic: bool = False,
+        architecture: str = "sdavs",
         spoil: Callable[[Path], None] = lambda folder: None,
         **changes: object,
     ) -> int:
         """A model of random weights as the next version of `sdavs`; the same seed agrees with itself.
 
         Args:
+            architecture: "sdavs" or "tpavi".
             marked: share of the drawn clip's pixels that it marks: weights of chance would find all or nothing.
             semantic: it calls the surest tenth of them "b" and the others "a".
             spoil: changes the artifact's folder before it is registered.
         """
         torch.manual_seed(seed)
-        config = SDAVSConfig.from_dict(SMALL.to_dict() | changes)
+        config = config_from_dict((SMALL if architecture == "sdavs" else SMALL_TPAVI).to_dict() | changes)
         artifact = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"artifact-{seed}-"))
         lineage = {"data_digest": f"digest-{seed}"}
         model = build_model(config).eval()
         drawn = record_golden(model, Preprocessor(config.preprocess)).logits
         with torch.no_grad():
-            model.decoder.fc.bias -= drawn.quantile(1 - marked)
+            last = model.decoder.fc if architecture == "sdavs" else model.head.classify
+            last.bias -= drawn.quantile(1 - marked)
         classes = ["background", "sounding object"]
         if semantic:
             model = _semantic(model, surest=drawn.quantile(1 - marked / 10) - drawn.quantile(1 - marked))

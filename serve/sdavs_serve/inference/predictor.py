@@ -10,7 +10,6 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-import numpy as np
 import ray
 from sdavs_platform.config.serve import ServeConfig
 
@@ -114,15 +113,6 @@ class Predictor:
         if model is None or model.release.version != version:
             return None
         return await asyncio.to_thread(model.check_golden)
-
-    async def probe(self, version: int, pictures: np.ndarray, log_mel: np.ndarray) -> Masks | None:
-        """As `segment`, for one golden clip of any version: [T, S, S, 3] uint8 and [T, 1, 96, 64]."""
-        model = self._model
-        if model is None or model.release.version != version:
-            return None
-        inputs = await asyncio.to_thread(model.prepare_golden, pictures, log_mel)
-        height, width = pictures.shape[1:3]
-        return await self._masks(model, inputs, size=(height, width), threshold=0.5)
 
     async def _masks(
         self, model: "ServedModel", inputs: "Inputs", *, size: tuple[int, int], threshold: float

@@ -97,14 +97,7 @@ class ServedModel:
         golden = read_golden(self.folder)
         return GoldenReport(
             difference=golden_difference(self.loaded.model, self.loaded.preprocessor, golden),
-            pictures=golden.frames.numpy(),
-            log_mel=golden.log_mel.numpy(),
-        )
-
-    def prepare_golden(self, pictures: np.ndarray, log_mel: np.ndarray) -> Inputs:
-        """One golden clip, of any version: pictures [T, S, S, 3] uint8 and its log-mel examples [T, 1, 96, 64]."""
-        return Inputs(
-            frames=self.loaded.preprocessor.frames(pictures), log_mel=torch.from_numpy(log_mel.copy())
+            clips=golden.clips(),
         )
 
     def _warm_up(self) -> None:

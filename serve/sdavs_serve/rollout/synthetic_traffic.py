@@ -9,6 +9,8 @@ from ray.serve.handle import DeploymentHandle
 from sdavs_serve.model_calls import CALL_LOST, GoldenReport, Masks, within
 from sdavs_serve.rollout.trial_gates import Observation, disagreement
 
+THRESHOLD = 0.5
+
 
 async def compare_on_golden_clip(
     *,
@@ -30,14 +32,13 @@ async def compare_on_golden_clip(
     Returns:
         What was observed; nothing if a replica died during the call.
     """
-    clip = random.randrange(len(report.pictures))
-    pictures, log_mel = report.pictures[clip], report.log_mel[clip]
+    clip = random.choice(report.clips)
     times: dict[str, float] = {}
     masks: dict[str, Masks | None] = {}
     for who, (handle, version) in (("active", active), ("candidate", candidate)):
         started = time.perf_counter()
         try:
-            masks[who] = await within(timeout_s, handle.probe.remote(version, pictures, log_mel))
+            masks[who] = await within(timeout_s, handle.segment.remote(version, clip, THRESHOLD))
         except CALL_LOST:
             return []
         except (RayTaskError, TimeoutError):
