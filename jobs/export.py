@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint",
         default="best",
-        help="best by validation J, newest, or a checkpoint's own name (default: %(default)s)",
+        help="best by the validation (training.select_by), newest, or a checkpoint's own name (default: %(default)s)",
     )
     parser.add_argument(
         "--tolerance",

@@ -50,6 +50,8 @@ class Metrics(ABC):
 LABELS = {
     "miou": "J",
     "fscore": "F",
+    "miou_swapped": "J swapped",
+    "listening": "J + gap",
     "fpr": "FPR",
     "fdr": "FDR",
     "miou_no_background": "J without background",

@@ -106,6 +106,15 @@ def combined_scores(scores: Mapping[str, Mapping[str, float]]) -> dict[str, floa
     return combined | {"g_fpr": negative["fpr"]}
 
 
+def listening_scores(*, miou: float, miou_swapped: float) -> dict[str, float]:
+    """{"miou_swapped", "listening"}: J with swapped sound, and the criterion J + (J - J swapped), in [-1, 2].
+
+    Our choice for selecting checkpoints: a deaf model gains nothing from the second term, and one that gains a point of
+    J by listening gains two. J is part of it, because a model that marks nothing has no gap either.
+    """
+    return {"miou_swapped": miou_swapped, "listening": 2 * miou - miou_swapped}
+
+
 def marked_fraction(probability: Tensor) -> Tensor:
     """The fraction of each frame's pixels that are predicted to sound, at threshold 0.5: [T, H, W] -> [T].
 

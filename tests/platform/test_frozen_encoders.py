@@ -45,7 +45,13 @@ def config(make_config, weights):
         "num_heads": 2,
         "vggish_width": 1.0,
     }
-    return make_config("frozen", model=model, tracking={"registered_model": "frozen"})
+    return make_config(
+        "frozen",
+        model=model,
+        training={"select_by": "listening"},
+        data={"val_split": "test_strict", "test_splits": ["test_new_scenes"]},
+        tracking={"registered_model": "frozen"},
+    )
 
 
 def test_frozen_encoders_come_out_of_training_as_they_went_in(config, weights, tmp_path):
@@ -62,8 +68,13 @@ def test_frozen_encoders_come_out_of_training_as_they_went_in(config, weights, t
     )
     assert not torch.equal(before["decoder.fc.weight"], after["decoder.fc.weight"])
     assert loaded.lineage["weights"]["audio_weights"] == {"source": "file yamnet.safetensors"}
-    tags = mlflow_client(config.tracking.uri).get_run(trained.run_id).data.tags
-    assert json.loads(tags["backbone_weights"]) == {"source": "file backbone.safetensors"}
+    run = mlflow_client(config.tracking.uri).get_run(trained.run_id)
+    assert json.loads(run.data.tags["backbone_weights"]) == {"source": "file backbone.safetensors"}
+    # What chose the checkpoint is in the run and in the model card.
+    assert run.data.params["training.select_by"] == "listening"
+    assert {"val/miou", "val/miou_swapped", "val/listening"} <= run.data.metrics.keys()
+    scores = loaded.metrics["test_strict"]
+    assert scores["listening"] == pytest.approx(2 * scores["miou"] - scores["miou_swapped"])
 
 
 def test_the_optimizer_knows_nothing_of_a_frozen_encoder(config):

@@ -36,7 +36,8 @@ class DataConfig(Section):
     """Split to train on."""
 
     val_split: Name = "val"
-    """Split whose J selects the best checkpoint; it should have no assets in common with train_split."""
+    """Split that the best checkpoint is chosen on (training.select_by); it should have no assets in common with
+    train_split."""
 
     test_splits: tuple[Name, ...] = ("test_new_scenes", "test_strict")
     """Splits that are scored once, after training, each separately."""
@@ -203,10 +204,15 @@ class TrainingConfig(Section):
     """Epochs between validations; each writes a checkpoint. The last epoch always does."""
 
     patience: Count | None = None
-    """Training stops after this many validations without a better J. Unset: never."""
+    """Training stops after this many validations without a better score (select_by). Unset: never."""
+
+    select_by: Literal["J", "listening"] = "J"
+    """What the best checkpoint is chosen by, on the validation split. "J"; or "listening": J plus the difference of J
+    between the right and swapped sound, which a model that marks whatever it sees cannot raise. The latter validates
+    twice, and needs clips with different sounds in data.val_split."""
 
     keep_checkpoints: Count = 2
-    """Number of checkpoints to keep, those with the highest validation J; the newest is always kept."""
+    """Number of checkpoints to keep, those with the highest score (select_by); the newest is always kept."""
 
     checkpoint_every: Count | None = None
     """Steps between checkpoints within an epoch: the most that has to be repeated after the loss of a worker. Unset:
@@ -236,6 +242,11 @@ class TrainingConfig(Section):
     consolidation_tolerance: Positive = 1e-3
     """Largest allowed difference of logits, relative to the largest logit, between the engine and the consolidated
     weights in fp32; bf16 allows 50 times as much. Above it no model is registered."""
+
+    @property
+    def criterion(self) -> str:
+        """The name of the score that `select_by` stands for, among those of a validation."""
+        return {"J": "miou", "listening": "listening"}[self.select_by]
 
     @field_validator("profile")
     @classmethod
@@ -452,6 +463,14 @@ class RunConfig(Section):
             raise ValueError(
                 f"training.batch_size: {self.training.batch_size} cannot be divided into pairs; allowed with "
                 "data.paired_sounds: even numbers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _listens_to_be_selected(self) -> "RunConfig":
+        if self.training.select_by == "listening" and self.data.audio == "muted":
+            raise ValueError(
+                "training.select_by: listening needs sound, but data.audio is muted; allowed: J for audio-blind models"
             )
         return self
 

@@ -94,6 +94,10 @@ class Batches:
             assert isinstance(self._train_items, FeatureClips)
             self._train_items = PairedSounds(self._train_items, self.clips, seed=config.seed)
         self._val_items = self._items(self.val_clips, config.data.val_split)
+        self._swapped_items: AudioControlled | FeatureClips | None = None
+        if config.training.select_by == "listening":
+            swapped = AudioControlled(self.val_clips, control="swapped", silence=self._silence)
+            self._swapped_items = self._encoded(swapped, config.data.val_split)
         self.train_loader = DataLoader(self._train_items, batch_sampler=self.sampler, **self._options)
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> DataLoader[dict[str, Any]]:
@@ -107,9 +111,11 @@ class Batches:
 
     def validation(self) -> DataLoader[dict[str, Any]]:
         """This worker's share of the validation clips; the shares' lengths differ by one clip at most."""
-        share = range(self._rank, len(self.val_clips), self._world_size)
-        clips: Dataset[Any] = Subset(self._val_items, list(share))
-        return DataLoader(clips, batch_size=self._val_batch, **self._options)
+        return self._val_loader(self._val_items)
+
+    def swapped_validation(self) -> DataLoader[dict[str, Any]] | None:
+        """The same clips with swapped sound, if checkpoints are chosen by listening."""
+        return None if self._swapped_items is None else self._val_loader(self._swapped_items)
 
     def metrics(self) -> Metrics:
         """Empty metrics for the validation split."""
@@ -125,8 +131,17 @@ class Batches:
     def _items(
         self, clips: TrainingClips, split: str, *, augment: Augment | None = None
     ) -> AudioControlled | FeatureClips:
-        heard = self._heard(clips)
+        return self._encoded(self._heard(clips), split, augment=augment)
+
+    def _encoded(
+        self, heard: AudioControlled, split: str, *, augment: Augment | None = None
+    ) -> AudioControlled | FeatureClips:
         return heard if self._cached is None else self._cached.clips(heard, split, augment=augment)
+
+    def _val_loader(self, items: Dataset[Any]) -> DataLoader[dict[str, Any]]:
+        share = range(self._rank, len(self.val_clips), self._world_size)
+        clips: Dataset[Any] = Subset(items, list(share))
+        return DataLoader(clips, batch_size=self._val_batch, **self._options)
 
     def _heard(self, clips: TrainingClips) -> AudioControlled:
         return AudioControlled(clips, control=self._audio, silence=self._silence)
@@ -141,14 +156,14 @@ class FeatureCache:
 
     def clips(self, heard: AudioControlled, split: str, *, augment: Augment | None = None) -> FeatureClips:
         """The same clips, encoded; `augment` is for training."""
-        data, model = self._config.data, self._config.model
+        model = self._config.model
         source = heard.clips.source
         return FeatureClips(
             heard,
             encoders=self._encoders,
             folder=state_folder() / "cache" / "features",
             made_of={
-                "data": [source.kind, source.digest, split, data.audio],
+                "data": [source.kind, source.digest, split, heard.control],
                 "preprocess": dataclasses.asdict(model.preprocess),
                 "num_frames": model.num_frames,
             },

@@ -55,11 +55,12 @@ def export_from_storage(
     """
     if not has_checkpoints(storage, name, field="--storage"):
         raise ValueError(f"--name: no training {name!r} has left checkpoints at {storage}")
-    chosen, metrics = _chosen(ray.train.Result.from_path(f"{storage.rstrip('/')}/{name}"), checkpoint)
     run = TrainingRun.find(name, storage=storage, uri=uri)
     if run is None:
         raise ValueError(f"--tracking-uri: {uri} knows no run of {name!r} with checkpoints at {storage}")
     config, run_id = recorded_config(run), run.run_id
+    trained = ray.train.Result.from_path(f"{storage.rstrip('/')}/{name}")
+    chosen, metrics = _chosen(trained, checkpoint, criterion=config.training.criterion)
     address = checkpoint_address(storage, name, chosen.path)
     lineage = {
         "run_id": run_id,
@@ -172,9 +173,11 @@ def _classes(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, :, 0] > 0 if logits.shape[2] == 1 else logits.argmax(2)
 
 
-def _chosen(trained: ray.train.Result, checkpoint: str) -> tuple[ray.train.Checkpoint, dict[str, Any]]:
+def _chosen(
+    trained: ray.train.Result, checkpoint: str, *, criterion: str
+) -> tuple[ray.train.Checkpoint, dict[str, Any]]:
     if checkpoint == "best":
-        return best_checkpoint(trained)
+        return best_checkpoint(trained, criterion=criterion)
     if checkpoint == "newest":
         assert trained.checkpoint is not None
         assert trained.metrics is not None

@@ -210,12 +210,14 @@ class Worker:
         """A checkpoint between validations."""
         probe = self.validator.predict_fixed_clips()
         self.progress.send()
-        self._report({"miou": UNSCORED}, probe)
+        self._report({"miou": UNSCORED, self.config.training.criterion: UNSCORED}, probe)
 
     def validate(self) -> None:
         """Score the validation split, decide whether to stop early, save."""
         scores = self.validator.score()
-        improved = self.state.count_validation(scores["miou"], patience=self.config.training.patience)
+        improved = self.state.count_validation(
+            scores[self.config.training.criterion], patience=self.config.training.patience
+        )
         probe = self.validator.predict_fixed_clips()
         self.progress.validation(
             self.state, scores=scores, improved=improved, masks=self.validator.fixed["masks"], probe=probe

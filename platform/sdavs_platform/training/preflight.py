@@ -3,8 +3,9 @@
 import json
 import logging
 
+from sdavs_model.audio_control import swap_partners
 from sdavs_model.config import ModelConfig
-from sdavs_model.data.core.clip_set import total_digest
+from sdavs_model.data.core.clip_set import ClipSet, total_digest
 from sdavs_model.data.paired_sounds import require_objects
 from sdavs_model.weights.catalogue import CATALOGUE
 from sdavs_model.weights.store import WeightsFolder, resolve_weights
@@ -76,8 +77,21 @@ def check_data(config: RunConfig) -> str:
             )
         if split == config.data.train_split and config.data.paired_sounds:
             require_objects(clips)
+        if split == config.data.val_split and config.training.select_by == "listening":
+            _require_swappable(clips)
         digests[split] = clips.digest
     return total_digest(digests)
+
+
+def _require_swappable(clips: ClipSet) -> None:
+    """Raises ValueError if some clip of the split has no other sound to be swapped with."""
+    try:
+        swap_partners(clips.categories)
+    except ValueError as error:
+        raise ValueError(
+            f"training.select_by: listening swaps sounds, but in split {clips.split!r} that is impossible ({error}); "
+            "allowed: J"
+        ) from error
 
 
 def require_registry(config: RunConfig) -> None:

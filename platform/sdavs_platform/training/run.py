@@ -236,7 +236,7 @@ def _trainer(
             storage_path=config.storage.uri,
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=config.training.keep_checkpoints,
-                checkpoint_score_attribute="val_miou",
+                checkpoint_score_attribute=f"val_{config.training.criterion}",
             ),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             callbacks=called,
@@ -254,7 +254,7 @@ def _finish(
     finishes: bool,
 ) -> TrainResult:
     """Export, score and register the best checkpoint, unless that was done before."""
-    checkpoint, reported = best_checkpoint(trained)
+    checkpoint, reported = best_checkpoint(trained, criterion=config.training.criterion)
     assert config.storage.uri is not None
     address = checkpoint_address(config.storage.uri, config.name, checkpoint.path)
 

@@ -1,5 +1,6 @@
 """The validation split, scored by all workers together."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sdavs_model.metrics import Metrics
+from sdavs_model.metrics.listening import listening_scores
 from sdavs_model.training_step import evaluate, move
 from sdavs_platform.deepspeed_internals import gather_weights
 from sdavs_platform.training.batches import Batches
@@ -45,16 +47,17 @@ class Validator:
         self._whole = whole
 
     def score(self) -> dict[str, float]:
-        """The protocol's figures of the whole split, the same on all workers."""
+        """The protocol's figures of the whole split, the same on all workers.
+
+        If checkpoints are chosen by listening, also those of `listening_scores`.
+        """
         self._average_buffers()
-        share = self._batches.validation()
-        metrics = evaluate(
-            self._model if self._whole is None else self._gathered(self._whole),
-            self._watchdog.beating(share),
-            device=self._engine.device,
-            metrics=self._batches.metrics(),
-        )
-        return self._merged(metrics).compute()
+        model = self._model if self._whole is None else self._gathered(self._whole)
+        scores = self._scored(model, self._batches.validation())
+        if (swapped := self._batches.swapped_validation()) is not None:
+            miou_swapped = self._scored(model, swapped)["miou"]
+            scores |= listening_scores(miou=scores["miou"], miou_swapped=miou_swapped)
+        return scores
 
     @torch.no_grad()
     def predict_fixed_clips(self) -> Probe:
@@ -79,6 +82,15 @@ class Validator:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= dist.get_world_size()
+
+    def _scored(self, model: CastInputs, share: Iterable[dict[str, Any]]) -> dict[str, float]:
+        metrics = evaluate(
+            model,
+            self._watchdog.beating(share),
+            device=self._engine.device,
+            metrics=self._batches.metrics(),
+        )
+        return self._merged(metrics).compute()
 
     def _merged(self, metrics: Metrics) -> Metrics:
         states: list[Any] = [None] * dist.get_world_size()

@@ -79,7 +79,8 @@ class TrialRecorder(Callback):
             moved = f"continued from another trial's checkpoint as {result['run_name']}"
             self._end_run(record, lambda run: run.finish(), tags={"sdavs.stopped": moved})
         record.run_name, record.run_id = result["run_name"], result["run_id"]
-        report = {name: result[name] for name in ("epoch", "val_miou", "val_fscore")}
+        names = ("epoch", "val_miou", "val_fscore", "val_listening")
+        report = {name: result[name] for name in names if name in result}
         # A retried trial, or one that continues from another's checkpoint, may report an epoch a second time.
         record.reports = [old for old in record.reports if old["epoch"] < report["epoch"]]
         record.reports.append(report | {"seconds": record.seconds})

@@ -59,7 +59,7 @@ class TrialRecord(BaseModel):
     seconds: float = 0.0
     """Wall-clock time, summed over restarts."""
     reports: list[dict[str, float]] = []
-    """{"epoch", "seconds", "val_miou", "val_fscore"} at each validation."""
+    """{"epoch", "seconds", "val_miou", "val_fscore"} at each validation; with "val_listening" where that selects."""
     cost: dict[str, float] = {}
     """{"latency_ms", "gmacs", "parameters_m"}."""
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -67,10 +67,11 @@ class TrialRecord(BaseModel):
 
     @property
     def best(self) -> dict[str, float]:
-        """The report with the highest J, and the costs; empty before the first report."""
+        """The report with the highest score that checkpoints are chosen by, and the costs; empty before the first."""
         if not self.reports:
             return {}
-        return {**max(self.reports, key=lambda report: report["val_miou"]), **self.cost}
+        best = max(self.reports, key=lambda report: report.get("val_listening", report["val_miou"]))
+        return {**best, **self.cost}
 
     def mean_score(self, split: str, metric: str, condition: str = ORIGINAL) -> float | None:
         """Mean over the clips of a test split; None if it was not scored."""

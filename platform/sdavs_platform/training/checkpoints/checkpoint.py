@@ -47,12 +47,12 @@ class LoopState:
     """Batches done of the epoch after them."""
     step: int = 0
     """Optimizer steps done."""
-    best_miou: float = -1.0
-    """Best validation J so far."""
+    best_score: float = -1.0
+    """Best validation score so far, of those that `training.select_by` stands for."""
     best_epoch: int = 0
-    """Epoch of best_miou."""
+    """Epoch of best_score."""
     validations_without_gain: int = 0
-    """Since best_miou."""
+    """Since best_score."""
     skipped: int = 0
     """Steps whose gradients were not finite, or whose loss was a spike."""
     skipped_in_row: int = 0
@@ -70,6 +70,8 @@ class LoopState:
     def from_json(cls, text: str) -> "LoopState":
         """The inverse of `json.dumps(asdict(state))`; reads the states of earlier versions, too."""
         values = json.loads(text)
+        if "best_miou" in values:  # before training.select_by
+            values["best_score"] = values.pop("best_miou")
         return cls(**values | {"usual_loss": UsualLoss(**values.get("usual_loss", {}))})
 
     @property
@@ -83,12 +85,12 @@ class LoopState:
         self.skipped += not is_applied
         self.skipped_in_row = 0 if is_applied else self.skipped_in_row + 1
 
-    def count_validation(self, miou: float, *, patience: int | None) -> bool:
-        """Keep the best J, and stop after `patience` validations without a better one; returns whether this is one."""
-        improved = miou > self.best_miou
+    def count_validation(self, score: float, *, patience: int | None) -> bool:
+        """Keep the best score, and stop after `patience` validations without a better; returns whether this is it."""
+        improved = score > self.best_score
         self.validations_without_gain = 0 if improved else self.validations_without_gain + 1
         if improved:
-            self.best_miou, self.best_epoch = miou, self.epochs_begun
+            self.best_score, self.best_epoch = score, self.epochs_begun
         if patience is not None and self.validations_without_gain >= patience:
             self.stopped = f"no gain in {patience} validations"
         return improved

@@ -8,8 +8,8 @@ from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.storage.filesystem import Storage
 
 UNSCORED = -1.0
-"""J in the report of a checkpoint between validations: below every real score, so that it is kept only while it is
-among the newest."""
+"""J, and the score that checkpoints are chosen by, in the report of a checkpoint between validations: below every real
+score, so that it is kept only while it is among the newest."""
 
 
 def has_checkpoints(uri: str, name: str, *, field: str = "storage.uri") -> bool:
@@ -28,13 +28,18 @@ def checkpoint_address(storage: str, name: str, path: str) -> str:
     return f"{storage.rstrip('/')}/{name}/{path.rsplit('/', 1)[-1]}"
 
 
-def best_checkpoint(trained: ray.train.Result) -> tuple[ray.train.Checkpoint, dict[str, Any]]:
-    """The checkpoint with the highest validation J, and what was reported with it.
+def best_checkpoint(
+    trained: ray.train.Result, *, criterion: str
+) -> tuple[ray.train.Checkpoint, dict[str, Any]]:
+    """The checkpoint with the highest validation score, and what was reported with it.
 
     Of equals the one reported last: it may replace one that was found damaged.
+
+    Args:
+        criterion: the score's name, see `TrainingConfig.criterion`.
     """
     assert trained.best_checkpoints is not None
-    return max(reversed(trained.best_checkpoints), key=lambda one: one[1]["val_miou"])
+    return max(reversed(trained.best_checkpoints), key=lambda one: one[1].get(f"val_{criterion}", UNSCORED))
 
 
 def own_checkpoints() -> list[ray.train.Checkpoint]:

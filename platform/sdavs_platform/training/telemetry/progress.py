@@ -82,10 +82,13 @@ class Progress:
         point = (state.step, scores | {"epoch": float(state.epochs_begun)})
         if self._is_new(point):
             self._queue.put(point)
-        best = "best so far" if improved else f"best {state.best_miou:.3f} in epoch {state.best_epoch}"
+        best = "best so far" if improved else f"best {state.best_score:.3f} in epoch {state.best_epoch}"
+        listening = ""
+        if "val/listening" in scores:
+            listening = f" J swapped {scores['val/miou_swapped']:.3f} J + gap {scores['val/listening']:.3f}"
         logger.info(
             f"epoch {state.epochs_begun} validated | "
-            f"J {scores['val/miou']:.3f} F {scores['val/fscore']:.3f} ({best})"
+            f"J {scores['val/miou']:.3f} F {scores['val/fscore']:.3f}{listening} ({best})"
         )
         panel = prediction_panel(probe.frames, masks, probe.logits, self.config.model.preprocess)
         self._queue.send(functools.partial(_draw, self.run, panel))
