@@ -146,6 +146,7 @@ def test_the_papers_configs_want_pretrained_encoders_or_the_word_that_there_are_
     monkeypatch.setenv("SDAVS_HOME", str(tmp_path))
     paper = load_config([CONFIGS / f"{name}.yaml"])
     assert paper.model.pretrained
+    assert not paper.data.augmented  # as published
     with pytest.raises(
         ValueError, match=r"^model.audio_weights: vggish.audioset is not in .*from_scratch true$"
     ):

@@ -74,7 +74,7 @@ class DataConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW and its learning rate; by default the paper's multi-step schedule (IV-B)."""
+    """AdamW and its learning rate; by default the paper's multi-step schedule (IV-A)."""
 
     lr: Positive = 1e-4
     """Peak learning rate. Illegible in the paper; our choice: AVSBench's 1e-4."""

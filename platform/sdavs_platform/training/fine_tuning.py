@@ -239,7 +239,7 @@ def _of_run(run_id: str, *, uri: str) -> Source:
         return _registered(f"models:/{config.tracking.registered_model}/{done['version']}", uri=uri)
     assert config.storage.uri is not None
     trained = ray.train.Result.from_path(f"{config.storage.uri.rstrip('/')}/{config.name}")
-    best, _ = best_checkpoint(trained)
+    best, _ = best_checkpoint(trained, criterion=config.training.criterion)
     return _checkpoint(checkpoint_address(config.storage.uri, config.name, best.path), uri=uri)
 
 
