@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdavs_model.data.core.clip import IGNORED
+from sdavs_model.data.core.preprocess import require_classes
 
 # Pixels added to numerator and denominator: with an empty mask the loss is then least for an empty prediction.
 SMOOTH = 1.0
@@ -31,7 +32,7 @@ def segmentation_loss(
             255 are ignored (VPO).
         valid: [B, T] bool; frames without an annotation (S4 trains on the first alone) are left out.
         num_frames: scalar by which the sums over frames are divided; None for the number of valid frames. Workers
-            that share a batch divide by the mean number of their valid frames, see `engine.training_loss`.
+            that share a batch divide by the mean number of their valid frames, see `training_loss`.
         weights: of "ce", "iou" and "dice" in "loss"; None for 1 each. The parts themselves stay unweighted.
 
     Returns:
@@ -40,23 +41,29 @@ def segmentation_loss(
     Raises:
         ValueError: a mask holds a value outside the classes.
     """
+    require_classes(masks, logits.shape[2])
+    return unchecked_loss(logits, masks, valid, num_frames=num_frames, weights=weights)
+
+
+def unchecked_loss(
+    logits: Tensor,
+    masks: Tensor,
+    valid: Tensor | None = None,
+    *,
+    num_frames: Tensor | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """`segmentation_loss` of masks whose values have been checked: nothing here waits for the device."""
     K = logits.shape[2]
     logits, masks = logits.flatten(0, 1), masks.flatten(0, 1).long()  # [N, K, H, W], [N, H, W]
-    highest = max(K - 1, 1)
     counted = masks != IGNORED if K > 1 else torch.ones_like(masks, dtype=torch.bool)
     inside = torch.where(counted, masks, 0)
-    if masks.numel() and (int(masks.min()) < 0 or int(inside.max()) > highest):
-        allowed = f"0 ... {highest}" + (f", {IGNORED}" if K > 1 else "")
-        raise ValueError(f"masks: values {int(masks.min())} ... {int(inside.max())}; allowed: {allowed}")
-    if valid is not None:
-        chosen = valid.flatten()
-        if not bool(chosen.any()):
-            zero = logits.float().sum() * 0
-            return {"loss": zero, "ce": zero, "iou": zero, "dice": zero}
-        logits, inside, counted = logits[chosen], inside[chosen], counted[chosen]
     logits = logits.float()
     parts = _binary_parts(logits, inside) if K == 1 else _semantic_parts(logits, inside, counted)
-    parts = {n: v.mean() if num_frames is None else v.sum() / num_frames for n, v in parts.items()}
+    chosen = torch.ones_like(masks[:, 0, 0], dtype=torch.bool) if valid is None else valid.flatten()
+    if num_frames is None:
+        num_frames = chosen.sum().clamp_min(1)
+    parts = {name: torch.where(chosen, each, 0).sum() / num_frames for name, each in parts.items()}
     weights = weights or dict.fromkeys(parts, 1.0)
     loss = sum((weights[name] * part for name, part in parts.items()), torch.zeros_like(parts["ce"]))
     return {"loss": loss, **parts}

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sdavs_model.encoders.features import EMBEDDINGS, Features, padding_of
-from sdavs_model.losses import segmentation_loss
+from sdavs_model.losses import unchecked_loss
 from sdavs_model.metrics import Metrics, ObjectMetrics
 
 
@@ -23,30 +23,35 @@ def training_loss(
 
     Args:
         model: see `predict`.
-        batch: as for `predict`, with masks [B, T, H, W], name [B], and for data sets with frames without annotation
+        batch: as for `predict`, with masks [B, T, H, W], and for data sets with frames without annotation
             valid [B, T].
         weights: of the loss's parts, see `segmentation_loss`.
 
     Returns:
-        The parts of `segmentation_loss`.
-
-    Raises:
-        FloatingPointError: the loss is not finite; the message names the clips of the batch.
+        The parts of `segmentation_loss`, which may not be finite.
     """
     masks, valid = batch["masks"], batch.get("valid")
-    num_frames = None
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        num_frames = torch.ones(masks.shape[:2]).sum() if valid is None else valid.sum().float()
-        num_frames = num_frames.to(masks.device)
+    num_frames = mean_valid_frames(batch)
+    return unchecked_loss(predict(model, batch), masks, valid, num_frames=num_frames, weights=weights)
+
+
+def mean_valid_frames(batch: Mapping[str, Any]) -> Tensor:
+    """By what each worker divides the sum over its valid frames: the mean number that a worker has, a scalar.
+
+    In a process group all workers have to call this together.
+    """
+    masks, valid = batch["masks"], batch.get("valid")
+    if valid is None:
+        num_frames = torch.full((), masks.shape[0] * masks.shape[1], dtype=torch.float32, device=masks.device)
+    else:
+        num_frames = valid.sum(dtype=torch.float32).to(masks.device)
+    num_workers = dist.get_world_size() if dist.is_initialized() else 1
+    if num_workers > 1:
         dist.all_reduce(num_frames)
-        num_frames = (num_frames / dist.get_world_size()).clamp_min(1 / dist.get_world_size())
-    losses = segmentation_loss(predict(model, batch), masks, valid, num_frames=num_frames, weights=weights)
-    if not torch.isfinite(losses["loss"]):
-        raise FloatingPointError(f"the loss is {float(losses['loss'])} on clips {', '.join(batch['name'])}")
-    return losses
+    return num_frames.clamp_min(1) / num_workers
 
 
-def predict(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+def predict(model: nn.Module, batch: Mapping[str, Any], *, sound: Tensor | None = None) -> Tensor:
     """Logits [B, T, K, H, W] of a batch of `TrainingClips`, or of `FeatureClips`, whose clips are encoded already.
 
     Args:
@@ -54,13 +59,15 @@ def predict(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
             engine that wraps it.
         batch: frames [B, T, 3, H, W] and log_mel [B, T, 1, 96, 64], or encoded clips; and for data sets with clips of
             different lengths present [B, T] bool, False for padding.
+        sound: in place of log_mel, what `listen` made of it.
     """
+    heard = {} if sound is None else {"sound": sound}
     if EMBEDDINGS in batch:
-        return model(features=Features.of_batch(batch))
+        return model(features=Features.of_batch(batch), **heard)
     present = padding_of(batch)
     if present is None:
-        return model(batch["frames"], batch["log_mel"])
-    return model(batch["frames"], batch["log_mel"], present)
+        return model(batch["frames"], batch["log_mel"], **heard)
+    return model(batch["frames"], batch["log_mel"], present, **heard)
 
 
 def move(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ LAYERS = """
     model
     model.analysis
     model.parts
-    model.artifact model.budgets
+    model.accumulation model.artifact model.budgets
     model.golden model.benchmark model.training_step
     model.recipes
     model.metrics model.losses model.audio_control model.architectures
@@ -55,7 +55,7 @@ LAYERS = """
     model.data
     model.weights
     model.encoders
-    model.artifact_files model.masks
+    model.artifact_files model.masks model.precision
     model.config model.costs
     model.files model.suggestions
 """

@@ -184,12 +184,27 @@ def worker_environment(config: RunConfig) -> dict[str, str]:
         # One that hangs, or is stopped, never leaves, which would cost 30 seconds.
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     }
-    if not config.cluster.use_gpu:
+    if config.cluster.use_gpu is False:
         environment["DS_ACCELERATOR"] = "cpu"
     for name in ("PYTHONPATH", "SDAVS_HOME", *STORAGE_VARIABLES):
         if name in os.environ:
             environment[name] = os.environ[name]
     return environment
+
+
+def with_gpus_decided(config: RunConfig) -> RunConfig:
+    """The config with `cluster.use_gpu: auto` replaced by what this process's cluster has; the rest as it is.
+
+    Raises:
+        ValueError: other keys do not fit the decision.
+    """
+    if config.cluster.use_gpu != "auto":
+        return config
+    on_gpu = config.cluster.model_copy(update={"use_gpu": True})
+    use_gpu = num_places(on_gpu) >= on_gpu.min_workers
+    logger.info("cluster.use_gpu: auto is %s here", str(use_gpu).lower())
+    values = config.model_dump()
+    return RunConfig.model_validate(values | {"cluster": values["cluster"] | {"use_gpu": use_gpu}})
 
 
 def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = print) -> None:

@@ -87,6 +87,42 @@ def gather_weights(module: nn.Module, *, into: nn.Module) -> None:
         copied.copy_(own)
 
 
+@torch.no_grad()
+def whole_states(engine: Any, name: str) -> dict[str, torch.Tensor]:
+    """A state of the optimizer by parameter, put together from all workers, who call it together; for ZeRO-0 to 2.
+
+    Args:
+        name: a state with one value a weight, such as "exp_avg".
+
+    Returns:
+        Parameters that have no such state yet are left out.
+    """
+    names = {id(parameter): key for key, parameter in engine.module.named_parameters()}
+    if not hasattr(engine.optimizer, "single_partition_of_fp32_groups"):  # ZeRO-0 with fp32
+        states = engine.optimizer.state
+        return {
+            names[id(parameter)]: state[name].float() for parameter, state in states.items() if name in state
+        }
+    whole = {}
+    optimizer = engine.optimizer
+    for part, parameters in zip(
+        optimizer.single_partition_of_fp32_groups, optimizer.round_robin_bit16_groups, strict=True
+    ):
+        state = optimizer.optimizer.state[part]
+        if name not in state:
+            continue
+        # On the device of the weights, where the workers' group communicates; offloaded states lie elsewhere.
+        own = state[name].to(engine.device)
+        parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, own)
+        flat, offset = torch.cat(parts), 0
+        for parameter in parameters:
+            values = flat[offset : offset + parameter.numel()]
+            whole[names[id(parameter)]] = values.view(parameter.shape)
+            offset += parameter.numel()
+    return whole
+
+
 def save_shards(engine: Any, folder: Path, *, tag: str) -> None:
     """Write this worker's shards below `folder/tag`; all workers call it together."""
     engine.save_checkpoint(str(folder), tag=tag)

@@ -72,14 +72,29 @@ class SegmentationModel(nn.Module, ABC):
     def encode(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Features:
         """What the two encoders make of a clip; arguments as for `forward`."""
         return Features(
-            maps=[
-                with_padding(m, frames, present)
-                for m in self.visual_encoder(without_padding(frames, present))
-            ],
-            embeddings=with_padding(self.audio_encoder(without_padding(log_mel, present)), frames, present),
+            maps=self.encode_frames(frames, present),
+            embeddings=self.encode_sound(log_mel, present),
             size=(frames.shape[-2], frames.shape[-1]),
             present=present,
         )
+
+    def encode_frames(self, frames: Tensor, present: Tensor | None = None) -> list[Tensor]:
+        """F_v of `encode`."""
+        maps = self.visual_encoder(without_padding(frames, present))
+        return [with_padding(m, frames, present) for m in maps]
+
+    def encode_sound(self, log_mel: Tensor, present: Tensor | None = None) -> Tensor:
+        """The embeddings of `encode`."""
+        return with_padding(self.audio_encoder(without_padding(log_mel, present)), log_mel, present)
+
+    def checkpoint_activations(self) -> None:
+        """Trade time for memory in training: of each block of the backbone only the input is kept, and the backward
+        pass computes the rest again."""
+        backbone = self.visual_encoder.backbone
+        # timm's stages checkpoint block by block. Where none can, its feature model checkpoints stage by stage.
+        stages = [m for m in backbone.modules() if m is not backbone and hasattr(m, "grad_checkpointing")]
+        for stage in stages or [backbone]:
+            stage.grad_checkpointing = True
 
     @abstractmethod
     def forward_features(self, features: Features) -> Tensor:
@@ -87,9 +102,7 @@ class SegmentationModel(nn.Module, ABC):
 
     def varied(self, features: Features) -> Features:
         """While training, the features with the config's `feature_noise` and `feature_dropout`."""
-        if self.training and (self.config.feature_noise or self.config.feature_dropout):
-            return features.map(functools.partial(self._varied, present=features.present))
-        return features
+        return features.map(functools.partial(self._varied, present=features.present))
 
     def trained_buffers(self) -> list[Tensor]:
         """The buffers that training may change: all but those of frozen encoders."""
@@ -113,7 +126,10 @@ class SegmentationModel(nn.Module, ABC):
         return found
 
     def _varied(self, encoded: Tensor, *, present: Tensor | None) -> Tensor:
-        """An encoder's output [B, T, C, ...] with noise relative to each channel's spread, and channels dropped."""
+        """An encoder's output [B, T, C, ...]; while training with noise relative to each channel's spread, and channels
+        dropped, as configured."""
+        if not self.training:
+            return encoded
         noise, dropout = self.config.feature_noise, self.config.feature_dropout
         if noise:
             seconds = without_padding(encoded.detach(), present)  # [N, C, ...]

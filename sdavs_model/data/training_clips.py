@@ -15,7 +15,7 @@ from sdavs_model.data.core.audio_cache import SoundCache
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.log_mel_file import read_log_mel
-from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.core.preprocess import Preprocessor, require_classes
 from sdavs_model.data.datasets import open_dataset
 
 FULL_MASKS = "full_masks"
@@ -102,10 +102,14 @@ class TrainingClips(Dataset):
         num_frames = clip.num_frames
         length = (self._augment.window if self._augment else 0) or self.source.num_frames
         valid = np.ones(num_frames, np.bool_) if clip.valid is None else clip.valid
+        masks = self.preprocessor.masks(clip.masks)
+        require_classes(
+            masks, self.source.num_classes
+        )  # here, because on a GPU the check would hold up the training
         item = {
             "frames": _padded(self.preprocessor.frames(clip.frames), length),
             "log_mel": _padded(log_mel, length),
-            "masks": _padded(self.preprocessor.masks(clip.masks), length),
+            "masks": _padded(masks, length),
             "valid": _padded(torch.tensor(valid.copy()), length),
             "present": _padded(torch.ones(num_frames, dtype=torch.bool), length),
             "name": files.name,

@@ -46,6 +46,6 @@ class Features:
 
 
 def padding_of(batch: Mapping[str, Any]) -> Tensor | None:
-    """The batch's `present` [B, T]; None if no clip of it is padded."""
+    """The batch's `present` [B, T]; None if no clip of it is padded. Where it is on a GPU, this waits for the GPU."""
     present = batch.get("present")
     return None if present is None or bool(present.all()) else present

@@ -20,11 +20,11 @@ VALID = (3, 1, 2, 1, 0)
 KINDS = ("plain", "padded")
 
 
-def model_and_batch(kind: str) -> tuple[SDAVS, dict]:
+def model_and_batch(kind: str, *, backbone: str = "pvt_v2_b0") -> tuple[SDAVS, dict]:
     """The same in every process: five clips, all of them whole, or padded and annotated in part."""
     torch.manual_seed(0)
     config = SDAVSConfig(
-        backbone="pvt_v2_b0", image_size=32, width=16, num_heads=2, vggish_width=0.02, num_classes=3
+        backbone=backbone, image_size=32, width=16, num_heads=2, vggish_width=0.02, num_classes=3
     )
     batch = {
         "name": list("abcde"),

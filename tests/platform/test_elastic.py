@@ -25,7 +25,7 @@ def tiny(make_config: Any) -> Any:
     """The smallest model without batch normalisation in its backbone, on two seconds of 8 clips in batches of 4."""
 
     def make(name: str, **deepspeed: Any) -> dict[str, Any]:
-        precision = deepspeed.pop("precision", "fp32")
+        training = {"batch_size": 4, "precision": "fp32"} | deepspeed.pop("training", {})
         model = {"backbone": "test_convnext2", "image_size": 32, "width": 16, "num_heads": 2}
         config = make_config(
             name,
@@ -33,7 +33,7 @@ def tiny(make_config: Any) -> Any:
             data={"augment": {"window": 2}},
             deepspeed=deepspeed,
             optimizer={"warmup_steps": 0, "milestones": [0.3], "gamma": 0.5},
-            training={"batch_size": 4, "precision": precision},
+            training=training,
             cluster={"num_workers": [1, 2]},
         )
         return config.model_dump(mode="json")
@@ -45,13 +45,20 @@ def tiny(make_config: Any) -> Any:
 def lives(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By stage and life: 4 undisturbed steps of two workers, two an epoch, and the same in parts; see `run_group`.
 
+    Stages 0 to 2 also average the weights, and stage 1 accumulates gradients.
     resumed: the last 3 steps by two new workers; elastic: steps 2 and 3 by one worker, step 4 by two again.
     """
     folder = tmp_path_factory.mktemp("elastic")
-    stages = {f"zero{stage}": tiny("elastic", zero_stage=stage) for stage in STAGES}
+    options: dict[int, dict[str, Any]] = {
+        0: {"ema": 0.5},
+        1: {"ema": 0.5, "accumulate": 2},
+        2: {"ema": 0.5},
+        3: {},
+    }
+    stages = {f"zero{stage}": tiny("elastic", zero_stage=stage, training=options[stage]) for stage in STAGES}
     kinds = stages | {
-        "bf16": tiny("elastic", zero_stage=2, precision="bf16"),
-        "offload": tiny("elastic", zero_stage=2, offload_optimizer=True),
+        "bf16": tiny("elastic", zero_stage=2, training={"precision": "bf16", "ema": 0.5}),
+        "offload": tiny("elastic", zero_stage=2, offload_optimizer=True, training={"ema": 0.5}),
     }
 
     def planned(
@@ -111,6 +118,7 @@ def test_every_stage_resumes_to_the_last_bit_with_as_many_workers(lives, kind):
     whole, resumed = lives[f"{kind}-whole"], lives[f"{kind}-resumed"]
     assert resumed["losses"] == whole["losses"][1:]
     assert resumed["after"] == whole["after"]
+    assert resumed["averaged"] == whole["averaged"]
 
 
 @pytest.mark.parametrize("kind", [*(f"zero{stage}" for stage in STAGES), "bf16", "offload"])
@@ -140,6 +148,17 @@ def test_two_workers_then_one_then_two_follow_the_undisturbed_loss_curve(lives, 
     # It is a curve of learning: of one and the same batch, since steps see different ones.
     assert again["after"] == pytest.approx(whole["after"], rel=TOLERANCE)
     assert max(whole["after"], again["after"]) < whole["before"]
+    assert again["averaged"] == (whole["averaged"] and pytest.approx(whole["averaged"], rel=TOLERANCE))
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_workers_that_accumulate_or_partition_gradients_train_and_average_as_those_that_do_neither(
+    lives, stage
+):
+    found, plain = lives[f"zero{stage}-whole"], lives["zero0-whole"]
+    assert found["losses"] == pytest.approx(plain["losses"], rel=TOLERANCE)
+    assert found["norms"] == pytest.approx(plain["norms"], rel=TOLERANCE)
+    assert found["averaged"] == pytest.approx(plain["averaged"], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["zero0", "zero1", "zero2", "zero3"])

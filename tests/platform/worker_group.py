@@ -1,5 +1,6 @@
 """Groups of real processes, joined by gloo and DeepSpeed, that train a few steps of a tiny model without Ray."""
 
+import contextlib
 import copy
 import json
 import os
@@ -21,8 +22,9 @@ def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dic
 
     Returns:
         By name of the life: "losses", "applied" (whether gradients were), "norms" of gradients and learning "rates" of
-        its steps, and the loss of the first batch of all, the same in every life, in
-        evaluation mode: "before" (of lives that begin at the beginning) and "after".
+        its steps, and the loss of the first batch of all, the same in every life, in evaluation mode: "before" (of
+        lives that begin at the beginning) and "after"; "averaged", the squared length of each parameter's average,
+        None without `training.ema`.
 
     Args:
         lives: each with "name", "config" (plain values), "steps" (from, to), "load", a folder or None, and "save",
@@ -66,6 +68,7 @@ def _worker(rank: int, world_size: int, lives: list[dict[str, Any]], rendezvous:
 
 def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]:
     from sdavs_platform.deepspeed_internals import apply_gradients
+    from sdavs_platform.training.averaging import averaged
     from sdavs_platform.training.batches import Batches
     from sdavs_platform.training.checkpoints.checkpoint import (
         LoopState,
@@ -75,7 +78,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
         save_checkpoint,
         verify_complete,
     )
-    from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype
+    from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype, step_losses
     from sdavs_platform.training.faults.watchdog import Watchdog
     from sdavs_platform.training.loop import seed_everything
     from sdavs_platform.training.pace import Pace
@@ -100,10 +103,13 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
         )
         assert unsent.losses
 
+    def average() -> contextlib.AbstractContextManager[dict[str, torch.Tensor] | None]:
+        return contextlib.nullcontext() if config.training.ema is None else averaged(engine)
+
     def save(folder: Path) -> None:
         fixed = batches.fixed_batch()
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), average() as weights:
             logits = model(fixed["frames"], fixed["log_mel"])
         model.train()
         probe = Probe(
@@ -112,7 +118,9 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
         unsent = UnsentMetrics(losses=[{"loss": loss.detach()}])
         # Each worker into a folder of its own, which Ray Train merges: a manifest lists only what its worker wrote.
         with tempfile.TemporaryDirectory() as own:
-            save_checkpoint(Path(own), engine=engine, state=state, unsent=unsent, probe=probe, rank=rank)
+            save_checkpoint(
+                Path(own), engine=engine, state=state, unsent=unsent, probe=probe, rank=rank, averaged=weights
+            )
             dist.barrier()
             shutil.copytree(own, folder, dirs_exist_ok=True)
         dist.barrier()
@@ -132,7 +140,7 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
     while state.step < last:
         state.epoch, state.batch = divmod(state.step, batches.sampler.num_batches)
         for batch in batches.epoch(state.epoch, first_batch=state.batch):
-            loss = training_loss(model, batch)["loss"]
+            loss = step_losses(engine, batch, config=config)["loss"]
             is_poisoned = state.step == life.get("poisoned") and rank == world_size - 1
             engine.backward(Poison.apply(loss) if is_poisoned else loss)
             is_applied, norm = apply_gradients(engine)
@@ -147,6 +155,11 @@ def _live(life: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]
                 break
     results = {"losses": losses, "applied": applied, "norms": norms, "rates": rates}
     results |= {"before": before, "after": first_batch_loss()}
+    weights = [parameter.detach().clone() for parameter in engine.module.parameters()]
+    with average() as found:
+        results["averaged"] = found and {name: float(value.square().sum()) for name, value in found.items()}
+    if config.deepspeed.zero_stage < 3:
+        assert all(map(torch.equal, weights, engine.module.parameters()))
     if life.get("validates"):
         watchdog = Watchdog(seconds=None, rank=rank, world_size=world_size, storage="", uri="", run_id="")
         validator = Validator(engine, model, batches=batches, watchdog=watchdog, whole=whole)

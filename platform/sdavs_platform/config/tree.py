@@ -195,6 +195,17 @@ class TrainingConfig(Section):
     loss_weights: LossWeights = LossWeights()
     """Weights of the parts of the loss."""
 
+    accumulate: Count = 1
+    """Number of parts into which a worker divides its clips of a step; it then needs the memory of one part. Loss,
+    gradients and learning rate are those of the undivided batch_size. Not for deepspeed.zero_stage 3."""
+
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an average of the weights, such as 0.999; the average is then scored, exported and registered
+    in place of the weights. Not for deepspeed.zero_stage 3, nor for stage 0 in bf16 or fp16. Unset: no average."""
+
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of weights and activations. "auto": bf16 on GPUs that have it, fp16 if one of the workers' GPUs has
     none (older than Ampere), fp32 on CPU. fp16 needs GPUs and scales the loss; steps that find the right scale count as
@@ -306,8 +317,9 @@ class ClusterConfig(Section):
     cpus_per_worker: Count = 1
     """CPU cores, and compute threads, per worker."""
 
-    use_gpu: bool = False
-    """Use one GPU per worker."""
+    use_gpu: bool | Literal["auto"] = False
+    """Use one GPU per worker. "auto": if the cluster has a GPU for each of the fewest workers when the training starts;
+    a cluster that adds GPU nodes on demand needs true."""
 
     wait_seconds: NotNegative = 60.0
     """How long to wait, in seconds, for resources that other jobs use; then the run fails."""
@@ -475,12 +487,41 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _zero_stage_fits(self) -> "RunConfig":
+        stage, training = self.deepspeed.zero_stage, self.training
+        if training.accumulate > 1 and stage == 3:
+            raise ValueError(
+                f"training.accumulate: {training.accumulate} needs whole weights on every worker; allowed: 1, or "
+                "deepspeed.zero_stage 0, 1 or 2"
+            )
+        if training.ema is not None and stage == 3:
+            raise ValueError(
+                "training.ema: needs whole weights on every worker; allowed: deepspeed.zero_stage 0, 1 or 2, or "
+                "training.ema null"
+            )
+        is_short = training.precision in ("bf16", "fp16") or (
+            training.precision == "auto" and self.cluster.use_gpu is True
+        )
+        if training.ema is not None and stage == 0 and is_short:
+            raise ValueError(
+                "training.ema: deepspeed.zero_stage 0 keeps no fp32 weights to average in bf16 or fp16; allowed: "
+                "deepspeed.zero_stage 1 or 2, training.precision fp32, or training.ema null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":
         batch, workers = self.training.batch_size, self.cluster.num_workers
         if batch < self.cluster.max_workers:
             raise ValueError(
                 f"training.batch_size: {batch} clips are too few for {self.cluster.max_workers} workers; "
                 f"allowed: whole numbers from the most workers of cluster.num_workers"
+            )
+        least = batch // self.cluster.max_workers
+        if self.training.accumulate > least:
+            raise ValueError(
+                f"training.accumulate: {self.training.accumulate} parts, but a worker may have only {least} "
+                f"clips of a step; allowed: 1 to {least}"
             )
         # With an elastic number the workers' parts of a batch may differ by a clip; with a fixed one that is a mistake.
         if isinstance(workers, int) and batch % workers:

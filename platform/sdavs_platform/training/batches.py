@@ -85,7 +85,7 @@ class Batches:
         }
         self._audio = config.data.audio
         self._silence = Preprocessor(config.model.preprocess).silence()
-        self._val_batch = -(-config.training.batch_size // world_size)
+        self._val_batch = -(-config.training.batch_size // (world_size * config.training.accumulate))
         self._rank, self._world_size = rank, world_size
         self._train_items: Dataset[Any] = self._items(
             self.clips, config.data.train_split, augment=config.data.augment

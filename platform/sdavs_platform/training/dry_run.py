@@ -38,7 +38,7 @@ def describe(config: RunConfig) -> str:
     Raises:
         ValueError: the data are missing or do not fit the model.
     """
-    config = resolved(config)
+    config = _with_gpus_guessed(resolved(config))
     digest = check_data(config)
     splits = dict.fromkeys((config.data.train_split, config.data.val_split, *config.data.test_splits))
     clips = {
@@ -90,7 +90,7 @@ def expected_memory(config: RunConfig) -> Memory:
         optimizer=num_trained * moments_and_copy / (num_workers if stage >= 1 else 1),
         activations=saved_bytes(
             config.model,
-            num_clips=math.ceil(config.training.batch_size / num_workers),
+            num_clips=math.ceil(config.training.batch_size / (num_workers * config.training.accumulate)),
             num_frames=config.data.augment.window or config.model.num_frames,
             dtype=dtype,
         ),
@@ -118,6 +118,14 @@ def saved_bytes(config: ModelConfig, *, num_clips: int, num_frames: int, dtype: 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(frames, log_mel)
     return sum(sizes.values())
+
+
+def _with_gpus_guessed(config: RunConfig) -> RunConfig:
+    """No cluster is joined, so `cluster.use_gpu: auto` is decided by the GPUs of this machine."""
+    if config.cluster.use_gpu != "auto":
+        return config
+    use_gpu = torch.cuda.device_count() >= config.cluster.min_workers
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"use_gpu": use_gpu})})
 
 
 def _resources(config: ClusterConfig) -> str:

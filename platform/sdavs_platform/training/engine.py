@@ -1,16 +1,21 @@
 """The DeepSpeed engine of a run: parameter groups, schedule, ZeRO."""
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from sdavs_model.accumulation import accumulated_loss
 from sdavs_model.architectures.base import SegmentationModel
-from sdavs_model.encoders.features import Features
+from sdavs_model.encoders.features import Features, padding_of
 from sdavs_model.encoders.visual import STRIDES
+from sdavs_model.precision import cast
+from sdavs_model.training_step import move, training_loss
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
-from sdavs_platform.deepspeed_internals import skip_compiled_collective
+from sdavs_platform.deepspeed_internals import loss_scale, skip_compiled_collective
+from sdavs_platform.training.averaging import keep_average
 from sdavs_platform.training.pace import Pace
 from sdavs_platform.training.schedule import lr_factor
 
@@ -20,19 +25,24 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, world_size: int) -> Any:
     """Wrap the model, its optimizer and its schedule; every worker calls this at the same time."""
+    if not config.cluster.use_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed looks for one itself
     import deepspeed
 
     if not config.cluster.use_gpu:
         skip_compiled_collective()
-    # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use. On CPU torch would go over all
-    # memory once for each operation; fused it goes once. On GPU its own choice is as good.
-    on_cpu = not config.cluster.use_gpu or config.deepspeed.offload_optimizer
+    # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use. Fused it goes over all memory once,
+    # not once for each operation, and keeps its count of steps on the device.
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer),
         lr=config.optimizer.lr,
         betas=config.optimizer.betas,
-        fused=on_cpu or None,
+        fused=True,
     )
+    if config.training.ema is not None:
+        keep_average(optimizer, decay=config.training.ema)
+    if config.training.checkpoint_activations:
+        model.checkpoint_activations()
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(step, progress=pace.progress(step), config=config.optimizer)
     )
@@ -43,10 +53,7 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
         config=deepspeed_config(config, world_size=world_size),
         dist_init_required=False,
     )
-    # DeepSpeed leaves buffers in fp32, and batch normalisation refuses bf16 weights with fp32 statistics.
-    for buffer in engine.module.buffers():
-        if buffer.is_floating_point():
-            buffer.data = buffer.data.to(compute_dtype(config))
+    cast(engine.module, compute_dtype(config))  # DeepSpeed converts weights alone
     return engine
 
 
@@ -104,8 +111,35 @@ def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
     }
 
 
+def step_losses(engine: Any, batch: dict[str, Any], *, config: RunConfig) -> dict[str, torch.Tensor]:
+    """Losses of this worker's clips for `engine.backward`, on the engine's device; see `training_loss`.
+
+    With `training.accumulate` all parts but the last have been through their backward pass. They bypass the engine,
+    which would reduce the gradients of each; the last part's backward pass reduces those of all.
+    """
+    dtype, training = compute_dtype(config), config.training
+    if padding_of(batch) is None:  # asked here, where the batch is in main memory
+        batch = {name: values for name, values in batch.items() if name != "present"}
+    model, batch, weights = (
+        CastInputs(engine, dtype),
+        move(batch, engine.device),
+        training.loss_weights.model_dump(),
+    )
+    if training.accumulate == 1:
+        return training_loss(model, batch, weights=weights)
+    return accumulated_loss(
+        model,
+        batch,
+        num_parts=training.accumulate,
+        earlier=CastInputs(engine.module, dtype),
+        weights=weights,
+        scale=loss_scale(engine),
+    )
+
+
 def compute_dtype(config: RunConfig) -> torch.dtype:
     """The number format of weights and activations; "auto" goes by the GPU of this process, if it has one."""
+    assert config.cluster.use_gpu != "auto"  # decided by the driver, see `with_gpus_decided`
     if config.training.precision != "auto":
         return DTYPES[config.training.precision]
     if not config.cluster.use_gpu:
@@ -141,10 +175,29 @@ class CastInputs(nn.Module):
         present: torch.Tensor | None = None,
         *,
         features: Features | None = None,
+        sound: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `SegmentationModel.forward`."""
+        heard = {} if sound is None else {"sound": sound}
         if features is not None:
-            return self.model(features=features.map(lambda encoded: encoded.to(self.dtype))).float()
+            cast = features.map(lambda encoded: encoded.to(self.dtype))
+            return self.model(features=cast, **heard).float()
         assert frames is not None
         assert log_mel is not None
-        return self.model(frames.to(self.dtype), log_mel.to(self.dtype), present).float()
+        return self.model(frames.to(self.dtype), log_mel.to(self.dtype), present, **heard).float()
+
+    def listen(
+        self,
+        log_mel: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        *,
+        embeddings: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """See `SDAVS.listen`; None if the model has none."""
+        listen = getattr(self.model, "listen", None)
+        if listen is None:
+            return None
+        if embeddings is not None:
+            return listen(present=present, embeddings=embeddings.to(self.dtype))
+        assert log_mel is not None
+        return listen(log_mel.to(self.dtype), present)

@@ -11,6 +11,7 @@ import yaml
 
 from sdavs_model import ModelConfig, SegmentationModel, build_model, save_artifact
 from sdavs_model.metrics import ObjectMetrics
+from sdavs_model.precision import cast
 from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
@@ -149,7 +150,7 @@ def consolidate(
     judge = build_model(config).eval()
     judge.load_state_dict(model.state_dict())
     with torch.inference_mode():
-        judge.to(device=device, dtype=dtype)
+        cast(judge.to(device), dtype)
         logits = CastInputs(judge, dtype)(probe.frames.to(device), probe.log_mel.to(device)).cpu()
     difference = float((logits - probe.logits).abs().max() / probe.logits.abs().max().clamp_min(1e-6))
     agreement = float((_classes(logits) == _classes(probe.logits)).float().mean())

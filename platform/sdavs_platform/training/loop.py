@@ -1,5 +1,6 @@
 """What every training worker does, on one page. Ray Train starts it; DeepSpeed joins the workers."""
 
+import contextlib
 import copy
 import logging
 import math
@@ -12,16 +13,22 @@ import ray.train
 import torch
 
 from sdavs_model import build_model
-from sdavs_model.training_step import move, training_loss
 from sdavs_platform import console
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.deepspeed_internals import apply_gradients, log_only, loss_scale
+from sdavs_platform.training.averaging import averaged
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.checkpoints.checkpoint import LoopState, Losses, UnsentMetrics, remove_leftovers
 from sdavs_platform.training.checkpoints.listing import UNSCORED, await_checkpoint, own_checkpoints
 from sdavs_platform.training.checkpoints.reporter import CheckpointReporter
 from sdavs_platform.training.checkpoints.resume import resume
-from sdavs_platform.training.engine import CastInputs, build_engine, compute_dtype, with_agreed_precision
+from sdavs_platform.training.engine import (
+    CastInputs,
+    build_engine,
+    compute_dtype,
+    step_losses,
+    with_agreed_precision,
+)
 from sdavs_platform.training.faults.notices import Notices, SupersededError
 from sdavs_platform.training.faults.spikes import SpikeGuard
 from sdavs_platform.training.faults.watchdog import Watchdog
@@ -74,7 +81,7 @@ class Worker:
         self.batches = Batches(config, rank=rank, world_size=world_size)
         self.total_steps = self.batches.sampler.num_batches * config.training.epochs
         self.times = StepTimes(
-            use_gpu=config.cluster.use_gpu, watches_collectives=config.training.profile is not None
+            use_gpu=bool(config.cluster.use_gpu), watches_collectives=config.training.profile is not None
         )
         model = build_model(config.model if config.start.source is None else config.model.without_weights())
         if config.start.source is not None and not own_checkpoints():
@@ -106,6 +113,7 @@ class Worker:
         self.state, unsent = found or (LoopState(), UnsentMetrics())
         self.pace.time_fraction = self.state.time_fraction
         self.losses: Losses = unsent.losses
+        self.names: list[list[str]] = []  # the clips of the last of these
         self.grad_norm = 0.0
         self.spikes = SpikeGuard(
             config.training.spike_factor, usual=self.state.usual_loss, device=self.engine.device
@@ -169,15 +177,8 @@ class Worker:
         """Forward, backward, update; DeepSpeed reduces, clips and steps the schedule."""
         self.watchdog.beat()
         self.notices.begin()
-        try:
-            with self.times.part("forward"):
-                losses = training_loss(
-                    self.model,
-                    move(batch, self.engine.device),
-                    weights=self.config.training.loss_weights.model_dump(),
-                )
-        except FloatingPointError as error:
-            raise FloatingPointError(f"step {self.state.step + 1}: {error}") from None
+        with self.times.part("forward"):
+            losses = step_losses(self.engine, batch, config=self.config)
         with self.times.part("backward"):
             self.engine.backward(self.spikes.guarded(losses["loss"]))
         with self.times.part("optimizer"):
@@ -185,12 +186,14 @@ class Worker:
         self.state.count_step(is_applied=is_applied)
         if not is_applied:
             self._check_skipped()
+        self.names.append(batch["name"])
         return {name: value.detach() for name, value in losses.items()}
 
     def log_step(self) -> None:
         """Means since the last line; here the workers also agree on whether time is up."""
+        self._require_finite_losses()
         losses = means(self.losses)
-        self.losses = []
+        self.losses, self.names = [], []
         self.state.elapsed_s = self.clock.elapsed_s
         if self._time_is_up():
             self.state.stopped = f"time budget of {self.config.training.max_minutes:g} minutes used"
@@ -208,21 +211,25 @@ class Worker:
 
     def save(self) -> None:
         """A checkpoint between validations."""
-        probe = self.validator.predict_fixed_clips()
+        self._require_finite_losses()
+        with self._averaged() as averaged:
+            probe = self.validator.predict_fixed_clips()
         self.progress.send()
-        self._report({"miou": UNSCORED, self.config.training.criterion: UNSCORED}, probe)
+        self._report({"miou": UNSCORED, self.config.training.criterion: UNSCORED}, probe, averaged)
 
     def validate(self) -> None:
         """Score the validation split, decide whether to stop early, save."""
-        scores = self.validator.score()
+        self._require_finite_losses()
+        with self._averaged() as averaged:
+            scores = self.validator.score()
+            probe = self.validator.predict_fixed_clips()
         improved = self.state.count_validation(
             scores[self.config.training.criterion], patience=self.config.training.patience
         )
-        probe = self.validator.predict_fixed_clips()
         self.progress.validation(
             self.state, scores=scores, improved=improved, masks=self.validator.fixed["masks"], probe=probe
         )
-        self._report(scores, probe)
+        self._report(scores, probe, averaged)
 
     def close(self) -> None:
         """Deliver what MLflow does not have yet."""
@@ -239,11 +246,25 @@ class Worker:
                 f"training.max_skipped allows {self.config.training.max_skipped}"
             )
 
-    def _report(self, scores: dict[str, float], probe: Any) -> None:
+    def _averaged(self) -> contextlib.AbstractContextManager[dict[str, torch.Tensor] | None]:
+        """Inside, the model has the weights that are scored and exported."""
+        return contextlib.nullcontext() if self.config.training.ema is None else averaged(self.engine)
+
+    def _require_finite_losses(self) -> None:
+        """Look at the losses of the last steps all at once: at each step the GPU would have to be waited for."""
+        recent = self.losses[len(self.losses) - len(self.names) :]
+        values = torch.stack([each["loss"] for each in recent]).tolist() if recent else []
+        for index, value in enumerate(values):
+            if not math.isfinite(value):
+                step = self.state.step - len(values) + index + 1
+                clips = ", ".join(self.names[index])
+                raise FloatingPointError(f"step {step}: the loss is {value} on clips {clips}")
+
+    def _report(self, scores: dict[str, float], probe: Any, averaged: dict[str, torch.Tensor] | None) -> None:
         self.state.elapsed_s = self.clock.elapsed_s
         self.state.usual_loss = self.spikes.usual()
         unsent = UnsentMetrics(losses=self.losses, points=self.progress.unsent())
-        self.reporter.report(self.state, scores=scores, probe=probe, unsent=unsent)
+        self.reporter.report(self.state, scores=scores, probe=probe, unsent=unsent, averaged=averaged)
 
     def _time_is_up(self) -> bool:
         """Whether the time limit is reached; all workers ask together."""

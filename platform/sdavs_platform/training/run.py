@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 from sdavs_model.metrics.base import format_scores
 from sdavs_model.weights.store import describe_weights
 from sdavs_platform import console
-from sdavs_platform.cluster import joined_cluster, require_resources
+from sdavs_platform.cluster import joined_cluster, require_resources, with_gpus_decided
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.runs import TrainingRun, record_refusal
 from sdavs_platform.training.checkpoints.listing import (
@@ -79,6 +79,17 @@ def train(
             config, or a cluster that is too small; one clear line.
         RuntimeError: training failed; names the cause. The MLflow run is FAILED in both cases.
     """
+    if config.cluster.use_gpu == "auto":
+        with joined_cluster(config):
+            return train(
+                with_gpus_decided(config),
+                take_over=take_over,
+                tags=tags,
+                callbacks=callbacks,
+                start_from=start_from,
+                finishes=finishes,
+                is_stopped=is_stopped,
+            )
     config = resolved(config)
     uri, storage = config.tracking.uri, config.storage.uri
     assert uri is not None
@@ -227,7 +238,7 @@ def _trainer(
         train_loop_config=settings,
         scaling_config=ray.train.ScalingConfig(
             **scaling,
-            use_gpu=cluster.use_gpu,
+            use_gpu=bool(cluster.use_gpu),
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(

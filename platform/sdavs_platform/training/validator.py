@@ -9,6 +9,7 @@ from torch import nn
 
 from sdavs_model.metrics import Metrics
 from sdavs_model.metrics.listening import listening_scores
+from sdavs_model.precision import cast
 from sdavs_model.training_step import evaluate, move
 from sdavs_platform.deepspeed_internals import gather_weights
 from sdavs_platform.training.batches import Batches
@@ -72,7 +73,7 @@ class Validator:
         )
 
     def _gathered(self, whole: nn.Module) -> CastInputs:
-        whole.to(device=self._engine.device, dtype=self._model.dtype)
+        cast(whole.to(self._engine.device), self._model.dtype)
         gather_weights(self._engine.module, into=whole)
         return CastInputs(whole, self._model.dtype)
 

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
 
-from sdavs_platform.cluster import joined_cluster, num_places, require_resources
+from sdavs_platform.cluster import joined_cluster, num_places, require_resources, with_gpus_decided
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import log_or_warn, without_credentials
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
@@ -65,6 +65,10 @@ def run_sweep(
     Raises:
         ValueError: a bad definition, data, storage or cluster; nothing has been started then.
     """
+    if config.cluster.use_gpu == "auto":
+        with joined_cluster(config, prints_workers=False):
+            decided = with_gpus_decided(config)
+            return run_sweep(sweep, decided, command=command, retry_failed=retry_failed, console=console)
     study = parse_study(sweep.study, config) if sweep.study else None
     sweep = sweep.model_copy(update={"space": normalized(sweep.space, config)})
     config = resolved(config)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sdavs_model.architectures.base import SegmentationModel, with_padding, without_padding
 from sdavs_model.architectures.sdavs.config import SDAVSConfig
@@ -29,12 +31,16 @@ class SDAVS(SegmentationModel):
 
     Args:
         config: the whole description; kept as `model.config`.
+
+    Attributes:
+        recomputes: see `checkpoint_activations`.
     """
 
     analyses = ("noise", "consistency", "maps", "attention", "response", "listening")
 
     def __init__(self, *, config: SDAVSConfig) -> None:
         super().__init__(config=config)
+        self.recomputes = False
         self.audio_attention = AudioAttention(
             embedding=self.audio_encoder.embedding, width=config.width, num_heads=config.num_heads
         )
@@ -46,18 +52,74 @@ class SDAVS(SegmentationModel):
         )
         self.decoder = Decoder(width=config.width, num_classes=config.num_classes)
 
+    def forward(
+        self,
+        frames: Tensor | None = None,
+        log_mel: Tensor | None = None,
+        present: Tensor | None = None,
+        *,
+        features: Features | None = None,
+        sound: Tensor | None = None,
+    ) -> Tensor:
+        """See `SegmentationModel.forward`.
+
+        Args:
+            sound: in place of `log_mel`, or of the features' embeddings: what `listen` made of them.
+        """
+        if sound is None:
+            return super().forward(frames, log_mel, present, features=features)
+        if features is not None:
+            return self._segment(features.maps, sound, size=features.size, present=features.present)
+        assert frames is not None
+        size = (frames.shape[-2], frames.shape[-1])
+        return self._segment(self.encode_frames(frames, present), sound, size=size, present=present)
+
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned."""
-        features = self.varied(features)
-        present = features.present
-        audio = self.audio_attention(features.embeddings, present)  # F_a: [B, T, C]
+        sound = self.listen(embeddings=features.embeddings, present=features.present)
+        return self._segment(features.maps, sound, size=features.size, present=features.present)
+
+    def listen(
+        self,
+        log_mel: Tensor | None = None,
+        present: Tensor | None = None,
+        *,
+        embeddings: Tensor | None = None,
+    ) -> Tensor:
+        """The sound F_a [B, T, C], for `forward`: the only part of the model in which clips of a batch influence each
+        other, by the batch's statistics, apart from batch normalisations inside a backbone.
+
+        Args:
+            log_mel, present: as for `forward`.
+            embeddings: in place of `log_mel`, the audio encoder's output.
+        """
+        if embeddings is None:
+            assert log_mel is not None
+            embeddings = self.encode_sound(log_mel, present)
+        return self.audio_attention(self._varied(embeddings, present=present), present)
+
+    def checkpoint_activations(self) -> None:
+        """As `SegmentationModel.checkpoint_activations`, for the levels and the decoder, too."""
+        super().checkpoint_activations()
+        self.recomputes = True
+
+    def _segment(
+        self, maps: list[Tensor], sound: Tensor, *, size: tuple[int, int], present: Tensor | None
+    ) -> Tensor:
+        """Mask logits [B, T, K, *size] from F_v [B, T, C_i, H_i, W_i] and F_a [B, T, C]."""
+        maps = [self._varied(m, present=present) for m in maps]
         fused = [
-            without_padding(level(visual, audio, present).fused, present)
-            for level, visual in zip(self.levels, features.maps, strict=True)
+            without_padding(self._run(level, visual, sound, present).fused, present)
+            for level, visual in zip(self.levels, maps, strict=True)
         ]
-        logits = self.decoder(fused)  # [BT, K, H / 4, W / 4]
-        logits = F.interpolate(logits, size=features.size, mode="bilinear", align_corners=False)
-        return with_padding(logits, features.embeddings, present)
+        logits = self._run(self.decoder, fused)  # [BT, K, H / 4, W / 4]
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return with_padding(logits, sound, present)
+
+    def _run(self, part: nn.Module, *inputs: Any) -> Any:
+        if self.recomputes and torch.is_grad_enabled():
+            return checkpoint(part, *inputs, use_reentrant=False)
+        return part(*inputs)
 
     def parts(self) -> dict[str, Sequence[nn.Module]]:
         """The modules of the paper, each over all levels."""

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from sdavs_model.config import PreprocessConfig
-from sdavs_model.data.core.clip import SAMPLE_RATE
+from sdavs_model.data.core.clip import IGNORED, SAMPLE_RATE
 
 # VGGish's published constants (tensorflow/models, research/audioset/vggish, vggish_params.py).
 WINDOW_LENGTH = 400  # 25 ms
@@ -103,3 +103,12 @@ def mel_matrix() -> torch.Tensor:
 
 def _to_mel(hertz: torch.Tensor) -> torch.Tensor:
     return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+def require_classes(masks: torch.Tensor, num_classes: int) -> None:
+    """Raises ValueError if a mask holds a value outside the classes; 1 class means binary masks of 0 and 1."""
+    highest = max(num_classes - 1, 1)
+    counted = masks[masks != IGNORED] if num_classes > 1 else masks
+    if counted.numel() and (int(masks.min()) < 0 or int(counted.max()) > highest):
+        allowed = f"0 ... {highest}" + (f", {IGNORED}" if num_classes > 1 else "")
+        raise ValueError(f"masks: values {int(masks.min())} ... {int(counted.max())}; allowed: {allowed}")

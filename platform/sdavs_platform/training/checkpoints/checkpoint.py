@@ -3,6 +3,7 @@
 manifest-rank0.json  each worker's files, their sizes and digests
 loop.json            the state of the training loop
 worker-rank0.pt      what differs between workers: random numbers, running statistics, metrics not sent yet
+averaged.safetensors the average of the weights, where `training.ema` is on
 probe.safetensors    a fixed batch and the live engine's prediction of it, to verify the exported weights
 shards/              DeepSpeed's own files
 """
@@ -11,7 +12,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sdavs_model.files import sha256_of
 from sdavs_platform.deepspeed_internals import full_state_dict, save_shards
@@ -32,6 +33,7 @@ FORMAT = 2
 """Of the manifests."""
 
 _SCRATCH = "sdavs-checkpoint-"
+_AVERAGED = "averaged.safetensors"
 
 Losses = list[dict[str, torch.Tensor]]
 """Of each step: loss part -> scalar."""
@@ -132,9 +134,20 @@ def remove_leftovers(run_id: str) -> None:
 
 
 def save_checkpoint(
-    folder: Path, *, engine: Any, state: LoopState, unsent: UnsentMetrics, probe: Probe, rank: int
+    folder: Path,
+    *,
+    engine: Any,
+    state: LoopState,
+    unsent: UnsentMetrics,
+    probe: Probe,
+    rank: int,
+    averaged: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write this worker's part into `folder`; all workers call it together, each with its own folder."""
+    """Write this worker's part into `folder`; all workers call it together, each with its own folder.
+
+    Args:
+        averaged: the average of the weights, by parameter, for export; None without.
+    """
     save_shards(engine, folder, tag=TAG)
     # On the CPU, because a later group may have other devices or none.
     own = {
@@ -147,6 +160,8 @@ def save_checkpoint(
     if rank == 0:
         (folder / "loop.json").write_text(json.dumps(asdict(state), indent=2))
         _save_probe(probe, folder / "probe.safetensors")
+        if averaged is not None:
+            save_file({k: v.cpu().contiguous() for k, v in averaged.items()}, folder / _AVERAGED)
     write_manifest(folder, rank=rank, world_size=torch.distributed.get_world_size())
 
 
@@ -185,8 +200,12 @@ def load_checkpoint(
 
 
 def load_weights(folder: Path, *, zero_stage: int) -> dict[str, torch.Tensor]:
-    """The whole model in fp32 out of all workers' shards; the folder must be complete."""
-    return full_state_dict(folder, tag=TAG, zero_stage=zero_stage)
+    """The whole model in fp32 out of all workers' shards; the folder must be complete. Where an average of the weights
+    was kept, the model has the averaged weights."""
+    weights = full_state_dict(folder, tag=TAG, zero_stage=zero_stage)
+    if (folder / _AVERAGED).is_file():
+        weights |= load_file(folder / _AVERAGED)
+    return weights
 
 
 def load_probe(folder: Path) -> Probe:

@@ -1,12 +1,13 @@
 """Checkpoints on their way to the storage."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray.train
+import torch
 import torch.distributed as dist
 
 from sdavs_platform.training.checkpoints.checkpoint import (
@@ -44,7 +45,13 @@ class CheckpointReporter:
         self._uploading: Path | None = None
 
     def report(
-        self, state: LoopState, *, scores: dict[str, float], probe: Probe, unsent: UnsentMetrics
+        self,
+        state: LoopState,
+        *,
+        scores: dict[str, float],
+        probe: Probe,
+        unsent: UnsentMetrics,
+        averaged: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Report scores with a checkpoint; all workers call it together, and Ray Train merges their folders.
 
@@ -63,6 +70,7 @@ class CheckpointReporter:
                 unsent=unsent,
                 probe=probe,
                 rank=self._rank,
+                averaged=averaged,
             )
             dist.barrier()
         metrics = {f"val_{name}": value for name, value in scores.items()}
