@@ -24,7 +24,8 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, _BatchNorm):
             statistics |= {id(buffer) for buffer in module.buffers(recurse=False)}
             if dtype != torch.float32 and not isinstance(module, _AffineInFp32):
-                module.__class__ = _in_fp32(type(module))
+                kind: Any = module.__class__  # mypy takes a class for one that cannot be hashed
+                module.__class__ = _in_fp32(kind)
     for parameter in model.parameters():
         # Empty ones are ZeRO-3's, which has converted them.
         parameter.data = parameter.data.to(dtype)
@@ -52,5 +53,5 @@ def _float(parameter: Tensor | None) -> Tensor | None:
 
 
 @functools.cache
-def _in_fp32(kind: type) -> Any:
+def _in_fp32(kind: Any) -> Any:
     return type(kind.__name__, (_AffineInFp32, kind), {"__module__": kind.__module__})

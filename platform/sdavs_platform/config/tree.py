@@ -295,6 +295,14 @@ def _number_or_range(value: Any) -> int | tuple[int, int]:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
+def _bool_or_auto(value: Any) -> Any:
+    """As `_number_or_range`, for true, false and "auto"."""
+    known = {"true": True, "false": False, "auto": "auto"}
+    if str(value).lower() not in known:
+        raise ValueError(f"{value!r} is not allowed; allowed: true, false, auto")
+    return known[str(value).lower()]
+
+
 class ClusterConfig(Section):
     """Workers and their resources."""
 
@@ -317,7 +325,7 @@ class ClusterConfig(Section):
     cpus_per_worker: Count = 1
     """CPU cores, and compute threads, per worker."""
 
-    use_gpu: bool | Literal["auto"] = False
+    use_gpu: Annotated[bool | Literal["auto"], BeforeValidator(_bool_or_auto)] = False
     """Use one GPU per worker. "auto": if the cluster has a GPU for each of the fewest workers when the training starts;
     a cluster that adds GPU nodes on demand needs true."""
 
