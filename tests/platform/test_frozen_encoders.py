@@ -49,7 +49,13 @@ def config(make_config, weights):
         "frozen",
         model=model,
         training={"select_by": "listening"},
-        data={"val_split": "test_strict", "test_splits": ["test_new_scenes"]},
+        data={
+            "val_split": "test_strict",
+            "test_splits": ["test_new_scenes"],
+            "cache_features": True,
+            "paired_sounds": True,
+            "augment": {"window": 2},
+        },
         tracking={"registered_model": "frozen"},
     )
 
