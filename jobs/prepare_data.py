@@ -7,6 +7,7 @@
     python jobs/prepare_data.py import --videos raw --masks masks --out data/own
     python jobs/prepare_data.py stats data/own
     python jobs/prepare_data.py digest data/own
+    python jobs/prepare_data.py bank data/own --out bank.safetensors
     python jobs/prepare_data.py upload data/own s3://bucket/own
     python jobs/prepare_data.py import --help              its flags; every subcommand has its own
 
@@ -15,6 +16,7 @@ Without a subcommand it is `demo`. An interrupted run is continued by the same c
 
 import sys
 
+import prepare.bank
 import prepare.demo
 import prepare.digest
 import prepare.import_videos
@@ -32,6 +34,7 @@ SUBCOMMANDS = {
     "validate": prepare.validate,
     "stats": prepare.stats,
     "digest": prepare.digest,
+    "bank": prepare.bank,
     "upload": prepare.upload,
 }
 

@@ -26,7 +26,7 @@ def signature(config: ModelConfig) -> dict[str, Any]:
     return {
         "inputs": {
             "frames": {"dtype": "float32", "shape": [-1, -1, 3, S, S]},
-            "log_mel": {"dtype": "float32", "shape": [-1, -1, 1, 96, 64]},
+            "log_mel": {"dtype": "float32", "shape": [-1, -1, *config.preprocess.log_mel_shape]},
         },
         "outputs": {"logits": {"dtype": "float32", "shape": [-1, -1, K, S, S]}},
     }

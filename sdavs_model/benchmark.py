@@ -105,9 +105,9 @@ def speed(model: SegmentationModel, *, repeats: int, step: Callable[[], None] = 
 
 
 def example_clip(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random frames [1, T, 3, S, S] and log_mel [1, T, 1, 96, 64]."""
+    """Random frames [1, T, 3, S, S] and log_mel [1, T, 1, 96, 64], of the shape of the config's examples."""
     T, S = config.num_frames, config.image_size
-    return torch.randn(1, T, 3, S, S), torch.randn(1, T, 1, 96, 64)
+    return torch.randn(1, T, 3, S, S), torch.randn(1, T, *config.preprocess.log_mel_shape)
 
 
 def _num_parameters(module: nn.Module) -> int:

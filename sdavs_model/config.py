@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
@@ -30,10 +31,16 @@ KNOWN_BACKBONES = (
 )
 
 AudioWindow = Literal["second", "official"]
-AudioEncoderName = Literal["vggish", "yamnet"]
+AudioEncoderName = Literal["vggish", "yamnet", "htsat"]
+AudioExample = Literal["vggish", "htsat"]
 
-# What each audio encoder was trained with: log(mel + offset).
+# What is added to the mel magnitudes before their logarithm; HTS-AT's examples have none.
 LOG_OFFSETS: dict[str, float] = {"vggish": 0.01, "yamnet": 0.001}
+
+# [1, frames, mel bins] of each kind of log-mel example.
+LOG_MEL_SHAPES: dict[AudioExample, tuple[int, int, int]] = {"vggish": (1, 96, 64), "htsat": (1, 87, 64)}
+
+SILENT_DECIBELS = -100.0
 
 # Keys of earlier versions, which their configs and artifacts still use.
 RENAMED_KEYS = {"vggish_weights": "audio_weights"}
@@ -53,6 +60,9 @@ class PreprocessConfig:
     """Samples per second of the mono sound; VGGish's and YAMNet's constant."""
     log_offset: float = LOG_OFFSETS["vggish"]
     """What is added to the mel magnitudes before their logarithm: 0.01 for VGGish, 0.001 for YAMNet."""
+    example: AudioExample = "vggish"
+    """The log-mel example of a second. "vggish": 96 frames of 64 bins at 16 kHz, also YAMNet's. "htsat": 87 frames at
+    22,050 Hz, in decibels."""
     audio_window: AudioWindow = "second"
     """"second": example i is the first 0.96 s of second i, strictly aligned with frame i (paper III-A).
     "official": AVSBench's own hop of 0.96 s, which drifts by 0.04 s a frame against the pictures."""
@@ -60,6 +70,18 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         check_literals(self)
         require(self.log_offset > 0, "log_offset", self.log_offset, "above 0")
+        if self.example == "htsat" and self.audio_window != "second":
+            raise ValueError("audio_window: HTS-AT hears whole seconds; allowed: second")
+
+    @property
+    def log_mel_shape(self) -> tuple[int, int, int]:
+        """[1, frames, mel bins] of the log-mel example of a second."""
+        return LOG_MEL_SHAPES[self.example]
+
+    @property
+    def silence(self) -> float:
+        """The value of a log-mel example of digital silence."""
+        return SILENT_DECIBELS if self.example == "htsat" else math.log(self.log_offset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +113,8 @@ class ModelConfig:
     freeze_backbone: bool = False
     """Never train the backbone; it then always runs in eval mode."""
     audio_encoder: AudioEncoderName = "vggish"
-    """"vggish": the paper's, 128 channels, 72 M weights. "yamnet": a MobileNet, 1024 channels, 3.2 M weights."""
+    """"vggish": the paper's, 128 channels, 72 M weights. "yamnet": a MobileNet, 1024 channels, 3.2 M weights.
+    "htsat": a Swin transformer, 768 channels, 27.5 M weights, DDESeg's."""
     audio_weights: str | None = None
     """Pretrained audio encoder: a name of `jobs/prepare_weights.py list`, or a local file such as torchvggish's
     `vggish-10086976.pth`. Unset: it is trained from scratch."""
@@ -145,7 +168,8 @@ class ModelConfig:
             image_size=self.image_size,
             mean=mean,
             std=std,
-            log_offset=LOG_OFFSETS[self.audio_encoder],
+            log_offset=LOG_OFFSETS.get(self.audio_encoder, LOG_OFFSETS["vggish"]),
+            example="htsat" if self.audio_encoder == "htsat" else "vggish",
             audio_window=self.audio_window,
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdavs_model.architectures.ddeseg.config import DDESegConfig
 from sdavs_model.architectures.sdavs.config import SDAVSConfig
 from sdavs_model.architectures.tpavi.config import TPAVIConfig
 from sdavs_model.config import ModelConfig
@@ -38,6 +39,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     each.name: each
     for each in (
         Architecture(name="sdavs", config=SDAVSConfig, model="SDAVS"),
+        Architecture(name="ddeseg", config=DDESegConfig, model="DDESeg"),
         Architecture(name="tpavi", config=TPAVIConfig, model="TPAVI"),
     )
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.features import Features
+from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.visual import VisualEncoder
 from sdavs_model.weights.read import configured_weights
 
@@ -36,7 +37,7 @@ class SegmentationModel(nn.Module, ABC):
         super().__init__()
         self.config = config
         backbone_weights, audio_weights = configured_weights(config)
-        self.visual_encoder = VisualEncoder(config=config, weights=backbone_weights)
+        self.visual_encoder = self._build_visual_encoder(backbone_weights)
         self.audio_encoder = build_audio_encoder(config, audio_weights)
         if config.freeze_backbone:
             self.visual_encoder.freeze()
@@ -99,6 +100,10 @@ class SegmentationModel(nn.Module, ABC):
     @abstractmethod
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned; 0 for padding."""
+
+    def _build_visual_encoder(self, weights: Weights | None) -> VisualEncoder:
+        """The visual encoder of `self.config`; for architectures that run a backbone in their own way."""
+        return VisualEncoder(config=self.config, weights=weights)
 
     def varied(self, features: Features) -> Features:
         """While training, the features with the config's `feature_noise` and `feature_dropout`."""

@@ -97,8 +97,8 @@ class TrainingClips(Dataset):
         clip, log_mel = self._from_sound(index, rng) if has_sound else self._from_log_mel_file(index, rng)
         assert clip.masks is not None
         if self._augment is not None:
-            log_offset = self.preprocessor.config.log_offset
-            log_mel = augmentation.augment_log_mel(log_mel, self._augment, rng, log_offset=log_offset)
+            silence = self.preprocessor.config.silence
+            log_mel = augmentation.augment_log_mel(log_mel, self._augment, rng, silence=silence)
         num_frames = clip.num_frames
         length = (self._augment.window if self._augment else 0) or self.source.num_frames
         valid = np.ones(num_frames, np.bool_) if clip.valid is None else clip.valid
@@ -158,7 +158,7 @@ class TrainingClips(Dataset):
         num_frames = len(files.frames)
         settings = {
             "clip": [self.source.kind, files.name, num_frames],
-            "preprocess": [config.sample_rate, config.audio_window, config.log_offset],
+            "preprocess": [config.sample_rate, config.audio_window, config.log_offset, config.example],
         }
         return log_mels.log_mel(
             [files.wav, *files.more],

@@ -1,12 +1,13 @@
 """The audio encoder that a config names."""
 
 from sdavs_model.config import ModelConfig
+from sdavs_model.encoders.htsat import HTSAT
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
 
 
-def build_audio_encoder(config: ModelConfig, weights: Weights | None) -> VGGish | YAMNet:
+def build_audio_encoder(config: ModelConfig, weights: Weights | None) -> VGGish | YAMNet | HTSAT:
     """The audio encoder of a config, with these weights or random ones.
 
     Raises:
@@ -14,4 +15,6 @@ def build_audio_encoder(config: ModelConfig, weights: Weights | None) -> VGGish 
     """
     if config.audio_encoder == "yamnet":
         return YAMNet(weights=weights)
+    if config.audio_encoder == "htsat":
+        return HTSAT(weights=weights)
     return VGGish(width=config.vggish_width, weights=weights)

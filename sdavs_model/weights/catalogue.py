@@ -105,6 +105,14 @@ _ENTRIES = (
         licence="Apache-2.0",
         official="vggish-10086976.pth of torchvggish's release v0.1",
     ),
+    Pretrained(
+        name="htsat.audioset",
+        part="audio_encoder",
+        architecture="htsat",
+        trained_on=_AUDIOSET.replace("521", "527"),
+        licence="MIT",
+        official="HTSAT_AudioSet_Saved_1.ckpt, as the authors of HTS-AT link it",
+    ),
 )
 
 CATALOGUE: dict[str, Pretrained] = {entry.name: entry for entry in _ENTRIES}

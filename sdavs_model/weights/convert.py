@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sdavs_model.encoders.htsat import HTSAT, under_our_names
 from sdavs_model.encoders.loading import Weights, require_fit
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
@@ -40,7 +41,10 @@ def convert(path: Path, entry: Pretrained) -> dict[str, Tensor]:
         )
     else:
         weights = parse_weights(files[name], name=name, source=str(path), field=entry.name)
-        weights = weights.renamed(_under_our_names(weights.tensors, expected))
+        named = weights.tensors
+        if entry.architecture == "htsat":
+            named = under_our_names(named)
+        weights = weights.renamed(_under_our_names(named, expected))
     require_fit(weights, expected)
     return {key: weights.tensors[key].contiguous() for key in expected if key in weights.tensors}
 
@@ -50,7 +54,8 @@ def _expected(entry: Pretrained) -> dict[str, Tensor]:
     with torch.device("meta"):
         if entry.part == "backbone":
             return timm.create_model(entry.architecture).state_dict()
-        return (YAMNet() if entry.architecture == "yamnet" else VGGish()).state_dict()
+        encoders: dict[str, type[nn.Module]] = {"yamnet": YAMNet, "vggish": VGGish, "htsat": HTSAT}
+        return encoders[entry.architecture]().state_dict()
 
 
 def _unpacked(path: Path, entry: Pretrained) -> tuple[str, Files]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from sdavs_model.config import ModelConfig
 from sdavs_model.files import replacing, sha256_of, write_atomically
+from sdavs_model.weights.audio_bank import read_bank
 from sdavs_model.weights.catalogue import CATALOGUE, Pretrained, find_entry
 
 JOB = "python jobs/prepare_weights.py"
@@ -155,6 +156,9 @@ def describe_weights(config: ModelConfig) -> dict[str, dict[str, Any]]:
             )
     if config.pretrained and config.backbone_weights is None:
         described["pretrained"] = {"source": f"timm's hub, {config.backbone}"}
+    if (bank := getattr(config, "bank", None)) is not None:
+        is_here = Path(bank).is_file()
+        described["bank"] = read_bank(bank).describe() if is_here else {"source": f"file {Path(bank).name}"}
     return described
 
 

@@ -19,6 +19,7 @@ SIZES = {"backbone": "pvt_v2_b0", "image_size": 64, "vggish_width": 0.125, "num_
 SMALL = {
     "sdavs": {"width": 32, "num_heads": 4},
     "tpavi": {"width": 16},
+    "ddeseg": {"audio_encoder": "vggish", "token_width": 16, "head_width": 16},
 }
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)

@@ -266,7 +266,7 @@ def _made_up(config: RunConfig, *, num_clips: int) -> dict[str, Any]:
     return {
         "name": [str(index) for index in range(num_clips)],
         "frames": torch.randn(num_clips, seconds, 3, side, side),
-        "log_mel": torch.randn(num_clips, seconds, 1, 96, 64),
+        "log_mel": torch.randn(num_clips, seconds, *config.model.preprocess.log_mel_shape),
         "masks": torch.randint(0, 2, (num_clips, seconds, side, side)),
     }
 

@@ -114,7 +114,7 @@ def saved_bytes(config: ModelConfig, *, num_clips: int, num_frames: int, dtype: 
         sizes |= {storage._cdata: 0 for storage in own}
         side = config.image_size
         frames = torch.empty(num_clips, num_frames, 3, side, side, dtype=dtype)
-        log_mel = torch.empty(num_clips, num_frames, 1, 96, 64, dtype=dtype)
+        log_mel = torch.empty(num_clips, num_frames, *config.preprocess.log_mel_shape, dtype=dtype)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(frames, log_mel)
     return sum(sizes.values())

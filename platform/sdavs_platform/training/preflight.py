@@ -17,6 +17,7 @@ from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import require_registry_access
 from sdavs_platform.tracking.runs import flattened, require_same_config, require_same_data
+from sdavs_platform.training.audio_bank import resolve_bank
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ def resolved(config: RunConfig) -> RunConfig:
     fetch_missing_weights(config.model)
     model = resolve_weights(config.model, folder=weights_folder(), prefix="model.")
     data = config.data.model_copy(update={"root": config.data.root or str(bundled_data())})
-    return config.model_copy(
+    found = config.model_copy(update={"data": data, "model": model})
+    return found.model_copy(
         update={
-            "data": data,
-            "model": model,
+            "model": resolve_bank(found),
             "tracking": config.tracking.model_copy(update={"uri": tracking_uri(config.tracking.uri)}),
             "storage": config.storage.model_copy(
                 update={"uri": absolute(config.storage.uri or state_folder() / "results")}

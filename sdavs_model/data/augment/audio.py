@@ -43,17 +43,16 @@ def vary(
 
 
 def mask_log_mel(
-    log_mel: torch.Tensor, *, time_frames: int, bands: int, log_offset: float, rng: np.random.Generator
+    log_mel: torch.Tensor, *, time_frames: int, bands: int, silence: float, rng: np.random.Generator
 ) -> torch.Tensor:
-    """SpecAugment on [T, 1, 96, 64]: one stretch of each second and one band of the clip become silence."""
+    """SpecAugment on [T, 1, F, M]: one stretch of each second and one band of the clip become silence."""
     masked = log_mel.clone()
-    silence = float(np.log(log_offset))
     for example in masked:
         length = int(rng.integers(time_frames + 1))
-        start = int(rng.integers(96 - length + 1))
+        start = int(rng.integers(log_mel.shape[-2] - length + 1))
         example[:, start : start + length] = silence
     width = int(rng.integers(bands + 1))
-    lowest = int(rng.integers(64 - width + 1))
+    lowest = int(rng.integers(log_mel.shape[-1] - width + 1))
     masked[..., lowest : lowest + width] = silence
     return masked
 

@@ -172,14 +172,14 @@ def augment_pictures(
 
 
 def augment_log_mel(
-    log_mel: torch.Tensor, augment: Augment, rng: np.random.Generator, *, log_offset: float
+    log_mel: torch.Tensor, augment: Augment, rng: np.random.Generator, *, silence: float
 ) -> torch.Tensor:
-    """Silences a stretch of each second and one band of the whole clip (SpecAugment), [T, 1, 96, 64]."""
+    """Silences a stretch of each second and one band of the whole clip (SpecAugment), [T, 1, frames, bands]."""
     return sound.mask_log_mel(
         log_mel,
         time_frames=augment.mel_time_mask,
         bands=augment.mel_band_mask,
-        log_offset=log_offset,
+        silence=silence,
         rng=rng,
     )
 

@@ -21,8 +21,6 @@ EXAMPLE_FRAMES = 1 + RATE // HOP_LENGTH  # 87
 MATRIX_RATE = 32_000
 MEL_MIN_HZ, MEL_MAX_HZ = 50.0, 14_000.0
 LEAST_POWER = 1e-10
-SILENCE = -100.0
-"""Decibels of the least power."""
 
 
 def decibel_mel(waveform: np.ndarray, num_seconds: int) -> Tensor:

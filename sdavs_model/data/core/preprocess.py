@@ -8,6 +8,7 @@ from PIL import Image
 
 from sdavs_model.config import PreprocessConfig
 from sdavs_model.data.core.clip import IGNORED, SAMPLE_RATE
+from sdavs_model.data.core.decibel_mel import decibel_mel
 
 # VGGish's published constants (tensorflow/models, research/audioset/vggish, vggish_params.py).
 WINDOW_LENGTH = 400  # 25 ms
@@ -54,11 +55,13 @@ class Preprocessor:
         return torch.from_numpy(squashed).long()
 
     def log_mel(self, waveform: np.ndarray, num_frames: int) -> torch.Tensor:
-        """[N] float32 at 16 kHz -> [T, 1, 96, 64] float32, one VGGish example a frame.
+        """[N] float32 at 16 kHz -> [T, 1, 96, 64] float32, one VGGish example a frame; [T, 1, 87, 64] for HTS-AT.
 
         Example i begins at second i ("second", our choice: paper III-A aligns frame i with second i) or at
         0.96 * i seconds ("official", AVSBench's files). Sound that ends early is continued with silence.
         """
+        if self.config.example == "htsat":
+            return decibel_mel(waveform, num_frames)
         hop = SAMPLE_RATE if self.config.audio_window == "second" else EXAMPLE_FRAMES * HOP_LENGTH
         needed = (num_frames - 1) * hop + EXAMPLE_SAMPLES
         # A copy, because the array may be read-only (numpy over the bytes of a file).
@@ -77,7 +80,7 @@ class Preprocessor:
         return torch.log(mel + self.config.log_offset)
 
     def silence(self) -> torch.Tensor:
-        """The log-mel example [1, 96, 64] of a second without sound."""
+        """The log-mel example [1, 96, 64], for HTS-AT [1, 87, 64], of a second without sound."""
         return self.log_mel(np.zeros(SAMPLE_RATE, np.float32), 1)[0]
 
     def _squash(self, image: np.ndarray, method: Image.Resampling) -> np.ndarray:
