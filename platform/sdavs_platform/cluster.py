@@ -23,6 +23,8 @@ STORAGE_VARIABLES = (
 """Where storage is and where its keys lie. Keys themselves are not handed on: the dashboard shows what is, so each
 node has its own, in a file or by its role."""
 
+NETWORK_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "UCX_")
+"""Beginnings of the names of variables that tell collectives how to reach other nodes (FI_: libfabric, for EFA)."""
 
 logger = logging.getLogger(__name__)
 
@@ -186,10 +188,10 @@ def worker_environment(config: RunConfig) -> dict[str, str]:
     }
     if config.cluster.use_gpu is False:
         environment["DS_ACCELERATOR"] = "cpu"
-    for name in ("PYTHONPATH", "SDAVS_HOME", *STORAGE_VARIABLES):
-        if name in os.environ:
+    for name in os.environ:
+        if name in ("PYTHONPATH", "SDAVS_HOME", *STORAGE_VARIABLES) or name.startswith(NETWORK_VARIABLES):
             environment[name] = os.environ[name]
-    return environment
+    return environment | config.cluster.env
 
 
 def with_gpus_decided(config: RunConfig) -> RunConfig:
@@ -221,8 +223,12 @@ def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = pri
             f"({has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs on {len(_alive_nodes())} nodes)"
         )
     # Reserved for a moment: this proves that they fit, and makes an autoscaler add what is missing.
-    bundle = {"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {})
-    places = placement_group([bundle] * config.min_workers)
+    bundle: dict[str, float] = {"CPU": config.cpus_per_worker}
+    if config.use_gpu:
+        bundle["GPU"] = 1
+    if config.accelerator_type is not None:
+        bundle[f"accelerator_type:{config.accelerator_type}"] = 0.001  # as ScalingConfig asks for it
+    places = placement_group([bundle] * config.min_workers, strategy=config.placement)
     deadline = time.monotonic() + config.wait_seconds
     try:
         while not places.wait(5):

@@ -18,6 +18,10 @@ from torch import nn
 Shapes = Mapping[str, Sequence[int]]
 """Of the parameters of one parameter group, by name, in the order in which they lie in the group's flat vector."""
 
+FROZEN_SHAPES, FROZEN_FRAGMENTS = "frozen_param_shapes", "frozen_param_fragments"
+"""Keys of a model shard: of weights that are not trained, by name. ZeRO-3 cuts each into one part per worker, as it
+cuts trained ones; ZeRO-2 has them whole, and the other stages keep them with the rest of the model only."""
+
 ALIGNMENT = 2
 """ZeRO-1 and 2 cut a flat vector where every part is a whole number of 4 bytes of a 2-byte format."""
 

@@ -83,6 +83,44 @@ def fail_worker(error: Exception) -> None:
     failures.put(construct_user_exception_with_traceback(error))
 
 
+# Ray Train, in its controller.
+
+
+def keep_newest_checkpoints(number: int) -> None:
+    """Let Ray Train's controller, in whose process this is called, also keep the `number` newest checkpoints.
+
+    `ray.train.CheckpointConfig` keeps those with the best scores and a single newest one, which may be damaged.
+    """
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+
+    delete_old = getattr(CheckpointManager, "sdavs_original", None)
+    if delete_old is None:
+        delete_old = CheckpointManager._save_state_and_delete_old_checkpoints
+        CheckpointManager.sdavs_original = delete_old  # type: ignore[attr-defined]
+
+    def delete_older(self: Any) -> None:
+        # Ray deletes no checkpoint whose validation is pending; the list that it writes has to be without our entries.
+        index = self._checkpoint_to_report_index
+        newest = sorted(self._checkpoint_results, key=lambda result: index[result.checkpoint])[-number:]
+        ours = {each.checkpoint: (each, True) for each in newest}
+        pending = self._pending_training_results
+        self._pending_training_results = ours | pending
+        write = self._write_state_to_storage
+
+        def write_without_ours() -> None:
+            self._pending_training_results = pending
+            write()
+
+        self._write_state_to_storage = write_without_ours
+        try:
+            delete_old(self)
+        finally:
+            self._pending_training_results = pending
+            del self._write_state_to_storage
+
+    CheckpointManager._save_state_and_delete_old_checkpoints = delete_older  # type: ignore[method-assign]
+
+
 # Ray Train, from outside.
 
 

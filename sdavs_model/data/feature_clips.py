@@ -104,14 +104,15 @@ class FeatureClips(Dataset):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._augment = augment
         self._seed = seed
-        self._epoch = 0
+        # Shared, because loader processes outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def set_epoch(self, epoch: int) -> None:
         """Draws new windows from here on: the same (seed, epoch, index) gives the same item."""
-        self._epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._kept(index, self._item)
@@ -125,7 +126,7 @@ class FeatureClips(Dataset):
         if self._augment is None:
             return slice(0, len(valid))
         return draw_window(
-            len(valid), self._augment, np.random.default_rng([self._seed, self._epoch, index]), valid
+            len(valid), self._augment, np.random.default_rng([self._seed, int(self._epoch), index]), valid
         )
 
     def _kept(self, index: int, read: Callable[[Any, int], T]) -> T:

@@ -44,7 +44,8 @@ class PairedSounds(Dataset):
         self._pictures = pictures
         self._valid = [files.valid for files in source.files]
         self._seed = seed
-        self._epoch = 0
+        # Shared, because loader processes outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         names = sorted({name for clip in source.object_categories for name in clip}.union(*_seconds(source)))
         number = {name: index for index, name in enumerate(names)}
         self._objects = [[number[name] for name in clip] for clip in source.object_categories]
@@ -58,7 +59,7 @@ class PairedSounds(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Draws new windows and sounds from here on."""
-        self._epoch = epoch
+        self._epoch.fill_(epoch)
         self.clips.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class PairedSounds(Dataset):
 
     def _draw(self, index: int, length: int) -> tuple[int, int]:
         """Another clip, and the second at which its sound begins."""
-        rng = np.random.default_rng([self._seed, self._epoch, index, OTHER])
+        rng = np.random.default_rng([self._seed, int(self._epoch), index, OTHER])
         starts = self._heard.shape[1] - length + 1
         heard = np.stack([self._heard[:, start : start + length].any(1) for start in range(starts)], 1)
         heard[index] = False

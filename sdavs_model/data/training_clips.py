@@ -63,7 +63,8 @@ class TrainingClips(Dataset):
         self._augment = augment
         self._seed = seed
         self._log_mels = log_mels
-        self._epoch = 0
+        # Shared, because loader processes outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -88,11 +89,11 @@ class TrainingClips(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Draws new augmentations from here on: the same (seed, epoch, index) gives the same item."""
-        self._epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         files = self.source.files[index]
-        rng = np.random.default_rng([self._seed, self._epoch, index])
+        rng = np.random.default_rng([self._seed, int(self._epoch), index])
         has_sound = files.log_mel is None or files.wav.is_file()
         clip, log_mel = self._from_sound(index, rng) if has_sound else self._from_log_mel_file(index, rng)
         assert clip.masks is not None

@@ -15,7 +15,8 @@ from pathlib import Path
 import grpc
 import pytest
 from running import process
-from sdavs_platform.cluster import _address_to_join
+from sdavs_platform.cluster import _address_to_join, worker_environment
+from sdavs_platform.config.cli import load_config
 from waiting import patience, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,3 +171,18 @@ def test_the_workers_of_a_private_cluster_ask_that_cluster_and_not_another_one_o
     here, worker = ran.stdout.split()[:2]
     assert here == worker
     assert here.rpartition(":")[2] != shell["HEAD"].rpartition(":")[2]
+
+
+def test_workers_get_the_network_settings_of_the_driver_and_of_the_config(monkeypatch):
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("FI_PROVIDER", "efa")
+    monkeypatch.setenv("OF_ANOTHER_PROGRAM", "1")
+    config = load_config(
+        [{"cluster": {"env": {"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "eth1", "NCCL_IB_DISABLE": 1}}}]
+    )
+    environment = worker_environment(config)
+    assert environment["FI_PROVIDER"] == "efa"
+    assert environment["NCCL_SOCKET_IFNAME"] == "eth1"
+    assert environment["NCCL_DEBUG"] == "INFO"
+    assert environment["NCCL_IB_DISABLE"] == "1"
+    assert "OF_ANOTHER_PROGRAM" not in environment

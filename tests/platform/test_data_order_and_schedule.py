@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
 from sdavs_platform.training import pace
-from sdavs_platform.training.batches import GlobalBatchSampler
+from sdavs_platform.training.batches import Batches, GlobalBatchSampler
 from sdavs_platform.training.checkpoints.checkpoint import LoopState
 from sdavs_platform.training.engine import (
     compute_dtype,
@@ -226,3 +226,18 @@ def test_a_checkpoint_keeps_the_agreed_time_and_those_of_earlier_versions_have_n
     state = LoopState(step=4, time_fraction=0.25)
     assert LoopState.from_json(json.dumps(asdict(state))) == state
     assert LoopState.from_json('{"step": 4}').time_fraction == 0
+
+
+def test_loader_processes_outlive_an_epoch_and_still_augment_by_its_number(make_config):
+    here, there = (
+        Batches(make_config("loaders", data={"num_workers": num_workers}), rank=0, world_size=1)
+        for num_workers in (0, 1)
+    )
+    processes = set()
+    for epoch in (0, 1, 0):
+        expected = [batch["frames"] for batch in here.epoch(epoch)]
+        found = [batch["frames"] for batch in there.epoch(epoch)]
+        assert len(found) == 2
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+        processes |= {worker.pid for worker in there.train_loader._iterator._workers}
+    assert len(processes) == 1

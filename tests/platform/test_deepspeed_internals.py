@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from sdavs_platform import deepspeed_internals
+from sdavs_platform.training.checkpoints.reshape import reshape_shards
 from worker_group import ENVIRONMENT, run_group
 
 pytestmark = pytest.mark.slow
@@ -18,9 +19,10 @@ STAGES = (0, 1, 2, 3)
 
 @pytest.fixture(scope="module")
 def saved(make_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints of two workers after one step, in a folder a stage."""
+    """Checkpoints of two workers with a frozen backbone after one step, in a folder a stage."""
     folder = tmp_path_factory.mktemp("shards")
     model = {"backbone": "test_convnext2", "image_size": 32, "width": 16, "num_heads": 2}
+    model["freeze_backbone"] = True
     lives = []
     for stage in STAGES:
         config = make_config(
@@ -92,6 +94,30 @@ def test_all_stages_hold_the_same_whole_model_in_fp32(saved):
         assert whole[stage].keys() == whole[0].keys()
         for name, tensor in whole[stage].items():
             torch.testing.assert_close(tensor, whole[0][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_model_with_a_frozen_part_stays_whole_for_two_then_one_then_three_workers(saved, stage, tmp_path):
+    source = saved / f"zero{stage}"
+    whole = deepspeed_internals.full_state_dict(source, tag="shards", zero_stage=stage)
+    for world_size in (1, 3):
+        target = tmp_path / str(world_size)
+        (target / "shards").mkdir(parents=True)
+        for rank in range(world_size):
+            reshape_shards(source / "shards", target / "shards", rank=rank, world_size=world_size)
+        found = deepspeed_internals.full_state_dict(target, tag="shards", zero_stage=stage)
+        assert found.keys() == whole.keys()
+        assert [name for name in whole if not torch.equal(whole[name], found[name])] == []
+        source = target
+    model = deepspeed_internals.load_shard(deepspeed_internals.model_shards(source / "shards")[-1])
+    frozen = model[deepspeed_internals.FROZEN_FRAGMENTS] or {}
+    assert all(name.startswith("visual_encoder.") for name in frozen)
+    if stage == 3:
+        # The last of three workers holds no more than its third of each weight.
+        shapes = model[deepspeed_internals.FROZEN_SHAPES]
+        assert frozen.keys() == shapes.keys()
+        assert all(len(part) == -(-shapes[name].numel() // 3) for name, part in frozen.items())
+        assert frozen
 
 
 def test_on_cpu_deepspeed_compiles_no_collective():

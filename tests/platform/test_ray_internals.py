@@ -139,3 +139,38 @@ def test_the_dashboard_is_sent_the_token_where_ray_asks_for_one(monkeypatch):
 
 def test_the_latest_cluster_is_noted_in_rays_temporary_folder():
     assert ray_internals.latest_cluster_file().name == "ray_current_cluster"
+
+
+def test_the_newest_two_checkpoints_are_kept_besides_the_best(tmp_path):
+    import asyncio
+
+    from ray.train.v2._internal.execution.checkpoint import checkpoint_manager
+    from ray.train.v2._internal.execution.storage import StorageContext
+    from ray.train.v2._internal.execution.training_report import _TrainingReport
+
+    own = checkpoint_manager.CheckpointManager._save_state_and_delete_old_checkpoints
+    storage = StorageContext(storage_path=str(tmp_path), experiment_dir_name="run")
+    config = ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="val_miou")
+
+    async def report(scores: list[float]) -> Any:
+        manager = checkpoint_manager.CheckpointManager(config, storage)
+        for step, score in enumerate(scores):
+            folder = tmp_path / "run" / f"checkpoint_{step}"
+            folder.mkdir(parents=True)
+            checkpoint = ray.train.Checkpoint(str(folder), storage.storage_filesystem)
+            metrics = {"val_miou": score}
+            manager.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
+        return manager
+
+    try:
+        ray_internals.keep_newest_checkpoints(2)
+        ray_internals.keep_newest_checkpoints(2)
+        manager = asyncio.run(report([0.1, 0.9, 0.5, -1.0, -1.0]))
+    finally:
+        checkpoint_manager.CheckpointManager._save_state_and_delete_old_checkpoints = own
+    kept = ["checkpoint_1", "checkpoint_3", "checkpoint_4"]
+    assert sorted(folder.name for folder in (tmp_path / "run").glob("checkpoint_?")) == kept
+    assert not manager.get_pending_training_results()
+    # The list that a new controller reads names the same ones, the best one last.
+    listed = checkpoint_manager.CheckpointManager(config, storage)._checkpoint_results
+    assert [result.metrics["val_miou"] for result in listed] == [-1.0, -1.0, 0.9]

@@ -40,6 +40,13 @@ def test_an_alias_leads_to_a_loadable_artifact_that_shows_its_signature(register
     assert "frames" in (folder / "MLmodel").read_text()
 
 
+def test_a_version_is_found_by_what_it_was_made_of_so_that_finishing_again_repeats_nothing(registered):
+    run_id = registry.resolve("models:/m/1", uri=registered).run_id
+    assert registry.find_version("m", {"val_miou": "0.7"}, run_id=run_id, uri=registered) == 1
+    assert registry.find_version("m", {"val_miou": "0.3"}, run_id=run_id, uri=registered) is None
+    assert registry.find_version("m", {"val_miou": "0.7"}, run_id="another", uri=registered) is None
+
+
 def change_last_byte(path: Path) -> bytes:
     """Spoil a file; returns what it was."""
     content = path.read_bytes()

@@ -196,7 +196,7 @@ def _kind(field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         items = field.get("items") or field["prefixItems"][0]
         return f"list of {_kind(items)}"
-    words = {"string": "text", "boolean": "true | false", "integer": "whole number", "null": "null"}
+    words = {"string": "text", "boolean": "true | false", "integer": "whole number", "object": "mapping"}
     limits = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     bounds = [f"{word} {field[limit]:g}" for limit, word in limits.items() if limit in field]
     return " ".join([words.get(field["type"], field["type"]), *bounds])

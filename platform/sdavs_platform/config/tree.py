@@ -223,7 +223,7 @@ class TrainingConfig(Section):
     twice, and needs clips with different sounds in data.val_split."""
 
     keep_checkpoints: Count = 2
-    """Number of checkpoints to keep, those with the highest score (select_by); the newest is always kept."""
+    """Number of checkpoints to keep, those with the highest score (select_by); the newest two are always kept."""
 
     checkpoint_every: Count | None = None
     """Steps between checkpoints within an epoch: the most that has to be repeated after the loss of a worker. Unset:
@@ -303,6 +303,13 @@ def _bool_or_auto(value: Any) -> Any:
     return known[str(value).lower()]
 
 
+def _as_texts(value: Any) -> Any:
+    """YAML reads `NCCL_IB_DISABLE: 1` as a number; variables are text."""
+    if not isinstance(value, dict):
+        return value
+    return {key: str(each) if isinstance(each, int | float) else each for key, each in value.items()}
+
+
 class ClusterConfig(Section):
     """Workers and their resources."""
 
@@ -329,12 +336,29 @@ class ClusterConfig(Section):
     """Use one GPU per worker. "auto": if the cluster has a GPU for each of the fewest workers when the training starts;
     a cluster that adds GPU nodes on demand needs true."""
 
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """How Ray places the workers. "PACK": on as few nodes as it can, where GPUs have the fastest links; "STRICT_PACK":
+    on one node, or not at all; "SPREAD" and "STRICT_SPREAD": on different nodes."""
+
+    accelerator_type: str | None = None
+    """Only GPUs of this type, by Ray's name, such as A100 or H100. Needs use_gpu. Unset: any."""
+
+    env: Annotated[dict[str, str], BeforeValidator(_as_texts)] = Field(default={})
+    """Environment variables of all workers, such as {NCCL_SOCKET_IFNAME: eth0}; added to the driver's own NCCL_*,
+    TORCH_NCCL_*, GLOO_*, FI_* and UCX_*. Recorded in MLflow: no secrets."""
+
     wait_seconds: NotNegative = 60.0
     """How long to wait, in seconds, for resources that other jobs use; then the run fails."""
 
     autoscales: bool = False
     """The cluster adds nodes on demand, so resources that it does not have yet are waited for, too; wait_seconds must
     then be longer than the start of a node."""
+
+    @model_validator(mode="after")
+    def _has_accelerators(self) -> "ClusterConfig":
+        if self.accelerator_type is not None and self.use_gpu is False:
+            raise ValueError("accelerator_type: needs cluster.use_gpu=true; allowed on CPUs: null")
+        return self
 
     @property
     def min_workers(self) -> int:

@@ -223,6 +223,13 @@ def set_tags(name: str, version: int, tags: dict[str, str], *, uri: str | None =
         client.set_model_version_tag(name, str(version), key, value)
 
 
+def find_version(name: str, tags: dict[str, str], *, run_id: str, uri: str) -> int | None:
+    """The newest version that this run has registered with these tags; None if there is none."""
+    found = mlflow_client(uri).search_model_versions(f"name = {quoted(name)}")
+    own = [v for v in found if v.run_id == run_id and tags.items() <= v.tags.items()]
+    return max((int(version.version) for version in own), default=None)
+
+
 def versions_by_tag(name: str, key: str, *, uri: str | None = None) -> list[tuple[str, int]]:
     """(value, version) of the versions that have a tag, sorted by value."""
     try:

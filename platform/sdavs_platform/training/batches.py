@@ -98,7 +98,13 @@ class Batches:
         if config.training.select_by == "listening":
             swapped = AudioControlled(self.val_clips, control="swapped", silence=self._silence)
             self._swapped_items = self._encoded(swapped, config.data.val_split)
-        self.train_loader = DataLoader(self._train_items, batch_sampler=self.sampler, **self._options)
+        self.train_loader = DataLoader(
+            self._train_items,
+            batch_sampler=self.sampler,
+            # Starting processes for every epoch would cost seconds each time.
+            persistent_workers=config.data.num_workers > 0,
+            **self._options,
+        )
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> DataLoader[dict[str, Any]]:
         """The training batches of one epoch: clips, order and augmentation follow from its number."""

@@ -16,7 +16,7 @@ from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.storage.splits import open_split
-from sdavs_platform.tracking.registry import register_artifact
+from sdavs_platform.tracking.registry import find_version, register_artifact
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.export import export_checkpoint
 
@@ -75,11 +75,14 @@ def finish_training(
             lineage=lineage,
             golden_clips=_golden_clips(config),
         )
-        version = None
-        if config.tracking.registered_model:
+        name, version = config.tracking.registered_model, None
+        if name:
+            # There is one if this task was lost after it had registered, and runs again.
+            version = find_version(name, {"checkpoint": lineage["checkpoint"]}, run_id=run_id, uri=uri)
+        if name and version is None:
             version = register_artifact(
                 folder,
-                name=config.tracking.registered_model,
+                name=name,
                 config=config.model,
                 run_id=run_id,
                 tags={
@@ -88,6 +91,7 @@ def finish_training(
                     "data_digest": data_digest,
                     "data_kind": lineage["data_kind"],
                     "git_commit": lineage["git_commit"],
+                    "checkpoint": lineage["checkpoint"],
                     "training": config.name,
                     "audio": config.data.audio,
                 }

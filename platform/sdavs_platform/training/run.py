@@ -19,6 +19,7 @@ from sdavs_platform.cluster import joined_cluster, require_resources, with_gpus_
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.runs import TrainingRun, record_refusal
 from sdavs_platform.training.checkpoints.listing import (
+    KeepNewest,
     ValidationsOnly,
     best_checkpoint,
     checkpoint_address,
@@ -226,7 +227,7 @@ def _trainer(
 ) -> TorchTrainer:
     cluster = config.cluster
     # Any: Ray's types name Tune's callbacks, which it refuses, and know nothing of elastic training.
-    called: Any = [EndWithoutRetry(), *map(ValidationsOnly, callbacks)]
+    called: Any = [EndWithoutRetry(), KeepNewest(), *map(ValidationsOnly, callbacks)]
     scaling: Any = {
         "num_workers": cluster.num_workers,
         "elastic_resize_monitor_interval_s": cluster.resize_seconds,
@@ -239,6 +240,8 @@ def _trainer(
         scaling_config=ray.train.ScalingConfig(
             **scaling,
             use_gpu=bool(cluster.use_gpu),
+            placement_strategy=cluster.placement,
+            accelerator_type=cluster.accelerator_type,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
@@ -287,8 +290,10 @@ def _finish(
     if not finishes:
         return result({config.data.val_split: val_scores}, None)
     finish: Any = finish_on_worker  # Ray's types know no keyword-only arguments
+    # Again, on another node, if this one is lost or cannot read or write. Ray's types know no lists of exceptions.
+    retried: Any = {"max_retries": config.cluster.max_failures, "retry_exceptions": [OSError]}
     task = ray.remote(
-        num_cpus=config.cluster.cpus_per_worker, num_gpus=int(config.cluster.use_gpu), max_retries=0
+        num_cpus=config.cluster.cpus_per_worker, num_gpus=int(config.cluster.use_gpu), **retried
     )(finish)
     try:
         scores, version = ray.get(
@@ -304,6 +309,8 @@ def _finish(
         )
     except ray.exceptions.RayTaskError as error:
         raise RuntimeError(f"after training: {error.cause}") from error
+    except ray.exceptions.RayError as error:  # the node, or the process, was lost once too often
+        raise RuntimeError(f"after training: {str(error).strip().splitlines()[0]}") from error
     run.set_finished_result(checkpoint=address, version=version, metrics=scores)
     return result(scores, version)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import ray.train
 
-from sdavs_platform.ray_internals import CHECKPOINT_LIST
+from sdavs_platform.ray_internals import CHECKPOINT_LIST, keep_newest_checkpoints
 from sdavs_platform.storage.filesystem import Storage
 
 UNSCORED = -1.0
@@ -53,6 +53,21 @@ def own_checkpoints() -> list[ray.train.Checkpoint]:
 def await_checkpoint() -> None:
     """In a worker: return when the checkpoint that all workers have reported last counts."""
     ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
+
+
+class KeepNewest(ray.train.UserCallback):
+    """Keeps the newest two checkpoints besides the best ones: if one is damaged, little is lost with it."""
+
+    NUMBER = 2
+
+    def __reduce__(self) -> Any:
+        # Ray Train's controller gets its callbacks pickled, before it lists the first checkpoint.
+        return _keeping_newest, ()
+
+
+def _keeping_newest() -> KeepNewest:
+    keep_newest_checkpoints(KeepNewest.NUMBER)
+    return KeepNewest()
 
 
 class ValidationsOnly(ray.train.UserCallback):

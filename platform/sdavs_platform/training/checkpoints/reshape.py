@@ -17,6 +17,8 @@ from torch import Tensor
 
 from sdavs_platform.deepspeed_internals import (
     ALIGNMENT,
+    FROZEN_FRAGMENTS,
+    FROZEN_SHAPES,
     Shapes,
     load_shard,
     model_shards,
@@ -37,13 +39,20 @@ def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> No
     model_files = model_shards(folder)
     model = load_shard(model_files[0])
     old_world_size = model["dp_world_size"]
-    torch.save(model | {"dp_world_size": world_size}, out / shard_name(model_files[0], rank))
     optimizer_files = optimizer_shards(folder)
-    if not optimizer_files:  # ZeRO-0: everything is whole, and in the model's file
-        return
-    assert len(optimizer_files) == old_world_size
     shards = [load_shard(path)["optimizer_state_dict"] for path in optimizer_files]
-    recut = _recut_weights if zero_stage_of(shards[0]) == 3 else _recut_flat
+    assert len(shards) in (0, old_world_size)
+    is_zero_3 = bool(shards) and zero_stage_of(shards[0]) == 3
+    changed: dict[str, Any] = {"dp_world_size": world_size}
+    if is_zero_3:
+        parts = [load_shard(path)[FROZEN_FRAGMENTS] for path in model_files]
+        changed[FROZEN_FRAGMENTS] = _recut_frozen(
+            parts, model[FROZEN_SHAPES], rank=rank, world_size=world_size
+        )
+    torch.save(model | changed, out / shard_name(model_files[0], rank))
+    if not shards:  # ZeRO-0: everything is whole, and in the model's file
+        return
+    recut = _recut_weights if is_zero_3 else _recut_flat
     groups: list[Shapes] = model["param_shapes"]
 
     def recut_all(parts_of: Callable[[dict[str, Any], int], Tensor]) -> list[Tensor]:
@@ -84,6 +93,16 @@ def _recut_weights(parts: list[Tensor], shapes: Shapes, *, rank: int, world_size
         cut.append(_cut(whole, -(-length // world_size), rank))
         offset += size
     return torch.cat(cut)
+
+
+def _recut_frozen(
+    parts: list[dict[str, Tensor]], shapes: Shapes, *, rank: int, world_size: int
+) -> dict[str, Tensor]:
+    """Of the weights that are not trained ZeRO-3 keeps every part by name."""
+    return {
+        name: _recut_weights([part[name] for part in parts], {name: shape}, rank=rank, world_size=world_size)
+        for name, shape in shapes.items()
+    }
 
 
 def _cut(whole: Tensor, size: int, rank: int) -> Tensor:

@@ -6,6 +6,7 @@ an extension. A worker whose process is stopped writes nothing; its neighbours o
 
 import contextlib
 import faulthandler
+import linecache
 import logging
 import os
 import re
@@ -37,6 +38,8 @@ NEIGHBOUR_S = 10.0
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>\S+)')
 _WAITING = ("/torch/distributed/", "/deepspeed/comm/", "/telemetry/collectives.py", "/faults/notices.py")
 """Files in the stack of a worker that waits for another one."""
+_READS_DEVICE = re.compile(r"\.(item|tolist|cpu|numpy|synchronize)\(|\b(float|int|bool)\(|isfinite|isnan")
+"""Source of a call that ends when the GPU has finished what was queued, collectives among it."""
 
 
 class Watchdog:
@@ -169,12 +172,14 @@ def _frames(stack: str) -> list[re.Match[str]]:
 
 
 def _place(stack: str | None) -> str | None:
-    """Where a worker is stuck; None if it waits for another one."""
+    """Where a worker is stuck; None if it waits for another one, in a collective or for a GPU that is inside one."""
     if stack is None:
         return "does not answer"
     if not (frames := _frames(stack)):
         return f"does not answer ({stack.strip().splitlines()[-1]})"
     if any(part in frame["file"] for frame in frames[:4] for part in _WAITING):
+        return None
+    if _READS_DEVICE.search(linecache.getline(frames[0]["file"], int(frames[0]["line"]))):
         return None
     ours = next((frame for frame in frames if "/sdavs_" in frame["file"]), frames[0])
     return f"is stuck in {ours['function']} ({Path(ours['file']).name}:{ours['line']})"
