@@ -2,6 +2,7 @@
 
     make demo                          # what users type; prepares the environment first
     python jobs/demo.py --retrain
+    python jobs/demo.py --model tpavi      # the same with another architecture
 
 Starts Ray and MLflow, or reuses them. Unlike the other jobs it is not submitted to Ray: it submits
 `ray job submit -- python jobs/train.py --config jobs/configs/demo.yaml` and continues from there.
@@ -10,10 +11,18 @@ Starts Ray and MLflow, or reuses them. Unlike the other jobs it is not submitted
 from _flags import add_ports, job_parser
 from _job import run_job
 
+from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, find_architecture
+
 
 def main() -> int:
     parser = job_parser(__doc__)
     parser.add_argument("--retrain", action="store_true", help="train again even if this config was trained")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_ARCHITECTURE,
+        metavar="NAME",
+        help=f"architecture: {', '.join(ARCHITECTURES)} (default: %(default)s)",
+    )
     parser.add_argument(
         "--from-scratch",
         action="store_true",
@@ -30,6 +39,12 @@ def main() -> int:
         endpoint=(8000, "the endpoint"),
     )
     flags = parser.parse_args()
+    try:
+        find_architecture(flags.model)
+    except ValueError as error:
+        parser.error(f"--model: {str(error).removeprefix('architecture: ')}")
+    if flags.from_scratch and flags.model != DEFAULT_ARCHITECTURE:
+        parser.error(f"--from-scratch: only for --model {DEFAULT_ARCHITECTURE}")
     from sdavs_platform.local import stack
 
     if flags.stop:
@@ -43,7 +58,9 @@ def main() -> int:
         mlflow=flags.mlflow_port,
         endpoint=flags.endpoint_port,
     )
-    return demo.run(ports=ports, retrain=flags.retrain, from_scratch=flags.from_scratch)
+    return demo.run(
+        ports=ports, retrain=flags.retrain, from_scratch=flags.from_scratch, architecture=flags.model
+    )
 
 
 if __name__ == "__main__":

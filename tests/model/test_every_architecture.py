@@ -1,12 +1,14 @@
 """What every architecture of the registry has to keep to; see docs/add_a_model.md."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from sdavs_model import build_model, config_from_dict, load_artifact, save_artifact
-from sdavs_model.architectures import ARCHITECTURES
+from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from sdavs_model.artifact import read_golden
 from sdavs_model.config import ModelConfig
 from sdavs_model.data.core.preprocess import Preprocessor
@@ -14,6 +16,7 @@ from sdavs_model.golden import golden_difference
 from sdavs_model.recipes import recipes_of
 from sdavs_model.training_step import training_loss
 
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 SIZES = {"backbone": "pvt_v2_b0", "image_size": 64, "vggish_width": 0.125, "num_frames": 2}
 # Smaller parts than by default, so that a model is built in a second.
 SMALL = {
@@ -139,6 +142,13 @@ def test_recipes_keep_the_base_and_have_a_sentence_each(name):
     assert all((recipe.__doc__ or "").strip() for recipe in book.recipes.values())
     assert {recipe for table in book.tables.values() for recipe in table} <= set(book.recipes)
     assert set(book.tables) <= set(book.titles)
+
+
+@every_architecture
+def test_the_demo_has_a_config_for_it(name):
+    suffix = "" if name == DEFAULT_ARCHITECTURE else f"_{name}"
+    config = yaml.safe_load((CONFIGS / f"demo{suffix}.yaml").read_text())
+    assert config_from_dict(config["model"]).architecture == name
 
 
 def test_a_config_without_an_architecture_is_sdavs_and_an_unknown_one_is_refused():

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from sdavs_model.architectures import DEFAULT_ARCHITECTURE
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.config.paths import CHECKOUT, state_folder
 from sdavs_platform.console import Steps
@@ -21,12 +22,21 @@ logger = logging.getLogger(__name__)
 NUM_STEPS = 8
 
 
-def run(*, ports: Ports, retrain: bool, from_scratch: bool) -> int:
+def run(*, ports: Ports, retrain: bool, from_scratch: bool, architecture: str) -> int:
     """Run the demo; returns the exit status. If it is interrupted, it stops all that this checkout started."""
     home, steps = state_folder(), Steps(num_steps=NUM_STEPS)
     stages = Stages(home=home, out=home / "demo", steps=steps, ports=ports)
-    demo = Demo(stages, retrain=retrain, from_scratch=from_scratch)
+    config = demo_config(architecture, from_scratch=from_scratch)
+    demo = Demo(stages, retrain=retrain, config=config)
     return run_stages(demo.run, command="make demo", steps=steps)
+
+
+def demo_config(architecture: str, *, from_scratch: bool = False) -> str:
+    """The demo's YAML file for an architecture, below the checkout."""
+    if from_scratch:
+        return "jobs/configs/demo_from_scratch.yaml"
+    suffix = "" if architecture == DEFAULT_ARCHITECTURE else f"_{architecture}"
+    return f"jobs/configs/demo{suffix}.yaml"
 
 
 class Demo:
@@ -35,14 +45,14 @@ class Demo:
     Args:
         stages: those that it shares with other commands.
         retrain: train again even if this config was trained.
-        from_scratch: train all of a small model from random weights, which needs no download.
+        config: YAML file of the training, below the checkout.
     """
 
-    def __init__(self, stages: Stages, *, retrain: bool, from_scratch: bool) -> None:
+    def __init__(self, stages: Stages, *, retrain: bool, config: str) -> None:
         self._stages = stages
         self._steps = stages.steps
         self._retrain = retrain
-        self._config = "jobs/configs/demo_from_scratch.yaml" if from_scratch else "jobs/configs/demo.yaml"
+        self._config = config
         self._out = stages.out
         self._data = stages.home / "data"
 
@@ -95,7 +105,8 @@ class Demo:
 
     def _promote(self, commands: Commands, trained: Trained) -> None:
         with self._steps.step("Promote it to champion") as step:
-            commands.run("promote", "python", "jobs/promote.py", "--version", str(trained.version))
+            name = ["--name", trained.model]
+            commands.run("promote", "python", "jobs/promote.py", *name, "--version", str(trained.version))
             step.result = f"models:/{trained.model}@champion is version {trained.version}"
 
     def _evaluate(self, commands: Commands, trained: Trained) -> dict[str, Any]:
