@@ -112,6 +112,7 @@ class Stack:
             max_upload_mb=1,
             max_requests=4,
             max_batch_frames=8,
+            reuse_mb=0,  # the tests send the same clip again and again
             timeout_s=patience(120),
             rollout=QUICK,
         ).model_copy(update=self.changes)

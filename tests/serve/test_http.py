@@ -2,60 +2,17 @@
 
 import asyncio
 import io
-from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
+from in_process import Endpoint
 from PIL import Image
-from sdavs_platform.config.tree import ServeConfig
-from sdavs_serve.decoding.sandboxed_decoders import Sandbox
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.form import negotiate
-from sdavs_serve.http.ingress import create_app, may_start
+from sdavs_serve.http.ingress import may_start
 from sdavs_serve.http.keys import KeyFile
-from sdavs_serve.http.metrics import Metrics
-from sdavs_serve.http.segmenter import Segmenter
-from sdavs_serve.inference.router import Router
 from sdavs_serve.rollout.state import Refusal, Release, RolloutState
-
-
-class Endpoint:
-    """The whole HTTP side in this process, without a model."""
-
-    def __init__(self, folder, **changes: object) -> None:
-        self.config = ServeConfig(require_keys=True, keys_file=str(folder / "keys.json"), **changes)
-        keys = KeyFile.of(self.config)
-        self.segment_key, self.admin_key = keys.add("segment"), keys.add("admin")
-        self.followed = SimpleNamespace(state=RolloutState(), alive=True)
-        router = Router(self.followed)
-        sandbox = Sandbox(self.config)
-        segmenter = Segmenter(config=self.config, router=router, dispatcher=None, sandbox=sandbox)
-        self.metrics = Metrics(max_requests=self.config.max_requests)
-        self.app: FastAPI = create_app(
-            config=self.config,
-            segmenter=segmenter,
-            sandbox=sandbox,
-            router=router,
-            metrics=self.metrics,
-            nudge=self.nudge,
-        )
-
-    async def nudge(self) -> None:
-        pass
-
-    def ask(self, method: str, path: str, *, key: str | None = None, **request) -> httpx.Response:
-        headers = httpx.Headers(request.pop("headers", {}))
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return await client.request(method, path, headers=headers, **request)
-
-        return asyncio.run(send())
 
 
 @pytest.fixture

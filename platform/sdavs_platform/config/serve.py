@@ -140,6 +140,10 @@ class ServeConfig(Section):
     fps: Positive = 1.0
     """Masks per second of video where the request does not say; the model was trained at 1."""
 
+    reuse_mb: NotNegative = 256.0
+    """Disk space of an ingress replica for responses, in megabytes, that are sent again for the same clip, parameters,
+    version and API key; 0: none."""
+
     max_batch_frames: Count = 20
     """Frames that one forward pass may hold, over all requests in it; at least the model's num_frames."""
 

@@ -17,7 +17,10 @@ from sdavs_serve.encoding.responses import JsonWriter, PngWriter, Writer, ZipWri
 from sdavs_serve.errors import RequestError
 from sdavs_serve.schema import AnswerHead
 
-MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4")
+NDJSON = "application/x-ndjson"
+"""One JSON document a line, sent while the clip is being processed."""
+
+MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4", NDJSON)
 """Media types of the response, the default first."""
 
 
@@ -77,6 +80,11 @@ class SegmentForm(BaseModel):
         file, parts = await asyncio.to_thread(_joined, [*pictures, self.audio])
         kind: UploadKind = "video" if self.video else "pictures"
         return Upload(file=file, kind=kind, parts=parts, fps=fps, threshold=self.threshold)
+
+    @property
+    def options(self) -> str:
+        """What of the form a writer depends on."""
+        return f"frame={self.frame} overlay={self.overlay}"
 
     def new_writer(
         self, media_type: str, upload: Upload, sandbox: Sandbox

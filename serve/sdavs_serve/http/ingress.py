@@ -4,7 +4,8 @@ import asyncio
 import io
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -20,14 +21,15 @@ import sdavs_serve
 from sdavs_serve.decoding.sandboxed_decoders import Sandbox
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.http.admission import Admission, UploadLimits
-from sdavs_serve.http.auth import Authentication
+from sdavs_serve.http.auth import KEY_OF_REQUEST, Authentication
 from sdavs_serve.http.conformance import Conformance, route_with_files
-from sdavs_serve.http.form import MEDIA_TYPES, SegmentForm, negotiate
+from sdavs_serve.http.form import MEDIA_TYPES, NDJSON, SegmentForm, negotiate
 from sdavs_serve.http.keys import KeyFile, keys_required
 from sdavs_serve.http.metrics import Metrics, RequestMetrics
 from sdavs_serve.http.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.http.problems import handle_problems
-from sdavs_serve.http.segmenter import Segmenter
+from sdavs_serve.http.results import Asked, Segmented
+from sdavs_serve.http.segmenter import Piece, Segmenter
 from sdavs_serve.http.webhook import Webhooks, is_plausible
 from sdavs_serve.inference.dispatch import Dispatcher
 from sdavs_serve.inference.router import Route, Router, why_none_serves
@@ -195,14 +197,22 @@ def create_app(
             raise RequestError(status=415, kind="unsupported", detail="send the clip as multipart/form-data")
         media_type = negotiate(accept)
         upload = await form.read(default_fps=config.fps)
+        if media_type == NDJSON:
+            return await _streamed(segmenter.stream(upload, pinned=x_model_version), metrics)
         new_writer = form.new_writer(media_type, upload, sandbox)
-        done = await segmenter.segment(upload, new_writer, pinned=x_model_version)
-        metrics.frames.labels(str(done.version)).inc(done.num_frames)
-        for part in ("decode", "model", "encode"):
-            metrics.part_seconds.labels(part).inc(getattr(done.timings, part) / 1000)
+        asked = Asked(
+            media_type=media_type, options=form.options, owner=request.scope.get(KEY_OF_REQUEST, "")
+        )
+        fresh = "no-cache" in request.headers.get("cache-control", "").lower()
+        done = await segmenter.segment(
+            upload, new_writer, pinned=x_model_version, asked=None if fresh else asked
+        )
+        if not done.reused:
+            _count(done, metrics)
         headers = {
             "X-Model-Version": str(done.version),
             "X-Data-Digest": done.data_digest,
+            "X-Result-Reused": str(done.reused).lower(),
             "Content-Length": str(done.body.seek(0, io.SEEK_END)),
         }
         return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
@@ -261,6 +271,27 @@ def create_app(
     return app
 
 
+def _count(done: Segmented, metrics: Metrics) -> None:
+    metrics.frames.labels(str(done.version)).inc(done.num_frames)
+    for part in ("decode", "model", "encode"):
+        metrics.part_seconds.labels(part).inc(getattr(done.timings, part) / 1000)
+
+
+async def _streamed(pieces: AsyncGenerator[Piece, None], metrics: Metrics) -> Response:
+    """A response whose status is that of its first window."""
+    first = await anext(pieces)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield first.line
+        async with aclosing(pieces):
+            async for piece in pieces:
+                metrics.frames.labels(str(piece.version)).inc(piece.num_frames)
+                yield piece.line
+
+    headers = {"X-Model-Version": str(first.version), "X-Data-Digest": first.data_digest}
+    return StreamingResponse(lines(), media_type=NDJSON, headers=headers)
+
+
 def _pieces(body: IO[bytes]) -> Iterator[bytes]:
     with body:
         body.seek(0)
@@ -295,6 +326,10 @@ def _segment_responses() -> dict[int | str, dict[str, Any]]:
         "content": content,
         "headers": {
             "X-Model-Version": {"schema": {"type": "string"}, "description": "Registered version"},
+            "X-Result-Reused": {
+                "schema": {"type": "string"},
+                "description": "true if it was computed for an earlier request with the same clip",
+            },
             "X-Data-Digest": {
                 "schema": {"type": "string"},
                 "description": "Digest of the data it was trained on",

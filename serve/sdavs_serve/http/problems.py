@@ -18,17 +18,22 @@ REQUEST_ID_HEADER = "x-request-id"
 """Serve's proxy adds it to every request without one, and to every response."""
 
 
-def problem_response(error: RequestError, scope: Scope) -> Response:
-    """The HTTP response for an error."""
-    problem = Problem(
+def problem_of(error: RequestError) -> Problem:
+    """The document that describes an error."""
+    return Problem(
         type=f"urn:sdavs:problem:{error.kind}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         detail=error.detail,
         limit=error.limit,
         field=error.field,
-        request_id=Headers(scope=scope).get(REQUEST_ID_HEADER),
     )
+
+
+def problem_response(error: RequestError, scope: Scope) -> Response:
+    """The HTTP response for an error."""
+    request_id = Headers(scope=scope).get(REQUEST_ID_HEADER)
+    problem = problem_of(error).model_copy(update={"request_id": request_id})
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

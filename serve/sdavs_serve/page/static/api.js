@@ -39,11 +39,12 @@ export async function getJson(path) {
  * @param request.sound a Blob that replaces the clip's own sound, or null
  * @param request.fps masks a second
  * @param request.accept media type of the answer
+ * @param request.version insist on this version of the model, or null
  * @param onProgress called with the uploaded fraction, from 0 to 1
  * @param signal an AbortSignal
  * @returns the answer as a Blob. Throws a Problem, or Cancelled.
  */
-export function segment({ video, sound, fps, accept }, { onProgress, signal }) {
+export function segment({ video, sound, fps, accept, version = null }, { onProgress, signal }) {
   const form = new FormData();
   form.append("video", video, "video");
   if (sound) form.append("audio", sound, "audio");
@@ -53,7 +54,8 @@ export function segment({ video, sound, fps, accept }, { onProgress, signal }) {
   return new Promise((resolve, reject) => {
     request.open("POST", "v1/segment");
     request.responseType = "blob";
-    for (const [name, value] of Object.entries({ ...headers(), Accept: accept })) request.setRequestHeader(name, value);
+    const pin = version === null ? {} : { "X-Model-Version": version };
+    for (const [name, value] of Object.entries({ ...headers(), ...pin, Accept: accept })) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
     request.addEventListener("load", async () => {
       if (request.status === 200) return resolve(request.response);

@@ -18,7 +18,7 @@ const EXPLAIN = {
 };
 
 let setup = { samples: [], limits: {}, fps: 1 };
-let clip = null; // {name, video, sample, entries: Map, playable}
+let clip = null; // {name, video, sample, entries: Map, version, playable}
 let entry = null; // {answer, sound, fps, overlay}, what is shown
 let swapFile = null;
 let turn = 0;
@@ -33,12 +33,28 @@ const player = new Player($("canvas"), {
 
 // Requests
 
+/**
+ * Ask for a clip. Everything that is shown of one clip is from one version, so that differences are not the rollout's;
+ * when that version is no longer loaded, it is forgotten with all its answers.
+ */
+async function askPinned(asked, request, what) {
+  try {
+    return await ask({ video: asked.video, version: asked.version, ...request }, what);
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 409 || asked.version === null) throw error;
+    asked.version = null;
+    asked.entries.clear();
+    return ask({ video: asked.video, ...request }, what);
+  }
+}
+
 /** The endpoint's answer for a clip with a sound; requested once and cached. */
 async function answerFor(asked, sound, fps) {
   const id = `${sound.id}|${fps}`;
   if (!asked.entries.has(id)) {
-    const request = { video: asked.video, sound: sound.blob, fps, accept: "application/json" };
-    const answer = JSON.parse(await (await ask(request, "Running the model")).text());
+    const request = { sound: sound.blob, fps, accept: "application/json" };
+    const answer = JSON.parse(await (await askPinned(asked, request, "Running the model")).text());
+    asked.version = answer.model.version;
     asked.entries.set(id, { answer, sound, fps, overlay: null });
   }
   return asked.entries.get(id);
@@ -51,7 +67,7 @@ function open(video, name, sample = null) {
       const detail = `The file has ${(video.size / 1e6).toFixed(1)} MB; allowed: ${limit} MB`;
       throw new Problem({ title: "Content Too Large", detail, limit: "max_upload_mb" });
     }
-    const opened = { name, video, sample, entries: new Map(), playable: true };
+    const opened = { name, video, sample, entries: new Map(), version: null, playable: true };
     const found = await answerFor(opened, OWN, Number($("fps").value));
     await show(opened, found);
     player.seek(0);
@@ -111,8 +127,8 @@ async function loadVideo(shownClip, shownEntry) {
   if (shownClip.playable) return player.load(shownClip.video);
   // The endpoint reads more kinds of video than browsers play. Its own overlay video plays everywhere.
   const { sound, fps } = shownEntry;
-  const request = { video: shownClip.video, sound: sound.blob, fps, accept: "video/mp4" };
-  shownEntry.overlay ??= await ask(request, "This browser cannot play this kind of video; fetching the overlay video instead");
+  const request = { sound: sound.blob, fps, accept: "video/mp4" };
+  shownEntry.overlay ??= await askPinned(shownClip, request, "This browser cannot play this kind of video; fetching the overlay video instead");
   await player.load(shownEntry.overlay);
 }
 
@@ -189,8 +205,8 @@ function download(accept) {
   return attempt(async () => {
     const { answer, sound, fps } = entry;
     const stem = clip.name.replace(/\.[^.]*$/, "");
-    const request = { video: clip.video, sound: sound.blob, fps, accept };
-    const blob = accept === "application/json" ? new Blob([JSON.stringify(answer)]) : await ask(request, "Preparing the download");
+    const request = { sound: sound.blob, fps, accept };
+    const blob = accept === "application/json" ? new Blob([JSON.stringify(answer)]) : await askPinned(clip, request, "Preparing the download");
     saveAs(blob, `${stem}-${ENDINGS[accept]}`);
     say("Downloaded.");
   });
