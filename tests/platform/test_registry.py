@@ -4,7 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from sdavs_platform.tracking import registry
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
@@ -38,6 +40,23 @@ def test_an_alias_leads_to_a_loadable_artifact_that_shows_its_signature(register
     folder = registry.fetch("models:/m@champion", uri=registered, cache=tmp_path)
     assert load_artifact(folder, sha256=registry.resolve("models:/m/1", uri=registered).sha256).config == TINY
     assert "frames" in (folder / "MLmodel").read_text()
+
+
+def test_mlflow_loads_a_registered_version_and_predicts_a_clip_with_it(registered, tmp_path):
+    import mlflow
+
+    folder = registry.fetch("models:/m/1", uri=registered, cache=tmp_path)
+    clip = {
+        "frames": np.random.default_rng(0).standard_normal((1, 2, 3, 32, 32), np.float32),
+        "log_mel": np.random.default_rng(1).standard_normal((1, 2, 1, 96, 64), np.float32),
+    }
+    found = mlflow.pyfunc.load_model(str(folder)).predict(clip)["logits"]
+    with torch.inference_mode():
+        model = load_artifact(folder).model
+        expected = model(torch.from_numpy(clip["frames"]), torch.from_numpy(clip["log_mel"]))
+    assert found.dtype == np.float32
+    # Arrays of another alignment in memory are summed in another order.
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 
 def test_a_version_is_found_by_what_it_was_made_of_so_that_finishing_again_repeats_nothing(registered):

@@ -384,6 +384,12 @@ class TrackingConfig(Section):
     registered_model: Name | None = "sdavs"
     """Name under which the trained model is registered, without / : . % or quotes. null: it is not registered."""
 
+    tensorboard: bool = False
+    """Also write TensorBoard files, to the folder `tensorboard` of the run in the storage."""
+
+    system_metrics_seconds: Positive | None = None
+    """Seconds between samples of each node's CPUs, memory, disk, network and GPUs in MLflow. Unset: none."""
+
     @field_validator("registered_model")
     @classmethod
     def _is_model_name(cls, value: str | None) -> str | None:

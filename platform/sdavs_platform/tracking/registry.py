@@ -7,6 +7,7 @@ config, the preprocessing and the digest of the weights).
 
 import logging
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -71,15 +72,20 @@ def register_artifact(
     model = client.create_logged_model(
         experiment, name=name, source_run_id=run_id, model_type=config.architecture
     )
-    flavor = {
+    flavors = {
         "sdavs": {
             "architecture": config.architecture,
             "weights": WEIGHTS_FILE,
             "manifest": CARD_FILE,
             "loader": "sdavs_model.load_artifact",
-        }
+        },
+        "python_function": {
+            "loader_module": "sdavs_model.pyfunc",
+            "data": ".",
+            "python_version": platform.python_version(),
+        },
     }
-    Model(run_id=run_id, flavors=flavor, signature=signature(config), model_id=model.model_id).save(
+    Model(run_id=run_id, flavors=flavors, signature=signature(config), model_id=model.model_id).save(
         str(folder / "MLmodel")
     )
     client.log_model_artifacts(model.model_id, str(folder))

@@ -37,6 +37,7 @@ from sdavs_platform.training.pace import Clock, Pace
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
 from sdavs_platform.training.telemetry.progress import Progress, means
+from sdavs_platform.training.telemetry.system_metrics import watch_node
 from sdavs_platform.training.validator import Validator
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,9 @@ class Worker:
             uri=uri,
             run_id=run_id,
         )
+        sampling = config.tracking.system_metrics_seconds
+        if sampling is not None and context.get_local_rank() == 0:
+            watch_node(uri=uri, run_id=run_id, node_rank=context.get_node_rank(), seconds=sampling)
         self.profiler = StepProfiler(config, rank=rank, uri=uri, run_id=run_id)
         self.validator = Validator(
             self.engine, self.model, batches=self.batches, watchdog=self.watchdog, whole=whole

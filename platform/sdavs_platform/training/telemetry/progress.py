@@ -14,6 +14,7 @@ from sdavs_platform.tracking.runs import Point, TrainingRun
 from sdavs_platform.training.checkpoints.checkpoint import LoopState, Probe
 from sdavs_platform.training.telemetry.delivery_queue import DeliveryQueue
 from sdavs_platform.training.telemetry.metrics import TrainingMetrics
+from sdavs_platform.training.telemetry.tensorboard import TensorBoard
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ class Progress:
         }
         new = [point for point in unsent if self._is_new(point)]
         self._queue = DeliveryQueue(self.run, points=new) if self.run else None
+        self._tensorboard: TensorBoard | None = None
+        if is_sender and config.tracking.tensorboard:
+            self._tensorboard = TensorBoard(f"{config.storage.uri}/{config.name}", step=state.step)
         self._last = (state.step, time.monotonic())
 
     def step(self, state: LoopState, *, losses: dict[str, float], readings: dict[str, float]) -> None:
@@ -65,6 +69,8 @@ class Progress:
         self._metrics.step(values, step=state.step, total_steps=self.total_steps)
         if self._is_new((state.step, values)):
             self._queue.put((state.step, values))
+        if self._tensorboard:
+            self._tensorboard.add((state.step, values))
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         logger.info(
             f"epoch {state.epoch + 1}/{self.config.training.epochs} step {state.step}/{self.total_steps} | "
@@ -82,6 +88,8 @@ class Progress:
         point = (state.step, scores | {"epoch": float(state.epochs_begun)})
         if self._is_new(point):
             self._queue.put(point)
+        if self._tensorboard:
+            self._tensorboard.add(point)
         best = "best so far" if improved else f"best {state.best_score:.3f} in epoch {state.best_epoch}"
         listening = ""
         if "val/listening" in scores:
@@ -109,6 +117,8 @@ class Progress:
         Raises:
             RuntimeError: it stays away.
         """
+        if self._tensorboard:
+            self._tensorboard.close()
         if self._queue:
             self._queue.close()
 
