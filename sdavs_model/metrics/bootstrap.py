@@ -50,6 +50,24 @@ def asset_interval(
     """
     if not scores or len(scores) != len(assets):
         raise ValueError(f"scores: {len(scores)} for the assets of {len(assets)} clips; both need one a clip")
+    values = np.asarray(scores, float)
+    means = clip_weights(assets, num_resamples=num_resamples, rng=np.random.default_rng(seed)) @ values
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+
+
+def clip_weights(
+    assets: Sequence[Sequence[str]], *, num_resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """[num_resamples, clips]: the weight of each clip in each resample of the assets; they sum to 1 in each.
+
+    Args:
+        assets: the assets of each clip by any name.
+
+    Raises:
+        ValueError: a clip without assets, or fewer than two assets in all.
+    """
     if not all(assets):
         raise ValueError(f"assets: clip {[bool(own) for own in assets].index(False)} has none")
     names = sorted({name for own in assets for name in own})
@@ -58,13 +76,9 @@ def asset_interval(
             f"assets: all clips are made of {names[0]!r} alone; an interval needs two or more assets"
         )
     number = {name: index for index, name in enumerate(names)}
-    contains = np.zeros((len(scores), len(names)))
+    contains = np.zeros((len(assets), len(names)))
     for row, own in enumerate(assets):
         contains[row, [number[name] for name in own]] = 1
-    log_weights = np.log(np.random.default_rng(seed).exponential(size=(num_resamples, len(names))))
-    clip_weights = np.exp(log_weights @ contains.T)  # [num_resamples, clips]
-    values = np.asarray(scores, float)
-    means = clip_weights @ values / clip_weights.sum(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+    log_weights = np.log(rng.exponential(size=(num_resamples, len(names))))
+    weights = np.exp(log_weights @ contains.T)
+    return weights / weights.sum(1, keepdims=True)

@@ -1,14 +1,19 @@
 """Made-up records of sweeps, to test what is made of them."""
 
+from pathlib import Path
+
 import numpy as np
+import yaml
 from sdavs_platform.config.cli import validated
 from sdavs_platform.tuning.search import planned_trials
 from sdavs_platform.tuning.space import normalized
 from sdavs_platform.tuning.store import SweepStore, TrialRecord
-from sdavs_platform.tuning.study import parse_study
+from sdavs_platform.tuning.study import SWAPPED, parse_study
 from sdavs_platform.tuning.sweep import load_sweep
 
 from sdavs_model.analysis.noise_mixing import ORIGINAL
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # What each variant loses in J, and the clips of each test split.
 LOSS = {"full": 0.0, "without_snrp": 0.06, "without_damf": 0.0, "rm_add": 0.02}
@@ -64,6 +69,32 @@ def study_store(storage) -> SweepStore:
             yield trial
 
     definition = {"name": "demo-study", "study": "ablation/III,rm_add", "seeds": [0, 1]}
+    return write(storage, definition, records)
+
+
+def effects_store(storage) -> SweepStore:
+    """The shipped study: without SNRP J falls by six points; without DAMF only by what swapped sound gains; the two
+    directions of attention make no difference. Clips share photographs and recordings."""
+    definition = yaml.safe_load((ROOT / "jobs/configs/sweeps/study_demo.yaml").read_text())
+
+    def records(sweep):
+        rng = np.random.default_rng(0)
+        hard = {split: rng.uniform(0.2, 0.6, number) for split, number in SPLITS.items()}
+        assets = {
+            split: [[f"photo{clip % 12}", f"sound{clip % 7}"] for clip in range(number)]
+            for split, number in SPLITS.items()
+        }
+        for planned in planned_trials(sweep, config(), study=parse_study(sweep.study, config())):
+            trial = _record(planned, 0.5, epochs=2, state="finished", latency=10)
+            trial.assets = assets
+            trial.scores = {ORIGINAL: {}, SWAPPED: {}}
+            for split, clips in hard.items():
+                right = clips + rng.normal(0, 0.03, len(clips)) - LOSS.get(planned.variant, 0.0)
+                swapped = 0.2 + rng.normal(0, 0.03, len(clips)) + 0.05 * (planned.variant == "without_damf")
+                for sound, scores in ((ORIGINAL, right), (SWAPPED, swapped)):
+                    trial.scores[sound][split] = dict.fromkeys(("miou", "fscore"), scores.tolist())
+            yield trial
+
     return write(storage, definition, records)
 
 

@@ -7,7 +7,7 @@ from sdavs_platform.config.cli import load_config
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import resolve
 from sdavs_platform.tracking.runs import TrainingRun
-from sdavs_platform.tuning.measurements import score_clips
+from sdavs_platform.tuning.measurements import clip_assets, score_clips
 from sdavs_platform.tuning.report.build import build_report
 from sdavs_platform.tuning.run import run_sweep
 from sdavs_platform.tuning.space import with_values
@@ -149,6 +149,9 @@ def test_a_study_scores_every_test_clip_with_and_without_noise(swept, store, con
     scores = score_clips(config=trained, checkpoint=best.checkpoint, conditions=conditions)
     assert [*scores] == ["original audio", "brownian x 0.1", "moving train x 0.1"]
     assert all(len(found["test_new_scenes"]["miou"]) == 4 for found in scores.values())
+    assets = clip_assets(config=trained)["test_new_scenes"]
+    assert len(assets) == 4
+    assert all(len(own) >= 3 for own in assets)
 
 
 def test_a_trial_continues_from_anothers_checkpoint_with_its_own_learning_rate(swept, store, config):

@@ -66,6 +66,43 @@ def test_pairing_finds_a_small_difference_that_hides_in_the_spread_of_the_clips(
     assert compare(full, None).difference is None
 
 
+def test_the_shipped_study_says_which_effects_its_intervals_show_and_which_they_do_not(tmp_path):
+    store = records.effects_store(tmp_path)
+    page = build_report(store, folder=tmp_path / "page")
+    summary = summarize(store)
+    assert len(summary.trials) == 25
+    for table in summary.tables:
+        rows = {row.recipe: row for row in table.rows}
+        assert list(rows) == ["full", "without_snrp", "without_damf", "only_av", "only_va"]
+        assert rows["without_snrp"].miou.difference == pytest.approx(-0.06, abs=0.01)
+        assert rows["without_damf"].gap.difference == pytest.approx(-0.05, abs=0.01)
+        assert (rows["only_av"].miou.num_seeds, rows["only_av"].miou.num_assets) == (5, 19)
+    text = (page.parent / "report.md").read_text()
+    assert "over seeds and the photographs and recordings that clips are composed of" in text
+    shown = "the interval excludes 0 for {}; it includes 0, so that no effect is shown, for {}."
+    for split in records.SPLITS:
+        right = shown.format("without_snrp", "without_damf, only_av, only_va")
+        assert f"- {split}, J: {right}" in text
+        gap = shown.format("without_snrp, without_damf", "only_av, only_va")
+        assert f"- {split}, J - J swapped: {gap}" in text
+    html = page.read_text()
+    assert (
+        html.count(f"test_strict, J: {shown.format('without_snrp', 'without_damf, only_av, only_va')}") == 1
+    )
+
+
+def test_clips_of_few_photographs_widen_the_interval_and_count_as_independent_where_nothing_is_recorded():
+    rng = np.random.default_rng(3)
+    photo = np.repeat(rng.normal(0, 0.1, 5), 40)  # 200 clips of five photographs, whose effects differ
+    full = {seed: np.full(200, 0.5).tolist() for seed in (0, 1)}
+    variant = {seed: (0.5 + photo + rng.normal(0, 0.01, 200)).tolist() for seed in (0, 1)}
+    assets = [[f"photo{clip // 40}"] for clip in range(200)]
+    over_assets, over_clips = compare(variant, full, assets=assets), compare(variant, full)
+    assert over_assets.high - over_assets.low > 3 * (over_clips.high - over_clips.low)
+    assert (over_assets.num_assets, over_clips.num_assets) == (5, None)
+    assert compare(variant, full, assets=[[] for _ in range(200)]) == over_clips
+
+
 def test_the_ablation_table_shows_the_papers_figures(browser, study):
     page = opened(browser, study[1], 1440)
     row = page.locator("table.ablation[data-split=test_new_scenes] tr[data-recipe=without_snrp]")

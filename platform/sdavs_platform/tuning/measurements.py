@@ -19,13 +19,16 @@ from sdavs_model.analysis.noise_mixing import (
     RecordedNoise,
     factor_condition,
 )
-from sdavs_model.audio_control import AudioControlled
+from sdavs_model.audio_control import AudioControlled, ReplacedSound
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.training_clips import TrainingClips
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.training.export import export_checkpoint
+from sdavs_platform.tuning.study import SWAPPED
 
 LATENCY_REPEATS = 3
+ASSET_DIGITS = 12
 
 # The paper's two noises (IV-D); every model hears the same samples with a clip.
 NOISES: dict[str, Callable[[], Noise]] = {
@@ -84,7 +87,8 @@ def score_clips(
         conditions: ORIGINAL first, then names of NOISES.
 
     Returns:
-        Condition -> split -> {"miou", "fscore"}: one value per clip, in the split's order.
+        Condition -> split -> {"miou", "fscore"}: one value per clip, in the split's order. `SWAPPED` lacks splits whose
+        clips have no other sound.
     """
     torch.set_num_threads(config.cluster.cpus_per_worker)
     device = "cuda" if config.cluster.use_gpu else "cpu"
@@ -95,7 +99,20 @@ def score_clips(
         split: _split_scores(model, config, split, conditions=conditions, device=device)
         for split in config.data.test_splits
     }
-    return {name: {split: found[name] for split, found in splits.items()} for name in conditions}
+    return {
+        name: {split: found[name] for split, found in splits.items() if name in found} for name in conditions
+    }
+
+
+def clip_assets(*, config: RunConfig) -> dict[str, list[list[str]]]:
+    """Test split -> the photographs and recordings of each clip, in the split's order; see `ClipSet.assets`.
+
+    By the beginnings of their digests, which are different enough, because every trial records them.
+    """
+    return {
+        split: [[digest[:ASSET_DIGITS] for digest in own] for own in open_split(config, split).source.assets]
+        for split in config.data.test_splits
+    }
 
 
 def _split_scores(
@@ -106,13 +123,28 @@ def _split_scores(
     heard = AudioControlled(
         clips, control=config.data.audio, silence=Preprocessor(config.model.preprocess).silence()
     )
-    noises = {name: NoisySound(clips, noise=NOISES[name](), factor=PAPER_FACTOR) for name in conditions[1:]}
-    scores: dict[str, dict[str, list[float]]] = {name: {"miou": [], "fscore": []} for name in conditions}
+    others = {name: sound for name in conditions[1:] if (sound := _other_sound(name, config, clips))}
+    scores: dict[str, dict[str, list[float]]] = {
+        name: {"miou": [], "fscore": []} for name in (conditions[0], *others)
+    }
     for index in range(len(clips)):
         item = heard[index]
         sounds = {conditions[0]: item["log_mel"]}
-        sounds |= {name: noisy.replace_sound(index, item["log_mel"]) for name, noisy in noises.items()}
+        sounds |= {name: other.replace_sound(index, item["log_mel"]) for name, other in others.items()}
         for name, found in score_clip(model, item, sounds, device=device).items():
             scores[name]["miou"].append(found.miou)
             scores[name]["fscore"].append(found.fscore)
     return scores
+
+
+def _other_sound(condition: str, config: RunConfig, clips: TrainingClips) -> ReplacedSound | None:
+    """The split under a condition; None where its clips, or an audio-blind training, have no sound to swap."""
+    if condition != SWAPPED:
+        return NoisySound(clips, noise=NOISES[condition](), factor=PAPER_FACTOR)
+    if config.data.audio == "muted":
+        return None
+    try:
+        silence = Preprocessor(config.model.preprocess).silence()
+        return AudioControlled(clips, control="swapped", silence=silence)
+    except ValueError:
+        return None

@@ -87,6 +87,7 @@ class TrialRecorder(Callback):
         record.cost = {name: result[name] for name in ("latency_ms", "gmacs", "parameters_m")}
         if result["finished"]:
             record.scores = result["scores"]
+            record.assets = result["assets"]
             record.checkpoint = result["best_checkpoint"]
             record.data_digest = result["data_digest"]
             record.state = "finished"

@@ -66,7 +66,7 @@ def made_up_trial(
             "run_id": None,
             "finished": epoch == epochs,
         }
-        end = {"scores": {}, "best_checkpoint": f"none/{trial}", "data_digest": "made up"}
+        end = {"scores": {}, "assets": {}, "best_checkpoint": f"none/{trial}", "data_digest": "made up"}
         tune.report(report | (end if epoch == epochs else {}))
 
 

@@ -64,6 +64,8 @@ class TrialRecord(BaseModel):
     """{"latency_ms", "gmacs", "parameters_m"}."""
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
     """Condition of the sound -> test split -> {"miou", "fscore"}: one value per clip, in the split's order."""
+    assets: dict[str, list[list[str]]] = {}
+    """Test split -> what each clip is composed of, in the split's order; an empty list where that is not recorded."""
 
     @property
     def best(self) -> dict[str, float]:

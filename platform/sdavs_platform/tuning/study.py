@@ -8,6 +8,9 @@ from sdavs_model.recipes import recipes_of
 from sdavs_platform.config.suggestions import nearest_or_all
 from sdavs_platform.config.tree import RunConfig
 
+SWAPPED = "swapped audio"
+"""The condition in which each test clip gets the sound of another one, of other categories."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -17,7 +20,7 @@ class Study:
     """Title -> recipes, in the paper's order."""
     trained_as: dict[str, str]
     """Recipe -> the recipe that is trained for it: equal models are trained once. The first is the full model."""
-    conditions: tuple[str, ...] = (ORIGINAL,)
+    conditions: tuple[str, ...] = (ORIGINAL, SWAPPED)
     """Sounds of the test, see `sdavs_platform.tuning.measurements`."""
 
     @property
@@ -89,7 +92,7 @@ def _differences(given: dict[str, Any], wanted: dict[str, Any], prefix: str) -> 
 
 
 def _study(
-    tables: dict[str, tuple[str, ...]], base: RunConfig, conditions: tuple[str, ...] = (ORIGINAL,)
+    tables: dict[str, tuple[str, ...]], base: RunConfig, conditions: tuple[str, ...] = (ORIGINAL, SWAPPED)
 ) -> Study:
     trained_as: dict[str, str] = {}
     by_model: dict[Any, str] = {}

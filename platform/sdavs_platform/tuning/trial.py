@@ -21,7 +21,7 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.ray_internals import abort_training
 from sdavs_platform.training.checkpoints.listing import checkpoint_address
 from sdavs_platform.training.run import TrainResult, train
-from sdavs_platform.tuning.measurements import measure_cost, on_a_worker, score_clips
+from sdavs_platform.tuning.measurements import clip_assets, measure_cost, on_a_worker, score_clips
 from sdavs_platform.tuning.space import with_values
 
 POINTER = "pointer.json"
@@ -104,12 +104,14 @@ class Trial(tune.Trainable):
         result = self._training.result
         checkpoint = result.checkpoint
         conditions = self._settings.conditions
-        scores = {}
+        scores, assets = {}, {}
         if conditions:
             scores = on_a_worker(score_clips, self._config, checkpoint=checkpoint, conditions=conditions)
+            assets = on_a_worker(clip_assets, self._config)
         return {
             "done": True,
             "scores": scores,
+            "assets": assets,
             "best_checkpoint": checkpoint,
             "data_digest": result.data_digest,
         }

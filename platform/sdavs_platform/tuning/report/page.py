@@ -12,6 +12,7 @@ from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.config.cli import yaml_text
 from sdavs_platform.tuning.report import charts
 from sdavs_platform.tuning.report.comparison import Comparison
+from sdavs_platform.tuning.report.study_tables import resampled, verdicts
 from sdavs_platform.tuning.report.summary import MIN_TRIALS, Summary
 from sdavs_platform.tuning.store import ENDED, clock
 from sdavs_platform.tuning.sweep import METRICS
@@ -62,6 +63,8 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         candidate=candidate,
         headline=headline(summary),
         fscore=fscore_in_words(),
+        resampled=resampled(summary.tables),
+        verdicts=verdicts(summary.tables),
         unfinished=any(trial.state not in ENDED for trial in summary.trials),
         tiles=_tiles(summary),
         tables=tables,

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
 from sdavs_model.recipes import RecipeBook
 from sdavs_platform.tuning.report.comparison import Comparison, compare
 from sdavs_platform.tuning.store import TrialRecord
-from sdavs_platform.tuning.study import Study
+from sdavs_platform.tuning.study import SWAPPED, Study
 
 PAPER_SETS = ("S4", "MS3")
+GAP = "gap"
 
 # The paper's Table IX: J and F in per cent on MS3, Swin-B at 384 px.
 PAPER_NOISE: dict[str, dict[str, tuple[float, float]]] = {
@@ -36,6 +39,8 @@ class Row:
     miou: Comparison | None
     """None as long as no trial of the recipe has finished."""
     fscore: Comparison | None
+    gap: Comparison | None
+    """Of J with the right sound less J with swapped sound; None also where that was not scored."""
     paper: dict[str, tuple[float, float]]
     """S4, MS3 -> J and F in per cent."""
     paper_difference: dict[str, float]
@@ -93,7 +98,7 @@ def ablation_tables(
 
 def noise_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> list[NoiseTable]:
     """One table per split; none for a study without noise."""
-    if len(study.conditions) < 2:
+    if not set(PAPER_NOISE["full"]) <= set(study.conditions):
         return []
     return [
         NoiseTable(
@@ -111,12 +116,56 @@ def noise_tables(study: Study, trials: list[TrialRecord], splits: list[str]) -> 
 def clip_scores(
     trials: list[TrialRecord], variant: str, split: str, metric: str, condition: str = ORIGINAL
 ) -> dict[int, list[float]]:
-    """Training seed -> score of every clip, for the finished trials of a variant."""
+    """Training seed -> score of every clip, for the finished trials of a variant that have it; `GAP` is one, too."""
+    if metric == GAP:
+        right = clip_scores(trials, variant, split, "miou")
+        swapped = clip_scores(trials, variant, split, "miou", SWAPPED)
+        return {seed: np.subtract(right[seed], swapped[seed]).tolist() for seed in swapped}
     return {
         trial.values["seed"]: trial.scores[condition][split][metric]
         for trial in trials
-        if trial.variant == variant and trial.state == "finished"
+        if trial.variant == variant and trial.state == "finished" and split in trial.scores.get(condition, {})
     }
+
+
+def clip_assets(trials: list[TrialRecord], split: str) -> list[list[str]]:
+    """What each clip of a split is composed of, the same for all trials; empty where no trial records it."""
+    return next((trial.assets[split] for trial in trials if split in trial.assets), [])
+
+
+def verdicts(tables: list[Table]) -> list[str]:
+    """A sentence for each split and figure: which effects the study shows, and which it does not.
+
+    An effect is shown if the interval of the difference from the full model excludes 0.
+    """
+    sentences = []
+    for split in dict.fromkeys(table.split for table in tables):
+        rows = {row.recipe: row for table in tables if table.split == split for row in table.rows}
+        for label, metric in (("J", "miou"), ("F", "fscore"), ("J - J swapped", "gap")):
+            found: dict[str, Comparison] = {
+                name: comparison
+                for name, row in rows.items()
+                if (comparison := getattr(row, metric)) is not None and comparison.low is not None
+            }
+            if not found:
+                continue
+            shown = [name for name, comparison in found.items() if comparison.is_clear]
+            not_shown = [name for name, comparison in found.items() if not comparison.is_clear]
+            sentences.append(
+                f"{split}, {label}: the interval excludes 0 for {', '.join(shown) or 'no recipe'}; "
+                f"it includes 0, so that no effect is shown, for {', '.join(not_shown) or 'no recipe'}."
+            )
+    return sentences
+
+
+def resampled(tables: list[Table]) -> str:
+    """What the intervals of the tables resample besides seeds, in words."""
+    found = [row.miou for table in tables for row in table.rows if row.miou is not None]
+    if found and all(comparison.num_assets for comparison in found):
+        counts = {table.split: row.miou.num_assets for table in tables for row in table.rows if row.miou}
+        listed = ", ".join(f"{split} {count}" for split, count in counts.items())
+        return f"the photographs and recordings that clips are composed of ({listed})"
+    return "clips"
 
 
 def _row(recipe: str, study: Study, book: RecipeBook, trials: list[TrialRecord], split: str) -> Row:
@@ -128,6 +177,7 @@ def _row(recipe: str, study: Study, book: RecipeBook, trials: list[TrialRecord],
         about=(book.recipes[recipe].__doc__ or "").split(". ")[0].rstrip("."),
         miou=_compared(trials, variant, full, split, "miou"),
         fscore=_compared(trials, variant, full, split, "fscore"),
+        gap=_compared(trials, variant, full, split, GAP),
         paper=dict(paper),
         paper_difference={
             name: paper[name][0] - book.published[full][name][0] for name in PAPER_SETS if name in paper
@@ -142,7 +192,7 @@ def _compared(
     if not scores:
         return None
     reference = None if variant == full else clip_scores(trials, full, split, metric)
-    return compare(scores, reference)
+    return compare(scores, reference, assets=clip_assets(trials, split))
 
 
 def _noise_row(trials: list[TrialRecord], recipe: str, sound: str, split: str) -> NoiseRow:
@@ -163,4 +213,4 @@ def _with_noise(
     if not scores:
         return None
     original = None if sound == ORIGINAL else clip_scores(trials, recipe, split, metric)
-    return compare(scores, original)
+    return compare(scores, original, assets=clip_assets(trials, split))

@@ -5,7 +5,7 @@ import io
 
 from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.tuning.report.page import difference, headline, short, spread
-from sdavs_platform.tuning.report.study_tables import PAPER_SETS, Row
+from sdavs_platform.tuning.report.study_tables import PAPER_SETS, Row, resampled, verdicts
 from sdavs_platform.tuning.report.summary import Summary
 from sdavs_platform.tuning.store import clock
 
@@ -17,9 +17,11 @@ def markdown(summary: Summary) -> str:
     lines = [f"# {summary.sweep.name}", "", f"{headline(summary)}; commit {summary.git_commit}", ""]
     if summary.tables:
         lines += [
-            "Differences are paired with the full model, in points, with 95 % bootstrap intervals over seeds and"
+            "Differences are paired with the full model, in points, with 95 % bootstrap intervals over seeds and "
+            f"{resampled(summary.tables)}.",
+            "**The paper's columns are on other data** (AVSBench, Swin-B, 384 px).",
+            "",
         ]
-        lines += ["clips. **The paper's columns are on other data** (AVSBench, Swin-B, 384 px).", ""]
     lines += [f"Of binary masks: {fscore_in_words()}.", ""]
     for table in summary.tables:
         lines += [f"## {table.title}, on {table.split}", ""]
@@ -27,6 +29,14 @@ def markdown(summary: Summary) -> str:
         lines += [f"| recipe | seeds | J | Δ J [95 %] | F | Δ F [95 %] | {paper} |", "|---|" + "---:|" * 7]
         lines += [_markdown_row(row) for row in table.rows]
         lines.append("")
+        if gaps := [row for row in table.rows if row.gap is not None]:
+            lines += ["| recipe | J - J swapped | Δ [95 %] |", "|---|---:|---:|"]
+            lines += [
+                f"| {row.recipe} | {spread(row.gap)} | {difference(row.gap)} |" for row in gaps if row.gap
+            ]
+            lines.append("")
+    if summary.tables:
+        lines += ["## What the study shows", "", *(f"- {text}" for text in verdicts(summary.tables)), ""]
     for noise in summary.noise:
         lines += [f"## Table IX: noise, on {noise.split}", ""]
         lines += ["| recipe | sound | J | loss [95 %] | F | paper MS3: J / F |", "|---|---|" + "---:|" * 4]
