@@ -28,7 +28,17 @@ def signature(config: ModelConfig) -> dict[str, Any]:
             "frames": {"dtype": "float32", "shape": [-1, -1, 3, S, S]},
             "log_mel": {"dtype": "float32", "shape": [-1, -1, *config.preprocess.log_mel_shape]},
         },
-        "outputs": {"logits": {"dtype": "float32", "shape": [-1, -1, K, S, S]}},
+        "outputs": {"logits": {"dtype": "float32", "shape": [-1, -1, K, S, S]}} | _heard(config),
+    }
+
+
+def _heard(config: ModelConfig) -> dict[str, Any]:
+    """Outputs of models that say which classes they hear, by second; k is not fixed here."""
+    if not config.heard_classes:
+        return {}
+    return {
+        "heard": {"dtype": "int64", "shape": [-1, -1, -1], "classes": list(config.heard_classes)},
+        "seen": {"dtype": "float32", "shape": [-1, -1, -1]},
     }
 
 

@@ -174,6 +174,11 @@ class ModelConfig:
         )
 
     @property
+    def heard_classes(self) -> tuple[str, ...]:
+        """Names of the classes that the model says it hears (`SegmentationModel.segment`); empty if it says nothing."""
+        return ()
+
+    @property
     def audio_encoder_is_frozen(self) -> bool:
         """What `freeze_audio_encoder` comes to."""
         if self.freeze_audio_encoder is None:

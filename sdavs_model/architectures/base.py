@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,28 @@ from sdavs_model.encoders.features import Features
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.visual import VisualEncoder
 from sdavs_model.weights.read import configured_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """Which classes a model heard in each second, and which of them it sees. Low: heard and not seen, off screen."""
+
+    classes: Tensor
+    """[B, T, k], indices into the config's `heard_classes`, nearest first; -1 for padding."""
+    distances: Tensor
+    """[B, T, k], how far the sound is from each class, in the audio encoder's embedding."""
+    seen: Tensor
+    """[B, T, k], 0 to 1: how much of the class's sound the model finds in the picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """Masks, and what a model says about them."""
+
+    logits: Tensor
+    """[B, T, K, H, W]; 0 for padding."""
+    heard: Heard | None = None
+    """None from models that do not say what they hear."""
 
 
 class SegmentationModel(nn.Module, ABC):
@@ -69,6 +92,10 @@ class SegmentationModel(nn.Module, ABC):
             assert log_mel is not None
             features = self.encode(frames, log_mel, present)
         return self.forward_features(features)
+
+    def segment(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Segmentation:
+        """As `forward`, with all that the model says besides the logits."""
+        return Segmentation(logits=self(frames, log_mel, present))
 
     def encode(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Features:
         """What the two encoders make of a clip; arguments as for `forward`."""

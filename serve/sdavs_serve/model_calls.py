@@ -36,6 +36,15 @@ async def within(seconds: float, call: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sound:
+    """A class that a model heard in one frame's second of sound; see `sdavs_model.architectures.base.Heard`."""
+
+    name: str
+    seen: float
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Masks:
     """A model's prediction for one clip."""
 
@@ -45,6 +54,8 @@ class Masks:
     """[T, H, W] uint8 in the size of the clip's frames: 0 is background, else the class; binary models know 1."""
     scores: list[dict[int, float]]
     """For each frame and each class in it, the mean probability inside its mask."""
+    sounds: list[list[Sound]] | None = None
+    """For each frame the classes that were heard, nearest first; None from models that do not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,17 @@ class ClassMask(Answer):
     """Fraction of the frame that the mask covers, 0 to 1."""
 
 
+class HeardSound(Answer):
+    """One of the classes that are nearest to the sound of a frame, from models that derive them (DDESeg)."""
+
+    name: str
+    """Its name in the model's bank of audio semantics."""
+    seen: float
+    """How much of its sound the model finds in the picture, 0 to 1; low: heard and not seen, as from off screen."""
+    distance: float
+    """How far the sound is from the class, in the audio encoder's embedding; there are always as many classes."""
+
+
 class FrameMask(Answer):
     """Mask of what is making the sound in one frame."""
 
@@ -69,6 +80,8 @@ class FrameMask(Answer):
     """Fraction of the frame that the mask covers, 0 to 1."""
     classes: list[ClassMask] | None = None
     """Each class in the frame; null from a binary model. `rle` is all of them together."""
+    sounds: list[HeardSound] | None = None
+    """Classes heard, nearest first; null from models that do not say."""
 
 
 class Timings(Answer):

@@ -104,8 +104,8 @@ def test_a_padded_clip_gives_what_it_gives_alone(bank_file, changes):
     clips = batch()
     frames, log_mel = clips["frames"], clips["log_mel"]
     present = torch.tensor([[True, True], [True, False]])
-    out = model.forward_heard(frames, log_mel, present)
-    alone = model.forward_heard(frames[1:, :1], log_mel[1:, :1])
+    out = model.segment(frames, log_mel, present)
+    alone = model.segment(frames[1:, :1], log_mel[1:, :1])
     torch.testing.assert_close(out.logits[1:, :1], alone.logits, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(out.heard.seen[1:, :1], alone.heard.seen, rtol=1e-3, atol=1e-4)
     assert not out.logits[1, 1].any()
@@ -122,6 +122,18 @@ def test_the_first_stride_doubles_the_maps_of_mit(bank_file):
         model.visual_encoder.backbone(torch.ones(1, 3, 64, 64))[3],
         model.visual_encoder(torch.ones(1, 3, 64, 64))[3],
     )
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients(bank_file):
+    def gradient(*, checkpoints: bool) -> torch.Tensor:
+        model = build(bank_file, **INSIDE, drop_path=0.0, head_dropout=0.0).train()
+        if checkpoints:
+            model.checkpoint_activations()
+        torch.manual_seed(1)
+        training_loss(model, batch())["loss"].backward()
+        return model.visual_encoder.backbone["patch_embed"].proj.weight.grad
+
+    torch.testing.assert_close(gradient(checkpoints=True), gradient(checkpoints=False), rtol=1e-3, atol=1e-6)
 
 
 def test_mits_weight_files_fit_pvt_v2(bank_file, tmp_path):
@@ -152,15 +164,15 @@ def test_mits_weight_files_fit_pvt_v2(bank_file, tmp_path):
 def test_the_scores_say_which_classes_are_heard_and_not_seen(bank_file):
     model = build(bank_file).eval()
     clips = batch()
-    heard = model.forward_heard(clips["frames"], clips["log_mel"]).heard
+    heard = model.segment(clips["frames"], clips["log_mel"]).heard
     assert heard.classes.shape == heard.seen.shape == heard.distances.shape == (2, 2, 3)
     assert int(heard.classes.min()) >= 0
     assert int(heard.classes.max()) < len(CLASSES)
     assert ((heard.seen > 0) & (heard.seen < 1)).all()
-    code = build(bank_file, variant="code").eval().forward_heard(clips["frames"], clips["log_mel"]).heard
+    code = build(bank_file, variant="code").eval().segment(clips["frames"], clips["log_mel"]).heard
     torch.testing.assert_close(code.seen.amax(-1), torch.ones(2, 2))
     without = build(bank_file, ablation=Ablation(elimination=False)).eval()
-    assert without.forward_heard(clips["frames"], clips["log_mel"]).heard is None
+    assert without.segment(clips["frames"], clips["log_mel"]).heard is None
 
 
 def test_evaluation_is_the_same_every_time_and_training_is_not(bank_file):

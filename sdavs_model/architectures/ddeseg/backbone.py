@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from timm.layers import DropPath
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.visual import VisualEncoder
@@ -44,7 +45,10 @@ class InterleavedBackbone(VisualEncoder):
             N, C, H, W = heard.shape
             tokens = heard.flatten(2).transpose(1, 2)
             for block in stage.blocks:
-                tokens = block(tokens, (H, W))
+                if stage.grad_checkpointing and torch.is_grad_enabled():
+                    tokens = checkpoint(block, tokens, (H, W), use_reentrant=False)
+                else:
+                    tokens = block(tokens, (H, W))
             maps.append(stage.norm(tokens).transpose(1, 2).reshape(N, C, H, W))
         return maps
 

@@ -112,6 +112,11 @@ class DDESegConfig(ModelConfig):
         """Whether the model has a bank of audio semantics."""
         return self.ablation.derivation
 
+    @property
+    def heard_classes(self) -> tuple[str, ...]:
+        """As in `ModelConfig`: the bank's, where there are scores of elimination."""
+        return self.bank_classes if self.needs_bank and self.ablation.elimination else ()
+
     def without_weights(self) -> Self:
         """As `ModelConfig.without_weights`; the bank is among the model's weights."""
         return dataclasses.replace(super().without_weights(), bank=None)

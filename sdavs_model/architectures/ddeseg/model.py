@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdavs_model.architectures.base import SegmentationModel, with_padding, without_padding
+from sdavs_model.architectures.base import (
+    Heard,
+    Segmentation,
+    SegmentationModel,
+    with_padding,
+    without_padding,
+)
 from sdavs_model.architectures.ddeseg.backbone import InterleavedBackbone
 from sdavs_model.architectures.ddeseg.bank import load_bank
 from sdavs_model.architectures.ddeseg.config import DDESegConfig
@@ -19,32 +24,6 @@ from sdavs_model.architectures.ddeseg.head import SegFormerHead
 from sdavs_model.encoders.features import Features
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.visual import VisualEncoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heard:
-    """The documented output of the elimination: which classes were heard, and which of them are seen.
-
-    A token with a low score was heard and not seen: its sound comes from off screen.
-    """
-
-    classes: Tensor
-    """[B, T, k], indices into `DDESegConfig.bank_classes`, nearest first; -1 for padding."""
-    distances: Tensor
-    """[B, T, k], Euclidean distance of the sound from the mean of each class."""
-    seen: Tensor
-    """[B, T, k], 0 to 1. "figure": what is left of the token after all four stages, a judgement of each by itself.
-    "code": the mean of its scores, relative to the highest of the k: the best token always has 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DDESegOutput:
-    """Masks, and what they follow from."""
-
-    logits: Tensor
-    """[B, T, K, H, W]; 0 for padding."""
-    heard: Heard | None
-    """None without derivation or elimination."""
 
 
 class DDESeg(SegmentationModel):
@@ -106,23 +85,23 @@ class DDESeg(SegmentationModel):
             return self.forward_features(features)
         assert frames is not None
         assert log_mel is not None
-        return self.forward_heard(frames, log_mel, present).logits
+        return self.segment(frames, log_mel, present).logits
 
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned."""
-        return self.features_heard(features).logits
+        return self.segment_features(features).logits
 
-    def forward_heard(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> DDESegOutput:
+    def segment(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Segmentation:
         """As `forward`, with the scores of the elimination."""
         if self.config.caches_features:
-            return self.features_heard(self.encode(frames, log_mel, present))
+            return self.segment_features(self.encode(frames, log_mel, present))
         assert isinstance(self.visual_encoder, InterleavedBackbone)
         sound = self.audio_encoder(without_padding(log_mel, present))
         stages = _Stages(self, self._tokens(sound))
         maps = self.visual_encoder(without_padding(frames, present), between=stages)
         return self._output(maps, stages, like=frames, present=present, size=frames.shape[-2:])
 
-    def features_heard(self, features: Features) -> DDESegOutput:
+    def segment_features(self, features: Features) -> Segmentation:
         """As `forward_features`, with the scores of the elimination."""
         assert self.config.caches_features
         features = self.varied(features)
@@ -170,16 +149,16 @@ class DDESeg(SegmentationModel):
         like: Tensor,
         present: Tensor | None,
         size: tuple[int, ...],
-    ) -> DDESegOutput:
+    ) -> Segmentation:
         logits = F.interpolate(self.head(maps), size=tuple(size), mode="bilinear", align_corners=True)
         heard = None
-        if self.derivation is not None and self.config.ablation.elimination:
+        if self.config.heard_classes:
             classes = with_padding(stages.derived.classes + 1, like, present) - 1
             distances = with_padding(stages.derived.distances, like, present)
             heard = Heard(
                 classes=classes, distances=distances, seen=with_padding(stages.seen(), like, present)
             )
-        return DDESegOutput(logits=with_padding(logits, like, present), heard=heard)
+        return Segmentation(logits=with_padding(logits, like, present), heard=heard)
 
 
 class _Stages:

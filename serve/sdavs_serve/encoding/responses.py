@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import IO, Protocol
 
 import numpy as np
@@ -17,7 +17,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sdavs_serve.errors import RequestError
-from sdavs_serve.schema import AnswerHead, ClassMask, FrameMask, Rle, Timeline, Timings
+from sdavs_serve.model_calls import Sound
+from sdavs_serve.schema import AnswerHead, ClassMask, FrameMask, HeardSound, Rle, Timeline, Timings
 
 OVERLAY_OPACITY = 0.45
 
@@ -51,6 +52,8 @@ class SegmentedFrame:
     """[H, W] uint8, class of each pixel; 0 is background, binary models know 1."""
     scores: dict[int, float]
     """Mean probability inside the mask, for each class present."""
+    sounds: list[Sound] | None = None
+    """The classes heard; None from models that do not say."""
 
     def to_schema(self, classes: list[str]) -> FrameMask:
         """The frame as in the JSON response; `classes` are the model's, background first."""
@@ -65,6 +68,7 @@ class SegmentedFrame:
             score=sum(mask.score * mask.area for mask in masks) / area if area else 0.0,
             area=float(inside.mean()),
             classes=masks if len(classes) > 2 else None,
+            sounds=None if self.sounds is None else [HeardSound(**asdict(sound)) for sound in self.sounds],
         )
 
     def _class_mask(self, value: int, name: str) -> ClassMask:

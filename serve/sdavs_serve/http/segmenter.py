@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sdavs_serve.http.problems import problem_of
 from sdavs_serve.http.results import Asked, ResultCache, Segmented, content_digest, result_key
 from sdavs_serve.inference.dispatch import Dispatcher, VersionGone
 from sdavs_serve.inference.router import Route, Router
-from sdavs_serve.model_calls import Masks
+from sdavs_serve.model_calls import Masks, Sound
 from sdavs_serve.rollout import store
 from sdavs_serve.schema import AnswerHead, Timeline, Timings
 
@@ -262,14 +262,16 @@ def _schemas(found: _Predicted, classes: list[str]) -> list[dict[str, Any]]:
 def _frames(found: _Predicted) -> Iterator[SegmentedFrame]:
     window, masks = found.window, found.masks
     fresh = len(window.samples)
-    answers = zip(window.samples, masks.masks[-fresh:], masks.scores[-fresh:], strict=True)
-    for offset, (sample, mask, scores) in enumerate(answers):
+    sounds: Sequence[list[Sound] | None] = masks.sounds or [None] * len(masks.masks)
+    parts = (masks.masks[-fresh:], masks.scores[-fresh:], sounds[-fresh:])
+    for offset, (sample, mask, scores, heard) in enumerate(zip(window.samples, *parts, strict=True)):
         yield SegmentedFrame(
             index=window.first + offset,
             time_s=sample.time_s,
             picture=sample.picture,
             mask=mask,
             scores=scores,
+            sounds=heard,
         )
 
 

@@ -22,9 +22,7 @@ from sdavs_serve.rollout.retries import with_retries
 from sdavs_serve.rollout.state import Release, RolloutState, SlotName
 
 if TYPE_CHECKING:
-    import torch
-
-    from sdavs_serve.inference.served_model import Inputs, ServedModel
+    from sdavs_serve.inference.served_model import Inputs, Prediction, ServedModel
 
 logger = logging.getLogger("ray.serve")
 
@@ -57,7 +55,7 @@ class Predictor:
         self._failed: str | None = None
         self._beat = 0
         self._loading: threading.Thread | None = None
-        self._infer: Batcher[tuple[ServedModel, Inputs], torch.Tensor] = Batcher(
+        self._infer: Batcher[tuple[ServedModel, Inputs], Prediction] = Batcher(
             self._run_batch,
             size_of=_num_frames,
             max_size=config.max_batch_frames,
@@ -119,13 +117,15 @@ class Predictor:
     ) -> Masks:
         from sdavs_serve.inference.served_model import masks_with_scores
 
-        logits = await self._infer((model, inputs))
-        masks, scores = await asyncio.to_thread(masks_with_scores, logits, size=size, threshold=threshold)
-        return Masks(version=model.release.version, masks=masks, scores=scores)
+        predicted = await self._infer((model, inputs))
+        masks, scores = await asyncio.to_thread(
+            masks_with_scores, predicted.logits, size=size, threshold=threshold
+        )
+        return Masks(version=model.release.version, masks=masks, scores=scores, sounds=predicted.sounds)
 
-    async def _run_batch(self, batch: list[tuple["ServedModel", "Inputs"]]) -> list["torch.Tensor"]:
-        """Logits [T, K, S, S] of each clip in the batch."""
-        logits: dict[int, torch.Tensor] = {}
+    async def _run_batch(self, batch: list[tuple["ServedModel", "Inputs"]]) -> list["Prediction"]:
+        """The prediction for each clip in the batch."""
+        predictions: dict[int, Prediction] = {}
         # During a change there may be two models; each clip goes through the one that prepared it.
         for model in {id(model): model for model, _ in batch}.values():
             positions = [position for position, (other, _) in enumerate(batch) if other is model]
@@ -136,8 +136,8 @@ class Predictor:
                 with contextlib.suppress(RuntimeError):
                     await self._device.check(model.probe_device)
                 raise
-            logits |= zip(positions, out, strict=True)
-        return [logits[position] for position in range(len(batch))]
+            predictions |= zip(positions, out, strict=True)
+        return [predictions[position] for position in range(len(batch))]
 
     def _apply(self, state: RolloutState) -> None:
         """Start to load the version that the document assigns."""

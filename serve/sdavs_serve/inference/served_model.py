@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from sdavs_platform.config.serve import ServeConfig
 from sdavs_platform.tracking.registry import RegisteredVersion, fetch_version
 
 from sdavs_model import LoadedModel, load_artifact
+from sdavs_model.architectures.base import Heard
 from sdavs_model.artifact import read_golden
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 from sdavs_model.golden import golden_difference
 from sdavs_model.masks import masks_at_size
-from sdavs_serve.model_calls import GoldenReport
+from sdavs_serve.model_calls import GoldenReport, Sound
 from sdavs_serve.rollout.state import Release, Target
 
 logger = logging.getLogger("ray.serve")
@@ -29,6 +31,16 @@ class Inputs:
     """[T, 3, S, S]."""
     log_mel: torch.Tensor
     """[T, 1, 96, 64]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says of one clip, on the CPU."""
+
+    logits: torch.Tensor
+    """[T, K, S, S]."""
+    sounds: list[list[Sound]] | None
+    """See `Masks.sounds`."""
 
 
 class ServedModel:
@@ -70,19 +82,24 @@ class ServedModel:
             log_mel=preprocessor.log_mel(clip.waveform, clip.num_frames),
         )
 
-    def run(self, batch: list[Inputs]) -> list[torch.Tensor]:
-        """Logits [T, K, S, S] of each clip, on the CPU; clips of equal length share a forward pass."""
+    def run(self, batch: list[Inputs]) -> list[Prediction]:
+        """The prediction for each clip; clips of equal length share a forward pass."""
         by_length: dict[int, list[int]] = {}
         for position, inputs in enumerate(batch):
             by_length.setdefault(len(inputs.frames), []).append(position)
-        logits: dict[int, torch.Tensor] = {}
+        predictions: dict[int, Prediction] = {}
         for positions in by_length.values():
             frames = torch.stack([batch[position].frames for position in positions])
             log_mel = torch.stack([batch[position].log_mel for position in positions])
             with torch.inference_mode():
-                out = self.loaded.model(frames.to(self.device), log_mel.to(self.device)).float().cpu()
-            logits |= zip(positions, out, strict=True)
-        return [logits[position] for position in range(len(batch))]
+                out = self.loaded.model.segment(frames.to(self.device), log_mel.to(self.device))
+            logits = out.logits.float().cpu()
+            sounds = (
+                _sounds(out.heard, self.loaded.config.heard_classes) if out.heard else [None] * len(logits)
+            )
+            for position, each, heard in zip(positions, logits, sounds, strict=True):
+                predictions[position] = Prediction(logits=each, sounds=heard)
+        return [predictions[position] for position in range(len(batch))]
 
     def probe_device(self) -> None:
         """A small computation on the device. Raises what torch raises if that fails."""
@@ -106,9 +123,25 @@ class ServedModel:
         num_frames = self.loaded.config.num_frames
         silence = np.zeros(num_frames * SAMPLE_RATE, np.float32)
         clip = Clip(name="warm-up", frames=np.full((num_frames, 48, 64, 3), 127, np.uint8), waveform=silence)
-        if not torch.isfinite(self.run([self.prepare(clip)])[0]).all():
+        if not torch.isfinite(self.run([self.prepare(clip)])[0].logits).all():
             raise ValueError("its logits of a silent grey clip are not finite")
         logger.info("version %s warmed up in %.1f s", self.release.version, time.monotonic() - started)
+
+
+def _sounds(heard: Heard, names: Sequence[str]) -> list[list[list[Sound]]]:
+    """For each clip and second the classes heard, nearest first."""
+    return [
+        [
+            [
+                Sound(name=names[index], seen=seen, distance=distance)
+                for index, seen, distance in zip(*second, strict=True)
+            ]
+            for second in zip(*clip, strict=True)
+        ]
+        for clip in zip(
+            *(x.cpu().tolist() for x in (heard.classes, heard.seen, heard.distances)), strict=True
+        )
+    ]
 
 
 def masks_with_scores(

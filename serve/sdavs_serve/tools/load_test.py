@@ -109,8 +109,8 @@ def _bare(config: ServeConfig, release: Release, video: bytes, seconds: float) -
         times, ends = [], time.monotonic() + seconds
         while time.monotonic() < ends:
             started = time.perf_counter()
-            for logits in model.run([inputs] * at_once):
-                masks_with_scores(logits, size=size, threshold=0.5)
+            for predicted in model.run([inputs] * at_once):
+                masks_with_scores(predicted.logits, size=size, threshold=0.5)
             times.append(time.perf_counter() - started)
         rows.append(_row(f"bare model, {at_once} at once", times, at_once * len(times) / sum(times)))
     return rows

@@ -17,6 +17,9 @@ const EXPLAIN = {
   swapped: "The same pictures with another sound. A model that uses the sound marks something else now, or nothing.",
 };
 
+const MOST_SOUNDS = 3; // of the classes that a model says it hears, the nearest ones
+const HALF_SEEN = 0.5;
+
 let setup = { samples: [], limits: {}, fps: 1 };
 let clip = null; // {name, video, sample, entries: Map, version, playable}
 let entry = null; // {answer, sound, fps, overlay}, what is shown
@@ -160,11 +163,16 @@ function showMoment(time) {
     el("span", { class: `swatch colour-${(found.index - 1) % 6}` }, found.name),
     `${found.score.toFixed(2)}, ${percent(found.area)}`,
   ]);
+  const sounds = (frame.sounds ?? []).slice(0, MOST_SOUNDS).map(({ name, seen }) => [
+    `Heard: ${name}`,
+    el("span", { class: "seen" }, el("meter", { value: seen }), `${seen < HALF_SEEN ? "not seen" : "seen"}, ${seen.toFixed(2)}`),
+  ]);
   setFacts($("frame-facts"), [
     ["Frame", `${index + 1} of ${answer.frames.length}`],
     ["Score", score],
     ["Marked", percent(frame.area)],
     ...classes,
+    ...sounds,
   ]);
 }
 
