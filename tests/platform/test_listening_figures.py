@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from sdavs_platform.analysis import suite
+from sdavs_platform.analysis.result import AnalysisResult
 from sdavs_platform.evaluation.listening import (
     ROWS,
     flat_intervals,
@@ -118,6 +121,18 @@ def test_reports_say_how_many_videos_share_a_threshold():
     assert in_words.endswith("official figures; F at the best threshold of 4 videos (videos_per_batch 4)")
     assert "videos_per_batch" not in protocol_in_words("object", mode="corrected", videos_per_batch=1)
     assert "videos_per_batch" not in protocol_in_words("vpo", mode="official", videos_per_batch=1)
+
+
+def test_an_analysis_is_written_and_shown_before_it_is_logged(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(suite, "write_result", lambda result, folder: done.append("written") or folder)
+    monkeypatch.setattr(suite, "log_result", lambda *_, **__: done.append("logged"))
+    monkeypatch.setattr(suite, "log_or_warn", lambda what, log, uri: log() is None)
+    result = AnalysisResult(name="listening", numbers={}, rows=[], pictures={}, metrics={}, table="")
+    inputs = SimpleNamespace(subject=SimpleNamespace(name="sdavs-1", run_id="r1"))
+    request = suite.Request(names=("listening",), out=str(tmp_path), tracking_uri="sqlite://")
+    suite._keep(result, inputs, request, show=lambda shown: done.append("shown"))
+    assert done == ["written", "shown", "logged"]
 
 
 def test_the_lines_below_a_table_name_figures_what_was_resampled_and_what_is_missing():

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from sdavs_model.architectures import DEFAULT_ARCHITECTURE
+from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.config.paths import CHECKOUT, state_folder
 from sdavs_platform.console import Steps
@@ -135,6 +136,7 @@ class Demo:
             for row, scores in rows.items():
                 table.add_row(row, f"{scores['miou']:.3f}", f"{scores['fscore']:.3f}")
             show(table)
+        show(f"  {fscore_in_words(report['videos_per_batch'])}")
         addresses = {
             "MLflow": services.mlflow.uri,
             "Ray dashboard": services.ray.dashboard,
