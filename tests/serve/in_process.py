@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import numpy as np
 from fastapi import FastAPI
-from sdavs_platform.config.tree import ServeConfig
+from sdavs_platform.config.serve import JobsConfig, ServeConfig
 from sdavs_serve.decoding.media import Sample, Timeline
 from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
 from sdavs_serve.http.ingress import create_app
@@ -92,6 +92,7 @@ class Endpoint:
     """The whole HTTP side. With `fake`, clips are not decoded and masks are made up; else there is no model."""
 
     def __init__(self, folder, *, fake: bool = False, **changes: object) -> None:
+        changes.setdefault("jobs", JobsConfig(uri=str(folder / "jobs")))
         self.config = ServeConfig(require_keys=True, keys_file=str(folder / "keys.json"), **changes)
         keys = KeyFile.of(self.config)
         self.segment_key, self.admin_key = keys.add("segment"), keys.add("admin")

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 
 import httpx
 import numpy as np
@@ -197,10 +198,22 @@ def test_every_status_that_is_returned_is_in_the_description(endpoint):
             {"key": key, "content": b"--", "headers": {"Content-Type": "multipart/form-data"}},
         ),
     ]
+    sent = endpoint.ask("POST", "/v1/jobs", key=key, files=video)
+    unknown, job = "/v1/jobs/" + "0" * 32, sent.headers["Location"]
+    requests += [
+        ("POST", "/v1/jobs", {"key": key, "files": video}),
+        ("POST", "/v1/jobs", {"files": video}),
+        ("POST", "/v1/jobs", {"key": key, "files": video, "data": {"webhook": "http://x/"}}),
+        ("POST", "/v1/jobs", {"key": key, "files": video, "headers": {"Accept": "text/html"}}),
+        *(("GET", path, {"key": key}) for path in (job, unknown, f"{job}/result", f"{unknown}/result")),
+        ("GET", job, {"key": endpoint.segment_key}),
+        *(("DELETE", path, {"key": key}) for path in (job, unknown)),
+    ]
     described = endpoint.app.openapi()["paths"]
     seen: dict[str, set[int]] = {}
     for method, path, request in requests:
         status = endpoint.ask(method, path, **request).status_code
+        path = re.sub("[0-9a-f]{32}", "{job_id}", path)
         seen.setdefault(path, set()).add(status)
         assert str(status) in described[path][method.lower()]["responses"], (method, path, status)
     assert set(described) == set(seen), "every path is asked"

@@ -73,6 +73,37 @@ class RolloutConfig(Section):
         return value
 
 
+class JobsConfig(Section):
+    """Clips that are sent now and whose results are fetched later."""
+
+    uri: str | None = None
+    """Folder or s3:// address of the jobs, shared by all ingress replicas. Unset: jobs in the state folder."""
+
+    keep_s: Positive = 86_400.0
+    """How long a job and its results are kept after it has ended, in seconds."""
+
+    at_once: Count = 1
+    """Jobs that one ingress replica works at; other requests share model and processors with them."""
+
+    max_queued: Count = 100
+    """Jobs that may wait; one more gets 429 with Retry-After."""
+
+    timeout_s: Positive = 3600.0
+    """Longest time of one job, in seconds."""
+
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that the webhook of a job may have. Empty: jobs may not have one."""
+
+    webhook_secret_file: str | None = None
+    """File with the secret that signs these webhooks; needed with webhook_hosts."""
+
+    @model_validator(mode="after")
+    def _webhooks_are_signed(self) -> "JobsConfig":
+        if self.webhook_hosts and not self.webhook_secret_file:
+            raise ValueError("webhook_secret_file: unset; webhook_hosts needs a file with a secret")
+        return self
+
+
 class ServeConfig(Section):
     """The endpoint. Read by sdavs_serve, ignored by training."""
 
@@ -171,6 +202,9 @@ class ServeConfig(Section):
 
     cpu_fallback: bool = True
     """With num_gpus on a cluster without a GPU: serve on CPUs, with a warning; else wait for a GPU."""
+
+    jobs: JobsConfig = JobsConfig()
+    """Clips that are sent now and whose results are fetched later."""
 
     rollout: RolloutConfig = RolloutConfig()
     """How a new version takes over."""

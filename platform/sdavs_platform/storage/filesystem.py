@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +91,25 @@ class Storage:
                 return
             with self._system.open_output_stream(target) as stream:
                 stream.write(content)
+        except OSError as error:
+            raise self._unreachable(error, verb="written") from None
+
+    def write_from(self, path: str, source: IO[bytes]) -> None:
+        """Write what a file has from its position on; memory does not grow with it. Atomic as `write` is.
+
+        Raises:
+            ValueError: the storage cannot be reached or written.
+        """
+        target = f"{self._base}/{path}"
+        try:
+            if isinstance(self._system, fs.LocalFileSystem):
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=Path(target).parent, prefix=".", delete=False) as file:
+                    shutil.copyfileobj(source, file)
+                os.replace(file.name, target)
+                return
+            with self._system.open_output_stream(target) as stream:
+                shutil.copyfileobj(source, stream)
         except OSError as error:
             raise self._unreachable(error, verb="written") from None
 

@@ -16,7 +16,8 @@ from sdavs_serve.http.problems import problem_response
 
 MEGABYTE = 1_000_000
 
-SEGMENT = "/v1/segment"
+UPLOADS = ("/v1/segment", "/v1/jobs")
+"""Paths that take clips."""
 
 GRACE_S = 10.0
 """How long an upload may take to get up to `min_upload_kb_s`."""
@@ -47,7 +48,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or respond with 408, 413 or 429."""
-        if scope["type"] != "http" or scope["path"] != SEGMENT:
+        if scope["type"] != "http" or scope["path"] not in UPLOADS:
             await self._app(scope, receive, send)
             return
         if error := self._refusal(scope):

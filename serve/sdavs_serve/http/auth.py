@@ -16,13 +16,19 @@ from sdavs_serve.http.webhook import is_plausible
 NUDGE = "/v1/rollout/nudge"
 
 SCOPE_OF_PATH: dict[str, KeyScope] = {"/v1/segment": "segment", "/v1/model": "segment"}
-"""Everything else below /v1, and /metrics, is for admins. Probes and pages are open."""
+"""So are jobs. Everything else below /v1, and /metrics, is for admins. Probes and pages are open."""
 
-WORK = {("POST", "/v1/segment")}
+JOBS = "/v1/jobs"
+"""A job is seen by the key that sent it and by admins."""
+
+WORK = {("POST", "/v1/segment"), ("POST", JOBS)}
 """What the limits of a key count: requests that the model works for."""
 
 KEY_OF_REQUEST = "sdavs.key"
 """Entry of the ASGI scope with the id of the key, for metrics and logs."""
+
+SCOPE_OF_REQUEST = "sdavs.scope"
+"""Entry of the ASGI scope with what the key is for."""
 
 
 class Authentication:
@@ -73,7 +79,8 @@ class Authentication:
         path, headers = scope["path"], Headers(scope=scope)
         if not path.startswith("/v1/") and path != "/metrics":
             return None
-        needed = SCOPE_OF_PATH.get(path, "admin")
+        is_job = path == JOBS or path.startswith(f"{JOBS}/")
+        needed = "segment" if is_job else SCOPE_OF_PATH.get(path, "admin")
         if path == NUDGE and self._accepts_webhooks and is_plausible(headers):
             return None  # the handler checks the signature, which needs the body
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -81,7 +88,7 @@ class Authentication:
         if key is None:
             detail = "send Authorization: Bearer and a key; an admin of this endpoint makes one"
             raise RequestError(status=401, kind="no_key", detail=detail)
-        scope[KEY_OF_REQUEST] = key.id
+        scope[KEY_OF_REQUEST], scope[SCOPE_OF_REQUEST] = key.id, key.scope
         if key.expires is not None and time.time() >= key.expires:
             at = datetime.fromtimestamp(key.expires, UTC).isoformat(timespec="seconds")
             raise RequestError(status=401, kind="key_expired", detail=f"key {key.id} expired at {at}")

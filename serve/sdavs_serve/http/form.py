@@ -4,7 +4,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ NDJSON = "application/x-ndjson"
 MEDIA_TYPES = ("application/json", "image/png", "application/zip", "video/mp4", NDJSON)
 """Media types of the response, the default first."""
 
+JOB_TYPES = MEDIA_TYPES[:-1]
+"""Media types of a job's results."""
 
 QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
@@ -114,15 +116,15 @@ def _joined(files: list[UploadFile]) -> tuple[IO[bytes], list[tuple[int, int]]]:
     return joined, parts
 
 
-def negotiate(accept: str) -> str:
+def negotiate(accept: str, offered: Sequence[str] = MEDIA_TYPES) -> str:
     """The media type that an Accept header prefers (RFC 9110, 12.5.1); among equals the one that it names first.
 
     Raises:
-        RequestError: 406, it accepts none of `MEDIA_TYPES`.
+        RequestError: 406, it accepts none of `offered`.
     """
     ranges = [_media_range(part) for part in accept.lower().split(",") if part.strip()]
     best, best_rank = None, (0.0, 0)
-    for media_type in MEDIA_TYPES:
+    for media_type in offered:
         patterns = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
         # The most specific range that matches decides.
         matching = (
@@ -132,9 +134,7 @@ def negotiate(accept: str) -> str:
         if rank[0] > 0 and (best is None or rank > best_rank):
             best, best_rank = media_type, rank
     if best is None:
-        raise RequestError(
-            status=406, kind="unsupported", detail=f"can answer with: {', '.join(MEDIA_TYPES)}"
-        )
+        raise RequestError(status=406, kind="unsupported", detail=f"can answer with: {', '.join(offered)}")
     return best
 
 

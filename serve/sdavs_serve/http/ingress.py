@@ -5,7 +5,7 @@ import io
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -15,7 +15,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.serve import ServeConfig
+from sdavs_platform.storage.filesystem import Storage
 
 import sdavs_serve
 from sdavs_serve.decoding.sandboxed_decoders import Sandbox
@@ -23,7 +25,11 @@ from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.http.admission import Admission, UploadLimits
 from sdavs_serve.http.auth import KEY_OF_REQUEST, Authentication
 from sdavs_serve.http.conformance import Conformance, route_with_files
-from sdavs_serve.http.form import MEDIA_TYPES, NDJSON, SegmentForm, negotiate
+from sdavs_serve.http.form import JOB_TYPES, MEDIA_TYPES, NDJSON, SegmentForm, negotiate
+from sdavs_serve.http.job_routes import add_jobs
+from sdavs_serve.http.job_runner import JobRunner
+from sdavs_serve.http.job_table import JobTable
+from sdavs_serve.http.job_webhook import JobWebhooks
 from sdavs_serve.http.keys import KeyFile, keys_required
 from sdavs_serve.http.metrics import Metrics, RequestMetrics
 from sdavs_serve.http.problems import MEDIA_TYPE as PROBLEM
@@ -52,9 +58,10 @@ ERRORS = {
     400: "a malformed header or form",
     401: "no key, an unknown one, or one that has expired",
     403: "a key for something else",
+    404: "there is no such job, or it was sent with another key",
     406: "none of the accepted media types is offered",
     408: "the upload is too slow; `limit` names the limit",
-    409: "the version asked for by X-Model-Version is not loaded",
+    409: "the version asked for by X-Model-Version is not loaded; a job's result: it is not done",
     413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
     415: "not a file of a kind that can be read",
     422: "damaged, without sound, or a field out of range; `field` names the field",
@@ -63,6 +70,8 @@ ERRORS = {
     500: "an internal error; it has been logged",
     504: "it took longer than the endpoint allows",
 }
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 ANY = (400, 500)
 """What every path may return."""
@@ -156,7 +165,26 @@ def create_app(
         metrics: counts requests.
         nudge: makes the controller look the alias up now.
     """
+    folder = config.jobs.uri or str(state_folder() / "jobs")
+    table = JobTable(Storage(folder, field="serve.jobs.uri"))
+    runner = JobRunner(
+        config=config,
+        table=table,
+        segmenter=segmenter,
+        sandbox=sandbox,
+        notify=JobWebhooks(config.jobs),
+        on_ended=lambda job: metrics.jobs.labels(job.state).inc(),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        working = asyncio.create_task(runner.run()) if offers_jobs(config) else None
+        yield
+        if working:
+            working.cancel()
+
     app = FastAPI(
+        lifespan=lifespan,
         title="SDAVS",
         summary="Masks of what is making the sound in a video",
         description=sdavs_serve.__doc__ or "",
@@ -164,6 +192,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    app.state.job_runner = runner
     webhooks = Webhooks(Path(config.webhook_secret_file)) if config.webhook_secret_file else None
     limits = UploadLimits(**{field.name: getattr(config, field.name) for field in fields(UploadLimits)})
     # From the inside out: the one added last sees a request first.
@@ -217,6 +246,23 @@ def create_app(
         }
         return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
 
+    if offers_jobs(config):
+        add_jobs(
+            uploads,
+            config=config,
+            table=table,
+            runner=runner,
+            responses={
+                "post": _problems(*(status for status in ERRORS if status not in (404, 409, 504))),
+                "get": _problems(*KEYED, 404),
+                "result": {
+                    200: {"content": dict.fromkeys(JOB_TYPES, BINARY)},
+                    **_problems(*KEYED, 404, 406, 409),
+                },
+                "delete": _problems(*KEYED, 404),
+            },
+            dependencies=keyed,
+        )
     app.include_router(uploads)
 
     @app.get("/v1/model", responses=_problems(*KEYED, 503), dependencies=keyed)
@@ -271,6 +317,11 @@ def create_app(
     return app
 
 
+def offers_jobs(config: ServeConfig) -> bool:
+    """Whether every ingress replica would see the same jobs: several have no folder in common."""
+    return config.jobs.uri is not None or config.ingress_replicas == 1
+
+
 def _count(done: Segmented, metrics: Metrics) -> None:
     metrics.frames.labels(str(done.version)).inc(done.num_frames)
     for part in ("decode", "model", "encode"):
@@ -318,8 +369,7 @@ def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStat
 
 
 def _segment_responses() -> dict[int | str, dict[str, Any]]:
-    picture = {"schema": {"type": "string", "format": "binary"}}
-    content: dict[str, Any] = dict.fromkeys(MEDIA_TYPES[1:], picture)
+    content: dict[str, Any] = dict.fromkeys(MEDIA_TYPES[1:], BINARY)
     ok = {
         "description": "The masks, in the media type that the Accept header asks for.",
         "model": SegmentAnswer,
@@ -336,7 +386,7 @@ def _segment_responses() -> dict[int | str, dict[str, Any]]:
             },
         },
     }
-    return {200: ok, **_problems(*ERRORS)}
+    return {200: ok, **_problems(*(status for status in ERRORS if status != 404))}
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

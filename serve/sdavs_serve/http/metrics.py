@@ -40,6 +40,7 @@ HUNG_UP = 499
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PATHS = {
     "/v1/segment",
+    "/v1/jobs",
     "/v1/model",
     "/v1/rollout",
     "/v1/rollout/nudge",
@@ -77,6 +78,7 @@ class Metrics:
         self.frames = Counter(
             "sdavs_frames", "Frames answered, by model version", ["version"], registry=registry
         )
+        self.jobs = Counter("sdavs_jobs", "Jobs that have ended, by state", ["state"], registry=registry)
         self.part_seconds = Counter(
             "sdavs_segment_seconds",
             "Time spent on /v1/segment, by part of the work",
@@ -133,6 +135,8 @@ class RequestMetrics:
             return
         # Only known paths get a label: clients could invent any number of others.
         path = scope["path"] if scope["path"] in PATHS else "other"
+        if scope["path"].startswith("/v1/jobs/"):
+            path = "/v1/jobs/{job_id}"
         status = 500
 
         async def recorded(message: Message) -> None:

@@ -1,0 +1,137 @@
+"""Jobs as files on the storage: they survive every process, and any ingress replica may work at them.
+
+Of a job there are `ID.json` (its record), `ID.upload` until it has ended, and `ID.result-N`. Records are changed by
+compare-and-write, so of two replicas that want a job one gets it.
+"""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from typing import IO, Literal
+
+from sdavs_platform.storage.filesystem import Storage
+
+from sdavs_serve.decoding.sandboxed_decoders import Upload, UploadKind
+from sdavs_serve.schema import Answer, Problem
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
+
+
+class JobStatus(Answer):
+    """The response of GET /v1/jobs/{job_id}."""
+
+    id: str
+    state: State
+    created: float
+    """Unix time, as all times of a job."""
+    started: float | None = None
+    """When it was last taken up."""
+    ended: float | None = None
+    expires: float
+    """When the job and its results are removed."""
+    num_frames: int = 0
+    """Frames that are ready."""
+    results: tuple[str, ...] = ()
+    """Media types of the result, once it is done."""
+    model_version: str | None = None
+    """The version that made the masks."""
+    problem: Problem | None = None
+    """Why it failed."""
+
+
+class Job(JobStatus):
+    """The record of a job: what the client sees, what it asked for, and who works at it."""
+
+    owner: str
+    """Id of the API key that sent it; empty without keys."""
+    accept: tuple[str, ...]
+    pinned: int | None = None
+    webhook: str | None = None
+    kind: UploadKind
+    parts: list[tuple[int, int]]
+    fps: float
+    threshold: float
+    frame: int
+    overlay: bool
+    holder: str = ""
+    """The replica that works at it."""
+    beat: float = 0.0
+    """When the holder was last heard of."""
+    attempts: int = 0
+
+    @property
+    def status(self) -> JobStatus:
+        """What its client sees."""
+        return JobStatus.model_validate(self.model_dump(include=set(JobStatus.model_fields)))
+
+
+class JobTable:
+    """All jobs of an endpoint. Every method is blocking, and raises ValueError if the storage cannot be reached."""
+
+    def __init__(self, storage: Storage) -> None:
+        """
+        Args:
+            storage: where the jobs are; shared by all ingress replicas.
+        """
+        self._storage = storage
+
+    @staticmethod
+    def new_id() -> str:
+        """An id that cannot be guessed."""
+        return uuid.uuid4().hex
+
+    def add(self, job: Job, upload: IO[bytes]) -> None:
+        """Store a new job with its upload."""
+        upload.seek(0)
+        self._storage.write_from(f"{job.id}.upload", upload)
+        self._storage.write(f"{job.id}.json", job.model_dump_json().encode())
+
+    def get(self, job_id: str) -> Job | None:
+        """The record of a job; None if there is none."""
+        content = self._storage.read(f"{job_id}.json")
+        return None if content is None else Job.model_validate_json(content)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, the oldest first."""
+        ids = [path.removesuffix(".json") for path in self._storage.sizes() if path.endswith(".json")]
+        found = (self.get(job_id) for job_id in ids)
+        return sorted((job for job in found if job), key=lambda job: job.created)
+
+    def change(self, job_id: str, make: Callable[[Job], Job | None]) -> Job | None:
+        """Change a record; returns what was written, or None if the job is gone or `make` returns None."""
+        while (content := self._storage.read(f"{job_id}.json")) is not None:
+            changed = make(Job.model_validate_json(content))
+            if changed is None:
+                return None
+            if self._storage.replace(f"{job_id}.json", changed.model_dump_json().encode(), expected=content):
+                return changed
+        return None
+
+    def upload(self, job: Job) -> Upload:
+        """The upload of a job, in a file of its own."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the upload
+        with self._storage.open(f"{job.id}.upload") as stored:
+            shutil.copyfileobj(stored, file)
+        file.flush()
+        return Upload(file=file, kind=job.kind, parts=job.parts, fps=job.fps, threshold=job.threshold)
+
+    def save_result(self, job_id: str, number: int, body: IO[bytes]) -> None:
+        """Store a result, by its position in `Job.results`."""
+        body.seek(0)
+        self._storage.write_from(f"{job_id}.result-{number}", body)
+
+    def result(self, job_id: str, number: int) -> IO[bytes]:
+        """A result to read."""
+        return self._storage.open(f"{job_id}.result-{number}")
+
+    def drop_upload(self, job_id: str) -> None:
+        """Remove the upload of a job that has ended."""
+        self._storage.delete(f"{job_id}.upload")
+
+    def remove(self, job: Job) -> None:
+        """Remove a job with everything that belongs to it."""
+        results = [f"{job.id}.result-{number}" for number in range(len(job.results))]
+        for path in (f"{job.id}.upload", *results, f".{job.id}.json.lock", f"{job.id}.json"):
+            self._storage.delete(path)
