@@ -2,6 +2,7 @@
 
     python jobs/evaluate.py --model models:/sdavs@champion --data .sdavs/data
     python jobs/evaluate.py --model models:/sdavs-avss/1 --data /data/AVSBench --kind avsbench-avss --mode corrected
+    python jobs/evaluate.py --model models:/sdavs/3 --data s3://bucket/S4 --device cuda --workers 8
     python jobs/evaluate.py --model models:/sdavs/3 --blind models:/sdavs-blind/1 --split test_new_scenes
 
 A model that listens scores lower when muted, and lower still with swapped sound. The table also shows the best
@@ -11,8 +12,11 @@ visible, and intervals of J by a bootstrap over the photographs and recordings t
 are also logged to the model's MLflow run. docs/listening.md explains them.
 """
 
+import argparse
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 from _flags import add_device, add_json, add_kind, add_model, add_tracking_uri, job_parser
 from _job import run_job
@@ -47,27 +51,29 @@ def main() -> None:
         "--train-split", default="train", help="split that gives the constant mask (default: train)"
     )
     add_device(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="workers of the Ray cluster that share the clips, each with a CPU and, with --device cuda, a GPU; the "
+        "figures are the same (default: %(default)s, this process)",
+    )
+    parser.add_argument(
+        "--address", help="with --workers: the Ray cluster's HOST:PORT (default: as for jobs/train.py)"
+    )
     parser.add_argument("--masks", metavar="FOLDER", help="also write the masks, in the size of the frames")
     add_json(parser)
     parser.add_argument("--no-log", action="store_true", help="log nothing to MLflow")
     add_tracking_uri(parser)
     flags = parser.parse_args()
     from sdavs_platform.evaluation.predictions import write_masks
-    from sdavs_platform.evaluation.registered_model import evaluate_registered, log_results, results_table
+    from sdavs_platform.evaluation.registered_model import log_results, results_table
     from sdavs_platform.tracking.client import log_or_warn, tracking_uri
 
-    results = evaluate_registered(
-        flags.model,
-        blind_uri=flags.blind,
-        root=flags.data,
-        kind=flags.kind,
-        mode=flags.mode,
-        videos_per_batch=flags.videos_per_batch,
-        splits=flags.split,
-        train_split=flags.train_split,
-        device=flags.device,
-        uri=flags.tracking_uri,
-    )
+    if flags.workers < 1:
+        raise ValueError(f"--workers: {flags.workers} is not allowed; allowed: 1 or more")
+    with contextlib.ExitStack() as joined:
+        results = _evaluate(flags, _scorers(flags, joined))
     print(json.dumps(results, indent=2) if flags.json else results_table(results), flush=True)
     if flags.masks:
         write_masks(
@@ -82,6 +88,39 @@ def main() -> None:
     if not flags.no_log:
         uri = tracking_uri(flags.tracking_uri)
         log_or_warn("the figures", lambda: log_results(results, uri=uri), uri=uri)
+
+
+def _evaluate(flags: argparse.Namespace, scorers: Any) -> dict[str, Any]:
+    from sdavs_platform.evaluation.registered_model import evaluate_registered
+
+    return evaluate_registered(
+        flags.model,
+        blind_uri=flags.blind,
+        root=flags.data,
+        kind=flags.kind,
+        mode=flags.mode,
+        videos_per_batch=flags.videos_per_batch,
+        splits=flags.split,
+        train_split=flags.train_split,
+        device=flags.device,
+        uri=flags.tracking_uri,
+        scorers=scorers,
+    )
+
+
+def _scorers(flags: argparse.Namespace, joined: contextlib.ExitStack) -> Any:
+    """Workers of the cluster, which is left with `joined`; None for this process alone."""
+    if flags.workers == 1:
+        return None
+    from sdavs_platform.cluster import joined_cluster
+    from sdavs_platform.config.cli import load_config
+    from sdavs_platform.evaluation.shares import Scorers
+
+    use_gpu = flags.device.startswith("cuda")
+    joined.enter_context(
+        joined_cluster(load_config([{"cluster": {"address": flags.address, "use_gpu": use_gpu}}]))
+    )
+    return Scorers(num_workers=flags.workers, use_gpu=use_gpu, root=flags.data)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import ray
 import ray.train
 from sdavs_platform.evaluation.registered_model import evaluate_registered, log_results, results_table
 from sdavs_platform.evaluation.scoring import best_constant
+from sdavs_platform.evaluation.shares import Scorers
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.usefixtures("cluster")
 def runs_named(config):
     client = mlflow_client(config.tracking.uri)
     experiment = client.get_experiment_by_name(config.tracking.experiment)
+    if experiment is None:  # nothing has been logged yet
+        return []
     return client.search_runs([experiment.experiment_id], f"tags.`sdavs.name` = '{config.name}'")
 
 
@@ -151,6 +154,18 @@ def test_the_evaluation_compares_the_right_sound_with_others_and_with_models_tha
     )
     assert "test/test_strict/robust/g_fpr" in logged
     assert "test/test_strict/interval/right_audio_minus_deaf_oracle/low" in logged
+    # Two workers that share the clips find the same.
+    shared = evaluate_registered(
+        f"models:/sdavs/{version}",
+        root=str(data),
+        uri=uri,
+        splits=["test_strict"],
+        scorers=Scorers(num_workers=2, wait_seconds=120),
+    )
+    rows = shared["splits"]["test_strict"]
+    assert rows.keys() == report["splits"]["test_strict"].keys()
+    for row, scores in rows.items():
+        assert scores == pytest.approx(report["splits"]["test_strict"][row], abs=1e-5)
 
 
 def test_a_checkpoint_that_lacks_a_shard_is_refused_with_the_file_name(interrupted_and_resumed, tmp_path):

@@ -27,6 +27,7 @@ from sdavs_platform.evaluation.listening import (
     sounds_of,
 )
 from sdavs_platform.evaluation.scoring import best_constant, score, score_sound
+from sdavs_platform.evaluation.shares import Scorers
 from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tables import text_table
 from sdavs_platform.tracking.client import require_mlflow, tracking_uri
@@ -45,6 +46,7 @@ class Setting:
     mode: Mode
     videos_per_batch: int
     device: str
+    scorers: Scorers | None
 
 
 @dataclass
@@ -71,6 +73,7 @@ def evaluate_registered(
     train_split: str = "train",
     device: str = "cpu",
     uri: str | None = None,
+    scorers: Scorers | None = None,
 ) -> dict[str, Any]:
     """Score a model, and the baselines it should be compared with, on every split.
 
@@ -83,6 +86,7 @@ def evaluate_registered(
         videos_per_batch: AVSBench-object's official F alone: how many videos share a best threshold.
         splits: None for all whose name starts with "test".
         uri: MLflow; None for the default.
+        scorers: workers of a cluster that share the clips, to the same figures; None for this process alone.
 
     Returns:
         {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
@@ -112,7 +116,7 @@ def evaluate_registered(
             loaded,
             clips,
             blind=(blind, blind_clips) if blind and blind_clips else None,
-            setting=Setting(mode=mode, videos_per_batch=videos_per_batch, device=device),
+            setting=Setting(mode=mode, videos_per_batch=videos_per_batch, device=device, scorers=scorers),
         )
         if clips.source.num_classes == 1:
             constant = best_constant(
@@ -187,7 +191,11 @@ def _score_controls(
 ) -> "SplitReport":
     """Another protocol's figures with the right, no and swapped sound."""
     report = SplitReport()
-    options: dict[str, Any] = {"mode": setting.mode, "videos_per_batch": setting.videos_per_batch}
+    options: dict[str, Any] = {
+        "mode": setting.mode,
+        "videos_per_batch": setting.videos_per_batch,
+        "scorers": setting.scorers,
+    }
     for control in controls_of(clips):
         logger.info(f"{clips.source.split}: {len(clips)} clips, {control} audio")
         report.rows[f"{control} audio"] = score(
@@ -201,8 +209,9 @@ def _score_controls(
 
 def _score_sound(loaded: LoadedModel, heard: ReplacedSound, setting: "Setting") -> SoundMetrics:
     metrics = SoundMetrics(mode=setting.mode, videos_per_batch=setting.videos_per_batch)
-    score_sound(loaded.model, heard, metrics=metrics, device=setting.device)
-    return metrics
+    scored = score_sound(loaded.model, heard, metrics=metrics, device=setting.device, scorers=setting.scorers)
+    assert isinstance(scored, SoundMetrics)
+    return scored
 
 
 def log_results(results: dict[str, Any], *, uri: str | None = None) -> None:

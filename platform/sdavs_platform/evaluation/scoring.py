@@ -11,6 +11,7 @@ from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.metrics import Metrics, Mode, ObjectMetrics, open_metrics
 from sdavs_model.training_step import evaluate
+from sdavs_platform.evaluation.shares import Scorers
 
 Scores = dict[str, float]
 
@@ -33,15 +34,21 @@ def score(
     videos_per_batch: int = 1,
     device: str | torch.device = "cpu",
     batch_size: int = 4,
+    scorers: Scorers | None = None,
 ) -> Scores:
     """The protocol's figures for one split under one audio control; see `sdavs_model.metrics`.
+
+    Args:
+        scorers: workers of a cluster that share the clips; None for this process alone.
 
     Raises:
         ValueError: a file cannot be read; or, with "swapped", no other clip has other sounds.
     """
     heard = AudioControlled(clips, control=audio, silence=Preprocessor(model.config.preprocess).silence())
     metrics = open_metrics(clips.source, mode=mode, videos_per_batch=videos_per_batch)
-    return score_sound(model, heard, metrics=metrics, device=device, batch_size=batch_size).compute()
+    return score_sound(
+        model, heard, metrics=metrics, device=device, batch_size=batch_size, scorers=scorers
+    ).compute()
 
 
 def score_sound(
@@ -51,8 +58,15 @@ def score_sound(
     metrics: Metrics,
     device: str | torch.device = "cpu",
     batch_size: int = 4,
+    scorers: Scorers | None = None,
 ) -> Metrics:
-    """The metrics, with a model's predictions for one split under one sound added."""
+    """Metrics with a model's predictions for one split under one sound, which start as `metrics`, empty.
+
+    Args:
+        scorers: workers of a cluster that share the clips; None for this process alone.
+    """
+    if scorers is not None:
+        return scorers.score(model, heard, metrics=metrics, device=device, batch_size=batch_size)
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
     return evaluate(model, batches, device=device, metrics=metrics)
 

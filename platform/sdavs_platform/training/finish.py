@@ -15,12 +15,16 @@ from sdavs_model.metrics.base import format_scores
 from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
+from sdavs_platform.evaluation.shares import Scorers
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.registry import find_version, register_artifact
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.export import export_checkpoint
 
 logger = logging.getLogger(__name__)
+
+CLIPS_PER_SCORER = 50
+"""Our choice: fewest clips of a test split for which one more worker is started."""
 
 
 def finish_training(
@@ -44,6 +48,14 @@ def finish_training(
     torch.set_num_threads(config.cluster.cpus_per_worker)
     run = TrainingRun(uri=uri, run_id=run_id)
     device = "cuda" if config.cluster.use_gpu else "cpu"
+    scorers = Scorers(
+        num_workers=config.cluster.max_workers,
+        num_cpus=config.cluster.cpus_per_worker,
+        use_gpu=bool(config.cluster.use_gpu),
+        joins=True,
+        min_clips=CLIPS_PER_SCORER,
+        root=config.data.root,
+    )
     lineage: dict[str, Any] = {
         "run_id": run_id,
         "name": config.name,
@@ -62,7 +74,9 @@ def finish_training(
         headlines: dict[str, float] = {}
         for split in config.data.test_splits:
             clips = open_split(config, split)
-            scores[split] = score(loaded.model, clips, audio=config.data.audio, device=device)
+            scores[split] = score(
+                loaded.model, clips, audio=config.data.audio, device=device, scorers=scorers
+            )
             headline = headline_of(clips.source.protocol)
             headlines[f"{split}_{headline}"] = scores[split][headline]
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
