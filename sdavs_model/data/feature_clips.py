@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdavs_model.config import ModelConfig
-from sdavs_model.data.augment.augmentation import Augment, draw_window
+from sdavs_model.data.augment.augmentation import draw_window
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.features import EMBEDDINGS, MAPS
 from sdavs_model.encoders.visual import VisualEncoder

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from sdavs_model.data.augment import augmentation
-from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.core.audio_cache import SoundCache
 from sdavs_model.data.core.clip import Clip

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdavs_model.data.augment.augmentation import Augment, augment_clip, augment_log_mel, draw_window, mix
+from sdavs_model.data.augment.augmentation import augment_clip, augment_log_mel, draw_window, mix
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.data.training_clips import TrainingClips

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from sdavs_model import PreprocessConfig
-from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips

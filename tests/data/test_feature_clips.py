@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdavs_model import PreprocessConfig, SDAVSConfig, build_model
-from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
 from sdavs_model.data.training_clips import collate_clips, open_training_clips

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdavs_model import SDAVSConfig
-from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
 from sdavs_model.data.paired_sounds import PairedSounds

@@ -14,7 +14,7 @@ from layouts import AVSS_CLASSES, SIZE, write_avss, write_mask, write_s4, write_
 from PIL import Image
 
 from sdavs_model import PreprocessConfig
-from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.benchmarks.palette import palette
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.datasets import KINDS, known_kind, splits_of

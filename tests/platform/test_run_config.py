@@ -1,6 +1,8 @@
 """The config tree: what it accepts, and what it says when it does not."""
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,12 @@ def test_the_papers_configs_want_pretrained_encoders_or_the_word_that_there_are_
 def test_keys_of_earlier_versions_are_still_read(tmp_path):
     (tmp_path / "old.yaml").write_text("model: {vggish_weights: vggish.pth}\n")
     assert load_config([tmp_path / "old.yaml"]).model.audio_weights == "vggish.pth"
+
+
+def test_a_config_is_read_without_torch_so_that_help_and_refusals_come_at_once():
+    program = (
+        "import sys, sdavs_platform.config.cli; "
+        "print([name for name in ('torch', 'timm', 'ray', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

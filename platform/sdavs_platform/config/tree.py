@@ -5,7 +5,7 @@ run, the model artifact and the endpoint; nothing passes raw dicts on.
 
 To add a key, add a field to its section: its flag is made from the name, its `--help` text from the docstring. The
 section `serve` is in `config/serve.py`, `model` in `sdavs_model.config` and `sdavs_model/architectures/NAME/config.py`,
-`data.augment` in `sdavs_model.data.augment.augmentation`.
+`data.augment` in `sdavs_model.data.augment.config`.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, create_model, field_validator, mode
 from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from sdavs_model.architectures.sdavs.config import SDAVSConfig
 from sdavs_model.config import ModelConfig, with_new_keys
-from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.datasets import KindOrAuto
 from sdavs_platform.config.paths import absolute
 from sdavs_platform.config.section import Count, CountOrZero, Fraction, Name, NotNegative, Positive, Section

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from sdavs_model.audio_control import AudioControlled
-from sdavs_model.data.augment.augmentation import Augment
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
 from sdavs_model.data.paired_sounds import PairedSounds
