@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 
@@ -45,17 +46,56 @@ class Sound:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Region:
+    """Where one class is in one frame."""
+
+    counts: bytes
+    """COCO's compressed run lengths: kilobytes, where the mask itself has as many bytes as pixels."""
+    num_pixels: int
+    score: float
+    """Mean probability inside."""
+
+
+Regions = dict[int, Region]
+"""By class, for those present in a frame; 0, the background, is none of them, and binary models know 1."""
+
+
+def regions_of(mask: np.ndarray, confidence: np.ndarray) -> Regions:
+    """The regions of a mask [H, W] uint8, scored by the confidence [H, W] of each pixel."""
+    regions = {}
+    for value in range(1, int(mask.max(initial=0)) + 1):
+        inside = mask == value
+        if num_pixels := int(np.count_nonzero(inside)):
+            counts = coco.encode(np.asfortranarray(inside.view(np.uint8)))["counts"]
+            score = float(confidence[inside].mean(dtype=np.float64))
+            regions[value] = Region(counts=counts, num_pixels=num_pixels, score=score)
+    return regions
+
+
+def mask_of(regions: Regions, size: tuple[int, int]) -> np.ndarray:
+    """[H, W] uint8, class of each pixel, back from its regions."""
+    mask = np.zeros(size, np.uint8)
+    for value, region in regions.items():
+        mask[coco.decode({"size": list(size), "counts": region.counts}) > 0] = value
+    return mask
+
+
+@dataclass(frozen=True, kw_only=True)
 class Masks:
     """A model's prediction for one clip."""
 
     version: int
     """Version of the model that made it."""
-    masks: np.ndarray
-    """[T, H, W] uint8 in the size of the clip's frames: 0 is background, else the class; binary models know 1."""
-    scores: list[dict[int, float]]
-    """For each frame and each class in it, the mean probability inside its mask."""
+    size: tuple[int, int]
+    """Height and width of the clip's frames as displayed, and so of the masks."""
+    frames: list[Regions]
     sounds: list[list[Sound]] | None = None
     """For each frame the classes that were heard, nearest first; None from models that do not say."""
+
+    @property
+    def masks(self) -> np.ndarray:
+        """[T, H, W] uint8: 0 is background, else the class."""
+        return np.stack([mask_of(regions, self.size) for regions in self.frames])
 
 
 @dataclass(frozen=True, kw_only=True)

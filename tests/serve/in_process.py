@@ -16,7 +16,7 @@ from sdavs_serve.http.metrics import Metrics
 from sdavs_serve.http.segmenter import Segmenter
 from sdavs_serve.inference.dispatch import VersionGone
 from sdavs_serve.inference.router import Route, Router
-from sdavs_serve.model_calls import Masks
+from sdavs_serve.model_calls import Masks, regions_of
 from sdavs_serve.rollout.state import Release, RolloutState
 
 from sdavs_model.data.core.clip import Clip
@@ -45,7 +45,7 @@ class FakeDecoder:
     def __init__(self) -> None:
         self.num_decodings = self.num_closed = 0
 
-    def samples(self, upload: Upload) -> Any:
+    def samples(self, upload: Upload, *, squash_to: int | None, keep_pictures: bool) -> Any:
         """As `Sandbox.samples`."""
         self.num_decodings += 1
         black, second = np.zeros((4, 4, 3), np.uint8), np.zeros(16_000, np.float32)
@@ -79,8 +79,9 @@ class FakeModel:
             await self.gate.wait()
         if failure := self.failures.get(self.num_windows):
             raise failure
-        masks = np.ones(clip.frames.shape[:3], np.uint8)
-        return Masks(version=route.release.version, masks=masks, scores=[{1: 0.9}] * len(masks))
+        size = clip.size or clip.frames.shape[1:3]
+        regions = regions_of(np.ones(size, np.uint8), np.full(size, 0.9))
+        return Masks(version=route.release.version, size=size, frames=[regions] * clip.num_frames)
 
 
 def gone() -> VersionGone:

@@ -16,9 +16,13 @@ from sdavs_serve.decoding.media import decode_video, windows
 from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
 from sdavs_serve.encoding.responses import JsonWriter, SegmentedFrame
 from sdavs_serve.errors import MediaError
+from sdavs_serve.model_calls import regions_of
 from sdavs_serve.schema import AnswerHead, ModelInfo, SegmentAnswer, Timings
 from sdavs_serve.tools.fuzz import fuzz
 from waiting import patience
+
+from sdavs_model.config import PreprocessConfig
+from sdavs_model.data.core.preprocess import Preprocessor
 
 LIMITS = ServeConfig(max_seconds=4000, max_frames=4000)
 
@@ -163,6 +167,20 @@ def test_a_decoder_that_was_taken_over_reaches_no_other_process_and_no_network(w
     assert ran.returncode == (0 if allowed else errno.EPERM)
 
 
+def test_the_decoder_sends_pictures_as_the_models_preprocessing_squashes_them(sandbox, make_video):
+    preprocessor = Preprocessor(PreprocessConfig(image_size=32))
+    upload = upload_of(make_video(2))
+    displayed = list(sandbox.samples(upload).samples())
+    for keep in (False, True):
+        squashed = list(sandbox.samples(upload, squash_to=32, keep_pictures=keep).samples())
+        for small, full in zip(squashed, displayed, strict=True):
+            assert np.array_equal(small.picture, preprocessor.squash([full.picture])[0])
+            assert small.size == full.picture.shape[:2]
+            assert np.array_equal(small.displayed, full.picture) if keep else small.displayed is None
+        (window,) = windows(squashed, num_frames=5)
+        assert window.clip.size == displayed[0].picture.shape[:2]
+
+
 def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
     """Ten minutes pass through in windows; their sound alone would take 38 MB."""
     long = upload_of(make_video(600, kind="matroska"))
@@ -174,8 +192,9 @@ def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
         for window in windows(sandbox.samples(upload).samples(), num_frames=5):
             for sample in window.samples:
                 mask = (sample.picture[..., 0] > 128).astype(np.uint8)
+                regions = regions_of(mask, np.full(mask.shape, 0.9))
                 frame = SegmentedFrame(
-                    index=0, time_s=sample.time_s, picture=sample.picture, mask=mask, scores={1: 0.9}
+                    index=0, time_s=sample.time_s, picture=None, size=mask.shape, regions=regions
                 )
                 writer.add(frame)
         grown.append(psutil.Process(os.getpid()).memory_info().rss)

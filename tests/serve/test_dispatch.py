@@ -36,7 +36,7 @@ class Call:
 
     def __await__(self):
         yield from asyncio.sleep(self.seconds).__await__()
-        return Masks(version=self.version, masks=np.zeros((1, 4, 4), np.uint8), scores=[{}])
+        return Masks(version=self.version, size=(4, 4), frames=[{}])
 
     def cancel(self) -> None:
         self.cancelled = True

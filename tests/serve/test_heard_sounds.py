@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from sdavs_serve.decoding.media import Window
+from sdavs_serve.decoding.media import Sample, Window
 from sdavs_serve.encoding.responses import SegmentedFrame
 from sdavs_serve.http.segmenter import _frames
 from sdavs_serve.inference.served_model import ServedModel
@@ -13,7 +13,7 @@ from sdavs_serve.model_calls import Masks
 
 from sdavs_model import build_model, config_from_dict
 from sdavs_model.artifact_files import signature
-from sdavs_model.data.core.clip import Clip
+from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 from sdavs_model.data.core.preprocess import Preprocessor
 
 SIZES = {"backbone": "test_efficientnet", "image_size": 32, "audio_encoder": "vggish", "vggish_width": 0.125}
@@ -71,15 +71,16 @@ def test_a_response_has_the_sounds_of_the_frames_that_it_shows():
     model = served(**DDESEG)
     shown = clip(3)
     (predicted,) = model.run([model.prepare(shown)])
-    masks = Masks(version=1, masks=np.zeros((3, 20, 30), np.uint8), scores=[{}] * 3, sounds=predicted.sounds)
-    samples = [SimpleNamespace(time_s=float(second), picture=shown.frames[second]) for second in (1, 2)]
+    masks = Masks(version=1, size=(20, 30), frames=[{}] * 3, sounds=predicted.sounds)
+    silence = np.zeros(SAMPLE_RATE, np.float32)
+    samples = [Sample(time_s=float(i), picture=shown.frames[i], second=silence) for i in (1, 2)]
     # The first frame only gives context.
     window = Window(first=1, clip=shown, samples=samples)
     written = _frames(SimpleNamespace(window=window, masks=masks))
     frames = [frame.to_schema(["background", "sounding object"]) for frame in written]
     assert [frame.sounds[0].name for frame in frames] == [predicted.sounds[i][0].name for i in (1, 2)]
     assert frames[0].sounds[0].seen == predicted.sounds[1][0].seen
-    plain = SegmentedFrame(index=0, time_s=0.0, picture=shown.frames[0], mask=masks.masks[0], scores={})
+    plain = SegmentedFrame(index=0, time_s=0.0, picture=None, size=(20, 30), regions={})
     assert plain.to_schema(["background", "sounding object"]).sounds is None
 
 

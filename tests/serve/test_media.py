@@ -1,5 +1,8 @@
 """From an upload's bytes to aligned clips, without a server."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,12 @@ from sdavs_serve.encoding.overlay_video import OverlayVideoWriter
 from sdavs_serve.encoding.responses import COLOURS, SegmentedFrame, decode_rle, draw_overlay, encode_rle
 from sdavs_serve.errors import MediaError, RequestError
 from sdavs_serve.http.form import negotiate
-from sdavs_serve.inference.served_model import masks_with_scores
+from sdavs_serve.inference.served_model import frame_regions
+from sdavs_serve.model_calls import Masks, regions_of
 from sdavs_serve.schema import Timings
+from waiting import patience
+
+from sdavs_model.masks import masks_at_size
 
 LIMITS = ServeConfig()
 TIMINGS = Timings(decode=0, model=0, encode=0, total=0)
@@ -112,9 +119,9 @@ def test_a_mask_survives_its_run_lengths():
 def test_a_semantic_frame_names_each_class_and_all_of_them_together():
     mask = np.zeros((4, 8), np.uint8)
     mask[:, 2:4], mask[:2, 6:] = 1, 2
-    frame = SegmentedFrame(
-        index=0, time_s=0.5, picture=np.zeros((4, 8, 3), np.uint8), mask=mask, scores={1: 0.75, 2: 0.5}
-    )
+    regions = regions_of(mask, np.choose(mask, [0.9, 0.75, 0.5]))
+    frame = SegmentedFrame(index=0, time_s=0.5, picture=None, size=(4, 8), regions=regions)
+    assert np.array_equal(frame.mask, mask)
     answer = frame.to_schema(["background", "dog", "cat"])
     assert [(one.index, one.name, one.area) for one in answer.classes] == [
         (1, "dog", 0.25),
@@ -127,11 +134,51 @@ def test_a_semantic_frame_names_each_class_and_all_of_them_together():
 
 def test_pixels_of_a_semantic_model_get_their_most_probable_class():
     logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    masks, scores = masks_with_scores(logits, size=(8, 8), threshold=0.9)
+    frames = frame_regions(logits, size=(8, 8), threshold=0.9)
+    masks = Masks(version=1, size=(8, 8), frames=frames).masks
     assert np.array_equal(masks, logits.argmax(1))
     confidence = logits.softmax(1).max(1).values.numpy()
-    assert scores[0][2] == pytest.approx(confidence[0][masks[0] == 2].mean(), rel=1e-5)
-    assert set(scores[0]) == {1, 2}
+    assert frames[0][2].score == pytest.approx(confidence[0][masks[0] == 2].mean(), rel=1e-5)
+    assert set(frames[0]) == {1, 2}
+
+
+@pytest.mark.parametrize("num_classes", [1, 5])
+def test_masks_are_those_of_all_frames_and_classes_resized_at_once(num_classes, monkeypatch):
+    monkeypatch.setattr("sdavs_model.masks.MAX_VALUES", 3 * 135 * 240)
+    generator = torch.Generator().manual_seed(num_classes)
+    logits = 3 * torch.randn(3, num_classes, 24, 24, generator=generator)
+    predicted = masks_at_size(logits, size=(135, 240), threshold=0.4)
+    at_once = torch.nn.functional.interpolate(logits, (135, 240), mode="bilinear", align_corners=False)
+    if num_classes == 1:
+        confidence = at_once[:, 0].sigmoid()
+        classes = (confidence > 0.4).to(torch.uint8)
+    else:
+        confidence, classes = at_once.softmax(1).max(1)
+    assert torch.equal(predicted.classes, classes.to(torch.uint8))
+    torch.testing.assert_close(predicted.confidence, confidence)
+    frames = frame_regions(logits, size=(135, 240), threshold=0.4)
+    assert np.array_equal(Masks(version=1, size=(135, 240), frames=frames).masks, classes)
+
+
+PEAK = """
+import resource, torch
+from sdavs_serve.inference.served_model import frame_regions
+torch.set_num_threads(1)
+logits = torch.zeros(1, 71, 16, 16)
+logits[:, 70, 4:] = 1
+frame_regions(logits, size=(64, 64), threshold=0.5)  # loads what the first call loads
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+frames = frame_regions(logits, size=(2160, 3840), threshold=0.5)
+assert set(frames[0]) == {70}
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_masks_of_71_classes_at_4k_take_a_third_of_the_memory_that_their_logits_would():
+    run = [sys.executable, "-c", PEAK]
+    ran = subprocess.run(run, capture_output=True, text=True, check=True, timeout=patience(60))
+    assert float(ran.stdout) < 71 * 2160 * 3840 * 4 / 1e6 / 3
 
 
 def test_the_overlay_changes_masked_pixels_only():
@@ -155,8 +202,8 @@ def test_the_overlay_video_keeps_frames_and_sound_in_step(make_video, chirp):
                 index=index,
                 time_s=sample.time_s,
                 picture=odd,
-                mask=np.zeros((47, 63), np.uint8),
-                scores={},
+                size=(47, 63),
+                regions={},
             )
         )
     answered = list(decode_video(writer.finish(TIMINGS).read(), fps=1, limits=LIMITS))

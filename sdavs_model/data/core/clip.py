@@ -39,6 +39,8 @@ class Clip:
     objects: np.ndarray | None = None
     """[T, H, W] uint8 of a composed clip: 0 is background, k the k-th visible object, whether it sounds or not; None
     where that is unknown."""
+    size: tuple[int, int] | None = None
+    """Height and width of the frames before they were squashed for the model; None if they were not."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:

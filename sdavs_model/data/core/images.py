@@ -47,6 +47,18 @@ def read_frames(paths: Sequence[Path]) -> np.ndarray:
     return np.stack(frames)
 
 
+def squash(image: np.ndarray, side: int, method: Image.Resampling) -> np.ndarray:
+    """[H, W] or [H, W, 3] uint8 -> the same with both sides `side`; one of that size already stays as it is."""
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), method))
+
+
+def squash_picture(picture: np.ndarray, side: int) -> np.ndarray:
+    """[H, W, 3] uint8 -> [S, S, 3] uint8 as the model sees it, in training and in serving; bilinear."""
+    return squash(picture, side, Image.Resampling.BILINEAR)
+
+
 def size_text(image: np.ndarray) -> str:
     """Width x height, as a person writes it."""
     return f"{image.shape[1]}x{image.shape[0]}"

@@ -9,6 +9,7 @@ from PIL import Image
 from sdavs_model.config import PreprocessConfig
 from sdavs_model.data.core.clip import IGNORED, SAMPLE_RATE
 from sdavs_model.data.core.decibel_mel import decibel_mel
+from sdavs_model.data.core.images import squash, squash_picture
 
 # VGGish's published constants (tensorflow/models, research/audioset/vggish, vggish_params.py).
 WINDOW_LENGTH = 400  # 25 ms
@@ -47,11 +48,12 @@ class Preprocessor:
 
     def squash(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """T pictures [H, W, 3] uint8 -> [T, S, S, 3] uint8; pictures of that size already stay as they are."""
-        return np.stack([self._squash(image, Image.Resampling.BILINEAR) for image in images])
+        return np.stack([squash_picture(image, self.config.image_size) for image in images])
 
     def masks(self, masks: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """T masks [H, W] of class indices (uint8) -> [T, S, S] int64; nearest neighbour."""
-        squashed = np.stack([self._squash(mask, Image.Resampling.NEAREST) for mask in masks])
+        side = self.config.image_size
+        squashed = np.stack([squash(mask, side, Image.Resampling.NEAREST) for mask in masks])
         return torch.from_numpy(squashed).long()
 
     def log_mel(self, waveform: np.ndarray, num_frames: int) -> torch.Tensor:
@@ -82,12 +84,6 @@ class Preprocessor:
     def silence(self) -> torch.Tensor:
         """The log-mel example [1, 96, 64], for HTS-AT [1, 87, 64], of a second without sound."""
         return self.log_mel(np.zeros(SAMPLE_RATE, np.float32), 1)[0]
-
-    def _squash(self, image: np.ndarray, method: Image.Resampling) -> np.ndarray:
-        size = (self.config.image_size, self.config.image_size)
-        if image.shape[:2] == size:
-            return image
-        return np.asarray(Image.fromarray(image).resize(size, method))
 
 
 def mel_matrix() -> torch.Tensor:

@@ -41,6 +41,10 @@ class Job:
     limits: MediaLimits
     until: float = 0.0
     """For `sound`: seconds to decode."""
+    squash_to: int | None = None
+    """Side of the model's pictures: squashed here, a 4K picture does not have to leave this process."""
+    keep_pictures: bool = False
+    """With `squash_to`: also send the pictures as displayed, to draw on."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, for `from_json`."""
@@ -81,8 +85,13 @@ def _messages(job: Job, parts: list[memoryview]) -> Iterator[protocol.Message]:
             yield protocol.Message(what="sound", arrays=(block,))
     else:
         for sample in _samples(job, parts, ends.append):
-            arrays = (sample.picture, sample.second)
-            yield protocol.Message(what="sample", body={"time_s": sample.time_s}, arrays=arrays)
+            if job.squash_to is not None:
+                sample = sample.for_model(job.squash_to, keep=job.keep_pictures)
+            arrays = [sample.picture, sample.second]
+            if sample.displayed is not None:
+                arrays.append(sample.displayed)
+            body = {"time_s": sample.time_s, "size": sample.size}
+            yield protocol.Message(what="sample", body=body, arrays=tuple(arrays))
     yield protocol.Message(what="end", body=asdict(ends[0]) if ends else {})
 
 

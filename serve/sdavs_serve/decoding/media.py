@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from sdavs_model.data.core.clip import Clip
+from sdavs_model.data.core.images import squash_picture
 from sdavs_serve.decoding.containers import (
     Clock,
     Content,
@@ -60,9 +61,28 @@ class Sample:
 
     time_s: float
     picture: np.ndarray
-    """[H, W, 3] uint8, RGB, upright."""
+    """[H, W, 3] uint8, RGB, upright; [S, S, 3] after `for_model`."""
     second: np.ndarray
     """[16000] float32, the second of sound around `time_s`."""
+    size: tuple[int, int] | None = None
+    """Height and width as displayed, of a picture that was squashed for the model."""
+    displayed: np.ndarray | None = None
+    """That picture before, if it is drawn on."""
+
+    def for_model(self, side: int, *, keep: bool) -> "Sample":
+        """The same with its picture squashed to [side, side, 3], as the preprocessing of the model does.
+
+        Args:
+            side: of the model's pictures.
+            keep: also keep the picture as displayed.
+        """
+        return Sample(
+            time_s=self.time_s,
+            picture=squash_picture(self.picture, side),
+            second=self.second,
+            size=(self.picture.shape[0], self.picture.shape[1]),
+            displayed=self.picture if keep else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +128,7 @@ def _window(samples: list[Sample], *, first: int, fresh: int) -> Window:
         name=f"upload from {samples[0].time_s:.2f} s",
         frames=np.stack([sample.picture for sample in samples]),
         waveform=np.concatenate([sample.second for sample in samples]),
+        size=samples[0].size,
     )
     return Window(clip=clip, first=first, samples=samples[-fresh:])
 

@@ -72,8 +72,15 @@ class Decoding:
     def samples(self) -> Iterator[Sample]:
         """The samples of the upload, in order of time. Raises MediaError as soon as something is wrong."""
         for message in self._messages(max_array=max(3 * self._job.limits.max_pixels, SECOND)):
-            picture, second = message.arrays
-            yield Sample(time_s=message.body["time_s"], picture=picture, second=second)
+            picture, second, *displayed = message.arrays
+            size = message.body["size"]
+            yield Sample(
+                time_s=message.body["time_s"],
+                picture=picture,
+                second=second,
+                size=size and (size[0], size[1]),
+                displayed=displayed[0] if displayed else None,
+            )
 
     def sound(self) -> Iterator[np.ndarray]:
         """Blocks [2, N] float32 at 48 kHz. Raises MediaError as soon as something is wrong."""
@@ -129,9 +136,16 @@ class Sandbox:
         self._control: socket.socket | None = None
         self._server: subprocess.Popen | None = None
 
-    def samples(self, upload: Upload) -> Decoding:
-        """Start decoding an upload."""
-        return self._start(upload, upload.kind)
+    def samples(
+        self, upload: Upload, *, squash_to: int | None = None, keep_pictures: bool = False
+    ) -> Decoding:
+        """Start decoding an upload.
+
+        Args:
+            upload: the file.
+            squash_to, keep_pictures: as in `Job`.
+        """
+        return self._start(upload, upload.kind, squash_to=squash_to, keep_pictures=keep_pictures)
 
     def sound(self, upload: Upload, *, until: float) -> Decoding:
         """Start decoding its sound once more, for an overlay."""
@@ -148,7 +162,7 @@ class Sandbox:
         with self._lock:
             self._stop()
 
-    def _start(self, upload: Upload, what: Any, until: float = 0.0) -> Decoding:
+    def _start(self, upload: Upload, what: Any, **options: Any) -> Decoding:
         ours, theirs = socket.socketpair()
         ours.settimeout(self._limits.timeout_s)
         with self._lock, theirs:
@@ -164,7 +178,7 @@ class Sandbox:
                     self._stop()
                     if attempt:
                         raise
-        job = Job(what=what, parts=upload.parts, fps=upload.fps, limits=self._limits, until=until)
+        job = Job(what=what, parts=upload.parts, fps=upload.fps, limits=self._limits, **options)
         decoding = Decoding(ours, job, "video" if upload.kind == "video" else "audio")
         upload.decodings.append(decoding)
         return decoding

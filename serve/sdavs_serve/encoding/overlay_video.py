@@ -24,6 +24,7 @@ class OverlayVideoWriter:
     """
 
     media_type = "video/mp4"
+    draws = True
 
     def __init__(self, *, fps: float, sound: Callable[[float], Iterator[np.ndarray]]) -> None:
         """

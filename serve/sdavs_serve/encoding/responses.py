@@ -4,6 +4,7 @@ Every writer takes frames one after the other and writes them to a file on disk.
 of frames, and nothing is sent before the response is complete.
 """
 
+import functools
 import io
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sdavs_serve.errors import RequestError
-from sdavs_serve.model_calls import Sound
+from sdavs_serve.model_calls import Regions, Sound, mask_of
 from sdavs_serve.schema import AnswerHead, ClassMask, FrameMask, HeardSound, Rle, Timeline, Timings
 
 OVERLAY_OPACITY = 0.45
@@ -46,41 +47,59 @@ class SegmentedFrame:
 
     index: int
     time_s: float
-    picture: np.ndarray
-    """[H, W, 3] uint8."""
-    mask: np.ndarray
-    """[H, W] uint8, class of each pixel; 0 is background, binary models know 1."""
-    scores: dict[int, float]
-    """Mean probability inside the mask, for each class present."""
+    picture: np.ndarray | None
+    """[H, W, 3] uint8, for the writers that draw on it."""
+    size: tuple[int, int]
+    """Height and width."""
+    regions: Regions
+    """Where the classes are; the background is none of them."""
     sounds: list[Sound] | None = None
     """The classes heard; None from models that do not say."""
 
+    @functools.cached_property
+    def mask(self) -> np.ndarray:
+        """[H, W] uint8, class of each pixel; 0 is background, binary models know 1."""
+        return mask_of(self.regions, self.size)
+
     def to_schema(self, classes: list[str]) -> FrameMask:
-        """The frame as in the JSON response; `classes` are the model's, background first."""
-        inside = (self.mask > 0).astype(np.uint8)
-        masks = [self._class_mask(value, classes[value]) for value in self.scores]
-        area = sum(mask.area for mask in masks)
+        """The frame as in the JSON response; `classes` are the model's, background first.
+
+        The regions' run lengths go into it as they are; no mask is drawn for it.
+        """
+        num_inside = sum(region.num_pixels for region in self.regions.values())
+        weighted = sum(region.score * region.num_pixels for region in self.regions.values())
+        masks = [self._class_mask(value, classes[value]) for value in self.regions]
         return FrameMask(
             index=self.index,
             time_s=self.time_s,
-            size=self.mask.shape,
-            rle=encode_rle(inside),
-            score=sum(mask.score * mask.area for mask in masks) / area if area else 0.0,
-            area=float(inside.mean()),
+            size=self.size,
+            rle=self._together(),
+            score=weighted / num_inside if num_inside else 0.0,
+            area=num_inside / (self.size[0] * self.size[1]),
             classes=masks if len(classes) > 2 else None,
             sounds=None if self.sounds is None else [HeardSound(**asdict(sound)) for sound in self.sounds],
         )
 
     def _class_mask(self, value: int, name: str) -> ClassMask:
-        mask = (self.mask == value).astype(np.uint8)
-        score, area = self.scores[value], float(mask.mean())
-        return ClassMask(index=value, name=name, rle=encode_rle(mask), score=score, area=area)
+        region = self.regions[value]
+        area = region.num_pixels / (self.size[0] * self.size[1])
+        rle = Rle(size=self.size, counts=region.counts.decode("ascii"))
+        return ClassMask(index=value, name=name, rle=rle, score=region.score, area=area)
+
+    def _together(self) -> Rle:
+        """All classes in one mask."""
+        if not self.regions:
+            return encode_rle(np.zeros(self.size, np.uint8))
+        parts = [{"size": list(self.size), "counts": region.counts} for region in self.regions.values()]
+        return Rle(size=self.size, counts=coco.merge(parts)["counts"].decode("ascii"))
 
 
 class Writer(Protocol):
     """Writes one response."""
 
     media_type: str
+    draws: bool
+    """Whether it needs the frames' pictures."""
 
     def add(self, frame: SegmentedFrame) -> None:
         """Add the next frame."""
@@ -93,6 +112,7 @@ class JsonWriter:
     """`application/json`: `SegmentAnswer`."""
 
     media_type = "application/json"
+    draws = False
 
     def __init__(self, head: AnswerHead, classes: list[str]) -> None:
         self._classes = classes
@@ -122,6 +142,7 @@ class PngWriter:
     media_type = "image/png"
 
     def __init__(self, classes: list[str], *, index: int, overlay: bool) -> None:
+        self.draws = overlay
         self._index = index
         self._draw = _drawing(classes, overlay=overlay)
         self._num_frames = 0
@@ -147,6 +168,7 @@ class ZipWriter:
     media_type = "application/zip"
 
     def __init__(self, head: AnswerHead, classes: list[str], *, overlay: bool) -> None:
+        self.draws = overlay
         self._draw = _drawing(classes, overlay=overlay)
         self._json = JsonWriter(head, classes)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been sent
@@ -185,13 +207,14 @@ def encode_png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def draw_overlay(picture: np.ndarray | None, mask: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 with the masked pixels tinted and the masks' outlines drawn in full colour.
 
     Args:
         picture: [H, W, 3] uint8.
         mask: [H, W] uint8, class of each pixel.
     """
+    assert picture is not None, "a writer that draws gets pictures"
     inside = mask > 0
     colours = PALETTE[mask]
     padded = np.pad(mask, 1, mode="edge")

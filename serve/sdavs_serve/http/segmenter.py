@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import time
@@ -162,7 +163,7 @@ class Segmenter:
     async def _stream(self, upload: Upload, route: Route) -> AsyncGenerator[Piece, None]:
         clock, release, decoding = _Clock(), route.release, None
         head = _head(upload, route).model_dump(mode="json")
-        async with contextlib.aclosing(self._predicted(upload, route, clock)) as windows_of_clip:
+        async with contextlib.aclosing(self._predicted(upload, route, clock, draws=False)) as windows_of_clip:
             while True:
                 try:
                     async with asyncio.timeout(self._config.timeout_s):
@@ -186,7 +187,8 @@ class Segmenter:
     ) -> Segmented:
         clock, release = _Clock(), route.release
         writer, num_frames, decoding = new_writer(_head(upload, route), release.classes), 0, None
-        async with contextlib.aclosing(self._predicted(upload, route, clock)) as windows_of_clip:
+        predicted = self._predicted(upload, route, clock, draws=writer.draws)
+        async with contextlib.aclosing(predicted) as windows_of_clip:
             async for found in windows_of_clip:
                 decoding = found.decoding
                 with clock.time("encode"):
@@ -206,10 +208,13 @@ class Segmenter:
         )
 
     async def _predicted(
-        self, upload: Upload, route: Route, clock: "_Clock"
+        self, upload: Upload, route: Route, clock: "_Clock", *, draws: bool
     ) -> AsyncGenerator[_Predicted, None]:
-        """The windows of a clip with their masks, in order."""
-        with closing(await self._in_thread(self._sandbox.samples, upload)) as decoding:
+        """The windows of a clip with their masks, in order; with the pictures as displayed if they are drawn on."""
+        start = functools.partial(
+            self._sandbox.samples, upload, squash_to=_side_of_pictures(route), keep_pictures=draws
+        )
+        with closing(await self._in_thread(start)) as decoding:
             parts = windows(decoding.samples(), num_frames=route.release.num_frames)
             while True:
                 with clock.time("decode"):
@@ -243,6 +248,12 @@ def _piece(route: Route, content: dict[str, Any], *, num_frames: int = 0) -> Pie
     )
 
 
+def _side_of_pictures(route: Route) -> int | None:
+    """To which side pictures are squashed for the version and the one that shadows it; None if those differ."""
+    side = route.release.image_size
+    return side if route.mirror is None or route.mirror.image_size == side else None
+
+
 def _timeline(decoding: Decoding) -> Timeline | None:
     found = decoding.timeline
     if found is None:
@@ -262,15 +273,15 @@ def _schemas(found: _Predicted, classes: list[str]) -> list[dict[str, Any]]:
 def _frames(found: _Predicted) -> Iterator[SegmentedFrame]:
     window, masks = found.window, found.masks
     fresh = len(window.samples)
-    sounds: Sequence[list[Sound] | None] = masks.sounds or [None] * len(masks.masks)
-    parts = (masks.masks[-fresh:], masks.scores[-fresh:], sounds[-fresh:])
-    for offset, (sample, mask, scores, heard) in enumerate(zip(window.samples, *parts, strict=True)):
+    sounds: Sequence[list[Sound] | None] = masks.sounds or [None] * len(masks.frames)
+    parts = (masks.frames[-fresh:], sounds[-fresh:])
+    for offset, (sample, regions, heard) in enumerate(zip(window.samples, *parts, strict=True)):
         yield SegmentedFrame(
             index=window.first + offset,
             time_s=sample.time_s,
-            picture=sample.picture,
-            mask=mask,
-            scores=scores,
+            picture=sample.picture if sample.size is None else sample.displayed,
+            size=masks.size,
+            regions=regions,
             sounds=heard,
         )
 

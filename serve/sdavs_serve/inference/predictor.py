@@ -91,14 +91,14 @@ class Predictor:
         return self._infer.busy_s > limit
 
     async def segment(self, version: int, clip: Clip, threshold: float) -> Masks | None:
-        """Masks of one clip, in the size of its frames; None if another version is loaded, or none."""
+        """Masks of one clip, in the size of its frames as displayed; None if another version is loaded, or none."""
         model = self._model
         if model is None or model.release.version != version:
             return None
         if self._device.broken:
             raise ReplicaBroken(self._device.broken)
         inputs = await asyncio.to_thread(model.prepare, clip)
-        height, width = clip.frames.shape[1:3]
+        height, width = clip.size or clip.frames.shape[1:3]
         return await self._masks(model, inputs, size=(height, width), threshold=threshold)
 
     async def golden(self, version: int) -> GoldenReport | None:
@@ -115,13 +115,11 @@ class Predictor:
     async def _masks(
         self, model: "ServedModel", inputs: "Inputs", *, size: tuple[int, int], threshold: float
     ) -> Masks:
-        from sdavs_serve.inference.served_model import masks_with_scores
+        from sdavs_serve.inference.served_model import frame_regions
 
         predicted = await self._infer((model, inputs))
-        masks, scores = await asyncio.to_thread(
-            masks_with_scores, predicted.logits, size=size, threshold=threshold
-        )
-        return Masks(version=model.release.version, masks=masks, scores=scores, sounds=predicted.sounds)
+        frames = await asyncio.to_thread(frame_regions, predicted.logits, size=size, threshold=threshold)
+        return Masks(version=model.release.version, size=size, frames=frames, sounds=predicted.sounds)
 
     async def _run_batch(self, batch: list[tuple["ServedModel", "Inputs"]]) -> list["Prediction"]:
         """The prediction for each clip in the batch."""

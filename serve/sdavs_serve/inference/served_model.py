@@ -17,7 +17,7 @@ from sdavs_model.artifact import read_golden
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 from sdavs_model.golden import golden_difference
 from sdavs_model.masks import masks_at_size
-from sdavs_serve.model_calls import GoldenReport, Sound
+from sdavs_serve.model_calls import GoldenReport, Regions, Sound, regions_of
 from sdavs_serve.rollout.state import Release, Target
 
 logger = logging.getLogger("ray.serve")
@@ -144,13 +144,10 @@ def _sounds(heard: Heard, names: Sequence[str]) -> list[list[list[Sound]]]:
     ]
 
 
-def masks_with_scores(
-    logits: torch.Tensor, *, size: tuple[int, int], threshold: float
-) -> tuple[np.ndarray, list[dict[int, float]]]:
-    """Masks [T, H, W] of `masks_at_size`, and for each frame and class in it the mean probability inside."""
-    predicted = masks_at_size(logits, size=size, threshold=threshold)
-    scores: list[dict[int, float]] = []
-    for classes, confidence in zip(predicted.classes, predicted.confidence, strict=True):
-        present = [int(value) for value in classes.unique() if value]
-        scores.append({value: float(confidence[classes == value].mean()) for value in present})
-    return predicted.classes.numpy(), scores
+def frame_regions(logits: torch.Tensor, *, size: tuple[int, int], threshold: float) -> list[Regions]:
+    """The masks of `masks_at_size` as regions, one frame after the other: only one is in memory at full size."""
+    frames = []
+    for logits_of_frame in logits.split(1):
+        predicted = masks_at_size(logits_of_frame, size=size, threshold=threshold)
+        frames.append(regions_of(predicted.classes[0].numpy(), predicted.confidence[0].numpy()))
+    return frames

@@ -97,7 +97,7 @@ def _gpu_is_here() -> bool:
 
 
 def _bare(config: ServeConfig, release: Release, video: bytes, seconds: float) -> list[Row]:
-    from sdavs_serve.inference.served_model import ServedModel, masks_with_scores
+    from sdavs_serve.inference.served_model import ServedModel, frame_regions
 
     model = ServedModel.load(release, config=config)
     window = next(windows(decode_video(video, fps=config.fps, limits=config), num_frames=release.num_frames))
@@ -110,7 +110,7 @@ def _bare(config: ServeConfig, release: Release, video: bytes, seconds: float) -
         while time.monotonic() < ends:
             started = time.perf_counter()
             for predicted in model.run([inputs] * at_once):
-                masks_with_scores(predicted.logits, size=size, threshold=0.5)
+                frame_regions(predicted.logits, size=size, threshold=0.5)
             times.append(time.perf_counter() - started)
         rows.append(_row(f"bare model, {at_once} at once", times, at_once * len(times) / sum(times)))
     return rows
