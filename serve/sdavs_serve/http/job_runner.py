@@ -42,6 +42,7 @@ class ManyWriters:
     def __init__(self, writers: list[Writer]) -> None:
         self._writers = writers
         self.media_type = writers[0].media_type
+        self.draws = any(writer.draws for writer in writers)
         self.bodies: dict[str, IO[bytes]] = {}
 
     def add(self, frame: SegmentedFrame) -> None:
