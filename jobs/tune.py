@@ -4,6 +4,7 @@
     python jobs/tune.py --study ablation/tables --seeds 0 1 2 --config jobs/configs/ms3_swin.yaml
     python jobs/tune.py --study ablation/III,VI --name ablation
     python jobs/tune.py --study noise --seeds 0 1
+    python jobs/tune.py --study architectures                          all architectures on the same encoders
 
 Any key of the config tree can be set for all trials, as for jobs/train.py: --optimizer.lr 3e-4. The same command
 continues where it stopped, whatever stopped it, and repeats no finished trial. jobs/report.py builds the report of
@@ -19,7 +20,10 @@ from pathlib import Path
 from _flags import job_parser
 from _job import run_job
 
-DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "demo.yaml"
+CONFIGS = Path(__file__).resolve().parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "demo.yaml"
+ARCHITECTURES = CONFIGS / "sweeps" / "architectures.yaml"
+"""What `--study architectures` reads without --sweep: sizes of the models, and seeds."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sweep = flags.add_argument_group("the sweep; these override the keys of --sweep")
     sweep.add_argument("--sweep", type=Path, metavar="FILE", help="YAML or Python file that defines it")
-    sweep.add_argument("--study", help="ablation/tables, ablation/III,VI, ablation/full,rm_add or noise")
+    sweep.add_argument(
+        "--study", help="ablation/tables, ablation/III,VI, ablation/full,rm_add, noise or architectures"
+    )
     sweep.add_argument("--name", help="identity; the same name continues (default: the file's, else sweep)")
     sweep.add_argument("--seeds", type=int, nargs="+", help="seeds of every variant of a study (default: 0)")
     sweep.add_argument("--num-trials", type=int, help="trials of a random or Optuna search (default: 20)")
@@ -51,6 +57,8 @@ def main() -> int:
     path, files = keys.pop("sweep"), keys.pop("config")
     retry_failed, opens = keys.pop("retry_failed"), keys.pop("open")
     own = {key: keys.pop(key) for key in ("study", "name", "seeds", "num_trials", "max_concurrent")}
+    if path is None and (own["study"] or "").partition("/")[0] == "architectures":
+        path = ARCHITECTURES
     from sdavs_platform.command import FAILED, INTERRUPTED, complain, refuse
     from sdavs_platform.config.cli import load_config, overrides_of
     from sdavs_platform.tuning.sweep import load_sweep

@@ -30,6 +30,8 @@ class RecipeBook:
     """Recipe -> data set -> J and F in per cent, as the paper prints them."""
     base: ModelConfig
     """The config that the paper's ablations start from."""
+    compared: tuple[str, ...]
+    """The recipes that stand for the architecture in a comparison of architectures."""
 
     @property
     def reference(self) -> str:
@@ -64,6 +66,7 @@ def recipes_of(architecture: str) -> RecipeBook:
         titles=module.TITLES,
         published=module.PAPER,
         base=module.BASE,
+        compared=module.COMPARED,
     )
 
 

@@ -24,7 +24,7 @@ def check_sweep(path: Path) -> None:
     config = load_config([CONFIGS / "demo.yaml", sweep.base])
     normalized(sweep.space, config)
     if sweep.study is not None:
-        parse_study(sweep.study, config)
+        parse_study(sweep.study, config, sweep.models)
 
 
 def main() -> int:

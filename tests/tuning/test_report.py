@@ -128,6 +128,22 @@ def test_the_noise_table_pairs_each_model_with_itself(browser, tmp_path):
     assert cells[1][5:] == ["68.8 / 76.5", "-1.9"]
 
 
+def test_the_table_of_architectures_has_quality_false_positives_and_cost(tmp_path):
+    store = records.architectures_store(tmp_path)
+    page = build_report(store, folder=tmp_path / "page")
+    lines = (page.parent / "report.md").read_text().split("## Architectures, on test_strict")[1].splitlines()
+    rows = {
+        line.split(":")[0].strip("| "): line.strip("|").split(" | ")[1:] for line in lines if ": " in line
+    }
+    assert rows["sdavs"][:6] == ["2", "40.0 ± 0.0", "-", "40.0 ± 0.0", "-", "40.0 ± 0.0"]
+    assert rows["tpavi"][:3] == ["2", "38.0 ± 0.0", "-2.0 [-2.0, -2.0]"]
+    assert rows["tpavi"][5:7] == ["50.0 ± 0.0", "+10.0 [+10.0, +10.0]"]
+    assert rows["sdavs"][7:9] == ["-", "-"], "a sound that the data do not allow"
+    assert [cell.strip() for cell in rows["tpavi"][9:]] == ["5.6", "1.5", "50"]
+    assert rows["ddeseg_code"][1] == "not finished"
+    assert '<tr data-variant="tpavi">' in page.read_text()
+
+
 def test_failures_are_shown_with_their_reasons_and_cannot_inject_markup(browser, study):
     page = opened(browser, study[1], 1440)
     assert page.locator("#failures li").all_inner_texts() == ["rm_add-s1 OutOfMemoryError: <b>no</b> room"]

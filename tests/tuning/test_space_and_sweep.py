@@ -200,6 +200,34 @@ def test_a_study_that_does_not_exist_is_refused(study, message):
         parse_study(study, BASE)
 
 
+def test_a_study_of_architectures_keeps_the_encoders_and_replaces_the_rest():
+    study = parse_study("architectures", BASE, {"tpavi": {"width": 16}})
+    assert study.variants == ("sdavs", "ddeseg_figure", "ddeseg_code", "tpavi")
+    for planned in planned_trials(load_sweep(None, {"study": "architectures"}), BASE, study=study):
+        config = with_values(BASE, planned.values)
+        assert config.model.architecture == planned.variant.partition("_")[0]
+        assert (config.model.backbone, config.model.image_size) == (
+            BASE.model.backbone,
+            BASE.model.image_size,
+        )
+        assert config.model_copy(update={"model": BASE.model, "seed": BASE.seed}) == BASE
+    assert with_values(BASE, study.values["sdavs"]).model == BASE.model
+    assert with_values(BASE, study.values["tpavi"]).model.width == 16
+    assert with_values(BASE, study.values["ddeseg_code"]).model.variant == "code"
+    assert parse_study("architectures/tpavi,sdavs", BASE).reference == "tpavi"
+
+
+def test_a_study_of_architectures_refuses_keys_of_others():
+    with pytest.raises(
+        ValueError, match=r"study: tpavi does not fit the base config: model.num_heads: a key of"
+    ):
+        parse_study("architectures", BASE, {"tpavi": {"num_heads": 2}})
+    with pytest.raises(ValueError, match=r"study: no architecture 'tpvi'; did you mean tpavi\?"):
+        parse_study("architectures/tpvi", BASE)
+    with pytest.raises(ValueError, match="models: only the study"):
+        load_sweep(None, {"study": "noise", "models": {"tpavi": {}}})
+
+
 def test_a_sweep_may_be_defined_in_python(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

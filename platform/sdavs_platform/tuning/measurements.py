@@ -1,5 +1,6 @@
 """Measures the test scores and the cost of a trial, in Ray tasks with the resources of a training worker."""
 
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sdavs_model import benchmark, build_model, load_artifact
-from sdavs_model.analysis.clip_scores import score_clip
+from sdavs_model.analysis.clip_scores import annotated, score_clip
+from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, OffScreenSound
 from sdavs_model.analysis.noise_mixing import (
     PAPER_FACTOR,
     BrownianNoise,
@@ -19,13 +21,16 @@ from sdavs_model.analysis.noise_mixing import (
     RecordedNoise,
     factor_condition,
 )
-from sdavs_model.audio_control import AudioControlled, ReplacedSound
+from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips
+from sdavs_model.metrics.listening import marked_fraction
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
 from sdavs_platform.training.export import export_checkpoint
 from sdavs_platform.tuning.study import SWAPPED
+
+logger = logging.getLogger(__name__)
 
 LATENCY_REPEATS = 3
 ASSET_DIGITS = 12
@@ -35,6 +40,9 @@ NOISES: dict[str, Callable[[], Noise]] = {
     factor_condition("brownian"): lambda: BrownianNoise(seed=0),
     factor_condition("moving train"): lambda: RecordedNoise(seed=0),
 }
+
+# Other conditions that replace the whole sound.
+CONTROLS: dict[str, AudioControl] = {SWAPPED: "swapped", SILENCE: "muted"}
 
 
 def on_a_worker(function: Any, config: RunConfig, **arguments: Any) -> Any:
@@ -77,18 +85,19 @@ def measure_cost(*, config: RunConfig) -> dict[str, float]:
 def score_clips(
     *, config: RunConfig, checkpoint: str, conditions: tuple[str, ...]
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """J and F of every clip of the test splits, under every condition of the sound.
+    """J, F and false positive rate of every clip of the test splits, under every condition of the sound.
 
     AVSBench's rule for each clip: the sounding pixels of any class. Its mean over clips is M_J of a binary data set;
     protocols that average over classes have no value for a single clip that could be paired.
 
     Args:
         checkpoint: URI of a sharded checkpoint of the config.
-        conditions: ORIGINAL first, then names of NOISES.
+        conditions: ORIGINAL first, then names of NOISES `SWAPPED`, `SILENCE`, `OFF_SCREEN`.
 
     Returns:
-        Condition -> split -> {"miou", "fscore"}: one value per clip, in the split's order. `SWAPPED` lacks splits whose
-        clips have no other sound.
+        Condition -> split -> {"miou", "fscore", "fpr"}: one value per clip, in the split's order. "fpr" is the fraction
+        of pixels with a probability above 0.5; with the sound of something else all of them are false positives.
+        Conditions lack splits that do not allow them: `SWAPPED` those whose clips have no other sound.
     """
     torch.set_num_threads(config.cluster.cpus_per_worker)
     device = "cuda" if config.cluster.use_gpu else "cpu"
@@ -125,7 +134,7 @@ def _split_scores(
     )
     others = {name: sound for name in conditions[1:] if (sound := _other_sound(name, config, clips))}
     scores: dict[str, dict[str, list[float]]] = {
-        name: {"miou": [], "fscore": []} for name in (conditions[0], *others)
+        name: {"miou": [], "fscore": [], "fpr": []} for name in (conditions[0], *others)
     }
     for index in range(len(clips)):
         item = heard[index]
@@ -134,17 +143,21 @@ def _split_scores(
         for name, found in score_clip(model, item, sounds, device=device).items():
             scores[name]["miou"].append(found.miou)
             scores[name]["fscore"].append(found.fscore)
+            scores[name]["fpr"].append(float(marked_fraction(found.probability[annotated(item)]).mean()))
     return scores
 
 
 def _other_sound(condition: str, config: RunConfig, clips: TrainingClips) -> ReplacedSound | None:
-    """The split under a condition; None where its clips, or an audio-blind training, have no sound to swap."""
-    if condition != SWAPPED:
+    """The split under a condition; None where its clips, or an audio-blind training, do not allow it."""
+    if condition in NOISES:
         return NoisySound(clips, noise=NOISES[condition](), factor=PAPER_FACTOR)
     if config.data.audio == "muted":
         return None
+    silence = Preprocessor(config.model.preprocess).silence()
     try:
-        silence = Preprocessor(config.model.preprocess).silence()
-        return AudioControlled(clips, control="swapped", silence=silence)
-    except ValueError:
+        if condition == OFF_SCREEN:
+            return OffScreenSound(clips)
+        return AudioControlled(clips, control=CONTROLS[condition], silence=silence)
+    except ValueError as error:
+        logger.info("%s: %s is not scored: %s", clips.source.root, condition, error)
         return None

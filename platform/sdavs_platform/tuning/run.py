@@ -69,7 +69,7 @@ def run_sweep(
         with joined_cluster(config, prints_workers=False):
             decided = with_gpus_decided(config)
             return run_sweep(sweep, decided, command=command, retry_failed=retry_failed, console=console)
-    study = parse_study(sweep.study, config) if sweep.study else None
+    study = parse_study(sweep.study, config, sweep.models) if sweep.study else None
     sweep = sweep.model_copy(update={"space": normalized(sweep.space, config)})
     config = resolved(config)
     digest = check_data(config)
@@ -158,10 +158,11 @@ def _check_continues(store: SweepStore, definition: dict[str, Any]) -> None:
         return
     # Keys of later versions take their defaults, which are what the earlier version did.
     config = RunConfig.model_validate(before["config"]).model_dump(mode="json")
+    sweep = SweepConfig.model_validate(before["sweep"]).model_dump(mode="json")
     changed = [
         key
         for key, value in definition["sweep"].items()
-        if key not in _CONTINUABLE and before["sweep"].get(key) != value
+        if key not in _CONTINUABLE and sweep.get(key) != value
     ]
     changed += [
         section

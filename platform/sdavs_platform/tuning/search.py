@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning import space as spaces
 from sdavs_platform.tuning.store import ENDED, TrialRecord
-from sdavs_platform.tuning.study import Study, variant_values
+from sdavs_platform.tuning.study import Study
 from sdavs_platform.tuning.sweep import METRICS, SweepConfig
 
 
@@ -154,7 +154,7 @@ def planned_trials(sweep: SweepConfig, base: RunConfig, *, study: Study | None) 
             PlannedTrial(
                 id=f"{variant}-s{seed}",
                 number=row * len(study.variants) + column,
-                values=variant_values(variant, base) | {"seed": seed},
+                values=study.values[variant] | {"seed": seed},
                 variant=variant,
             )
             for row, seed in enumerate(sweep.seeds)

@@ -1,5 +1,6 @@
 """The search space: keys of the config tree with their possible values, validated before anything starts."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import model_validator
 
+from sdavs_model.config import ModelConfig
 from sdavs_platform.config.cli import config_keys, load_config
 from sdavs_platform.config.suggestions import nearest_key
 from sdavs_platform.config.tree import RunConfig, Section
@@ -121,10 +123,16 @@ Space = Mapping[str, Dimension]
 def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """The config with some dotted keys replaced.
 
+    With another `model.architecture` the section `model` keeps only the keys that all architectures have.
+
     Raises:
         ValueError: a key or value is not allowed.
     """
-    return load_config([base.model_dump(mode="json")], values)
+    plain = base.model_dump(mode="json")
+    if values.get("model.architecture", base.model.architecture) != base.model.architecture:
+        common = {field.name for field in dataclasses.fields(ModelConfig)}
+        plain["model"] = {key: value for key, value in plain["model"].items() if key in common}
+    return load_config([plain], values)
 
 
 def normalized(space: Space, base: RunConfig) -> dict[str, Dimension]:

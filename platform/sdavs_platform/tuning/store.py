@@ -63,7 +63,8 @@ class TrialRecord(BaseModel):
     cost: dict[str, float] = {}
     """{"latency_ms", "gmacs", "parameters_m"}."""
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
-    """Condition of the sound -> test split -> {"miou", "fscore"}: one value per clip, in the split's order."""
+    """Condition of the sound -> test split -> {"miou", "fscore", "fpr"}: one value per clip, in the split's order.
+    Records of earlier versions have no "fpr"."""
     assets: dict[str, list[list[str]]] = {}
     """Test split -> what each clip is composed of, in the split's order; an empty list where that is not recorded."""
 

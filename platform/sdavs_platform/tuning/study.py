@@ -1,12 +1,21 @@
-"""Ablation studies: which recipes of the paper's tables to train, and which of them are the same model."""
+"""Studies: which variants of a model to train, and which of them are the same model.
 
+An ablation study trains recipes of one architecture, a study of architectures one or more recipes of each.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE
 from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
+from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.recipes import recipes_of
 from sdavs_platform.config.suggestions import nearest_or_all
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tuning.space import with_values
+
+ARCHITECTURES_STUDY = "architectures"
 
 SWAPPED = "swapped audio"
 """The condition in which each test clip gets the sound of another one, of other categories."""
@@ -14,12 +23,14 @@ SWAPPED = "swapped audio"
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The recipes that are compared with the full model."""
+    """The variants that are compared with the first of them."""
 
     tables: dict[str, tuple[str, ...]]
     """Title -> recipes, in the paper's order."""
     trained_as: dict[str, str]
     """Recipe -> the recipe that is trained for it: equal models are trained once. The first is the full model."""
+    values: Mapping[str, dict[str, Any]]
+    """Variant -> the dotted keys, with values, in which it differs from the base config."""
     conditions: tuple[str, ...] = (ORIGINAL, SWAPPED)
     """Sounds of the test, see `sdavs_platform.tuning.measurements`."""
 
@@ -34,13 +45,19 @@ class Study:
         return tuple(dict.fromkeys(self.trained_as.values()))
 
 
-def parse_study(text: str, base: RunConfig) -> Study:
-    """`ablation/tables`, `ablation/III,VI`, `ablation/full,without_snrp` or `noise`.
+def parse_study(text: str, base: RunConfig, models: Mapping[str, Mapping[str, Any]] | None = None) -> Study:
+    """`ablation/tables`, `ablation/III,VI`, `ablation/full,without_snrp`, `noise`, `architectures`.
+
+    Args:
+        models: for `architectures`, keys of the section `model` by architecture; see `SweepConfig.models`.
 
     Raises:
-        ValueError: no such study, table or recipe of the base config's architecture; names the nearest.
+        ValueError: no such study, architecture, table or recipe of the base config's architecture; names the nearest.
+            Or a variant whose config is not allowed.
     """
     kind, _, selection = text.partition("/")
+    if kind == ARCHITECTURES_STUDY:
+        return _architectures(selection, base, models or {})
     book = recipes_of(base.model.architecture)
     if text == "noise":
         if base.model.architecture != "sdavs":
@@ -55,7 +72,8 @@ def parse_study(text: str, base: RunConfig) -> Study:
     if kind != "ablation" or not selection:
         raise ValueError(
             f"study: no {text!r}; allowed: noise, ablation/tables, ablation/ with tables "
-            f"({', '.join(book.tables)}) or recipes ({', '.join(book.recipes)}), joined by commas"
+            f"({', '.join(book.tables)}) or recipes ({', '.join(book.recipes)}), joined by commas; "
+            f"architectures, or architectures/ with some of {', '.join(ARCHITECTURES)}"
         )
     if selection == "tables":
         return _study(dict(book.tables), base)
@@ -75,10 +93,31 @@ def parse_study(text: str, base: RunConfig) -> Study:
     return _study(tables, base)
 
 
-def variant_values(recipe: str, base: RunConfig) -> dict[str, Any]:
-    """The dotted keys, with values, in which a recipe differs from the base config."""
-    wanted = recipes_of(base.model.architecture).build(recipe, base.model)
-    return _differences(base.model.to_dict(), wanted.to_dict(), "model.")
+def _architectures(selection: str, base: RunConfig, models: Mapping[str, Mapping[str, Any]]) -> Study:
+    chosen = [part.strip() for part in selection.split(",")] if selection else [*ARCHITECTURES]
+    for name in [*chosen, *models]:
+        if name not in ARCHITECTURES:
+            raise ValueError(f"study: no architecture {name!r}; {nearest_or_all(name, ARCHITECTURES)}")
+    values: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(chosen):
+        book = recipes_of(name)
+        own = {"model.architecture": name} | {
+            f"model.{k}": value for k, value in models.get(name, {}).items()
+        }
+        try:
+            config = with_values(base, own).model
+        except ValueError as error:
+            raise ValueError(f"study: {name} does not fit the base config: {error}") from None
+        for recipe in book.compared:
+            variant = name if len(book.compared) == 1 else f"{name}_{recipe}"
+            wanted = book.build(recipe, config)
+            values[variant] = own | _differences(config.to_dict(), wanted.to_dict(), "model.")
+    return Study(
+        tables={ARCHITECTURES_STUDY: tuple(values)},
+        trained_as={variant: variant for variant in values},
+        values=values,
+        conditions=(ORIGINAL, SILENCE, OFF_SCREEN),
+    )
 
 
 def _differences(given: dict[str, Any], wanted: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -99,4 +138,13 @@ def _study(
     book = recipes_of(base.model.architecture)
     for recipe in (book.reference, *(name for table in tables.values() for name in table)):
         trained_as[recipe] = by_model.setdefault(book.build(recipe, base.model), recipe)
-    return Study(tables=tables, trained_as=trained_as, conditions=conditions)
+    given = base.model.to_dict()
+    return Study(
+        tables=tables,
+        trained_as=trained_as,
+        values={
+            variant: _differences(given, book.build(variant, base.model).to_dict(), "model.")
+            for variant in dict.fromkeys(trained_as.values())
+        },
+        conditions=conditions,
+    )

@@ -82,7 +82,12 @@ class SweepConfig(Section):
     """Dotted key of the config tree -> its values."""
 
     study: str | None = None
-    """Instead of a space: `ablation/tables` (III to VIII), `ablation/III,VI`, `ablation/full,rm_add`, `noise`."""
+    """Instead of a space: `ablation/tables` (III to VIII), `ablation/III,VI`, `ablation/full,rm_add`, `noise`,
+    `architectures`, or some of these: `architectures/sdavs,tpavi`."""
+
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """For the study `architectures`: architecture -> keys of its section `model`, on top of those that it has in common
+    with the base config."""
 
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Seeds that every variant of a study is trained with."""
@@ -125,6 +130,8 @@ class SweepConfig(Section):
             raise ValueError("study: a sweep has a space or a study, not both")
         if self.study is not None and (self.search, self.scheduler) != ("random", "none"):
             raise ValueError("study: trains every variant to the end; remove search and scheduler")
+        if self.models and (self.study or "").partition("/")[0] != "architectures":
+            raise ValueError("models: only the study `architectures` reads it")
         repeated = [seed for seed, count in Counter(self.seeds).items() if count > 1]
         if repeated:
             raise ValueError(f"seeds: {repeated[0]} is given more than once")

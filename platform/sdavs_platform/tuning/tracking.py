@@ -11,6 +11,7 @@ from sdavs_platform.tracking.client import experiment_id, mlflow_client, quoted,
 from sdavs_platform.tracking.registry import promote
 from sdavs_platform.tracking.runs import SWEEP_TAG, TrainingRun, git_commit, resolved_yaml
 from sdavs_platform.training.finish import finish_training
+from sdavs_platform.training.preflight import resolved
 from sdavs_platform.tuning.measurements import on_a_worker
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import CANDIDATE_FILE, SweepStore
@@ -73,7 +74,7 @@ def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore)
     assert config.tracking.uri is not None
     _, version = on_a_worker(
         finish_training,
-        with_values(config, best.values | {"name": best.run_name}),
+        resolved(with_values(config, best.values | {"name": best.run_name})),
         checkpoint=ray.train.Checkpoint(best.checkpoint),
         val_scores={"miou": best.best["val_miou"], "fscore": best.best["val_fscore"]},
         uri=config.tracking.uri,

@@ -20,6 +20,7 @@ from ray.util.queue import Empty, Queue
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.ray_internals import abort_training
 from sdavs_platform.training.checkpoints.listing import checkpoint_address
+from sdavs_platform.training.preflight import resolved
 from sdavs_platform.training.run import TrainResult, train
 from sdavs_platform.tuning.measurements import clip_assets, measure_cost, on_a_worker, score_clips
 from sdavs_platform.tuning.space import with_values
@@ -64,7 +65,8 @@ class Trial(tune.Trainable):
             ValueError, RuntimeError: the training failed; one line.
         """
         if self._training is None:
-            self._config = with_values(self._settings.config, self._values | {"name": self._name})
+            # What an architecture makes of its files, such as the classes of a bank, decides on the model's shapes.
+            self._config = resolved(with_values(self._settings.config, self._values | {"name": self._name}))
             self._cost = on_a_worker(measure_cost, self._config)
             tags = self._settings.tags | {"sdavs.trial": self.trial_name}
             if self._donor is not None:

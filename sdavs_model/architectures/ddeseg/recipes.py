@@ -97,6 +97,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "prototypes": ("one_prototype", "three_prototypes", "eight_prototypes", "figure"),
 }
 
+COMPARED = ("figure", "code")
 TITLES = {
     "variants": "The paper's figure and the authors' code",
     "modules": "The three modules",

@@ -119,6 +119,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "VIII": ("rm_straight", "rm_add", "rm_multiply"),
 }
 
+COMPARED = ("full",)
 TITLES = {
     "III": "Table III: the two modules",
     "IV": "Table IV: the two selectors of SNRP",

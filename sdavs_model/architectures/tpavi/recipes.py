@@ -23,6 +23,7 @@ def without_fusion(base: TPAVIConfig) -> TPAVIConfig:
 
 RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in (full, without_fusion)}
 TABLES: dict[str, tuple[str, ...]] = {"fusion": ("without_fusion", "full")}
+COMPARED = ("full",)
 TITLES = {"fusion": "The interaction of sound and picture"}
 
 # The paper's tables use other splits and measures of these variants, so there is nothing to print next to ours.

@@ -43,6 +43,7 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
     sections = [
         *([("ablation", "Ablation")] if summary.tables else []),
         *([("noise", "Noise")] if summary.noise else []),
+        *([("architectures", "Architectures")] if summary.architectures else []),
         ("best", "Best configuration"),
         ("curves", "Learning curves"),
         *([("parallel", "Values and results")] if drawn["parallel"] else []),
@@ -76,6 +77,7 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         delta=_delta,
         clock=clock,
         short=short,
+        plain=plain,
     )
 
 
@@ -104,6 +106,11 @@ def difference(comparison: Comparison) -> str:
 def short(value: Any) -> str:
     """A value of the config tree, shortened."""
     return f"{value:.4g}" if isinstance(value, float) else yaml_text(value)
+
+
+def plain(value: float | None) -> str:
+    """A cost with three digits; a dash where it is not known."""
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _delta(comparison: Comparison) -> Markup:

@@ -10,6 +10,7 @@ from sdavs_model.recipes import recipes_of
 from sdavs_platform.config.cli import yaml_text
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tuning.report.architecture_tables import ArchitectureTable, architecture_tables
 from sdavs_platform.tuning.report.study_tables import NoiseTable, Table, ablation_tables, noise_tables
 from sdavs_platform.tuning.space import with_values
 from sdavs_platform.tuning.store import ENDED, SweepStore, TrialRecord
@@ -42,6 +43,7 @@ class Summary:
     """Objective -> key -> relative importance; empty if too few trials have ended."""
     tables: list[Table]
     noise: list[NoiseTable]
+    architectures: list[ArchitectureTable]
 
     @property
     def objective(self) -> str:
@@ -187,7 +189,7 @@ def summarize(store: SweepStore) -> Summary:
         raise ValueError(f"--sweep: there is no sweep {store.name!r} at {store.uri}")
     sweep = SweepConfig.model_validate(definition["sweep"])
     config = RunConfig.model_validate(definition["config"])
-    study = parse_study(sweep.study, config) if sweep.study else None
+    study = parse_study(sweep.study, config, sweep.models) if sweep.study else None
     book = recipes_of(config.model.architecture)
     trials = store.trials()
     splits = list(config.data.test_splits)
@@ -203,6 +205,7 @@ def summarize(store: SweepStore) -> Summary:
         importance=importance(sweep, trials),
         tables=ablation_tables(study, book, trials, splits) if study else [],
         noise=noise_tables(study, trials, splits) if study else [],
+        architectures=architecture_tables(study, trials, splits) if study else [],
     )
 
 

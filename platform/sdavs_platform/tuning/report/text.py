@@ -4,7 +4,8 @@ import csv
 import io
 
 from sdavs_model.metrics import fscore_in_words
-from sdavs_platform.tuning.report.page import difference, headline, short, spread
+from sdavs_platform.tuning.report.architecture_tables import ArchitectureTable
+from sdavs_platform.tuning.report.page import difference, headline, plain, short, spread
 from sdavs_platform.tuning.report.study_tables import PAPER_SETS, Row, resampled, verdicts
 from sdavs_platform.tuning.report.summary import Summary
 from sdavs_platform.tuning.store import clock
@@ -15,6 +16,13 @@ COLUMNS = ("val_miou", "val_fscore", "epoch", "latency_ms", "gmacs", "parameters
 def markdown(summary: Summary) -> str:
     """The tables of the report as Markdown, for a pull request or a notebook."""
     lines = [f"# {summary.sweep.name}", "", f"{headline(summary)}; commit {summary.git_commit}", ""]
+    if summary.architectures:
+        lines += [
+            "Differences are paired with the first model, in points, with 95 % bootstrap intervals over seeds and",
+            "clips.",
+            "Marked: pixels of the clips, in per cent, that a model calls sounding while nothing in them sounds.",
+            "",
+        ]
     if summary.tables:
         lines += [
             "Differences are paired with the full model, in points, with 95 % bootstrap intervals over seeds and "
@@ -47,6 +55,8 @@ def markdown(summary: Summary) -> str:
             paper = "{:.1f} / {:.1f}".format(*row.paper)
             lines.append(f"| {row.recipe} | {row.sound} | {' | '.join(scores)} | {paper} |")
         lines.append("")
+    for compared in summary.architectures:
+        lines += _architectures(compared)
     if summary.best is not None:
         lines += [
             "## Best configuration",
@@ -77,6 +87,26 @@ def markdown(summary: Summary) -> str:
     for why, command in summary.commands():
         lines += [f"{why}:", "", f"    {command}", ""]
     return "\n".join(lines)
+
+
+def _architectures(table: ArchitectureTable) -> list[str]:
+    """One table of a study of architectures."""
+    sounds = [f"marked with {sound} | Δ [95 %]" for sound in table.sounds]
+    titles = ["model", "seeds", "J", "Δ J [95 %]", "F", "Δ F [95 %]", *sounds]
+    titles += ["parameters, M", "MACs, G", "clips/s"]
+    lines = [f"## Architectures, on {table.split}", "", f"| {' | '.join(titles)} |"]
+    lines += ["|---|" + "---:|" * (len(" | ".join(titles).split(" | ")) - 1)]
+    for row in table.rows:
+        scores = ["-", "not finished", "-", "-", "-"]
+        if row.miou is not None and row.fscore is not None:
+            scores = [str(row.miou.num_seeds), spread(row.miou), difference(row.miou)]
+            scores += [spread(row.fscore), difference(row.fscore)]
+        for sound in table.sounds:
+            marked = row.fpr.get(sound)
+            scores += ["-", "-"] if marked is None else [spread(marked), difference(marked)]
+        scores += [plain(value) for value in (row.parameters_m, row.gmacs, row.clips_per_s)]
+        lines.append(f"| {row.variant}: {row.about} | {' | '.join(scores)} |")
+    return [*lines, ""]
 
 
 def trials_csv(summary: Summary) -> str:
