@@ -107,13 +107,15 @@ class FeatureClips(Dataset):
         self._seed = seed
         # Shared, because loader processes outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._whole = torch.zeros((), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draws new windows from here on: the same (seed, epoch, index) gives the same item."""
+    def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
+        """Draws new windows from here on, or none if `whole`: the same (seed, epoch, index) gives the same item."""
         self._epoch.fill_(epoch)
+        self._whole.fill_(whole)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._kept(index, self._item)
@@ -124,7 +126,7 @@ class FeatureClips(Dataset):
 
     def window(self, index: int, valid: np.ndarray) -> slice:
         """Which seconds of a clip are in its item; `valid` says which have masks."""
-        if self._augment is None:
+        if self._augment is None or self._whole:
             return slice(0, len(valid))
         return draw_window(
             len(valid), self._augment, np.random.default_rng([self._seed, int(self._epoch), index]), valid

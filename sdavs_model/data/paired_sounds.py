@@ -57,10 +57,10 @@ class PairedSounds(Dataset):
     def __len__(self) -> int:
         return 2 * len(self.clips)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draws new windows and sounds from here on."""
+    def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
+        """Draws new windows and sounds from here on; as `FeatureClips.set_epoch`."""
         self._epoch.fill_(epoch)
-        self.clips.set_epoch(epoch)
+        self.clips.set_epoch(epoch, whole=whole)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sound, index = divmod(index, len(self.clips))

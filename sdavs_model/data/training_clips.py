@@ -65,6 +65,7 @@ class TrainingClips(Dataset):
         self._log_mels = log_mels
         # Shared, because loader processes outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._whole = torch.zeros((), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -87,9 +88,19 @@ class TrainingClips(Dataset):
         """As `ClipSet.waveform`: the sound before any augmentation."""
         return self.source.waveform(index)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draws new augmentations from here on: the same (seed, epoch, index) gives the same item."""
+    def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
+        """Draws new augmentations from here on: the same (seed, epoch, index) gives the same item.
+
+        Args:
+            whole: leave `augment.window` out.
+        """
         self._epoch.fill_(epoch)
+        self._whole.fill_(whole)
+
+    @property
+    def _window(self) -> int:
+        """Seconds of a clip that are used at a time; 0 for all."""
+        return 0 if self._augment is None or self._whole else self._augment.window
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         files = self.source.files[index]
@@ -101,7 +112,7 @@ class TrainingClips(Dataset):
             silence = self.preprocessor.config.silence
             log_mel = augmentation.augment_log_mel(log_mel, self._augment, rng, silence=silence)
         num_frames = clip.num_frames
-        length = (self._augment.window if self._augment else 0) or self.source.num_frames
+        length = self._window or self.source.num_frames
         valid = np.ones(num_frames, np.bool_) if clip.valid is None else clip.valid
         masks = self.preprocessor.masks(clip.masks)
         require_classes(
@@ -129,7 +140,8 @@ class TrainingClips(Dataset):
         if self._augment is None:
             clip = self.source.clip(index)
         else:
-            seconds = augmentation.draw_window(len(files.frames), self._augment, rng, files.valid)
+            window = replace(self._augment, window=self._window)
+            seconds = augmentation.draw_window(len(files.frames), window, rng, files.valid)
             clip = self._mixed(self.source.clip(index, seconds), index, rng)
             clip = augmentation.augment_clip(clip, self._augment, self.preprocessor.config.image_size, rng)
         return clip, self.preprocessor.log_mel(clip.waveform, clip.num_frames)

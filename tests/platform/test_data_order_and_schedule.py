@@ -50,6 +50,15 @@ def test_the_two_sounds_of_a_picture_are_in_the_same_batch():
         assert (first_again, second_again) == (first + 30, second + 30)
 
 
+def test_fewer_and_longer_clips_leave_the_number_of_batches():
+    sampler = GlobalBatchSampler(num_clips=30, batch_size=10, rank=1, world_size=2, seed=7)
+    of_windows = list(sampler)
+    sampler.batch_clips = 3
+    of_whole_clips = list(sampler)
+    assert [len(batch) for batch in of_windows] == [5, 5, 5]
+    assert [len(batch) for batch in of_whole_clips] == [2, 2, 2]
+
+
 def test_an_epoch_resumes_in_its_middle_with_the_clips_it_would_have_had_next():
     assert global_batches(3, first_batch=2) == global_batches(1)[2:]
 

@@ -40,11 +40,29 @@ def test_any_number_of_workers_trains_on_the_same_pairs(make_config):
         assert not torch.equal(batch["embeddings"][::2], batch["embeddings"][1::2])
 
 
+def test_the_last_epochs_train_on_whole_clips_in_batches_of_as_many_frames(make_config):
+    training = {"epochs": 3, "batch_size": 5, "log_every": 1}
+    data = {"whole_clips": 0.34, "augment": {"window": 2}}
+    for cached in (False, True):
+        config = make_config(
+            "whole",
+            data=data | {"cache_features": cached},
+            model=MODEL,
+            training=training,
+            cluster={"num_workers": 1},
+        )
+        batches = Batches(config, rank=0, world_size=1)
+        shapes = [{tuple(batch["masks"].shape[:2]) for batch in batches.epoch(epoch)} for epoch in (0, 2, 1)]
+        assert shapes == [{(5, 2)}, {(2, 5)}, {(5, 2)}]
+
+
 @pytest.mark.parametrize(
     ("changes", "allowed"),
     [
         ({"data.cache_features": False}, "needs data.cache_features=true"),
         ({"data.audio": "muted"}, "the same silence two masks"),
+        ({"data.whole_clips": 0.5}, "no effect without data.augment.window"),
+        ({"data.whole_clips": 0.5, "data.augment.window": 1}, "too few whole clips for 2 parts.* from 10"),
         ({"training.batch_size": 3, "cluster.num_workers": 1}, "even numbers"),
     ],
 )

@@ -67,7 +67,11 @@ def _parts(name: str, gradient: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
 def test_every_trained_parameter_has_a_gradient_at_the_length_that_a_config_trains(path):
     base = [CONFIGS[0].parent / "demo.yaml"] if path.stem == "demo_blind" else []
     config = load_config([*base, path])
-    assert untrained(config.model, num_seconds=config.data.augment.window or config.model.num_frames) == set()
+    num_frames = config.model.num_frames
+    lengths = {config.data.augment.window or num_frames} | (
+        {num_frames} if config.data.whole_clips else set()
+    )
+    assert set.intersection(*(untrained(config.model, num_seconds=length) for length in lengths)) == set()
 
 
 def test_single_seconds_leave_what_looks_at_other_seconds_at_its_start():

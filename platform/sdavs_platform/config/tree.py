@@ -51,6 +51,11 @@ class DataConfig(Section):
     augment: Augment = Augment()
     """How training clips are augmented, in both modalities."""
 
+    whole_clips: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of the epochs, at the end, that train on whole clips instead of `augment.window`, in batches of as many
+    frames; an epoch keeps its number of steps. Short windows learn faster, but what compares distant seconds is trained
+    by whole clips alone."""
+
     num_workers: CountOrZero = 0
     """Loader processes per training worker; 0 loads in the training process (best on few cores)."""
 
@@ -495,6 +500,19 @@ class RunConfig(Section):
             raise ValueError(
                 "data.cache_features: encoders that are trained give other features after every step; set "
                 "model.freeze_backbone=true and model.freeze_audio_encoder=true, or data.cache_features=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_clips_fill_batches(self) -> "RunConfig":
+        window, parts = self.data.augment.window, self.cluster.max_workers * self.training.accumulate
+        if self.data.whole_clips and not window:
+            raise ValueError("data.whole_clips: has no effect without data.augment.window; allowed: 0")
+        if self.data.whole_clips and self.training.batch_size * window // self.model.num_frames < parts:
+            raise ValueError(
+                f"training.batch_size: {self.training.batch_size} windows of {window} s are too few whole clips for "
+                f"{parts} parts; allowed with data.whole_clips: whole numbers from "
+                f"{-(-parts * self.model.num_frames // window)}"
             )
         return self
 

@@ -33,6 +33,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
 
     Attributes:
         first_batch: where to resume inside the epoch; 0 is its beginning.
+        batch_clips: how many clips of each batch are used: `batch_size`, or fewer where they are longer.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.epoch = 0
         self.first_batch = 0
-        self.part = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self.batch_clips = batch_size
+        self._rank, self._world_size = rank, world_size
 
     @property
     def num_batches(self) -> int:
@@ -58,9 +60,10 @@ class GlobalBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         clips = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_clips)
         order = np.add.outer(clips, self.num_clips * np.arange(self.sounds)).ravel().tolist()
+        first, last = (r * self.batch_clips // self._world_size for r in (self._rank, self._rank + 1))
         for batch in range(self.first_batch, self.num_batches):
             start = batch * self.batch_size
-            yield order[start + self.part.start : start + self.part.stop]
+            yield order[start + first : start + last]
 
 
 class Batches:
@@ -87,6 +90,10 @@ class Batches:
         self._silence = Preprocessor(config.model.preprocess).silence()
         self._val_batch = -(-config.training.batch_size // (world_size * config.training.accumulate))
         self._rank, self._world_size = rank, world_size
+        epochs = config.training.epochs
+        self._whole_epochs = range(epochs - round(config.data.whole_clips * epochs), epochs)
+        # As many frames as in windows.
+        self._whole_batch = config.training.batch_size * config.data.augment.window // config.model.num_frames
         self._train_items: Dataset[Any] = self._items(
             self.clips, config.data.train_split, augment=config.data.augment
         )
@@ -108,9 +115,11 @@ class Batches:
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> DataLoader[dict[str, Any]]:
         """The training batches of one epoch: clips, order and augmentation follow from its number."""
-        self.clips.set_epoch(epoch)
+        whole = epoch in self._whole_epochs
+        self.clips.set_epoch(epoch, whole=whole)
         if isinstance(self._train_items, FeatureClips | PairedSounds):
-            self._train_items.set_epoch(epoch)
+            self._train_items.set_epoch(epoch, whole=whole)
+        self.sampler.batch_clips = self._whole_batch if whole else self.sampler.batch_size
         self.sampler.epoch = epoch
         self.sampler.first_batch = first_batch
         return self.train_loader
