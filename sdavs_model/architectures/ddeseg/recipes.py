@@ -11,8 +11,8 @@ from sdavs_model.architectures.ddeseg.config import DDESegConfig
 
 Recipe = Callable[[DDESegConfig], DDESegConfig]
 
-BASE = DDESegConfig(placement="before_blocks", first_stride=2, num_classes=71)
-"""The published model: MiT-B5's layers, first stride 2, 224 px, the 71 classes of AVSBench-semantic."""
+BASE = DDESegConfig(placement="before_blocks", first_stride=2, num_classes=71, num_frames=10)
+"""The published model: MiT-B5's layers, first stride 2, 224 px, ten frames and the 71 classes of AVSBench-semantic."""
 
 
 def figure(base: DDESegConfig) -> DDESegConfig:
