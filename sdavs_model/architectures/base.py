@@ -142,6 +142,10 @@ class SegmentationModel(nn.Module, ABC):
         frozen = {id(buffer) for e in encoders if e.frozen for buffer in e.buffers()}
         return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
 
+    def data_buffers(self) -> set[str]:
+        """Names of buffers that are made from a training's data; one that starts from other weights keeps its own."""
+        return set()
+
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that `optimizer.backbone_lr_factor` applies to."""
         return list(self.visual_encoder.parameters())

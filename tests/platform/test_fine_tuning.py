@@ -20,6 +20,7 @@ from sdavs_platform.training.fine_tuning import (
 )
 
 from sdavs_model import build_model, save_artifact
+from sdavs_model.architectures.ddeseg.config import DDESegConfig
 
 SIZES = {"backbone": "test_convnext2", "image_size": 32, "width": 16, "num_heads": 2}
 
@@ -107,6 +108,23 @@ def test_other_classes_get_a_new_head_which_is_logged(tiny, source, caplog, monk
     weights = started(config).state_dict()
     for name, value in source["model"].state_dict().items():
         assert name in head or torch.equal(value, weights[name])
+
+
+def test_a_bank_made_of_other_data_is_not_taken_over(tiny, tmp_path):
+    """DDESeg: the classes that a bank has are those of the training's own data."""
+    sizes = {"backbone": "test_convnext2", "image_size": 32, "vggish_width": 0.125, "audio_encoder": "vggish"}
+    parts = {"num_nearest": 2, "token_width": 8, "head_width": 8}
+    torch.manual_seed(13)
+    other = build_model(DDESegConfig(**sizes, **parts, bank_classes=("bell", "cat", "dog"))).eval()
+    save_artifact(tmp_path, model=other, classes=["background", "sounding"], metrics={}, lineage={})
+    own = DDESegConfig(**sizes, **parts, bank_classes=("owl", "pig"))
+    config = tiny("other-bank", start={"from": str(tmp_path)}).model_copy(update={"model": own})
+    prepare_start(config, has_checkpoints=False)
+    weights = started(config).state_dict()
+    assert weights["bank"].shape == (2, 5, 128)
+    assert all(
+        torch.equal(value, weights[name]) for name, value in other.state_dict().items() if name != "bank"
+    )
 
 
 def test_the_id_of_a_run_means_its_registered_model(tiny, source):

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sdavs_model import build_model, load_artifact
+from sdavs_model.architectures.base import SegmentationModel
 from sdavs_model.artifact_files import CARD_FILE, WEIGHTS_FILE
 from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.encoder import Encoder
@@ -84,11 +85,12 @@ def prepare_start(config: RunConfig, *, has_checkpoints: bool) -> dict[str, str]
         is_semantic and source.classes is not None and source.classes != classes
     )
     replaced = head_of(config.model) if replaces_head else set()
-    require_fit(model, source, replaced=replaced)
+    own = replaced | model.data_buffers()
+    require_fit(model, source, replaced=own)
     if config.data.cache_features:
         _require_same_encoders(source, config.model)
     weights = save(
-        {name: value.clone().contiguous() for name, value in source.weights.items() if name not in replaced}
+        {name: value.clone().contiguous() for name, value in source.weights.items() if name not in own}
     )
     lineage = {"start_from": source.address, "start_run_id": source.run_id}
     storage.write(f"{config.name}/{WEIGHTS}", weights)
@@ -194,7 +196,19 @@ def require_fit(model: nn.Module, source: Source, *, replaced: set[str]) -> None
         )
 
 
-SHAPING = ("architecture", "backbone", "image_size", "audio_encoder", "width", "vggish_width", "ablation")
+SHAPING = (
+    "architecture",
+    "backbone",
+    "image_size",
+    "audio_encoder",
+    "width",
+    "vggish_width",
+    "token_width",
+    "audio_mlp_width",
+    "head_width",
+    "num_centres",
+    "ablation",
+)
 """The keys of a model that decide on the names and shapes of its weights, besides its number of classes."""
 
 
@@ -270,7 +284,7 @@ def _checkpoint(address: str, *, uri: str) -> Source:
     return Source(address=address, run_id=run.run_id, config=config.model, classes=None, weights=weights)
 
 
-def _on_meta(config: ModelConfig) -> nn.Module:
+def _on_meta(config: ModelConfig) -> SegmentationModel:
     with torch.device("meta"):
         return build_model(config.without_weights())
 

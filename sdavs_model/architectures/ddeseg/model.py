@@ -115,6 +115,10 @@ class DDESeg(SegmentationModel):
         bank = getattr(self, "bank", None)
         return [buffer for buffer in super().trained_buffers() if buffer is not bank]
 
+    def data_buffers(self) -> set[str]:
+        """As in `SegmentationModel`: the bank."""
+        return {"bank"} if self.derivation is not None else set()
+
     def parts(self) -> dict[str, Sequence[nn.Module]]:
         """The parts of the paper, each over all stages."""
         return {
