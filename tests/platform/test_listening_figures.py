@@ -20,9 +20,9 @@ from sdavs_platform.evaluation.listening import (
     score_deaf_oracle,
     sounds_of,
 )
-from sdavs_platform.evaluation.scoring import score_sound
+from sdavs_platform.evaluation.scoring import score_sound, score_sounds
 
-from sdavs_model import PreprocessConfig
+from sdavs_model import PreprocessConfig, SDAVSConfig, build_model
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.realav.build import RealAVConfig, prepare
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
@@ -87,6 +87,22 @@ def test_a_model_that_hears_only_whether_there_is_sound_is_found_out_by_off_scre
     assert robust["g_fpr"] == pytest.approx(sum(negative) / 3)
     del scores["off-screen audio"]
     assert robust_scores(scores) == {}
+
+
+@pytest.mark.parametrize("caches_features", [True, False])
+def test_sounds_that_are_scored_together_score_what_each_scores_alone(root, caches_features, monkeypatch):
+    torch.manual_seed(0)
+    config = SDAVSConfig(backbone="resnet10t", image_size=32, width=16, num_heads=2, vggish_width=0.125)
+    model = build_model(config).eval()
+    monkeypatch.setattr(type(config), "caches_features", caches_features)
+    clips = open_clips(root)
+    sounds, _ = sounds_of(clips)
+    together = {row: SoundMetrics() for row in sounds}
+    score_sounds(model, clips, sounds, metrics=together, batch_size=3)
+    for row, heard in sounds.items():
+        alone = score_sound(model, heard, metrics=SoundMetrics(), batch_size=3)
+        assert together[row].compute() == alone.compute()
+        assert together[row].clip_miou == alone.clip_miou
 
 
 def test_intervals_resample_assets_where_they_are_recorded_and_clips_where_not():

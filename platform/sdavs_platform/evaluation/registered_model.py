@@ -1,7 +1,7 @@
 """Evaluates a registered model on the splits of a data set; the results as data, as a table, and in MLflow."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from sdavs_platform.evaluation.listening import (
     score_deaf_oracle,
     sounds_of,
 )
-from sdavs_platform.evaluation.scoring import best_constant, score, score_sound
+from sdavs_platform.evaluation.scoring import best_constant, score, score_sound, score_sounds
 from sdavs_platform.evaluation.shares import Scorers
 from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tables import text_table
@@ -47,6 +47,10 @@ class Setting:
     videos_per_batch: int
     device: str
     scorers: Scorers | None
+
+    def metrics(self) -> SoundMetrics:
+        """Empty metrics for one sound."""
+        return SoundMetrics(mode=self.mode, videos_per_batch=self.videos_per_batch)
 
 
 @dataclass
@@ -159,9 +163,8 @@ def _score_object(
         report.rows[row] = metrics.compute()
         clip_miou[row] = metrics.clip_miou
 
-    for row, heard in sounds.items():
-        logger.info(f"{clips.source.split}: {len(clips)} clips, {row}")
-        keep(row, _score_sound(loaded, heard, setting))
+    for row, metrics in _score_sounds(loaded, clips, sounds, setting).items():
+        keep(row, metrics)
     try:
         keep(
             ORACLE,
@@ -207,9 +210,26 @@ def _score_controls(
     return report
 
 
+def _score_sounds(
+    loaded: LoadedModel, clips: TrainingClips, sounds: Mapping[str, ReplacedSound], setting: "Setting"
+) -> dict[str, SoundMetrics]:
+    """The metrics for each sound; workers share the clips of one sound after the other."""
+    if setting.scorers is None:
+        logger.info(f"{clips.source.split}: {len(clips)} clips, {', '.join(sounds)}")
+        metrics = {row: setting.metrics() for row in sounds}
+        score_sounds(loaded.model, clips, sounds, metrics=metrics, device=setting.device)
+        return metrics
+    scored = {}
+    for row, heard in sounds.items():
+        logger.info(f"{clips.source.split}: {len(clips)} clips, {row}")
+        scored[row] = _score_sound(loaded, heard, setting)
+    return scored
+
+
 def _score_sound(loaded: LoadedModel, heard: ReplacedSound, setting: "Setting") -> SoundMetrics:
-    metrics = SoundMetrics(mode=setting.mode, videos_per_batch=setting.videos_per_batch)
-    scored = score_sound(loaded.model, heard, metrics=metrics, device=setting.device, scorers=setting.scorers)
+    scored = score_sound(
+        loaded.model, heard, metrics=setting.metrics(), device=setting.device, scorers=setting.scorers
+    )
     assert isinstance(scored, SoundMetrics)
     return scored
 

@@ -1,5 +1,6 @@
 """Scores a model on one split by the protocol of its data set, and the best constant mask as a baseline."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch.utils.data import DataLoader
 from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
+from sdavs_model.encoders.features import Features, padding_of
 from sdavs_model.metrics import Metrics, Mode, ObjectMetrics, open_metrics
-from sdavs_model.training_step import evaluate
+from sdavs_model.training_step import evaluate, move, predict
 from sdavs_platform.evaluation.shares import Scorers
 
 Scores = dict[str, float]
@@ -69,6 +71,51 @@ def score_sound(
         return scorers.score(model, heard, metrics=metrics, device=device, batch_size=batch_size)
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
     return evaluate(model, batches, device=device, metrics=metrics)
+
+
+@torch.inference_mode()
+def score_sounds(
+    model: Any,
+    clips: TrainingClips,
+    sounds: Mapping[str, ReplacedSound],
+    *,
+    metrics: Mapping[str, Metrics],
+    device: str | torch.device = "cpu",
+    batch_size: int = 4,
+) -> None:
+    """Add a model's predictions for one split under several sounds to `metrics`, by the name of the sound.
+
+    The same as `score_sound` for each, but every clip's frames are read, and encoded, only once.
+
+    Args:
+        model: a `SegmentationModel`.
+        sounds: `clips` with other sound.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    model.eval()
+    for first in range(0, len(clips), batch_size):
+        indices = range(first, min(first + batch_size, len(clips)))
+        items = [clips[index] for index in indices]
+        batch = move(collate_clips(items), device)
+        present = padding_of(batch)
+        maps = model.encode_frames(batch["frames"], present) if model.config.caches_features else None
+        for name, sound in sounds.items():
+            heard = [
+                sound.replace_sound(index, item["log_mel"])
+                for index, item in zip(indices, items, strict=True)
+            ]
+            log_mel = torch.stack(heard).to(device)
+            if maps is None:  # the sound changes what the backbone sees
+                logits = predict(model, batch | {"log_mel": log_mel})
+            else:
+                size = (batch["frames"].shape[-2], batch["frames"].shape[-1])
+                embeddings = model.encode_sound(log_mel, present)
+                features = Features(maps=maps, embeddings=embeddings, size=size, present=present)
+                logits = model(features=features)
+            for number, clip_logits in enumerate(logits.float()):
+                metrics[name].add_clip(clip_logits, {key: values[number] for key, values in batch.items()})
 
 
 def best_constant(
