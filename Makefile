@@ -25,7 +25,7 @@ help: ## List these targets
 bootstrap: ## Install uv and the locked environment; nothing to do when they are current
 	@$(PYTHON) infra/local/bootstrap.py
 
-demo: bootstrap ## Train, register, promote, evaluate, serve and send a request (RETRAIN=1, FROM_SCRATCH=1, MODEL=tpavi)
+demo: bootstrap ## Train, register, promote, evaluate, serve and send a request (RETRAIN=1, FROM_SCRATCH=1, MODEL=ddeseg)
 	@$(RUN) jobs/demo.py $(if $(RETRAIN),--retrain) $(if $(FROM_SCRATCH),--from-scratch) $(if $(MODEL),--model $(MODEL))
 
 ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds each; ends in a report
