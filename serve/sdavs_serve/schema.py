@@ -204,3 +204,29 @@ class Problem(Answer):
     """Form field at fault."""
     request_id: str | None = None
     """As in the X-Request-Id header."""
+
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+ENDED_JOB: tuple[JobState, ...] = ("done", "failed", "cancelled")
+
+
+class JobStatus(Answer):
+    """The response of GET /v1/jobs/{job_id}."""
+
+    id: str
+    state: JobState
+    created: float
+    """Unix time, as all times of a job."""
+    started: float | None = None
+    """When it was last taken up."""
+    ended: float | None = None
+    expires: float
+    """When the job and its results are removed."""
+    num_frames: int = 0
+    """Frames that are ready."""
+    results: tuple[str, ...] = ()
+    """Media types of the result, once it is done."""
+    model_version: str | None = None
+    """The version that made the masks."""
+    problem: Problem | None = None
+    """Why it failed."""

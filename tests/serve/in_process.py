@@ -94,7 +94,8 @@ class Endpoint:
 
     def __init__(self, folder, *, fake: bool = False, **changes: object) -> None:
         changes.setdefault("jobs", JobsConfig(uri=str(folder / "jobs")))
-        self.config = ServeConfig(require_keys=True, keys_file=str(folder / "keys.json"), **changes)
+        changes.setdefault("require_keys", True)
+        self.config = ServeConfig(keys_file=str(folder / "keys.json"), **changes)
         keys = KeyFile.of(self.config)
         self.segment_key, self.admin_key = keys.add("segment"), keys.add("admin")
         self.followed = SimpleNamespace(state=serving() if fake else RolloutState(), alive=True)

@@ -156,6 +156,16 @@ def test_the_client_asks_in_every_way_and_saves_masks_and_overlays(stack, make_v
         (tmp_path / "sound.wav").write_bytes(make_wav(np.zeros(16_000)))
         (pictured,) = client.segment_frames([tmp_path / "overlay.png"], tmp_path / "sound.wav").frames
         assert pictured.size == (48, 64)
+        job = client.submit(
+            tmp_path / "clip.mp4", accept=("application/json", "application/zip"), overlay=True
+        )
+        assert client.wait(job.id).num_frames == 2
+        assert client.result(job.id).frames == answer.frames
+        client.save_result(job.id, tmp_path / "overlays.zip", accept="application/zip")
+        client.cancel(job.id)
+        assert "00001.png" in zipfile.ZipFile(tmp_path / "overlays.zip").namelist()
+        windows = list(client.segment_windows(tmp_path / "clip.mp4"))
+        assert [frame for window in windows for frame in window] == answer.frames
         (tmp_path / "text.mp4").write_text("not a video")
         with pytest.raises(EndpointError, match="not an mp4") as refused:
             client.segment(tmp_path / "text.mp4")

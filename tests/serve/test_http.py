@@ -241,3 +241,48 @@ def test_a_keys_limits_hold_and_its_id_is_in_metrics_and_log(endpoint, caplog):
     assert counted == {(number, "503"): 3, (number, "429"): 1}
     assert f"key {number}: POST /v1/segment 429" in caplog.text
     assert limited not in caplog.text
+
+
+def test_an_endpoint_without_keys_answers_to_its_own_names_and_pages_alone(tmp_path):
+    endpoint = Endpoint(
+        tmp_path, require_keys=False, allowed_hosts=("box.lan",), cors_origins=("https://t.example",)
+    )
+
+    def status(host: str, origin: str | None = None, method: str = "GET", path: str = "/healthz") -> int:
+        headers = {"Host": host} | ({"Origin": origin} if origin else {})
+        return endpoint.ask(method, path, headers=headers).status_code
+
+    for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000", "box.lan"):
+        assert status(host) == 200, host
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "[", "localhost@evil.example"):
+        assert status(host) == 421, host
+    assert status("localhost", "http://localhost:8000") == 200
+    assert status("localhost", "https://t.example") == 200
+    for origin in ("https://evil.example", "null", "https://localhost.evil.example"):
+        assert status("localhost", origin, "POST", "/v1/rollout/nudge") == 403, origin
+
+
+def test_pages_of_other_origins_are_let_in_where_the_config_names_them(tmp_path):
+    asked = {"Origin": "https://t.example", "Access-Control-Request-Method": "POST"}
+    asked |= {"Access-Control-Request-Headers": "authorization"}
+    for origins, allowed in (((), None), (("https://t.example",), "https://t.example")):
+        endpoint = Endpoint(tmp_path, cors_origins=origins)
+        preflight = endpoint.ask("OPTIONS", "/v1/segment", headers=asked)
+        assert preflight.headers.get("Access-Control-Allow-Origin") == allowed
+        assert (preflight.status_code == 200) is (allowed is not None), "it is asked without a key"
+        refused = endpoint.ask("GET", "/v1/model", headers={"Origin": "https://t.example"})
+        assert (refused.status_code, refused.headers.get("Access-Control-Allow-Origin")) == (401, allowed)
+    assert (
+        "access-control-allow-origin"
+        not in endpoint.ask("GET", "/v1/model", headers={"Origin": "https://evil.example"}).headers
+    )
+
+
+def test_a_browser_that_has_a_file_of_the_page_gets_it_once(endpoint):
+    for path in ("/", "/page/main.js"):
+        first = endpoint.ask("GET", path)
+        tag = first.headers["ETag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            again = endpoint.ask("GET", path, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+        assert endpoint.ask("GET", path, headers={"If-None-Match": '"other"'}).content == first.content

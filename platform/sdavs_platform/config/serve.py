@@ -122,6 +122,12 @@ class ServeConfig(Section):
     require_keys: bool | None = None
     """Whether requests need an API key. Unset: required unless `host` is a loopback address."""
 
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names of an endpoint on a loopback address without keys: there, `Host` must name the endpoint."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins, such as https://tool.example, whose web pages may use the endpoint through a visitor's browser."""
+
     keys_file: str | None = None
     """File with the keys' digests, written by jobs/keys.py; on every node that has an ingress. Unset:
     keys.json in the state folder."""

@@ -16,7 +16,9 @@ from sdavs_serve.http.problems import problem_response
 
 MEGABYTE = 1_000_000
 
-UPLOADS = ("/v1/segment", "/v1/jobs")
+SEGMENT = "/v1/segment"
+
+UPLOADS = (SEGMENT, "/v1/jobs")
 """Paths that take clips."""
 
 GRACE_S = 10.0

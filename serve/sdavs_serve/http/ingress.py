@@ -32,6 +32,7 @@ from sdavs_serve.http.job_table import JobTable
 from sdavs_serve.http.job_webhook import JobWebhooks
 from sdavs_serve.http.keys import KeyFile, keys_required
 from sdavs_serve.http.metrics import Metrics, RequestMetrics
+from sdavs_serve.http.origins import add_origins
 from sdavs_serve.http.problems import MEDIA_TYPE as PROBLEM
 from sdavs_serve.http.problems import handle_problems
 from sdavs_serve.http.results import Asked, Segmented
@@ -57,13 +58,14 @@ KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
 ERRORS = {
     400: "a malformed header or form",
     401: "no key, an unknown one, or one that has expired",
-    403: "a key for something else",
+    403: "a key for something else, or a page of another origin",
     404: "there is no such job, or it was sent with another key",
     406: "none of the accepted media types is offered",
     408: "the upload is too slow; `limit` names the limit",
     409: "the version asked for by X-Model-Version is not loaded; a job's result: it is not done",
     413: "too many bytes, seconds, frames or pixels; `limit` names the limit",
     415: "not a file of a kind that can be read",
+    421: "a Host header that is not this endpoint's",
     422: "damaged, without sound, or a field out of range; `field` names the field",
     429: "too many requests of this key or of all; `limit` names the limit; see Retry-After",
     503: "no model serves at the moment; see Retry-After",
@@ -73,10 +75,10 @@ ERRORS = {
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
-ANY = (400, 500)
+ANY = (400, 403, 421, 500)
 """What every path may return."""
 
-KEYED = (*ANY, 401, 403)
+KEYED = (*ANY, 401)
 """What every path that needs a key may return besides."""
 
 
@@ -199,6 +201,7 @@ def create_app(
     app.add_middleware(Admission, limits=limits)
     if keys_required(config):
         app.add_middleware(Authentication, keys=KeyFile.of(config), accepts_webhooks=webhooks is not None)
+    add_origins(app, config)
     app.add_middleware(Conformance)
     app.add_middleware(RequestMetrics, metrics=metrics)
     handle_problems(app)

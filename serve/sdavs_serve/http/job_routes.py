@@ -14,8 +14,9 @@ from sdavs_serve.errors import RequestError
 from sdavs_serve.http.auth import JOBS, KEY_OF_REQUEST, SCOPE_OF_REQUEST
 from sdavs_serve.http.form import JOB_TYPES, SegmentForm, negotiate
 from sdavs_serve.http.job_runner import JobRunner, expiry, parts_of
-from sdavs_serve.http.job_table import ENDED, Job, JobStatus, JobTable
+from sdavs_serve.http.job_table import Job, JobTable
 from sdavs_serve.http.job_webhook import check_address
+from sdavs_serve.schema import ENDED_JOB, JobStatus
 
 PIECE = 1 << 20
 
@@ -124,7 +125,7 @@ def add_jobs(
         cancelled = await asyncio.to_thread(
             table.change,
             job_id,
-            lambda found: None if found.state in ENDED else found.model_copy(update=ended),
+            lambda found: None if found.state in ENDED_JOB else found.model_copy(update=ended),
         )
         if cancelled:
             await asyncio.to_thread(table.drop_upload, job_id)

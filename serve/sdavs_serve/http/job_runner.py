@@ -15,10 +15,10 @@ from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
 from sdavs_serve.encoding.responses import SegmentedFrame, Writer
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.form import SegmentForm
-from sdavs_serve.http.job_table import ENDED, Job, JobTable
+from sdavs_serve.http.job_table import Job, JobTable
 from sdavs_serve.http.problems import problem_of
 from sdavs_serve.http.segmenter import Segmenter
-from sdavs_serve.schema import AnswerHead, Timeline, Timings
+from sdavs_serve.schema import ENDED_JOB, AnswerHead, Timeline, Timings
 
 logger = logging.getLogger("ray.serve")
 
@@ -117,7 +117,7 @@ class JobRunner:
         """Read the table once: remove what has expired, take up what waits."""
         jobs, now = await asyncio.to_thread(self._table.jobs), self._clock()
         for job in jobs:
-            if now >= job.expires and (job.state in ENDED or self._is_free(job)):
+            if now >= job.expires and (job.state in ENDED_JOB or self._is_free(job)):
                 await asyncio.to_thread(self._table.remove, job)
         waiting = [job for job in jobs if self._is_free(job) and now < job.expires]
         self.num_waiting = len(waiting)

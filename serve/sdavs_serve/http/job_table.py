@@ -8,37 +8,12 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
-from typing import IO, Literal
+from typing import IO
 
 from sdavs_platform.storage.filesystem import Storage
 
 from sdavs_serve.decoding.sandboxed_decoders import Upload, UploadKind
-from sdavs_serve.schema import Answer, Problem
-
-State = Literal["queued", "running", "done", "failed", "cancelled"]
-ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
-
-
-class JobStatus(Answer):
-    """The response of GET /v1/jobs/{job_id}."""
-
-    id: str
-    state: State
-    created: float
-    """Unix time, as all times of a job."""
-    started: float | None = None
-    """When it was last taken up."""
-    ended: float | None = None
-    expires: float
-    """When the job and its results are removed."""
-    num_frames: int = 0
-    """Frames that are ready."""
-    results: tuple[str, ...] = ()
-    """Media types of the result, once it is done."""
-    model_version: str | None = None
-    """The version that made the masks."""
-    problem: Problem | None = None
-    """Why it failed."""
+from sdavs_serve.schema import JobStatus
 
 
 class Job(JobStatus):

@@ -167,7 +167,12 @@ def keys_required(config: ServeConfig) -> bool:
     """Whether requests need a key: as configured, else unless only this machine can connect."""
     if config.require_keys is not None:
         return config.require_keys
-    return not (config.host == "localhost" or config.host == "::1" or config.host.startswith("127."))
+    return not is_loopback(config.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to an address."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _digest(token: str) -> str:

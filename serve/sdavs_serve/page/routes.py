@@ -1,9 +1,10 @@
 """Routes of the page: `/`, its files, its sample clips, and the endpoint's limits that it shows."""
 
 import asyncio
+import hashlib
 from importlib import resources
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from sdavs_platform.config.serve import ServeConfig
 from starlette.exceptions import HTTPException
@@ -61,8 +62,8 @@ def add_page(app: FastAPI, config: ServeConfig) -> None:
     clips = SampleClips()
 
     @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return _answer("index.html", static["index.html"])
+    async def page(request: Request) -> Response:
+        return _answer(request, "index.html", static["index.html"])
 
     @app.get("/page/setup.json", include_in_schema=False)
     async def setup() -> Response:
@@ -71,19 +72,24 @@ def add_page(app: FastAPI, config: ServeConfig) -> None:
         return JSONResponse({"samples": samples, "limits": limits, "fps": config.fps}, headers=HEADERS)
 
     @app.get("/page/samples/{name}", include_in_schema=False)
-    async def sample(name: str) -> Response:
+    async def sample(request: Request, name: str) -> Response:
         stem, _, ending = name.partition(".")
         if stem not in SAMPLES or ending not in ("mp4", "jpg"):
             raise HTTPException(404, f"there is no sample {name}")
         files = await asyncio.to_thread(clips.files, stem)
-        return _answer(name, files.video if ending == "mp4" else files.poster)
+        return _answer(request, name, files.video if ending == "mp4" else files.poster)
 
     @app.get("/page/{name}", include_in_schema=False)
-    async def file(name: str) -> Response:
+    async def file(request: Request, name: str) -> Response:
         if name not in static:
             raise HTTPException(404, f"there is no file {name}")
-        return _answer(name, static[name])
+        return _answer(request, name, static[name])
 
 
-def _answer(name: str, content: bytes) -> Response:
-    return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers=HEADERS)
+def _answer(request: Request, name: str, content: bytes) -> Response:
+    """A file, or 304 if the browser has it: it asks every time, because of Cache-Control."""
+    headers = HEADERS | {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if headers["ETag"] in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
