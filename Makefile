@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ablation-demo test test-fast multinode-test check format infra infra-check services stop clean distclean lock bootstrap
+.PHONY: help gpu-check demo ablation-demo test test-fast multinode-test check format infra infra-check services stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ infra: bootstrap ## Rewrite what is generated under infra/: Serve configs, alert
 
 infra-check: bootstrap ## Check infra/ with kubectl, terraform, promtool and linters, without a cluster (STRICT=1: all of it)
 	@$(RUN) infra/check/check.py $(if $(STRICT),--strict)
+
+gpu-check: bootstrap ## Check numbers, speed, training and DeepSpeed on one CUDA GPU, in under 8 minutes (ARGS="--out FOLDER")
+	@$(RUN) infra/check/gpu.py $(ARGS)
 
 services: bootstrap ## Start MLflow on Postgres with artifacts on an S3 server; prints what to export
 	@$(RUN) jobs/services.py

@@ -171,3 +171,19 @@ def test_a_config_is_read_without_torch_so_that_help_and_refusals_come_at_once()
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ({"training.accumulate": 2, "deepspeed.zero_stage": 3}, "training.accumulate"),
+        ({"training.accumulate": 3}, "training.accumulate"),
+        ({"training.ema": 0.9, "deepspeed.zero_stage": 3}, "training.ema"),
+        ({"training.ema": 0.9, "deepspeed.zero_stage": 0, "training.precision": "bf16"}, "training.ema"),
+        ({"training.compile": True, "deepspeed.zero_stage": 3}, "training.compile"),
+    ],
+)
+def test_what_a_zero_stage_or_a_batch_cannot_do_is_refused_by_key(overrides, key):
+    (line,) = refusal(overrides)
+    assert line.startswith(f"{key}: ")
+    assert "allowed: " in line

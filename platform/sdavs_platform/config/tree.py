@@ -207,6 +207,11 @@ class TrainingConfig(Section):
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
 
+    compile: bool = False
+    """Compile the model with torch.compile at the first step: one graph for all batch sizes and clip lengths, except
+    for batches with padding. Takes minutes once a worker, and on CPUs a C++ compiler. Not for deepspeed.zero_stage
+    3."""
+
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an average of the weights, such as 0.999; the average is then scored, exported and registered
     in place of the weights. Not for deepspeed.zero_stage 3, nor for stage 0 in bf16 or fp16. Unset: no average."""
@@ -549,6 +554,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"training.accumulate: {training.accumulate} needs whole weights on every worker; allowed: 1, or "
                 "deepspeed.zero_stage 0, 1 or 2"
+            )
+        if training.compile and stage == 3:
+            raise ValueError(
+                "training.compile: ZeRO-3 gathers weights inside the forward pass, which cannot be compiled; allowed: "
+                "false, or deepspeed.zero_stage 0, 1 or 2"
             )
         if training.ema is not None and stage == 3:
             raise ValueError(

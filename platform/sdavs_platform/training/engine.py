@@ -54,6 +54,8 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
         dist_init_required=False,
     )
     cast(engine.module, compute_dtype(config))  # DeepSpeed converts weights alone
+    if config.training.compile:
+        engine.module.compile(dynamic=True)
     return engine
 
 
