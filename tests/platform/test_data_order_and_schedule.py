@@ -1,9 +1,11 @@
 """What depends on (seed, epoch, step) alone: the order of clips and the learning rate."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,7 +20,9 @@ from sdavs_platform.training.engine import (
     with_agreed_precision,
 )
 from sdavs_platform.training.faults.spikes import SpikeGuard, UsualLoss
+from sdavs_platform.training.mixing import ClipOrder
 from sdavs_platform.training.pace import Clock, Pace
+from sdavs_platform.training.preflight import check_data
 from sdavs_platform.training.schedule import lr_factor
 
 from sdavs_model import SDAVSConfig, build_model
@@ -30,7 +34,7 @@ def global_batches(
     parts = []
     for rank in range(world_size):
         sampler = GlobalBatchSampler(
-            num_clips=num_clips, batch_size=4, rank=rank, world_size=world_size, seed=7
+            order=ClipOrder(sizes=[num_clips]), batch_size=4, rank=rank, world_size=world_size, seed=7
         )
         sampler.epoch, sampler.first_batch = epoch, first_batch
         parts.append(list(sampler))
@@ -42,7 +46,9 @@ def test_any_number_of_workers_forms_the_same_global_batches():
 
 
 def test_the_two_sounds_of_a_picture_are_in_the_same_batch():
-    sampler = GlobalBatchSampler(num_clips=30, batch_size=4, rank=0, world_size=1, seed=7, sounds=2)
+    sampler = GlobalBatchSampler(
+        order=ClipOrder(sizes=[30]), batch_size=4, rank=0, world_size=1, seed=7, sounds=2
+    )
     batches = list(sampler)
     assert len(batches) == sampler.num_batches == 7
     assert len(set(chain(*batches))) == 28
@@ -67,6 +73,48 @@ def test_no_clip_comes_twice_in_an_epoch_and_the_next_epoch_differs():
     clips = list(chain(*global_batches(2)))
     assert len(clips) == len(set(clips)) == 28
     assert clips != list(chain(*global_batches(2, epoch=1)))
+
+
+def test_sets_are_mixed_by_weight_and_every_clip_of_a_set_comes_equally_often():
+    order = ClipOrder(sizes=[6, 30], weights=[1.0, 0.5])
+    clips = order.draw(np.random.default_rng([7, 0]))
+    assert len(clips) == order.num_clips == 36
+    first, second = clips[clips < 6], clips[clips >= 6]
+    assert (len(first), len(second)) == (24, 12)
+    assert Counter(first.tolist()) == dict.fromkeys(range(6), 4)
+    assert len(set(second.tolist())) == 12
+    assert not np.array_equal(clips, order.draw(np.random.default_rng([7, 1])))
+    assert np.array_equal(clips, order.draw(np.random.default_rng([7, 0])))
+    plain = ClipOrder(sizes=[6, 30]).draw(np.random.default_rng([7, 0]))
+    assert sorted(plain.tolist()) == list(range(36))
+
+
+def test_balanced_categories_are_drawn_equally_often():
+    categories = ["dog"] * 900 + ["cat"] * 100
+    counts = {}
+    for balance in (0.5, 1.0):
+        order = ClipOrder(sizes=[1000], categories=categories, balance=balance)
+        drawn = np.concatenate([order.draw(np.random.default_rng([1, epoch])) for epoch in range(10)])
+        counts[balance] = (drawn >= 900).mean()
+    # Odds of 100 to 900 to the power 1 - balance.
+    assert counts[0.5] == pytest.approx(1 / 4, abs=0.02)
+    assert counts[1.0] == pytest.approx(1 / 2, abs=0.02)
+
+
+def test_a_mixed_training_reads_both_sets_and_refuses_one_of_another_kind(make_config, data, tmp_path):
+    second = {"root": str(data), "split": "val", "weight": 1.0}
+    config = make_config("mixed", data={"mix": [second]})
+    batches = Batches(config, rank=0, world_size=1)
+    names = [name for batch in batches.epoch(0) for name in batch["name"]]
+    assert len(names) == 8  # of 8 + 3 clips in batches of 4
+    assert {name.rpartition("_")[0] for name in names} == {"train", "val"}
+    assert check_data(config) != check_data(make_config("alone"))
+    with pytest.raises(ValueError, match=r"data.mix: has no effect on cached features"):
+        make_config(
+            "cached",
+            data={"mix": [second], "cache_features": True},
+            model={"freeze_backbone": True, "freeze_audio_encoder": True},
+        )
 
 
 def test_the_learning_rate_warms_up_and_drops_at_each_milestone():

@@ -187,6 +187,8 @@ def _docs(architecture: str) -> dict[str, str]:
 
 def _kind(field: dict[str, Any]) -> str:
     """A JSON schema type for users: `0 | 1 | 2`, `number`, `list of text`."""
+    if "$ref" in field:
+        return "mapping"
     if "anyOf" in field:
         return " | ".join(_kind(option) for option in field["anyOf"])
     if "enum" in field:

@@ -22,6 +22,27 @@ from sdavs_platform.config.section import Count, CountOrZero, Fraction, Name, No
 from sdavs_platform.config.serve import ServeConfig
 
 
+class MixedSet(Section):
+    """One more data set to train on."""
+
+    root: str
+    """As `data.root`."""
+
+    kind: KindOrAuto = "auto"
+    """As `data.kind`; it must be that of data.root, with the same classes."""
+
+    split: str = "train"
+    """Split to train on."""
+
+    weight: Positive | None = None
+    """Clips drawn from this set for each clip that is drawn from data.root. Unset: by the numbers of clips."""
+
+    @field_validator("root")
+    @classmethod
+    def _absolute_root(cls, value: str) -> str:
+        return absolute(value)
+
+
 class DataConfig(Section):
     """Data set, splits, loading."""
 
@@ -41,6 +62,14 @@ class DataConfig(Section):
 
     test_splits: tuple[Name, ...] = ("test_new_scenes", "test_strict")
     """Splits that are scored once, after training, each separately."""
+
+    mix: tuple[MixedSet, ...] = ()
+    """More data sets to train on, each {root, kind, split, weight}, in one order with data.root's; an epoch has as many
+    clips as all hold. Validation and tests are data.root's. Not with cache_features."""
+
+    class_balance: Fraction = 0.0
+    """How far rare categories of clips are drawn more often: 0 takes each clip once an epoch, 1 draws all categories
+    equally often. Needs a data set that says what its clips hold; not with cache_features."""
 
     audio: Literal["right", "muted"] = "right"
     """"muted" trains an audio-blind model: on the same clips, with silence as sound."""
@@ -573,6 +602,15 @@ class RunConfig(Section):
                 "training.ema: deepspeed.zero_stage 0 keeps no fp32 weights to average in bf16 or fp16; allowed: "
                 "deepspeed.zero_stage 1 or 2, training.precision fp32, or training.ema null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _mixes_what_it_can(self) -> "RunConfig":
+        for key in ("mix", "class_balance"):
+            if getattr(self.data, key) and self.data.cache_features:
+                raise ValueError(
+                    f"data.{key}: has no effect on cached features; set data.cache_features=false"
+                )
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.splits import open_split
+from sdavs_platform.training.mixing import ClipOrder, MixedClips, clip_order, open_training_sets
 
 
 class GlobalBatchSampler(Sampler[list[int]]):
@@ -27,7 +28,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
     where the workers do not divide the batch.
 
     Args:
-        num_clips: N; items are counted from 0.
+        order: draws the clips of an epoch, N of them; items are counted from 0.
         sounds: items of a clip that follow each other in a batch: clip i's are i, i + N and so on. An epoch then has
             as many batches, of fewer clips.
 
@@ -37,10 +38,11 @@ class GlobalBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, *, num_clips: int, batch_size: int, rank: int, world_size: int, seed: int, sounds: int = 1
+        self, *, order: ClipOrder, batch_size: int, rank: int, world_size: int, seed: int, sounds: int = 1
     ) -> None:
         assert world_size <= batch_size
-        self.num_clips = num_clips
+        self._order = order
+        self.num_clips = order.num_clips
         self.sounds = sounds
         self.batch_size = batch_size
         self.seed = seed
@@ -58,7 +60,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return self.num_batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        clips = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_clips)
+        clips = self._order.draw(np.random.default_rng([self.seed, self.epoch]))
         order = np.add.outer(clips, self.num_clips * np.arange(self.sounds)).ravel().tolist()
         first, last = (r * self.batch_clips // self._world_size for r in (self._rank, self._rank + 1))
         for batch in range(self.first_batch, self.num_batches):
@@ -70,11 +72,12 @@ class Batches:
     """The loaders of one worker."""
 
     def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
-        self.clips = open_split(config, config.data.train_split, training=True)
+        sets = open_training_sets(config)
+        self.clips = sets[0] if len(sets) == 1 else MixedClips(sets)
         self._cached = FeatureCache(config) if config.data.cache_features else None
         self.val_clips = open_split(config, config.data.val_split)
         self.sampler = GlobalBatchSampler(
-            num_clips=len(self.clips),
+            order=clip_order(config, sets),
             batch_size=config.training.batch_size,
             rank=rank,
             world_size=world_size,
@@ -99,6 +102,7 @@ class Batches:
         )
         if config.data.paired_sounds:
             assert isinstance(self._train_items, FeatureClips)
+            assert isinstance(self.clips, TrainingClips)
             self._train_items = PairedSounds(self._train_items, self.clips, seed=config.seed)
         self._val_items = self._items(self.val_clips, config.data.val_split)
         self._swapped_items: AudioControlled | FeatureClips | None = None
@@ -144,7 +148,7 @@ class Batches:
         return next(iter(DataLoader(clips, batch_size=num_clips, collate_fn=collate_clips)))
 
     def _items(
-        self, clips: TrainingClips, split: str, *, augment: Augment | None = None
+        self, clips: TrainingClips | MixedClips, split: str, *, augment: Augment | None = None
     ) -> AudioControlled | FeatureClips:
         return self._encoded(self._heard(clips), split, augment=augment)
 
@@ -158,7 +162,7 @@ class Batches:
         clips: Dataset[Any] = Subset(items, list(share))
         return DataLoader(clips, batch_size=self._val_batch, **self._options)
 
-    def _heard(self, clips: TrainingClips) -> AudioControlled:
+    def _heard(self, clips: TrainingClips | MixedClips) -> AudioControlled:
         return AudioControlled(clips, control=self._audio, silence=self._silence)
 
 

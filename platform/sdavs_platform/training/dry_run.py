@@ -12,6 +12,7 @@ from sdavs_platform.tracking.runs import resolved_yaml
 from sdavs_platform.training.batches import open_split
 from sdavs_platform.training.checkpoints.listing import has_checkpoints
 from sdavs_platform.training.engine import compute_dtype
+from sdavs_platform.training.mixing import open_training_sets
 from sdavs_platform.training.preflight import check_data, resolved
 
 
@@ -45,7 +46,8 @@ def describe(config: RunConfig) -> str:
         split: open_split(config, split, training=split == config.data.train_split).source for split in splits
     }
     train = clips[config.data.train_split]
-    epoch = len(train) // config.training.batch_size
+    mixed = open_training_sets(config)[1:]
+    epoch = (len(train) + sum(map(len, mixed))) // config.training.batch_size
     assert config.storage.uri is not None
     resumes = has_checkpoints(config.storage.uri, config.name)
     num_parameters, num_trained = count_parameters(config.model)
@@ -53,7 +55,8 @@ def describe(config: RunConfig) -> str:
     lines = {
         "run": f"{config.name}, {'resumed from its newest checkpoint' if resumes else 'new'}",
         "data": f"{train.kind} in {train.root}, digest {digest[:12]}: "
-        + ", ".join(f"{split} {len(each)} clips" for split, each in clips.items()),
+        + ", ".join(f"{split} {len(each)} clips" for split, each in clips.items())
+        + "".join(f"; mixed with {each.source.root}, {len(each)} clips" for each in mixed),
         "steps": f"{config.training.epochs} epochs of {epoch} steps, {config.training.batch_size} clips a step",
         "resources": _resources(config.cluster),
         "model": f"{config.model.architecture} on {config.model.backbone} at {config.model.image_size} px, "

@@ -18,6 +18,7 @@ from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import require_registry_access
 from sdavs_platform.tracking.runs import flattened, require_same_config, require_same_data
 from sdavs_platform.training.audio_bank import resolve_bank
+from sdavs_platform.training.mixing import clip_order, open_training_sets
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,10 @@ def check_data(config: RunConfig) -> str:
         if split == config.data.val_split and config.training.select_by == "listening":
             _require_swappable(clips)
         digests[split] = clips.digest
+    if config.data.mix or config.data.class_balance:
+        sets = open_training_sets(config)
+        clip_order(config, sets)
+        digests |= {f"mix {number}": clips.source.digest for number, clips in enumerate(sets[1:])}
     return total_digest(digests)
 
 
