@@ -16,7 +16,7 @@ from _job import run_job
 
 def main() -> None:
     parser = job_parser(__doc__)
-    parser.add_argument("video", type=Path, help="mp4, mov, webm or mkv with a sound track")
+    parser.add_argument("video", type=Path, help="mp4, mov, webm, mkv, avi or ts with a sound track")
     parser.add_argument(
         "--endpoint", default="http://127.0.0.1:8000", help="the endpoint's address (default: %(default)s)"
     )

@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--videos",
         type=Path,
         required=True,
-        help="folder of mp4, webm, mkv or mov files, with sound or a wav each",
+        help="folder of mp4, webm, mkv, mov, avi or ts files, with sound or a wav each",
     )
     what.add_argument("--masks", type=Path, required=True, help="folder with a folder of pngs for each video")
     splits = what.add_mutually_exclusive_group()

@@ -284,7 +284,7 @@ class Client(_Base):
         """Masks of a video with sound.
 
         Args:
-            video: mp4, mov, webm or mkv.
+            video: mp4, mov, webm, mkv, avi or ts.
             audio: replaces the video's own sound.
             fps: frames sampled a second; None leaves it to the endpoint.
             threshold: probability above which a pixel belongs to the mask.
@@ -324,7 +324,7 @@ class Client(_Base):
         """Masks of pictures with a sound.
 
         Args:
-            frames: png or jpg of one size, in order of time.
+            frames: png, jpg or WebP of one size, in order of time.
             audio: wav, flac, ogg, mp3 or a video's sound.
             fps: frames for each second of sound; None leaves it to the endpoint.
             threshold: probability above which a pixel belongs to the mask.

@@ -238,6 +238,90 @@ def test_untagged_video_has_the_colours_of_its_size(height, colours):
     assert np.abs(sample.picture.astype(int) - wanted).max() <= 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "codecs"),
+    [
+        ("avi", ("mpeg4", "libmp3lame")),
+        ("avi", ("libx264", "pcm_s16le")),
+        ("mpegts", ("libx264", "aac")),
+        ("mpegts", ("mpeg2video", "mp2")),
+    ],
+)
+def test_avi_and_transport_streams_are_read_as_other_videos(kind, codecs):
+    rate, seconds, file = 25, 3, io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        video = container.add_stream(codecs[0], rate=rate)
+        video.height, video.width, video.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        audio = container.add_stream(codecs[1], rate=RATE, layout="mono")
+        for index in range(seconds * rate):
+            frame = av.VideoFrame.from_ndarray(corner(40 + 20 * (index // rate)), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        mux_sound(container, audio, tone(seconds))
+    samples, ends = decoded(file.getvalue())
+    greys = [int(sample.picture[-8, -8].mean()) for sample in samples]
+    assert greys == pytest.approx([40, 60, 80], abs=6)
+    assert all(np.abs(sample.second).max() > 0.2 for sample in samples)
+    assert ends.picture_end_s == pytest.approx(seconds, abs=0.15)
+    if kind == "mpegts":  # as camcorders write them, with a time stamp before each packet
+        content = file.getvalue()
+        stamped = b"".join(bytes(4) + content[i : i + 188] for i in range(0, len(content), 188))
+        assert len(decoded(stamped)[0]) == seconds
+
+
+@pytest.mark.parametrize(
+    ("transfer", "code", "wanted"),
+    [(16, 0.5807, 244), (16, 0.5070, 191), (16, 0.9, 254), (18, 0.75, 244), (18, 0.6296, 191), (18, 0.0, 0)],
+    ids=["pq-203", "pq-102", "pq-4000", "hlg-203", "hlg-102", "hlg-black"],
+)
+def test_hdr_is_tone_mapped_so_that_its_reference_white_is_nearly_white(transfer, code, wanted):
+    """Greys: 203 nits are at PQ 0.58 and HLG 0.75 (ITU-R BT.2408, table 1); 244 is 255 * 0.9 ** (1 / 2.4)."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=1)
+        video.height, video.width, video.pix_fmt = HEIGHT, WIDTH, "yuv420p10le"
+        coded = video.codec_context
+        coded.color_trc, coded.color_primaries, coded.colorspace, coded.color_range = transfer, 9, 9, 1
+        audio = container.add_stream("aac", rate=RATE, layout="mono")
+        grey = np.full((HEIGHT, WIDTH, 3), round(code * 65535), np.uint16)
+        frame = av.VideoFrame.from_ndarray(grey, format="rgb48le")
+        container.mux(video.encode(frame.reformat(format="yuv420p10le", dst_colorspace=9)))
+        container.mux(video.encode(None))
+        mux_sound(container, audio, tone(1))
+    (sample,) = decoded(file.getvalue())[0]
+    assert sample.picture.dtype == np.uint8
+    assert np.abs(sample.picture.astype(int) - wanted).max() <= 4
+
+
+def still(kind: str, size: tuple[int, int] = (WIDTH, HEIGHT), **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.resize(corner(), (size[1], size[0], 3))).save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_webp_stills_and_photographs_of_12_megapixels_are_read():
+    sound = wav(1)
+    (sample,) = decode_pictures([still("WEBP", lossless=True)], sound, fps=1, limits=LIMITS)
+    assert np.array_equal(sample.picture, corner())
+    (large,) = decode_pictures([still("JPEG", (4032, 3024))], sound, fps=1, limits=LIMITS)
+    assert large.picture.shape == (3024, 4032, 3)
+    frames = [Image.fromarray(corner(value)) for value in (40, 200)]
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    with pytest.raises(MediaError, match="an animated WebP; send a picture a second"):
+        list(decode_pictures([file.getvalue()], sound, fps=1, limits=LIMITS))
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_refused_with_what_to_send_instead(brand):
+    picture = struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1heic" + bytes(100)
+    with pytest.raises(MediaError, match=r"a HEIC picture; send jpg \(on an iPhone") as refused:
+        list(decode_pictures([picture], wav(1), fps=1, limits=LIMITS))
+    assert refused.value.field == "frames[0]"
+    with pytest.raises(MediaError, match="a HEIC picture; send jpg"):
+        decoded(picture)
+
+
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000])
 def test_an_mp3_needs_no_id3_header_at_any_rate(rate, make_png):
     file = io.BytesIO()

@@ -153,8 +153,8 @@ class ServeConfig(Section):
     max_frames: Count = 600
     """Most frames sampled from one clip, or pictures in one request."""
 
-    max_pixels: Count = 3840 * 2160
-    """Largest accepted picture, in pixels (width times height)."""
+    max_pixels: Count = 4096 * 3072
+    """Largest accepted picture, in pixels (width times height): 4K video, and photographs of 12 megapixels."""
 
     decoder_memory_mb: Positive = 1024.0
     """Memory, in megabytes, that the process that decodes one upload may use; beyond it, 413."""

@@ -25,7 +25,7 @@ from sdavs_model.files import (
     write_table,
 )
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".webm", ".mkv", ".mov", ".avi", ".ts", ".mts", ".m2ts")
 RECORDS = "imported"
 
 Second = tuple[np.ndarray, np.ndarray]

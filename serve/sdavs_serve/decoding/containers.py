@@ -25,14 +25,44 @@ VIDEO_MAGIC = {
 EBML_MAGIC = b"\x1aE\xdf\xa3"
 SOUND_MAGIC = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}
 
+TS_PACKET, TS_SYNC = 188, b"G"
+"""A transport stream is packets of this many bytes, each of which begins with this byte (ISO 13818-1, 2.4.3)."""
+
+M2TS_PREFIX = 4
+"""Bytes of a time stamp before each packet, in the files of camcorders."""
+
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+HEIC_ADVICE = "send jpg (on an iPhone: Settings, Camera, Formats, Most Compatible)"
+
 Content = bytes | memoryview
 """A whole file, in memory or mapped from disk."""
 
 
 def video_format(data: Content) -> str | None:
     """FFmpeg's name of the container, by its first bytes; None if it is not accepted."""
-    head = bytes(data[:8])
-    return "matroska" if head.startswith(EBML_MAGIC) else VIDEO_MAGIC.get(head[4:])
+    head = bytes(data[:12])
+    if head.startswith(EBML_MAGIC):
+        return "matroska"
+    if head.startswith(b"RIFF") and head[8:] == b"AVI ":
+        return "avi"
+    if _is_transport_stream(data):
+        return "mpegts"
+    return None if is_heic(data) else VIDEO_MAGIC.get(head[4:8])
+
+
+def is_heic(data: Content) -> bool:
+    """Whether a file is a HEIC picture, in the same container as mp4."""
+    head = bytes(data[:12])
+    return head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS
+
+
+def _is_transport_stream(data: Content) -> bool:
+    for prefix in (0, M2TS_PREFIX):
+        begins = [prefix + number * (prefix + TS_PACKET) for number in range(4)]
+        if all(bytes(data[begin : begin + 1]) == TS_SYNC for begin in begins):
+            return True
+    return False
 
 
 def sound_format(data: Content) -> str | None:
@@ -40,7 +70,9 @@ def sound_format(data: Content) -> str | None:
     head = bytes(data[:8])
     if _is_mp3_frame(head):
         return "mp3"
-    return next((kind for magic, kind in SOUND_MAGIC.items() if head.startswith(magic)), video_format(data))
+    if found := video_format(data):
+        return found
+    return next((kind for magic, kind in SOUND_MAGIC.items() if head.startswith(magic)), None)
 
 
 def _is_mp3_frame(head: bytes) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from sdavs_serve.decoding import decoder, protocol, seccomp
-from sdavs_serve.decoding.pictures import decode_picture
+from sdavs_serve.decoding.pictures import STILLS, decode_picture
 
 
 def main(control: socket.socket) -> None:
@@ -105,7 +105,7 @@ def _warm_up() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     Image.init()
-    for kind in ("PNG", "JPEG"):
+    for kind in STILLS:
         file = io.BytesIO()
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, kind)
         decode_picture(file.getvalue(), max_pixels=100, field="")

@@ -19,8 +19,10 @@ import numpy as np
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.data.core.images import squash_picture
 from sdavs_serve.decoding.containers import (
+    HEIC_ADVICE,
     Clock,
     Content,
+    is_heic,
     open_media,
     reading,
     sound_format,
@@ -142,7 +144,7 @@ def decode_video(
     on_end: Callable[[Timeline], None] | None = None,
     field: str = "video",
 ) -> Iterator[Sample]:
-    """Samples a video (mp4, mov, webm or mkv), with its own sound or with that of another file.
+    """Samples a video (mp4, mov, webm, mkv, avi or ts), with its own sound or with that of another file.
 
     The file's own tracks decide the length, as in a player: the last picture is held while the sound continues, and
     silence follows a sound that is shorter. Another file's sound is cut or followed by silence.
@@ -163,7 +165,12 @@ def decode_video(
     """
     kind = video_format(data)
     if kind is None:
-        raise MediaError("unsupported", "not an mp4, mov, webm or mkv file", field=field)
+        detail = (
+            f"a HEIC picture; {HEIC_ADVICE}"
+            if is_heic(data)
+            else "not an mp4, mov, webm, mkv, avi or ts file"
+        )
+        raise MediaError("unsupported", detail, field=field)
     with ExitStack() as opened:
         with reading(field):
             pictures, sounds = (opened.enter_context(open_media(data, kind)) for _ in range(2))
@@ -216,7 +223,7 @@ def _shown(track: PictureTrack, sound: SoundTrack | PacketTrack, moments: Moment
 def decode_pictures(
     pictures: Sequence[Content], sound: Content, *, fps: float, limits: Limits
 ) -> Iterator[Sample]:
-    """Samples that come as one png or jpg each, in order, with a sound file (wav, flac, ogg, mp3 or a video's).
+    """Samples that come as one png, jpg or WebP each, in order, with a sound file (wav, flac, ogg, mp3 or a video's).
 
     Raises:
         MediaError: a file is of another kind, damaged or beyond a limit, or the pictures differ in size.

@@ -1,4 +1,4 @@
-"""The pictures of an upload: a video's frames at given moments, or one png or jpg."""
+"""The pictures of an upload: a video's frames at given moments, or one png, jpg or WebP."""
 
 import io
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace
 from PIL import Image
 
 from sdavs_model.data.core.orientation import (
@@ -15,14 +14,12 @@ from sdavs_model.data.core.orientation import (
     size_in_square_pixels,
     upright,
 )
-from sdavs_serve.decoding.containers import reading, video_stream
+from sdavs_serve.decoding.colours import as_rgb
+from sdavs_serve.decoding.containers import HEIC_ADVICE, is_heic, reading, video_stream
 from sdavs_serve.errors import MediaError
 
-UNSPECIFIED = 2
-"""FFmpeg's AVCOL_SPC_UNSPECIFIED: the file does not say how its colours are coded."""
-
-HD_HEIGHT = 720
-"""Untagged pictures from this height on are BT.709."""
+STILLS = ("PNG", "JPEG", "WEBP")
+"""Pillow's names of the formats that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +79,15 @@ class PictureTrack:
         """
         shown: av.VideoFrame | None = None
         shown_size = (0, 0)
-        index = 0
+        index, last = 0, 0.0
         for frame in self._frames():
             size = size_in_square_pixels(frame.width, frame.height, self._stream.sample_aspect_ratio)
             _check_pixels(*size, self._max_pixels, self._field)
-            if frame.time is None:
-                raise MediaError("corrupt", "a picture has no time stamp", field=self._field)
-            time = frame.time - self._start
+            time = self._time_of(frame, last)
             while shown is not None and moments[index] < time:
                 yield _as_displayed(shown, shown_size)
                 index += 1
-            shown, shown_size = frame, size
+            shown, shown_size, last = frame, size, time
             self.end = time + self._length(frame)
         if shown is None:
             raise MediaError("corrupt", "the video track holds no picture", field=self._field)
@@ -104,6 +99,15 @@ class PictureTrack:
         with reading(self._field):
             yield from self._container.decode(self._stream)
 
+    def _time_of(self, frame: av.VideoFrame, last: float) -> float:
+        """When a picture appears, in seconds; `last` is when the one before it did."""
+        if "avi" in self._container.format.name:
+            # AVI stores the order in which pictures are decoded, not when they are shown.
+            return self.end if frame.time is None else max(last, frame.time - self._start)
+        if frame.time is None:
+            raise MediaError("corrupt", "a picture has no time stamp", field=self._field)
+        return frame.time - self._start
+
     def _length(self, frame: av.VideoFrame) -> float:
         if frame.duration and frame.time_base:
             return float(frame.duration * frame.time_base)
@@ -111,33 +115,31 @@ class PictureTrack:
 
 
 def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> np.ndarray:
-    """A png or jpg -> [H, W, 3] uint8 RGB, upright according to its EXIF orientation.
+    """A png, jpg or WebP -> [H, W, 3] uint8 RGB, upright according to its EXIF orientation.
 
     Raises:
-        MediaError: neither png nor jpg ("unsupported"), damaged ("corrupt") or beyond `max_pixels` ("too_large").
+        MediaError: another format or an animation ("unsupported"), damaged ("corrupt") or beyond `max_pixels`
+            ("too_large").
     """
+    if is_heic(data):
+        raise MediaError("unsupported", f"a HEIC picture; {HEIC_ADVICE}", field=field)
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(data), formats=STILLS) as image:
             _check_pixels(*image.size, max_pixels, field)
+            if image.format == "WEBP" and getattr(image, "is_animated", False):
+                raise MediaError("unsupported", "an animated WebP; send a picture a second", field=field)
             return upright(np.asarray(image.convert("RGB")), exif_orientation(image))
     except Image.DecompressionBombError as error:  # Pillow's own limit, far above any sensible max_pixels
         raise MediaError("too_large", str(error), field=field, limit="max_pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise MediaError("unsupported", "not a png or jpg picture", field=field) from error
+        raise MediaError("unsupported", "not a png, jpg or WebP picture", field=field) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damage
         raise MediaError("corrupt", f"cannot be decoded ({error})", field=field) from error
 
 
 def _as_displayed(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     """[H, W, 3] uint8 RGB as a player shows the frame: square pixels, right colours, upright."""
-    untagged = frame.colorspace == UNSPECIFIED and not frame.format.is_rgb
-    # FFmpeg reads untagged pictures as BT.601. Players, and the cameras that leave the tag out, mean BT.709 in HD.
-    colours = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
-    # One thread: by default every frame starts and stops some of its own, which in the end fails in a confined process.
-    rgb = frame.reformat(
-        width=size[0], height=size[1], format="rgb24", src_colorspace=colours, threads=1
-    ).to_ndarray()
-    return upright(rgb, frame_orientation(frame))
+    return upright(as_rgb(frame, size), frame_orientation(frame))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int, field: str) -> None:

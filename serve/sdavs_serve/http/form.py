@@ -38,9 +38,9 @@ class SegmentForm(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     video: UploadFile | None = None
-    """A video with sound: mp4, mov, webm or mkv."""
+    """A video with sound: mp4, mov, webm, mkv, avi or ts."""
     frames: list[UploadFile] = []
-    """Pictures, png or jpg, all of one size."""
+    """Pictures, png, jpg or WebP, all of one size."""
     audio: UploadFile | None = None
     """A sound: wav, flac, ogg, mp3 or a video's. It belongs to `frames`; sent with `video`, the model hears it in
     place of the video's own sound, and silence where it is shorter."""

@@ -297,7 +297,7 @@ async function start() {
   greet();
   setup = await getJson("page/setup.json");
   const { max_upload_mb, max_seconds } = setup.limits;
-  $("limits").textContent = `mp4, mov, webm or mkv, up to ${max_seconds} s and ${max_upload_mb} MB`;
+  $("limits").textContent = `mp4, mov, webm, mkv, avi or ts, up to ${max_seconds} s and ${max_upload_mb} MB`;
   if (![...$("fps").options].some((option) => Number(option.value) === setup.fps)) {
     $("fps").prepend(el("option", {}, String(setup.fps)));
   }
