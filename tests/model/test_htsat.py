@@ -9,6 +9,8 @@ from sdavs_model.config import SILENT_DECIBELS
 from sdavs_model.data.core.decibel_mel import decibel_mel, slaney_matrix
 from sdavs_model.encoders.htsat import HTSAT, _folded, under_our_names
 from sdavs_model.encoders.loading import Weights
+from sdavs_model.weights.catalogue import CATALOGUE
+from sdavs_model.weights.convert import convert
 
 DEPTHS, HEADS = (2, 2, 6, 2), (4, 8, 16, 32)
 
@@ -77,6 +79,14 @@ def test_the_published_checkpoint_covers_the_encoder():
         ValueError, match=r"audio_weights: HTSAT_AudioSet.ckpt does not fit: 1 missing: swin.layers.2"
     ):
         HTSAT(weights=weights(tensors))
+
+
+def test_the_checkpoint_is_converted_under_its_name(tmp_path):
+    path = tmp_path / "HTSAT_AudioSet_Saved_1.ckpt"
+    torch.save({"epoch": 8, "state_dict": published()}, path)
+    tensors = convert(path, CATALOGUE["htsat.audioset"])
+    assert tensors.keys() == HTSAT().state_dict().keys()
+    assert torch.equal(tensors["swin.norm.bias"], published()["sed_model.norm.bias"])
 
 
 def test_a_frozen_encoder_gives_the_same_in_training():
