@@ -57,7 +57,7 @@ def test_the_two_sounds_of_a_picture_are_in_the_same_batch():
 
 
 def test_fewer_and_longer_clips_leave_the_number_of_batches():
-    sampler = GlobalBatchSampler(num_clips=30, batch_size=10, rank=1, world_size=2, seed=7)
+    sampler = GlobalBatchSampler(order=ClipOrder(sizes=[30]), batch_size=10, rank=1, world_size=2, seed=7)
     of_windows = list(sampler)
     sampler.batch_clips = 3
     of_whole_clips = list(sampler)
