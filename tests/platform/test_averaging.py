@@ -3,6 +3,7 @@
 import pytest
 import torch
 from sdavs_platform.training.averaging import STATE, averaged, keep_average
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Engine:
@@ -48,3 +49,25 @@ def test_a_step_without_gradients_leaves_the_average_as_it_is():
     engine.module.weight.data.fill_(100)
     engine.optimizer.step()
     assert torch.equal(engine.optimizer.state[engine.module.weight][STATE], before)
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the program asks for a value, for which it would have to wait on a GPU."""
+
+    num_reads = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.num_reads += operator is torch.ops.aten._local_scalar_dense.default
+        return operator(*args, **(kwargs or {}))
+
+
+def test_a_step_of_the_optimizer_and_its_average_asks_for_no_value():
+    engine = Engine(decay=0.9)
+    engine.module(torch.ones(1)).sum().backward()
+    with Reads() as reads:
+        engine.optimizer.step()
+        engine.optimizer.step()
+    assert reads.num_reads == 0
+    with Reads() as reads:
+        float(engine.module.weight.detach())
+    assert reads.num_reads == 1

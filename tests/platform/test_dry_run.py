@@ -77,3 +77,5 @@ def test_activations_are_those_that_a_real_forward_pass_saves(make_config):
     assert expected == pytest.approx(real, rel=0.02)
     twice = saved_bytes(config, num_clips=4, num_frames=3, dtype=torch.float32)
     assert twice == pytest.approx(2 * expected, rel=0.1)
+    recomputed = saved_bytes(config, num_clips=2, num_frames=3, dtype=torch.float32, recomputes=True)
+    assert 0.05 * expected < recomputed < 0.5 * expected

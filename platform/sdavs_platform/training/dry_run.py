@@ -82,11 +82,13 @@ def expected_memory(config: RunConfig) -> Memory:
 
     States as ZeRO partitions them (Rajbhandari et al. 2020, section 3): in bytes per parameter, weights and gradients
     take 2 (bf16) or 4 (fp32), AdamW's moments 8, and DeepSpeed's own fp32 weights 4, which only stage 0 in fp32 does
-    without. Activations are counted exactly, on the meta device.
+    without; the average of `training.ema` takes 4. Activations are counted exactly, on the meta device.
     """
     dtype, stage, num_workers = compute_dtype(config), config.deepspeed.zero_stage, config.cluster.min_workers
     num_parameters, num_trained = count_parameters(config.model)
     moments_and_copy = 8 if stage == 0 and dtype == torch.float32 else 12
+    if config.training.ema is not None:
+        moments_and_copy += 4
     return Memory(
         weights=num_parameters * dtype.itemsize / (num_workers if stage >= 3 else 1),
         gradients=num_trained * dtype.itemsize / (num_workers if stage >= 2 else 1),
@@ -96,12 +98,20 @@ def expected_memory(config: RunConfig) -> Memory:
             num_clips=math.ceil(config.training.batch_size / (num_workers * config.training.accumulate)),
             num_frames=config.data.augment.window or config.model.num_frames,
             dtype=dtype,
+            recomputes=config.training.checkpoint_activations,
         ),
     )
 
 
-def saved_bytes(config: ModelConfig, *, num_clips: int, num_frames: int, dtype: torch.dtype) -> int:
-    """Bytes of the tensors, other than the model's own, that a forward pass saves for the backward pass."""
+def saved_bytes(
+    config: ModelConfig, *, num_clips: int, num_frames: int, dtype: torch.dtype, recomputes: bool = False
+) -> int:
+    """Bytes of the tensors, other than the model's own, that a forward pass saves for the backward pass.
+
+    Args:
+        recomputes: with `training.checkpoint_activations`; what the backward pass then computes again, a block at a
+            time, does not count.
+    """
     sizes: dict[int, int] = {}
     kept = []  # a freed storage's address may be used again
 
@@ -113,6 +123,8 @@ def saved_bytes(config: ModelConfig, *, num_clips: int, num_frames: int, dtype: 
 
     with torch.device("meta"):
         model = build_model(config.without_weights()).train().to(dtype)
+        if recomputes:
+            model.checkpoint_activations()
         own = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
         sizes |= {storage._cdata: 0 for storage in own}
         side = config.image_size

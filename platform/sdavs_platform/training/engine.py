@@ -182,8 +182,8 @@ class CastInputs(nn.Module):
         """See `SegmentationModel.forward`."""
         heard = {} if sound is None else {"sound": sound}
         if features is not None:
-            cast = features.map(lambda encoded: encoded.to(self.dtype))
-            return self.model(features=cast, **heard).float()
+            features = features.map(lambda encoded: encoded.to(self.dtype))
+            return self.model(features=features, **heard).float()
         assert frames is not None
         assert log_mel is not None
         return self.model(frames.to(self.dtype), log_mel.to(self.dtype), present, **heard).float()
