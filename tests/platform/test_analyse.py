@@ -15,6 +15,7 @@ from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 
 from sdavs_model import Ablation, SDAVSConfig, build_model, save_artifact
+from sdavs_model.architectures.tpavi.config import TPAVIConfig
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +26,15 @@ SPLIT = "test_strict"
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory, make_config):
-    """The address of a registry with an untrained model, one without SNRP, and one without DAMF."""
+    """The address of a registry with an untrained model, one without SNRP, one without DAMF, and a TPAVI."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('analyse') / 'mlflow.db'}"
     variants = {
-        "full": Ablation(),
-        "without-snrp": Ablation(snrp="none"),
-        "without-damf": Ablation(damf=False),
+        "full": TINY,
+        "without-snrp": dataclasses.replace(TINY, ablation=Ablation(snrp="none")),
+        "without-damf": dataclasses.replace(TINY, ablation=Ablation(damf=False)),
+        "tpavi": TPAVIConfig(backbone="resnet10t", image_size=64, width=16, vggish_width=0.125),
     }
-    for name, ablation in variants.items():
-        config = dataclasses.replace(TINY, ablation=ablation)
+    for name, config in variants.items():
         folder = tmp_path_factory.mktemp(name)
         run = TrainingRun.open(make_config(name), uri=uri, storage="nowhere", has_checkpoints=False)
         save_artifact(
@@ -41,6 +42,11 @@ def registered(tmp_path_factory, make_config):
         )
         registry.register_artifact(folder, name=name, config=config, run_id=run.run_id, tags={}, uri=uri)
     return uri
+
+
+def test_a_version_is_tagged_with_its_architecture(registered):
+    versions = [registry.resolve(f"models:/{name}/1", uri=registered) for name in ("full", "tpavi")]
+    assert [version.tags["architecture"] for version in versions] == ["sdavs", "tpavi"]
 
 
 def request(data, uri, **changes):
@@ -125,6 +131,14 @@ def test_of_several_analyses_those_that_the_model_cannot_answer_for_are_left_out
         ({"model": "models:/full/9"}, "models:/full/9: not in the registry"),
         ({"model": "full"}, "neither a folder nor models:/NAME"),
         ({"model": "models:/without-snrp/1", "names": ("maps",)}, "no SNRP to analyse"),
+        (
+            {"model": "models:/tpavi/1", "names": ("maps",)},
+            "maps does not apply to tpavi; what does: noise, listening",
+        ),
+        (
+            {"model": "models:/tpavi/1", "names": ("noise",), "without_snrp": "models:/without-snrp/1"},
+            "models:/tpavi/1 is tpavi, not sdavs",
+        ),
         ({"names": ("noise",), "without_snrp": "models:/full/1"}, "models:/full/1 has SNRP"),
         ({"names": ("noise",), "train_noise": "/nowhere.wav"}, "/nowhere.wav: no such sound file"),
     ],

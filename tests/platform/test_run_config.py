@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from sdavs_platform.config.cli import config_keys, load_config, parse_config
+import yaml
+from sdavs_platform.config.cli import config_keys, load_config, parse_config, validated
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tracking.runs import changed_keys, flattened, resolved_yaml
 from sdavs_platform.training.preflight import resolved
+
+from sdavs_model.architectures import ARCHITECTURES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 
@@ -60,6 +64,37 @@ def test_a_wrong_value_is_refused_with_its_key_and_what_is_allowed(key, value, a
     (line,) = refusal({key: value})
     assert line.startswith(f"{key}: ")
     assert allowed in line
+
+
+def test_a_key_of_another_architecture_is_refused_with_those_of_the_named_one():
+    (line,) = refusal({"model.architecture": "tpavi", "model.ablation.rm": "add"})
+    assert line.startswith(
+        "model.ablation: a key of model.architecture=ddeseg or sdavs, not of tpavi; allowed: "
+    )
+    allowed = line.partition("allowed: ")[2].split(", ")
+    assert {"model.fusion", "model.width", "model.backbone"} <= set(allowed)
+    assert not {key for key in allowed if key.startswith(("model.ablation", "model.num_heads"))}
+    (line,) = refusal({"model.architecture": "tpvi"})
+    assert line == "model.architecture: no 'tpvi'; did you mean tpavi? allowed: sdavs, ddeseg, tpavi"
+    (line,) = refusal({"model.architecture": "tpavi", "model.width": 3})
+    assert line == "model.width: 3 is not allowed; allowed: a multiple of 8"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_recorded_config_is_read_back_and_names_its_architecture(architecture):
+    config = load_config(overrides={"model.architecture": architecture})
+    assert type(config.model) is ARCHITECTURES[architecture].config
+    assert validated(yaml.safe_load(resolved_yaml(config))) == config
+    assert flattened(config)["model.architecture"] == architecture
+
+
+def test_a_recorded_config_without_an_architecture_is_that_of_sdavs():
+    recorded = flattened(load_config())
+    del recorded["model.architecture"]
+    assert changed_keys(load_config(), recorded) == []
+    assert "model.ablation.rm" in changed_keys(
+        load_config(overrides={"model.architecture": "tpavi"}), recorded
+    )
 
 
 def test_every_mistake_gets_a_line_of_its_own():
