@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help gpu-check demo ablation-demo test test-fast multinode-test check format infra infra-check services stop clean distclean lock bootstrap
+.PHONY: help gpu-check demo try ablation-demo test test-fast multinode-test check format infra infra-check services stop clean distclean lock bootstrap
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ bootstrap: ## Install uv and the locked environment; nothing to do when they are
 
 demo: bootstrap ## Train, register, promote, evaluate, serve and send a request (RETRAIN=1, FROM_SCRATCH=1, MODEL=ddeseg)
 	@$(RUN) jobs/demo.py $(if $(RETRAIN),--retrain) $(if $(FROM_SCRATCH),--from-scratch) $(if $(MODEL),--model $(MODEL))
+
+try: bootstrap ## Serve the trained model that comes with the product, with its page, in about a minute
+	@$(RUN) jobs/try.py
 
 ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds each; ends in a report
 	@$(RUN) jobs/tune.py --sweep jobs/configs/sweeps/ablation_demo.yaml --cluster.address local --open

@@ -1,0 +1,65 @@
+"""`make try`: the model that comes with the product behind the endpoint and its page, without data or training."""
+
+import logging
+
+from sdavs_model.data.core.clip import Clip
+from sdavs_model.data.realav.asset_library import AssetLibrary
+from sdavs_model.data.realav.compose import compose_clip
+from sdavs_model.parts import SHIPPED, WEIGHT_KEYS, read_parts
+from sdavs_platform.config.paths import state_folder, weights_folder
+from sdavs_platform.console import Steps
+from sdavs_platform.local.commands import Commands
+from sdavs_platform.local.stack import Ports
+from sdavs_platform.local.stages import Stages, run_stages
+from sdavs_platform.tracking.parts import register_parts
+from sdavs_platform.tracking.registry import promote
+
+logger = logging.getLogger(__name__)
+
+NUM_STEPS = 5
+MODEL = "sdavs-shipped"
+"""In the registry: a name of its own, so that the champion of the user's own trainings stays what it is."""
+
+CLIP_SIZE = 256
+
+
+def run(*, ports: Ports) -> int:
+    """Serve the shipped model; returns the exit status."""
+    home, steps = state_folder(), Steps(num_steps=NUM_STEPS)
+    stages = Stages(home=home, out=home / "try", steps=steps, ports=ports)
+    return run_stages(lambda: _run(stages), command="make try", steps=steps)
+
+
+def _run(stages: Stages) -> None:
+    stages.out.mkdir(parents=True, exist_ok=True)
+    card, _ = read_parts(SHIPPED)
+    services = stages.start()
+    commands = Commands(stack=services, home=stages.home)
+    stages.fetch_weights(commands, [getattr(card.config, key) for key in WEIGHT_KEYS])
+    with stages.steps.step("Register the shipped model") as step:
+        version = register_parts(
+            SHIPPED, name=MODEL, uri=services.mlflow.uri, weights_folder=weights_folder()
+        )
+        promote(MODEL, version, uri=services.mlflow.uri)
+        step.result = f"models:/{MODEL}@champion is version {version}"
+    address = stages.deploy(commands, services, model=f"models:/{MODEL}@champion")
+    answer = stages.request(commands, address, bundled_clip())
+    show = stages.steps.console.print
+    show()
+    addresses = {
+        "Page": f"{address}/",
+        "Endpoint": f"{address}/docs",
+        "Model card": SHIPPED.with_name("README.md"),
+        "Picture": stages.out / "result.png",
+        "Masks, overlays": answer,
+        "Stop everything": "make stop",
+    }
+    for name, value in addresses.items():
+        show(f"  {name:<16} {value}", soft_wrap=True, markup=False)
+
+
+def bundled_clip() -> Clip:
+    """A composed clip of the training's objects and recordings over backgrounds that it never saw ("new scenes")."""
+    pool = AssetLibrary().pool("train", backgrounds="test")
+    clip, _ = compose_clip(name="try", seed=(7, 0, 0), pool=pool, size=CLIP_SIZE, num_frames=5)
+    return clip
