@@ -152,8 +152,8 @@ def _score_object(
     clips: TrainingClips,
     *,
     blind: tuple[LoadedModel, TrainingClips] | None,
-    setting: "Setting",
-) -> "SplitReport":
+    setting: Setting,
+) -> SplitReport:
     """AVSBench-object's figures with every sound that the split allows, of the deaf oracle and the blind model."""
     report = SplitReport()
     sounds, report.left_out = sounds_of(clips)
@@ -190,8 +190,8 @@ def _score_controls(
     clips: TrainingClips,
     *,
     blind: tuple[LoadedModel, TrainingClips] | None,
-    setting: "Setting",
-) -> "SplitReport":
+    setting: Setting,
+) -> SplitReport:
     """Another protocol's figures with the right, no and swapped sound."""
     report = SplitReport()
     options: dict[str, Any] = {
@@ -211,7 +211,7 @@ def _score_controls(
 
 
 def _score_sounds(
-    loaded: LoadedModel, clips: TrainingClips, sounds: Mapping[str, ReplacedSound], setting: "Setting"
+    loaded: LoadedModel, clips: TrainingClips, sounds: Mapping[str, ReplacedSound], setting: Setting
 ) -> dict[str, SoundMetrics]:
     """The metrics for each sound; workers share the clips of one sound after the other."""
     if setting.scorers is None:
@@ -226,7 +226,7 @@ def _score_sounds(
     return scored
 
 
-def _score_sound(loaded: LoadedModel, heard: ReplacedSound, setting: "Setting") -> SoundMetrics:
+def _score_sound(loaded: LoadedModel, heard: ReplacedSound, setting: Setting) -> SoundMetrics:
     scored = score_sound(
         loaded.model, heard, metrics=setting.metrics(), device=setting.device, scorers=setting.scorers
     )
