@@ -9,6 +9,7 @@ from io import BytesIO
 
 import httpx
 import pytest
+import uvicorn
 from in_process import Endpoint
 from sdavs_platform.config.serve import JobsConfig
 from sdavs_serve.errors import NoModel, RequestError
@@ -16,6 +17,8 @@ from sdavs_serve.http import job_runner
 from sdavs_serve.http.job_runner import JobRunner
 from sdavs_serve.http.job_table import Job
 from sdavs_serve.http.job_webhook import JobWebhooks, check_address, signature
+from uvicorn.lifespan.on import LifespanOn
+from waiting import patience
 
 
 class Clock:
@@ -282,3 +285,21 @@ def test_a_job_with_a_webhook_to_elsewhere_is_refused(endpoint):
         data={"webhook": "http://169.254.169.254/"},
     )
     assert (answer.status_code, answer.json()["field"]) == (422, "webhook")
+
+
+def test_the_endpoint_works_at_jobs_from_its_start_to_its_end(endpoint):
+    """Started and stopped as Serve does it: by uvicorn's lifespan."""
+    job = send(endpoint)
+
+    async def scenario() -> None:
+        lifespan = LifespanOn(uvicorn.Config(endpoint.app, lifespan="on"))
+        await lifespan.startup()
+        assert not lifespan.should_exit
+        async with asyncio.timeout(patience(20)):
+            while not endpoint.app.state.job_runner._running and endpoint.model.num_windows < 3:
+                await asyncio.sleep(0.02)
+        await endpoint.app.state.job_runner.join()
+        await lifespan.shutdown()
+
+    asyncio.run(scenario())
+    assert status(endpoint, job)["state"] == "done"

@@ -1,0 +1,237 @@
+"""Abuse an endpoint in every way at once, next to ten honest clients, and see what these notice.
+
+    .venv/bin/python tests/drills/abuse.py
+    .venv/bin/python tests/drills/abuse.py --seconds 30
+
+Starts Ray, MLflow and an endpoint of its own on this machine, and attacks that alone: sockets that never finish their
+headers, uploads that stall, uploads without a key, clients that hang up, damaged and oversized files, responses that
+nobody reads. Each kind of attack has a key of its own, which may have four clips in work at once. Prints the honest
+clients' 95th percentile before and during the attack, their statuses, and the memory of proxy and ingress before and
+after it.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "serve"))
+
+from stack import Stack, running_stack
+from uploads import chirp, write_png, write_video, write_wav
+
+NUM_HONEST = 10
+PAUSE_S = 2.0
+"""Between two clips of an honest client."""
+
+IDLE_S = 20.0
+COOL_S = 15.0
+"""After the attack, before memory is read again: longer than an unread response is kept."""
+
+LIMITS = {"max_requests": 16, "max_upload_mb": 8}
+NUM_SLOW, NUM_STALLED, NUM_KEYLESS, NUM_ABORTING, NUM_BOMBING, NUM_UNREAD = 60, 16, 4, 3, 3, 3
+HELD_S = 15.0
+"""How long an attacker holds a connection before it opens another one."""
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What the honest clients saw."""
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def p95_s(self) -> float:
+        return float(np.percentile(self.seconds, 95)) if self.seconds else float("nan")
+
+
+async def be_honest(address: str, key: str, video: bytes, *, seconds: float) -> Seen:
+    """Ten clients, each with one clip after the other; one that is refused with Retry-After waits and counts on."""
+    seen, ends = Seen(), time.monotonic() + seconds
+    headers = {"Authorization": f"Bearer {key}", "Cache-Control": "no-cache"}
+
+    async def ask(number: int) -> None:
+        await asyncio.sleep(PAUSE_S * number / NUM_HONEST)
+        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=60) as http:
+            while time.monotonic() < ends:
+                started = time.monotonic()
+                while True:
+                    answer = await http.post("/v1/segment", files={"video": video})
+                    seen.statuses[answer.status_code] += 1
+                    if answer.status_code != 429:
+                        break
+                    await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
+                seen.seconds.append(time.monotonic() - started)
+                await asyncio.sleep(PAUSE_S)
+
+    await asyncio.gather(*(ask(number) for number in range(NUM_HONEST)))
+    return seen
+
+
+async def attack(address: str, new_key: Callable[[], str], video: bytes, *, seconds: float) -> Counter[str]:
+    """All attacks at once; returns how often each was made."""
+    made: Counter[str] = Counter()
+    where = urlsplit(address)
+    assert where.hostname in ("127.0.0.1", "localhost"), "only an endpoint of this machine"
+
+    def head(size: int, *, accept: str = "application/json", key: str | None = None) -> bytes:
+        lines = [
+            f"POST /v1/segment HTTP/1.1\r\nHost: {where.hostname}\r\nAccept: {accept}",
+            "Cache-Control: no-cache",
+            f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {size}",
+            *([f"Authorization: Bearer {key}"] if key else []),
+        ]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+    async def send(content: bytes, *, hold_s: float, read: bool) -> None:
+        reader, writer = await asyncio.open_connection(where.hostname, where.port, limit=1024)
+        try:
+            writer.write(content)
+            async with asyncio.timeout(hold_s):
+                await writer.drain()
+                if read:
+                    await reader.read(1)
+                await asyncio.sleep(hold_s)
+        except TimeoutError:
+            return
+        finally:
+            writer.transport.abort()
+
+    clip = form({"video": [video]})
+    noise = write_png(np.random.default_rng(0).integers(0, 255, (600, 600, 3), np.uint8))
+    large = form(
+        {"frames": [noise] * 3, "audio": [write_wav(chirp(3))], "overlay": [b"true"]}, text={"overlay"}
+    )
+    bombs = itertools.cycle(
+        (
+            form({"video": [video[: len(video) // 2]]}),
+            form({"video": [b"\0\0\0\x20ftypisom" + bytes(100_000)]}),
+            form({"frames": [write_png(np.zeros((6000, 6000), np.uint8))], "audio": [write_wav(chirp(1))]}),
+        )
+    )
+    stalling, aborting, bombing, ignoring = (new_key() for _ in range(4))
+    attacks: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {
+        "unfinished headers": (
+            NUM_SLOW,
+            lambda: send(b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nX-A: ", hold_s=HELD_S, read=False),
+        ),
+        "stalled uploads": (
+            NUM_STALLED,
+            lambda: send(head(500_000, key=stalling) + b"--x\r\n", hold_s=HELD_S, read=False),
+        ),
+        "without a key": (
+            NUM_KEYLESS,
+            lambda: send(head(len(clip)) + clip, hold_s=0.2, read=True),
+        ),
+        "hang up": (NUM_ABORTING, lambda: send(head(len(clip), key=aborting) + clip, hold_s=0.3, read=False)),
+        "damaged or huge": (NUM_BOMBING, lambda: bomb(next(bombs))),
+        "unread responses": (
+            NUM_UNREAD,
+            lambda: send(
+                head(len(large), accept="application/zip", key=ignoring) + large, hold_s=HELD_S, read=False
+            ),
+        ),
+    }
+
+    async def bomb(content: bytes) -> None:
+        await send(head(len(content), key=bombing) + content, hold_s=1.0, read=True)
+
+    async def repeat(name: str, once: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            made[name] += 1
+            with contextlib.suppress(OSError):
+                await once()
+            await asyncio.sleep(0.05)
+
+    attackers = [
+        asyncio.create_task(repeat(name, once))
+        for name, (count, once) in attacks.items()
+        for _ in range(count)
+    ]
+    await asyncio.sleep(seconds)
+    for attacker in attackers:
+        attacker.cancel()
+    await asyncio.gather(*attackers, return_exceptions=True)
+    return made
+
+
+def form(fields: dict[str, list[bytes]], *, text: set[str] = frozenset()) -> bytes:
+    """A multipart body with the boundary x."""
+    body = b""
+    for name, values in fields.items():
+        for value in values:
+            file = "" if name in text else '; filename="a"'
+            body += f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
+            body += value + b"\r\n"
+    return body + b"--x--\r\n"
+
+
+def memory_mb(stack: Stack) -> dict[str, float]:
+    """Resident memory of the proxy, of the ingress and of its decoders, in MB; and how many decoders there are."""
+    found = {"proxy": 0.0, "ingress": 0.0, "decoders": 0.0, "number of decoders": 0.0}
+    for process in psutil.Process(stack.head).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if "ProxyActor" in title:
+                found["proxy"] += process.memory_info().rss / 1e6
+            elif "ServeReplica:sdavs:ingress" in title:
+                found["ingress"] += process.memory_info().rss / 1e6
+                decoders = process.children(recursive=True)
+                found["number of decoders"] += len(decoders)
+                found["decoders"] += sum(one.memory_info().rss for one in decoders) / 1e6
+    return found
+
+
+async def run(stack: Stack, *, seconds: float) -> None:
+    """Idle, attack, rest; prints what was seen."""
+    video, honest = write_video(2), stack.keys_by_scope["segment"]
+
+    def leak() -> str:
+        return stack.keys.add("segment", note="leaked", at_once=4)
+
+    await be_honest(stack.address, honest, video, seconds=5)  # what is set up once is no growth
+    idle = await be_honest(stack.address, honest, video, seconds=IDLE_S)
+    before = memory_mb(stack)
+    attacking = asyncio.create_task(attack(stack.address, leak, video, seconds=seconds))
+    attacked = await be_honest(stack.address, honest, video, seconds=seconds)
+    made = await attacking
+    await asyncio.sleep(COOL_S)
+    after = memory_mb(stack)
+    print("attacks:", ", ".join(f"{count} {name}" for name, count in made.items()))
+    for name, seen in (("idle", idle), ("attacked", attacked)):
+        statuses = ", ".join(f"{count} x {status}" for status, count in sorted(seen.statuses.items()))
+        print(f"{name:>9}: p95 {seen.p95_s:.2f} s of {len(seen.seconds)} clips; {statuses}")
+    print(f"    ratio: {attacked.p95_s / idle.p95_s:.1f}")
+    print(f"      5xx: {sum(count for status, count in attacked.statuses.items() if status >= 500)}")
+    for name in before:
+        print(
+            f"{name}: {before[name]:.0f} before, {after[name]:.0f} after"
+            + (" MB" if "num" not in name else "")
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--seconds", type=float, default=120, help="length of the attack (default: 120)")
+    flags = parser.parse_args()
+    print(f"load of the machine before: {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
+    with running_stack(**LIMITS) as stack:
+        asyncio.run(run(stack, seconds=flags.seconds))
+
+
+if __name__ == "__main__":
+    main()
