@@ -1,6 +1,7 @@
 """What `kubectl apply -k` would send: complete, closed, and serving with the laptop's own config."""
 
 import copy
+import json
 import re
 import shutil
 
@@ -77,6 +78,26 @@ def test_ray_lets_in_who_has_the_token_and_survives_its_head(built, overlay: str
         assert cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]["secretKeyRef"]
         assert cluster["autoscalerOptions"]["version"] == "v2"
         assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_pods_of_eight_gpus_can_be_added_to_an_overlay_and_are_guarded_like_the_others(tmp_path, monkeypatch):
+    shutil.copytree(manifests.KUBERAY.parent, tmp_path, dirs_exist_ok=True)
+    overlay = tmp_path / "kuberay" / "overlays" / "gpu" / "kustomization.yaml"
+    content = overlay.read_text()
+    last = "  - ../../components/same-pods"
+    overlay.write_text(content.replace(last, f"  - ../../components/multi-gpu\n{last}"))
+    monkeypatch.setattr(manifests, "KUBERAY", tmp_path / "kuberay")
+    resources = manifests.build("gpu")
+    assert manifests.unknown_fields(resources) == []
+    groups = find(resources, "RayCluster", "sdavs-jobs")["spec"]["workerGroupSpecs"]
+    assert [group["groupName"] for group in groups] == ["cpu", "gpu", "gpu8"]
+    group = groups[-1]
+    assert json.loads(json.loads(group["rayStartParams"]["resources"])) == {"accelerator_type:H100": 1}
+    pod = group["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert container["lifecycle"]["preStop"]
 
 
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
