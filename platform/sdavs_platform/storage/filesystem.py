@@ -1,9 +1,9 @@
 """Files in a local folder or at any URI that pyarrow understands, such as s3://bucket/folder."""
 
 import fcntl
+import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from pyarrow import fs
 
-from sdavs_model.files import write_atomically
+from sdavs_model.files import replacing
 from sdavs_platform.ray_internals import STORAGE_MARKER
 
 REFUSALS = (
@@ -78,24 +78,11 @@ class Storage:
             raise self._unreachable(error) from None
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file atomically; S3 does so by itself.
-
-        Raises:
-            ValueError: the storage cannot be reached or written.
-        """
-        target = f"{self._base}/{path}"
-        try:
-            if isinstance(self._system, fs.LocalFileSystem):
-                Path(target).parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(Path(target), content)
-                return
-            with self._system.open_output_stream(target) as stream:
-                stream.write(content)
-        except OSError as error:
-            raise self._unreachable(error, verb="written") from None
+        """As `write_from`, with all of `content`."""
+        self.write_from(path, io.BytesIO(content))
 
     def write_from(self, path: str, source: IO[bytes]) -> None:
-        """Write what a file has from its position on; memory does not grow with it. Atomic as `write` is.
+        """Write what a file has from its position on; memory does not grow with it. Atomic; S3 is so by itself.
 
         Raises:
             ValueError: the storage cannot be reached or written.
@@ -104,9 +91,8 @@ class Storage:
         try:
             if isinstance(self._system, fs.LocalFileSystem):
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=Path(target).parent, prefix=".", delete=False) as file:
+                with replacing(Path(target)) as part, part.open("wb") as file:
                     shutil.copyfileobj(source, file)
-                os.replace(file.name, target)
                 return
             with self._system.open_output_stream(target) as stream:
                 shutil.copyfileobj(source, stream)

@@ -34,7 +34,17 @@ OBJECTS_FOLDER = "visible_objects"
 """RealAV's own addition to both layouts: all visible objects of a clip, sounding or silent."""
 
 
-class AVSBenchMS3(ClipSet):
+class AVSBenchObject(ClipSet):
+    """What both sets have in common: binary masks and one protocol."""
+
+    protocol = "object"
+    after_sound = "repeat"
+
+    def read_mask(self, path: Path) -> np.ndarray:
+        return read_binary_mask(path)
+
+
+class AVSBenchMS3(AVSBenchObject):
     """The multi-source set of AVSBench, or a data set in its layout, one split of it; see `ClipSet`.
 
     Frames are called `<video>.mp4_<n>.png` and lie in no split folder; sound and masks do. All five frames of a
@@ -46,8 +56,6 @@ class AVSBenchMS3(ClipSet):
     """
 
     kind = "avsbench-ms3"
-    protocol = "object"
-    after_sound = "repeat"
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
@@ -56,9 +64,6 @@ class AVSBenchMS3(ClipSet):
     def _open(self, root: Path) -> list[ClipFiles]:
         self.root = _ms3_layout(root)
         return [self._find(name) for name, split in _read_splits(self.root).items() if split == self.split]
-
-    def read_mask(self, path: Path) -> np.ndarray:
-        return read_binary_mask(path)
 
     def _find(self, name: str) -> ClipFiles:
         data, split = self.root / MS3_DATA, self.split
@@ -77,7 +82,7 @@ class AVSBenchMS3(ClipSet):
         return files
 
 
-class AVSBenchS4(ClipSet):
+class AVSBenchS4(AVSBenchObject):
     """The single-source set of AVSBench, one split of it; see `ClipSet`.
 
     In the split "train" only the first frame has a mask (`valid`), elsewhere all five have.
@@ -88,8 +93,6 @@ class AVSBenchS4(ClipSet):
     """
 
     kind = "avsbench-s4"
-    protocol = "object"
-    after_sound = "repeat"
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:
@@ -99,9 +102,6 @@ class AVSBenchS4(ClipSet):
         self.root = find_layout(root, S4_FOLDER, S4_TABLE)
         rows = read_rows(self.root / S4_TABLE, S4_COLUMNS)
         return [self._find(row["category"], row["video_name"]) for row in rows if row["split"] == self.split]
-
-    def read_mask(self, path: Path) -> np.ndarray:
-        return read_binary_mask(path)
 
     def _find(self, category: str, name: str) -> ClipFiles:
         data, folder = self.root / S4_DATA, Path(self.split) / category
