@@ -61,6 +61,11 @@ def main() -> None:
     parser.add_argument(
         "--address", help="with --workers: the Ray cluster's HOST:PORT (default: as for jobs/train.py)"
     )
+    parser.add_argument(
+        "--flips",
+        action="store_true",
+        help="average predictions with those of mirrored frames; the table and the names in MLflow say so",
+    )
     parser.add_argument("--masks", metavar="FOLDER", help="also write the masks, in the size of the frames")
     add_json(parser)
     parser.add_argument("--no-log", action="store_true", help="log nothing to MLflow")
@@ -105,6 +110,7 @@ def _evaluate(flags: argparse.Namespace, scorers: Any) -> dict[str, Any]:
         device=flags.device,
         uri=flags.tracking_uri,
         scorers=scorers,
+        flips=flags.flips,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from sdavs_platform.evaluation.flips import Flipped
 from sdavs_platform.evaluation.shares import cut, merged, score_share
 
 from sdavs_model.data.training_clips import collate_clips
@@ -72,3 +73,14 @@ def test_clips_are_cut_between_batches_and_nobody_gets_none():
     assert cut(11, num_shares=2, batch_size=4) == [range(0, 4), range(4, 11)]
     assert cut(11, num_shares=9, batch_size=4) == [range(0, 4), range(4, 8), range(8, 11)]
     assert cut(3, num_shares=2, batch_size=4) == [range(0, 3)]
+
+
+def test_flips_make_a_prediction_that_mirrored_frames_mirror():
+    model = Model(1)
+    model.config = None
+    model.classify = torch.nn.Conv2d(3, 1, 3, padding=1)
+    frames, log_mel = Clips(1).frames[:2], torch.zeros(2, 2, 1, 96, 64)
+    flipped = Flipped(model)
+    logits = flipped(frames, log_mel)
+    assert torch.allclose(flipped(frames.flip(-1), log_mel), logits.flip(-1), atol=1e-6)
+    assert not torch.allclose(model(frames, log_mel), logits)

@@ -14,6 +14,7 @@ from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_model.metrics import Mode, ObjectMetrics, protocol_in_words
 from sdavs_model.metrics.base import LABELS
 from sdavs_model.metrics.listening import SoundMetrics
+from sdavs_platform.evaluation.flips import IN_WORDS, Flipped, with_flips
 from sdavs_platform.evaluation.listening import (
     BLIND,
     ORACLE,
@@ -78,6 +79,7 @@ def evaluate_registered(
     device: str = "cpu",
     uri: str | None = None,
     scorers: Scorers | None = None,
+    flips: bool = False,
 ) -> dict[str, Any]:
     """Score a model, and the baselines it should be compared with, on every split.
 
@@ -91,9 +93,10 @@ def evaluate_registered(
         splits: None for all whose name starts with "test".
         uri: MLflow; None for the default.
         scorers: workers of a cluster that share the clips, to the same figures; None for this process alone.
+        flips: average predictions with those of mirrored frames; reported as such.
 
     Returns:
-        {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode",
+        {"model", "version", "run_id", "blind", "data", "kind", "protocol", "mode", "flips",
         "videos_per_batch", "splits": {split: {row: {figure: value}}}, "constants", "robust", "intervals", "over",
         "left_out"}, the last five by split.
         AVSBench-object alone has them: the kind of the best constant mask (of 71 classes it is background);
@@ -111,6 +114,8 @@ def evaluate_registered(
     registered = resolve(model_uri, uri=uri)
     loaded = load_artifact(fetch(model_uri, uri=uri), device=device, sha256=registered.sha256)
     blind = load_artifact(fetch(blind_uri, uri=uri), device=device) if blind_uri else None
+    if flips:
+        loaded, blind = with_flips(loaded), with_flips(blind) if blind else None
     reports: dict[str, SplitReport] = {}
     for split in splits:
         clips = open_for(loaded, kind, data, split)
@@ -137,6 +142,7 @@ def evaluate_registered(
         "kind": kind,
         "protocol": clips.source.protocol,
         "mode": mode,
+        "flips": flips,
         "videos_per_batch": videos_per_batch,
         "splits": {split: report.rows for split, report in reports.items()},
         "constants": {split: report.constant for split, report in reports.items() if report.constant},
@@ -214,7 +220,7 @@ def _score_sounds(
     loaded: LoadedModel, clips: TrainingClips, sounds: Mapping[str, ReplacedSound], setting: Setting
 ) -> dict[str, SoundMetrics]:
     """The metrics for each sound; workers share the clips of one sound after the other."""
-    if setting.scorers is None:
+    if setting.scorers is None and not isinstance(loaded.model, Flipped):
         logger.info(f"{clips.source.split}: {len(clips)} clips, {', '.join(sounds)}")
         metrics = {row: setting.metrics() for row in sounds}
         score_sounds(loaded.model, clips, sounds, metrics=metrics, device=setting.device)
@@ -240,6 +246,8 @@ def log_results(results: dict[str, Any], *, uri: str | None = None) -> None:
     suffix = "" if results["mode"] == "official" else f"_{results['mode']}"
     if results["videos_per_batch"] > 1:
         suffix += f"_{results['videos_per_batch']}_videos"
+    if results["flips"]:
+        suffix += "_flips"
     metrics = {
         f"{split}/{row.replace(' ', '_')}/{name}": value
         for split, scored in results["splits"].items()
@@ -260,6 +268,8 @@ def results_table(results: dict[str, Any]) -> str:
     protocol = protocol_in_words(
         results["protocol"], mode=results["mode"], videos_per_batch=results["videos_per_batch"]
     )
+    if results["flips"]:
+        protocol += f"; {IN_WORDS}"
     blocks = [f"{results['model']} (version {results['version']}) on {results['data']}\nprotocol: {protocol}"]
     for split, scored in results["splits"].items():
         # The figures can differ between rows: AVIS has some for silent frames only if there are any.
