@@ -22,6 +22,9 @@ FROZEN_SHAPES, FROZEN_FRAGMENTS = "frozen_param_shapes", "frozen_param_fragments
 """Keys of a model shard: of weights that are not trained, by name. ZeRO-3 cuts each into one part per worker, as it
 cuts trained ones; ZeRO-2 has them whole, and the other stages keep them with the rest of the model only."""
 
+PARTITION_COUNT = "partition_count"
+"""Key of an optimizer shard: the number of workers, in ZeRO-1 and 2 as a list with one for each parameter group."""
+
 ALIGNMENT = 2
 """ZeRO-1 and 2 cut a flat vector where every part is a whole number of 4 bytes of a 2-byte format."""
 
@@ -145,7 +148,12 @@ def full_state_dict(folder: Path, *, tag: str, zero_stage: int) -> dict[str, tor
 
     # It prints what it does, with a progress bar.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag)
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag)
+    if zero_stage == 1:
+        # It leaves weights out that are not trained: ZeRO-1 keeps them with the module alone.
+        module = load_shard(model_shards(folder / tag)[0])["module"]
+        weights |= {name: tensor.float() for name, tensor in module.items() if name not in weights}
+    return weights
 
 
 def model_shards(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from sdavs_platform.deepspeed_internals import (
     ALIGNMENT,
     FROZEN_FRAGMENTS,
     FROZEN_SHAPES,
+    PARTITION_COUNT,
     Shapes,
     load_shard,
     model_shards,
@@ -64,6 +65,8 @@ def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> No
     weights, optimizer = shard_keys(shards[0])
     new = dict(shards[0])
     assert len(new[weights]) == len(groups)
+    is_listed = isinstance(new[PARTITION_COUNT], list)
+    new[PARTITION_COUNT] = [world_size] * len(groups) if is_listed else world_size
     new[weights] = recut_all(lambda shard, index: shard[weights][index])
     states = {index: dict(state) for index, state in new[optimizer]["state"].items()}
     moments = [name for name, value in states.get(0, {}).items() if torch.is_tensor(value) and value.dim()]
