@@ -8,10 +8,15 @@ Where the endpoint requires an API key, SDAVS_API_KEY holds it: flags are seen b
 """
 
 import os
+import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from _flags import job_parser
 from _job import run_job
+
+if TYPE_CHECKING:
+    from sdavs_serve.schema import SegmentAnswer
 
 
 def main() -> None:
@@ -32,18 +37,17 @@ def main() -> None:
     if not flags.video.is_file():
         raise ValueError(f"there is no file {flags.video}")
     import httpx
-    from sdavs_serve.client import Client, EndpointError, save_mask
+    from sdavs_serve.client import Client, EndpointError
 
     flags.out.mkdir(parents=True, exist_ok=True)
     try:
         key = os.environ.get("SDAVS_API_KEY")
+        archive = flags.out / "overlays.zip"
         with Client(flags.endpoint, api_key=key, version=flags.model_version) as client:
-            answer = client.segment(flags.video, fps=flags.fps)
-            for frame in answer.frames:
-                save_mask(frame, flags.out / f"mask-{frame.index}.png")
-                client.save_overlay_picture(
-                    flags.video, flags.out / f"overlay-{frame.index}.png", frame=frame.index, fps=flags.fps
-                )
+            client.save_masks(flags.video, archive, fps=flags.fps, overlay=True)
+        answer = _unpack(archive, flags.out)
+        # The video shows the same version as the pictures, also if a rollout ends in between.
+        with Client(flags.endpoint, api_key=key, version=int(answer.model.version)) as client:
             client.save_overlay_video(flags.video, flags.out / "overlay.mp4", fps=flags.fps)
     except EndpointError as error:
         raise RuntimeError(str(error)) from error
@@ -55,6 +59,21 @@ def main() -> None:
     for frame in answer.frames:
         print(f"  {frame.time_s:5.1f} s  mask covers {frame.area:5.1%}  probability inside {frame.score:.2f}")
     print(f"  pictures and masks: {flags.out}")
+
+
+def _unpack(archive: Path, folder: Path) -> "SegmentAnswer":
+    """Overlays and masks out of the endpoint's zip; returns what it says about them."""
+    from sdavs_serve.client import save_mask
+    from sdavs_serve.schema import SegmentAnswer
+
+    with zipfile.ZipFile(archive) as pictures:
+        answer = SegmentAnswer.model_validate_json(pictures.read("segmentation.json"))
+        for frame in answer.frames:
+            overlay = pictures.read(f"{frame.index:05d}.png")
+            (folder / f"overlay-{frame.index}.png").write_bytes(overlay)
+            save_mask(frame, folder / f"mask-{frame.index}.png")
+    archive.unlink()
+    return answer
 
 
 if __name__ == "__main__":

@@ -336,10 +336,16 @@ class Client(_Base):
         return self._run(self._segment(files, {"fps": fps, "threshold": threshold}))
 
     def save_masks(
-        self, video: str | Path, path: str | Path, *, fps: float | None = None, threshold: float = 0.5
+        self,
+        video: str | Path,
+        path: str | Path,
+        *,
+        fps: float | None = None,
+        threshold: float = 0.5,
+        overlay: bool = False,
     ) -> None:
-        """Write all masks as png files in a zip, classes as a palette. Raises EndpointError."""
-        fields = {"fps": fps, "threshold": threshold}
+        """Write all masks, or overlays, as png files in a zip with `segmentation.json`. Raises EndpointError."""
+        fields = {"fps": fps, "threshold": threshold, "overlay": overlay}
         self._run(self._save(_video(video), "application/zip", path, fields))
 
     def save_overlay_video(
