@@ -222,3 +222,15 @@ def test_what_a_zero_stage_or_a_batch_cannot_do_is_refused_by_key(overrides, key
     (line,) = refusal(overrides)
     assert line.startswith(f"{key}: ")
     assert "allowed: " in line
+
+
+@pytest.mark.parametrize(("num_gpus", "decided"), [(1, False), (2, True), (8, True)])
+def test_use_gpu_auto_takes_gpus_where_the_cluster_has_one_for_each_worker(num_gpus, decided, monkeypatch):
+    from sdavs_platform import cluster
+
+    node = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": float(num_gpus)}}
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [node])
+    config = RunConfig.model_validate({"cluster": {"use_gpu": "auto", "num_workers": [2, 4]}})
+    assert cluster.with_gpus_decided(config).cluster.use_gpu is decided
+    fixed = RunConfig.model_validate({"cluster": {"use_gpu": not decided}})
+    assert cluster.with_gpus_decided(fixed) == fixed
