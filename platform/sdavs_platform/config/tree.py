@@ -237,9 +237,8 @@ class TrainingConfig(Section):
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
 
     compile: bool = False
-    """Compile the model with torch.compile at the first step: one graph for all batch sizes and clip lengths, except
-    for batches with padding. Takes minutes once a worker, and on CPUs a C++ compiler. Not for deepspeed.zero_stage
-    3."""
+    """Compile the model with torch.compile at the first step, for any batch size and clip length; batches with padding
+    stay uncompiled in part. Takes minutes once a worker, and on CPUs a C++ compiler. Not for deepspeed.zero_stage 3."""
 
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an average of the weights, such as 0.999; the average is then scored, exported and registered
