@@ -39,8 +39,8 @@ def masks_at_size(logits: Tensor, *, size: tuple[int, int], threshold: float = 0
     confidence = torch.empty(len(logits), *size, dtype=torch.float32, device=logits.device)
     for time, frame in enumerate(logits):
         if len(frame) == 1:
-            confidence[time] = _resized(frame, size)[0].sigmoid()
-            classes[time] = confidence[time] > threshold
+            torch.sigmoid(_resized(frame, size)[0], out=confidence[time])
+            torch.gt(confidence[time], threshold, out=classes[time])
         else:
             classes[time], confidence[time] = _most_probable(frame, size)
     return FrameMasks(classes=classes, confidence=confidence)
