@@ -83,7 +83,7 @@ def test_the_look_at_the_picture_is_attention_over_its_rebuilt_pixels(variant):
     eliminate = elimination(variant).eval()
     picture, tokens, _ = picture_and_tokens()
     pixels = picture.flatten(2).transpose(1, 2)
-    rebuilt = (pixels @ eliminate.centres.T).softmax(-1) @ eliminate.centres
+    rebuilt = (pixels @ eliminate.describe.centres.T).softmax(-1) @ eliminate.describe.centres
     query, key, value = (
         x.unflatten(-1, (2, 4)).transpose(1, 2)
         for x in (
@@ -130,7 +130,7 @@ def test_without_elimination_every_token_counts_the_same(variant, score):
     found = eliminate(picture, tokens, survival)
     torch.testing.assert_close(found.scores, torch.full((2, 3), score))
     assert torch.equal(found.survival, survival)
-    assert not any("score" in name or "centres" in name for name, _ in eliminate.named_parameters())
+    assert not any("score" in name or "describe" in name for name, _ in eliminate.named_parameters())
 
 
 @pytest.mark.parametrize("variant", ["figure", "code"])

@@ -157,3 +157,21 @@ def test_a_config_without_an_architecture_is_sdavs_and_an_unknown_one_is_refused
         config_from_dict({"architecture": "tpvai"})
     with pytest.raises(ValueError, match=r"ablation: unknown key; .*allowed: architecture, backbone"):
         config_from_dict({"architecture": "tpavi", "ablation": {}})
+
+
+@every_architecture
+def test_modules_with_parameters_of_their_own_return_tensors(name):
+    """ZeRO-3 gathers them for the backward pass only if it finds tensors in what the module returned."""
+    model = build_model(small(name))
+    others = []
+
+    def look(module, inputs, output):
+        parts = output if isinstance(output, tuple | list) else [output]
+        if not all(isinstance(part, torch.Tensor) for part in parts):
+            others.append(type(module).__name__)
+
+    for module in model.modules():
+        if [*module.parameters(recurse=False)]:
+            module.register_forward_hook(look)
+    model(*clips(1, 2))
+    assert others == []

@@ -37,7 +37,7 @@ class DynamicElimination(nn.Module):
         self.variant = variant
         self.has_scores = scores
         if scores:
-            self.centres = nn.Parameter(torch.randn(num_centres, channels))
+            self.describe = Centres(channels=channels, number=num_centres)
             self.sound_query = nn.Linear(channels, channels, bias=False)
             self.picture_key = nn.Linear(channels, channels, bias=False)
             self.picture_value = nn.Linear(channels, channels, bias=False)
@@ -72,20 +72,12 @@ class DynamicElimination(nn.Module):
         A rebuilt pixel is a mixture of the centres, so its key and value are that mixture of the centres' keys and
         values: these are computed for a handful of centres in place of all pixels.
         """
-        mixture = self._assign(pixels)  # [N, P, centres]
+        mixture, centres = self.describe(pixels)  # [N, P, centres], [centres, C]
         query = self._heads(self.sound_query(tokens))  # [N, heads, k, D]
-        key, value = (self._heads(f(self.centres)[None]) for f in (self.picture_key, self.picture_value))
+        key, value = (self._heads(f(centres)[None]) for f in (self.picture_key, self.picture_value))
         agreement = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # [N, heads, k, centres]
         attention = (agreement @ mixture[:, None].transpose(-1, -2)).softmax(-1)  # [N, heads, k, P]
         return (attention @ mixture[:, None] @ value).transpose(1, 2).flatten(2)
-
-    def _assign(self, pixels: Tensor) -> Tensor:
-        """Soft assignment of pixels [N, P, C] to the centres: [N, P, centres]. With Gumbel noise in training only;
-        upstream adds it in evaluation, too, so that its predictions differ from run to run."""
-        logits = pixels @ self.centres.T
-        if self.training:
-            logits = logits - torch.empty_like(logits).exponential_().log()
-        return logits.softmax(-1)
 
     def _mark(self, pixels: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
         """Adds tokens [N, m, C], each by its weight [N, m], to the pixels that make its sound: a sigmoid, so that
@@ -99,6 +91,34 @@ class DynamicElimination(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """[N, L, C] -> [N, heads, L, C / heads]."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class Centres(nn.Module):
+    """Learned centres that pixels are mixtures of.
+
+    A module that returns tensors, because ZeRO-3 gathers a module's own parameters for the backward pass only if it
+    finds tensors in what the module returned.
+
+    Args:
+        channels: C.
+        number: of centres.
+    """
+
+    def __init__(self, *, channels: int, number: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(number, channels))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """pixels: [N, P, C] -> their soft assignment to the centres [N, P, centres], and these [centres, C].
+
+        With Gumbel noise in training only; upstream adds it in evaluation, too, so that its predictions differ from run
+        to run.
+        """
+        centres = self.centres.clone()
+        logits = pixels @ centres.T
+        if self.training:
+            logits = logits - torch.empty_like(logits).exponential_().log()
+        return logits.softmax(-1), centres
 
 
 @dataclass(frozen=True, kw_only=True)
