@@ -395,15 +395,30 @@ class Client(_Base):
         """State and progress of a job. Raises EndpointError if there is none."""
         return self._run(self._job(job_id))
 
-    def wait(self, job_id: str, *, on_status: Callable[[JobStatus], None] | None = None) -> JobStatus:
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_status: Callable[[JobStatus], None] | None = None,
+    ) -> JobStatus:
         """Wait until a job has ended.
+
+        Args:
+            job_id: as `submit` returns it.
+            timeout_s: longest wait; None: as long as it takes.
+            on_status: called with the status about once a second.
 
         Raises:
             EndpointError: there is no such job, or it has failed.
+            TimeoutError: it takes longer; the job stays.
         """
+        started = time.monotonic()
         while (status := self.job(job_id)).state not in ENDED_JOB:
             if on_status:
                 on_status(status)
+            if timeout_s is not None and time.monotonic() - started >= timeout_s:
+                raise TimeoutError(f"job {job_id} is still {status.state} after {timeout_s:g} s")
             time.sleep(JOB_POLL_S)
         return _checked(status)
 
@@ -551,7 +566,7 @@ class AsyncClient(_Base):
         return await self._run(self._job(job_id))
 
     async def wait(self, job_id: str) -> JobStatus:
-        """As `Client.wait`."""
+        """As `Client.wait`, without a limit: put `asyncio.timeout` around it."""
         while (status := await self.job(job_id)).state not in ENDED_JOB:
             await asyncio.sleep(JOB_POLL_S)
         return _checked(status)

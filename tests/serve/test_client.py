@@ -11,6 +11,7 @@ from sdavs_serve import client as module
 from sdavs_serve.client import AsyncClient, Client, EndpointError, Progress, Retries
 from sdavs_serve.errors import Busy, RequestError
 from sdavs_serve.http.problems import problem_of
+from sdavs_serve.schema import JobStatus
 
 
 @pytest.fixture
@@ -152,3 +153,12 @@ def test_the_client_for_asyncio_does_the_same_against_the_endpoint(clip, tmp_pat
                 await pinned.segment(clip)
 
     asyncio.run(scenario())
+
+
+def test_waiting_for_a_job_may_have_a_limit(pauses):
+    queued = JobStatus(id="a", state="queued", created=1.0, expires=2.0).model_dump_json()
+    answers = Answers(*(httpx.Response(200, content=queued) for _ in range(3)))
+    seen: list[JobStatus] = []
+    with pytest.raises(TimeoutError, match="job a is still queued after 0 s"):
+        client_of(answers).wait("a", timeout_s=0, on_status=seen.append)
+    assert [status.state for status in seen] == ["queued"]

@@ -159,7 +159,7 @@ def test_the_client_asks_in_every_way_and_saves_masks_and_overlays(stack, make_v
         job = client.submit(
             tmp_path / "clip.mp4", accept=("application/json", "application/zip"), overlay=True
         )
-        assert client.wait(job.id).num_frames == 2
+        assert client.wait(job.id, timeout_s=patience(60)).num_frames == 2
         assert client.result(job.id).frames == answer.frames
         client.save_result(job.id, tmp_path / "overlays.zip", accept="application/zip")
         client.cancel(job.id)
