@@ -28,7 +28,7 @@ bootstrap: ## Install uv and the locked environment; nothing to do when they are
 demo: bootstrap ## Train, register, promote, evaluate, serve and send a request (RETRAIN=1, FROM_SCRATCH=1, MODEL=ddeseg)
 	@$(RUN) jobs/demo.py $(if $(RETRAIN),--retrain) $(if $(FROM_SCRATCH),--from-scratch) $(if $(MODEL),--model $(MODEL))
 
-try: bootstrap ## Serve the trained model that comes with the product, with its page, in about a minute
+try: bootstrap ## Serve the trained model that comes with the product, with its page: no data, no training
 	@$(RUN) jobs/try.py
 
 ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds each; ends in a report

@@ -1,4 +1,4 @@
-"""Serve the trained model that comes with the product: its endpoint and page, in about a minute, without training.
+"""Serve the trained model that comes with the product: its endpoint and page, without data and training.
 
     make try                           # what users type; prepares the environment first
     python jobs/try.py --endpoint-port 8001
