@@ -146,8 +146,8 @@ class STC(nn.Module):
         """The same as three convolutions of single frames, of which two are moved by a second.
 
         On a CPU torch has no fast depthwise convolution of volumes: this takes a tenth of the time for single seconds
-        and two thirds for five. In bf16 it is also the only right way: torch 2.11 computes wrong weight gradients for
-        volumes of two frames in channels-last memory.
+        and two thirds for five. It also avoids an error of torch 2.11, which in bf16 computes wrong weight gradients
+        for volumes of two frames in channels-last memory.
         """
         B, T = x.shape[:2]
         C = x.shape[2]
