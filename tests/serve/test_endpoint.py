@@ -201,6 +201,7 @@ def test_openapi_describes_every_form_of_answer(stack):
         "image/png",
         "application/zip",
         "video/mp4",
+        "application/x-ndjson",
     }
     assert {"413", "415", "422", "429", "503", "504"} <= set(responses)
     example = description["components"]["schemas"]["SegmentAnswer"]["example"]
