@@ -101,4 +101,4 @@ def test_a_registry_that_takes_versions_has_the_model_before_it_is_trained(state
     for _ in range(2):
         registry.require_registry_access("new", uri=uri)
     model = mlflow_client(uri).get_registered_model("new")
-    assert model.description == "SDAVS audio-visual segmentation"
+    assert model.description == "Audio-visual segmentation"
