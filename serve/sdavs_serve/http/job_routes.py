@@ -43,7 +43,7 @@ def add_jobs(
         router: its forms may have as many files as a clip has frames.
         config: the endpoint's config.
         table: the jobs.
-        runner: is told of new ones.
+        runner: notified of new ones.
         responses: OpenAPI descriptions of the errors of "post", "get", "result" and "delete".
         dependencies: of every route.
     """
