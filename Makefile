@@ -37,7 +37,7 @@ ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds
 test: bootstrap ## Run the test suite (ARGS="-k audio" is handed to pytest)
 	@$(RUN) -m pytest -n $(FILES_AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-fast: bootstrap ## Run the tests that need no cluster, server or browser: a minute and a half on two cores
+test-fast: bootstrap ## Run the tests that need no cluster, server or browser
 	@$(RUN) -m pytest -n $(FILES_AT_ONCE) --dist loadfile --no-loadscope-reorder \
 	  -m "not (cluster or server or browser or slow)" $(ARGS)
 
