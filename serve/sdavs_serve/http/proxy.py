@@ -86,7 +86,7 @@ class ReadLimits:
                     logger.warning(
                         "a client that stopped reading after %d bytes is cut off", sending.num_bytes
                     )
-                    # Then the server drops what is left of the response, and the proxy learns that the client has hung up.
+                    # The server then drops the rest of the response, and the proxy learns that the client has gone.
                     abort_connection(send)
                     break
             await written
