@@ -116,7 +116,7 @@ class Watchdog:
         for file in self._folder.glob("rank-*.txt"):
             while _is_due(file.read_text()) and time.monotonic() < deadline:
                 time.sleep(0.2)
-            stack = _told(file)
+            stack = _read_stacks(file)
             self._stacks[_rank_of(file.name)] = stack
             storage.write(file.name, stack.encode())
         while len(self._stacks) < self._world_size:
@@ -146,7 +146,7 @@ def _rank_of(name: str) -> int:
     return int(name.removeprefix("rank-").removesuffix(".txt"))
 
 
-def _told(file: Path) -> str:
+def _read_stacks(file: Path) -> str:
     """A worker's stack, or what its node knows of a process that has written none."""
     stack = file.read_text()
     return stack if _frames(stack) else f"{stack}no stack: the process is {_status(stack)}\n"
