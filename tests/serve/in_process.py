@@ -22,6 +22,16 @@ from sdavs_serve.rollout.state import Release, RolloutState
 from sdavs_model.data.core.clip import Clip
 
 
+class FrozenClock:
+    """Shows `now` until a test moves it."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def release(version: int) -> Release:
     """A version that sees two frames at once."""
     target = {"name": "m", "version": version, "run_id": "r", "sha256": "w", "manifest_sha256": f"c{version}"}

@@ -10,7 +10,7 @@ from io import BytesIO
 import httpx
 import pytest
 import uvicorn
-from in_process import Endpoint
+from in_process import Endpoint, FrozenClock
 from sdavs_platform.config.serve import JobsConfig
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.http import job_runner
@@ -19,16 +19,6 @@ from sdavs_serve.http.job_table import Job
 from sdavs_serve.http.job_webhook import JobWebhooks, check_address, signature
 from uvicorn.lifespan.on import LifespanOn
 from waiting import patience
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -49,7 +39,7 @@ def runner_of(endpoint: Endpoint, **changes: object) -> JobRunner:
         "segmenter": first._segmenter,
         "sandbox": endpoint.decoder,
         "notify": nobody,
-        "clock": Clock(),
+        "clock": FrozenClock(time.time()),
     }
     return JobRunner(**(given | changes))
 
@@ -122,7 +112,7 @@ def test_a_job_belongs_to_the_key_that_sent_it_and_to_admins(endpoint, tmp_path)
 
 def test_a_job_of_a_replica_that_was_lost_is_taken_up_by_another_one_and_not_before(endpoint):
     job = send(endpoint)
-    clock = Clock()
+    clock = FrozenClock(time.time())
     lost, second = runner_of(endpoint, clock=clock), runner_of(endpoint, clock=clock)
 
     async def scenario() -> None:
@@ -221,7 +211,7 @@ def test_a_clip_that_cannot_be_read_fails_and_a_busy_model_is_asked_again(endpoi
 
 def test_results_are_removed_after_a_while_with_everything_else(endpoint, tmp_path):
     job = send(endpoint)
-    clock = Clock()
+    clock = FrozenClock(time.time())
     runner = runner_of(endpoint, clock=clock)
     work(runner)
     clock.now += endpoint.config.jobs.keep_s - 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from in_process import FrozenClock
 from mlflow.webhooks.delivery import _generate_hmac_signature
 from sdavs_platform.config.tree import ServeConfig
 from sdavs_serve.deployment import deploy
@@ -155,16 +156,6 @@ def test_a_webhook_is_believed_if_mlflow_signed_it_lately(tmp_path):
             check_signature(*wrong, secret_file=secret)
 
 
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def key(**limits: int) -> Key:
     return Key(id="1f2e3d4c", scope="segment", sha256="", created=0.0, **limits)
 
@@ -178,7 +169,7 @@ def refused(limits: KeyLimits, made: Key) -> tuple[str, int]:
 
 
 def test_a_key_has_only_so_many_requests_at_once():
-    limits, made = KeyLimits(clock=Clock(0.0)), key(at_once=2)
+    limits, made = KeyLimits(clock=FrozenClock(0.0)), key(at_once=2)
     limits.begin(made)
     limits.begin(made)
     assert refused(limits, made) == ("at_once", 1)
@@ -187,7 +178,7 @@ def test_a_key_has_only_so_many_requests_at_once():
 
 
 def test_a_key_has_so_many_requests_a_minute_and_earns_them_back_one_by_one():
-    clock = Clock(1000.0)
+    clock = FrozenClock(1000.0)
     limits, made = KeyLimits(clock=clock), key(per_minute=3)
     for _ in range(3):
         limits.begin(made)
@@ -203,7 +194,7 @@ def test_a_key_has_so_many_requests_a_minute_and_earns_them_back_one_by_one():
 
 
 def test_a_key_has_so_many_requests_a_day_and_failures_of_the_endpoint_are_not_among_them():
-    clock = Clock(10 * 86_400 - 90.0)
+    clock = FrozenClock(10 * 86_400 - 90.0)
     limits, made = KeyLimits(clock=clock), key(per_day=2)
     for status in (503, 429, 200, 422):
         limits.begin(made)
