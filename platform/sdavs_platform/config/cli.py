@@ -4,7 +4,9 @@ The flags, their groups and their help are generated from `RunConfig`.
 """
 
 import argparse
+import ast
 import functools
+import inspect
 import re
 import sys
 import textwrap
@@ -17,8 +19,7 @@ from pydantic import ValidationError
 
 from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.files import as_on_disk
-from sdavs_platform.config.docstrings import field_docstrings
-from sdavs_platform.config.suggestions import did_you_mean, nearest_key
+from sdavs_model.suggestions import did_you_mean, nearest_key
 from sdavs_platform.config.tree import RunConfig
 
 
@@ -181,8 +182,21 @@ def _walk_architectures(refs: Mapping[str, str], defs: dict[str, Any], prefix: s
 
 @functools.cache
 def _docs(architecture: str) -> dict[str, str]:
-    docs = field_docstrings(ARCHITECTURES[architecture].config)
+    docs = _field_docstrings(ARCHITECTURES[architecture].config)
     return {field: " ".join(text.split()) for field, text in docs.items()}
+
+
+def _field_docstrings(cls: type) -> dict[str, str]:
+    """Field -> the text below its declaration, for a dataclass and its bases; not in pydantic's schemas."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(declared, ast.ClassDef)
+        for field, text in zip(declared.body, declared.body[1:], strict=False):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(about))):
+                    found[name] = about
+    return found
 
 
 def _kind(field: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import model_validator
 
 from sdavs_model.config import ModelConfig
+from sdavs_model.suggestions import nearest_key
 from sdavs_platform.config.cli import config_keys, load_config
-from sdavs_platform.config.suggestions import nearest_key
 from sdavs_platform.config.tree import RunConfig, Section
 
 if TYPE_CHECKING:

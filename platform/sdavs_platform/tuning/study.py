@@ -11,7 +11,7 @@ from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE
 from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
 from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.recipes import recipes_of
-from sdavs_platform.config.suggestions import nearest_or_all
+from sdavs_model.suggestions import nearest_or_all
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning.space import with_values
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from sdavs_model.suggestions import nearest_or_all
 from sdavs_platform.config.cli import config_kinds, read_yaml
-from sdavs_platform.config.suggestions import nearest_or_all
 from sdavs_platform.config.tree import Section
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import TrialRecord

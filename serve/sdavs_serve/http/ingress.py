@@ -41,8 +41,7 @@ from sdavs_serve.http.webhook import Webhooks, is_plausible
 from sdavs_serve.inference.dispatch import Dispatcher
 from sdavs_serve.inference.router import Route, Router, why_none_serves
 from sdavs_serve.inference.shadow import Observer
-from sdavs_serve.page.api_docs import add_docs
-from sdavs_serve.page.routes import add_page
+from sdavs_serve.page.routes import add_docs, add_page
 from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState, SlotName
 from sdavs_serve.schema import Health, ModelStatus, Problem, SegmentAnswer

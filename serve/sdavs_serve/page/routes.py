@@ -1,4 +1,4 @@
-"""Routes of the page: `/`, its files, its sample clips, and the endpoint's limits that it shows."""
+"""Routes of the page and of the API's docs: `/`, its files, its sample clips, the limits that it shows, and `/docs`."""
 
 import asyncio
 import hashlib
@@ -46,6 +46,14 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
+"""Files of fastapi_offline that are served."""
+
+DOCS_POLICY = POLICY.replace("img-src 'self'", "img-src 'self' data:").replace(
+    "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+)
+"""The page's policy, and the inline pictures and styles of Swagger UI."""
+
 
 def add_page(app: FastAPI, config: ServeConfig) -> None:
     """Add the page to `app`.
@@ -84,6 +92,24 @@ def add_page(app: FastAPI, config: ServeConfig) -> None:
         if name not in static:
             raise HTTPException(404, f"there is no file {name}")
         return _answer(request, name, static[name])
+
+
+def add_docs(app: FastAPI) -> None:
+    """Add `GET /docs`: Swagger UI from files of this endpoint, as FastAPI's own page loads them from a CDN."""
+    shipped = resources.files("fastapi_offline").joinpath("static")
+    files = {name: shipped.joinpath(name).read_bytes() for name in DOCS_FILES}
+    page = resources.files(__package__).joinpath("static", "docs.html").read_bytes()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        headers = HEADERS | {"Content-Security-Policy": DOCS_POLICY}
+        return Response(page, media_type=MEDIA_TYPES["html"], headers=headers)
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    async def docs_file(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404, f"there is no file {name}")
+        return Response(files[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers=HEADERS)
 
 
 def _answer(request: Request, name: str, content: bytes) -> Response:
