@@ -4,8 +4,8 @@
     python jobs/export_parts.py --artifact model/ --out parts/mine.safetensors
 
 The file holds the trained weights in fp16, without the encoders, which whoever loads it fetches by name
-(`sdavs_model.parts`). The card, README.md next to it, gives the figures of that very file: it is joined and scored on
-every test split with right, muted and swapped sound.
+(`sdavs_model.trained_parts`). The card, README.md next to it, gives the figures of that very file: it is joined and
+scored on every test split with right, muted and swapped sound.
 """
 
 from pathlib import Path
@@ -28,11 +28,11 @@ def main() -> None:
     add_tracking_uri(parser)
     flags = parser.parse_args()
     from sdavs_platform.config.paths import weights_folder
-    from sdavs_platform.evaluation.parts import export_parts
+    from sdavs_platform.evaluation.parts_card import export_parts
     from sdavs_platform.tracking.registry import fetch
 
     from sdavs_model import load_artifact
-    from sdavs_model.parts import SHIPPED
+    from sdavs_model.trained_parts import SHIPPED
 
     folder = flags.artifact or fetch(flags.model, uri=flags.tracking_uri)
     out = flags.out or SHIPPED

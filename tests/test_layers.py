@@ -39,7 +39,7 @@ LAYERS = """
 
     model
     model.analysis
-    model.parts
+    model.trained_parts
     model.accumulation model.artifact model.budgets
     model.golden model.benchmark model.training_step
     model.recipes

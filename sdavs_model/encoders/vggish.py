@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sdavs_model.encoders.encoder import Encoder
-from sdavs_model.encoders.initialise import initialise_zero_mean
+from sdavs_model.encoders.encoder import Encoder, initialise_zero_mean
 from sdavs_model.encoders.loading import Weights, load_matching
 
 CONV_CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")

@@ -6,8 +6,7 @@ It hears the same log-mel examples as VGGish, but with an offset of 0.001 in the
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdavs_model.encoders.encoder import Encoder
-from sdavs_model.encoders.initialise import initialise_zero_mean
+from sdavs_model.encoders.encoder import Encoder, initialise_zero_mean
 from sdavs_model.encoders.loading import Weights, load_matching
 
 STEM_CHANNELS = 32

@@ -10,8 +10,7 @@ import pytest
 from sdavs_model.data.realav import compose_audio as compose_sound
 from sdavs_model.data.realav.asset_library import AssetLibrary, Pool
 from sdavs_model.data.realav.compose import compose_clip
-from sdavs_model.data.realav.scene import Scene, Source
-from sdavs_model.data.realav.scenes import draw_scene
+from sdavs_model.data.realav.scenes import Scene, Source, draw_scene
 from sdavs_model.data.realav.stable_random import StableRandom
 
 GOLDEN = "54cb6e1a1e76d5781f48ae5fa0808316f3095f0a71fe3acfef6a6f9c8ccd650c"

@@ -13,7 +13,7 @@ import torch
 from layouts import write_avis, write_avss, write_ms3, write_s4, write_vpo
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.training.batches import Batches
 from sdavs_platform.training.preflight import check_data
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from sdavs_model import build_model
 from sdavs_model.encoders.features import Features
 from sdavs_model.files import sha256_of
-from sdavs_model.parts import ENCODERS, SHIPPED, read_parts
+from sdavs_model.trained_parts import ENCODERS, SHIPPED, read_parts
 
 SECOND = Path(__file__).with_name("shipped_second.safetensors")
 """A second of a composed clip of the split "new scenes" as the frozen encoders' outputs, its mask, and silence."""

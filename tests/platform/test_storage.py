@@ -222,7 +222,7 @@ def test_a_missing_bucket_wrong_keys_and_a_server_that_is_away_are_told_apart(se
 
 
 def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(bucket, clips, make_config):
-    from sdavs_platform.storage.splits import open_split
+    from sdavs_platform.storage.datasets import open_split
 
     model = make_config("any").model.to_dict() | {"num_frames": 2}
     local = open_split(make_config("local", model=model, data={"root": str(clips)}), "val")

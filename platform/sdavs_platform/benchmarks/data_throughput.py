@@ -17,8 +17,7 @@ from sdavs_model.data.datasets import open_splits
 from sdavs_model.data.training_clips import TrainingClips, collate_clips, open_training_clips
 from sdavs_model.training_step import move, training_loss
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.datasets import local_copy
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import local_copy, open_split
 from sdavs_platform.tables import text_table
 
 NUM_STEPS = 3

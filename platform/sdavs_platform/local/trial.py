@@ -1,24 +1,32 @@
 """`make try`: the model that comes with the product behind the endpoint and its page, without data or training."""
 
 import logging
+import tempfile
+from pathlib import Path
 
+from sdavs_model.artifact import save_artifact
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.data.realav.asset_library import AssetLibrary
 from sdavs_model.data.realav.compose import compose_clip
-from sdavs_model.parts import SHIPPED, WEIGHT_KEYS, read_parts
+from sdavs_model.files import sha256_of
+from sdavs_model.trained_parts import SHIPPED, WEIGHT_KEYS, load_parts, read_parts
 from sdavs_platform.config.paths import state_folder, weights_folder
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.console import Steps
 from sdavs_platform.local.commands import Commands
 from sdavs_platform.local.stack import Ports
 from sdavs_platform.local.stages import Stages, run_stages
-from sdavs_platform.tracking.parts import register_parts
-from sdavs_platform.tracking.registry import promote
+from sdavs_platform.tracking.client import experiment_id, mlflow_client
+from sdavs_platform.tracking.registry import promote, register_artifact, versions_by_tag
 
 logger = logging.getLogger(__name__)
 
 NUM_STEPS = 5
 MODEL = "sdavs-shipped"
 """In the registry: a name of its own, so that the champion of the user's own trainings stays what it is."""
+
+DIGEST_TAG = "parts_sha256"
+"""Tag of a version: the digest of the file that it was made from, so that the file is registered once."""
 
 CLIP_SIZE = 256
 
@@ -56,6 +64,39 @@ def _run(stages: Stages) -> None:
     }
     for name, value in addresses.items():
         show(f"  {name:<16} {value}", soft_wrap=True, markup=False)
+
+
+def register_parts(path: Path, *, name: str, uri: str, weights_folder: Path) -> int:
+    """Register a model of `sdavs_model.trained_parts`, once; returns its version.
+
+    Args:
+        path: the file of parts.
+        name: of the registered model.
+        uri: MLflow.
+        weights_folder: holds the encoders.
+
+    Raises:
+        ValueError: as `load_parts`.
+    """
+    digest = sha256_of(path)
+    if (known := dict(versions_by_tag(name, DIGEST_TAG, uri=uri))).get(digest):
+        return known[digest]
+    model, card = load_parts(path, weights_folder=weights_folder)
+    client = mlflow_client(uri)
+    run = client.create_run(experiment_id(client, RunConfig().tracking.experiment), run_name=name)
+    with tempfile.TemporaryDirectory(prefix="sdavs-parts-") as folder:
+        save_artifact(
+            folder,
+            model=model,
+            classes=card.classes,
+            metrics=card.metrics,
+            lineage=card.lineage | {DIGEST_TAG: digest},
+        )
+        version = register_artifact(
+            folder, name=name, config=model.config, run_id=run.info.run_id, tags={DIGEST_TAG: digest}, uri=uri
+        )
+    client.set_terminated(run.info.run_id)
+    return version
 
 
 def bundled_clip() -> Clip:

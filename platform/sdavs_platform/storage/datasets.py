@@ -1,4 +1,4 @@
-"""Where data sets come from: the bundled one, composed on first use, or a bucket, cached on this machine by content.
+"""Where data sets come from: the bundled one, composed on first use, a folder, or a bucket, cached here by content.
 
 A data set in a bucket comes with a manifest of digests. Each node downloads it once and verifies every file.
 """
@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sdavs_model.data.core.audio_cache import SoundCache
+from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.core.workers import Progress, no_progress
+from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_model.files import as_on_disk, is_litter, replacing
 from sdavs_platform.config.paths import state_folder
+from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
 
@@ -120,6 +124,28 @@ def local_copy(
             _fetch(storage, manifest["files"], folder, num_workers, progress)
             (folder / COMPLETE).touch()
     return folder
+
+
+def open_split(config: RunConfig, split: str, *, training: bool = False) -> TrainingClips:
+    """One split of the run's data set; augmented if it is learned from. A bucket is first copied to this machine.
+
+    Raises:
+        ValueError: the folder, the split or a file is missing, or a bucket cannot be reached; names it.
+    """
+    assert config.data.root is not None
+    return open_training_clips(
+        config.data.kind,
+        local_copy(config.data.root),
+        split,
+        Preprocessor(config.model.preprocess),
+        num_frames=config.model.num_frames,
+        training=training,
+        augment=config.data.augment
+        if training and config.data.augmented and not config.data.cache_features
+        else None,
+        seed=config.seed,
+        sounds=SoundCache(state_folder() / "cache" / "sounds") if config.data.cache_sound else None,
+    )
 
 
 def _fetch(

@@ -17,7 +17,7 @@ from sdavs_model.weights.read import configured_weights
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.console import progress
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import open_split
 
 logger = logging.getLogger(__name__)
 

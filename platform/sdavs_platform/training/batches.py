@@ -16,7 +16,7 @@ from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.training.mixing import ClipOrder, MixedClips, clip_order, open_training_sets
 
 

@@ -15,7 +15,7 @@ from sdavs_model.precision import cast
 from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.checkpoints.checkpoint import load_probe, load_weights, verify_complete
 from sdavs_platform.training.checkpoints.listing import best_checkpoint, checkpoint_address, has_checkpoints

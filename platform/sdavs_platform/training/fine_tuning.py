@@ -27,8 +27,8 @@ from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.suggestions import nearest_or_all
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.storage.filesystem import Storage
-from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.registry import fetch_version, resolve
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.checkpoints.checkpoint import load_weights, verify_complete

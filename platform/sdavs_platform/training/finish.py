@@ -16,7 +16,7 @@ from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.evaluation.shares import Scorers
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.tracking.registry import find_version, register_artifact
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.export import export_checkpoint

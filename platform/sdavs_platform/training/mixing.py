@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from sdavs_model.data.training_clips import TrainingClips
 from sdavs_platform.config.tree import MixedSet, RunConfig
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import open_split
 
 
 class MixedClips(Dataset):

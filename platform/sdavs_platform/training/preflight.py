@@ -11,9 +11,8 @@ from sdavs_model.weights.catalogue import CATALOGUE
 from sdavs_model.weights.store import WeightsFolder, resolve_weights
 from sdavs_platform.config.paths import absolute, find_checkout_pip, state_folder, weights_folder
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.datasets import bundled_data
+from sdavs_platform.storage.datasets import bundled_data, open_split
 from sdavs_platform.storage.filesystem import Storage
-from sdavs_platform.storage.splits import open_split
 from sdavs_platform.tracking.client import tracking_uri
 from sdavs_platform.tracking.registry import require_registry_access
 from sdavs_platform.tracking.runs import flattened, require_same_config, require_same_data

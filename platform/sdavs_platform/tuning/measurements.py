@@ -26,7 +26,7 @@ from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips
 from sdavs_model.metrics.listening import marked_fraction
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.storage.splits import open_split
+from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.training.export import export_checkpoint
 from sdavs_platform.tuning.study import SWAPPED
 

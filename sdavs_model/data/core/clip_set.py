@@ -13,8 +13,7 @@ import numpy as np
 
 from sdavs_model.data.core.audio import AfterSound, num_seconds_of, read_audio, whole_seconds
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip, ClipFiles
-from sdavs_model.data.core.images import read_frames, size_text
-from sdavs_model.data.core.object_file import read_objects
+from sdavs_model.data.core.images import read_frames, read_objects, size_text
 from sdavs_model.files import composed, sha256_of
 
 BINARY_CLASSES = ("background", "sounding object")
@@ -112,7 +111,7 @@ class ClipSet(ABC):
         return num_seconds_of(self.read_sound(files.wav)), len(files.frames)
 
     def objects(self, index: int) -> np.ndarray:
-        """[T, H, W] uint8: every visible object of a clip, sounding or silent; see `sdavs_model.data.core.object_file`.
+        """[T, H, W] uint8: every visible object of a clip, sounding or silent; see `sdavs_model.data.core.images`.
 
         Raises:
             ValueError: the data set does not record them, or the file is corrupt; names the clip or the file.

@@ -1,4 +1,4 @@
-"""The frames of a data set, read from their files."""
+"""The frames of a data set and the visible objects of its clips, read from picture files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +45,29 @@ def read_frames(paths: Sequence[Path]) -> np.ndarray:
         if frame.shape != frames[0].shape:
             raise ValueError(f"{path}: {size_text(frame)}, but {paths[0].name} is {size_text(frames[0])}")
     return np.stack(frames)
+
+
+def write_objects(path: Path, objects: np.ndarray) -> None:
+    """Write the visible objects of one clip, [T, H, W] uint8, as one picture.
+
+    An 8-bit grey PNG of T * H rows and W columns, the T frames one below the other from first to last. A pixel holds 0
+    for the background and k for the k-th visible object, sounding or silent; where objects overlap, the one in front.
+    Benchmarks have no such file: it is what a model that marks everything it sees would have to predict.
+    """
+    Image.fromarray(objects.reshape(-1, objects.shape[2])).save(path)
+
+
+def read_objects(path: Path, num_frames: int) -> np.ndarray:
+    """The objects of one clip, [T, H, W] uint8.
+
+    Raises:
+        ValueError: no readable picture, not 8-bit grey, or its rows are not those of `num_frames` frames; names the
+            file.
+    """
+    with opened(path) as image:
+        if image.mode != "L" or image.height % num_frames:
+            raise ValueError(f"{image.mode}, {image.height} rows, are not {num_frames} frames in 8-bit grey")
+        return np.asarray(image).reshape(num_frames, -1, image.width)
 
 
 def squash(image: np.ndarray, side: int, method: Image.Resampling) -> np.ndarray:

@@ -15,8 +15,7 @@ import numpy as np
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.data.realav import compose_audio, compose_frames
 from sdavs_model.data.realav.asset_library import Pool
-from sdavs_model.data.realav.scene import Scene
-from sdavs_model.data.realav.scenes import draw_scene
+from sdavs_model.data.realav.scenes import Scene, draw_scene
 from sdavs_model.data.realav.stable_random import StableRandom
 
 COMPOSER_VERSION = 4

@@ -6,7 +6,7 @@ import numpy as np
 
 from sdavs_model.data.core.clip import SAMPLE_RATE
 from sdavs_model.data.realav.asset_library import Pool
-from sdavs_model.data.realav.scene import Scene
+from sdavs_model.data.realav.scenes import Scene
 from sdavs_model.data.realav.stable_random import StableRandom
 
 NOMINAL_RMS = 2600

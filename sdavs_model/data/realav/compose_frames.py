@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from sdavs_model.data.realav.asset_library import Photo, Pool
-from sdavs_model.data.realav.scene import Scene
+from sdavs_model.data.realav.scenes import Scene
 from sdavs_model.data.realav.stable_random import StableRandom
 
 LAYOUT_ATTEMPTS = 16

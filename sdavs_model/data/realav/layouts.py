@@ -14,10 +14,10 @@ from sdavs_model.data.benchmarks import avsbench_semantic as semantic
 from sdavs_model.data.benchmarks.palette import palette
 from sdavs_model.data.core.audio import write_wav
 from sdavs_model.data.core.clip import Clip
-from sdavs_model.data.core.object_file import write_objects
+from sdavs_model.data.core.images import write_objects
 from sdavs_model.data.realav.asset_library import Pool
-from sdavs_model.data.realav.scene import Scene
 from sdavs_model.data.realav.scenes import (
+    Scene,
     draw_multi_scene,
     draw_offscreen_scene,
     draw_scene,

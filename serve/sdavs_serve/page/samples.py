@@ -10,7 +10,7 @@ from PIL import Image
 
 from sdavs_model.data.realav.asset_library import AssetLibrary, Pool
 from sdavs_model.data.realav.compose import compose_clip
-from sdavs_model.data.realav.scene import Scene, Source
+from sdavs_model.data.realav.scenes import Scene, Source
 from sdavs_model.data.realav.stable_random import StableRandom
 
 SIZE = 256

@@ -7,7 +7,7 @@ from sdavs_model.artifact import LoadedModel
 from sdavs_model.data.datasets import known_kind
 from sdavs_model.files import sha256_of, write_atomically
 from sdavs_model.metrics.base import LABELS
-from sdavs_model.parts import PartsCard, load_parts, write_parts
+from sdavs_model.trained_parts import PartsCard, load_parts, write_parts
 from sdavs_platform.evaluation.registered_model import controls_of, open_for, test_splits
 from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.storage.datasets import bundled_data, local_copy
@@ -59,7 +59,7 @@ def model_card(file: Path, card: PartsCard, figures: Figures) -> str:
 The parts of a model of the architecture `{config.architecture}`, without the two encoders that they were trained on:
 {config.backbone} and {config.audio_encoder}, frozen, at {config.image_size} px. Weights in fp16,
 safetensors, {file.stat().st_size / 1e6:.1f} MB, sha256 `{sha256_of(file)}`.
-`sdavs_model.parts.load_parts` joins them with the encoders, which `python jobs/prepare_weights.py fetch NAME`
+`sdavs_model.trained_parts.load_parts` joins them with the encoders, which `python jobs/prepare_weights.py fetch NAME`
 downloads. Written by `python jobs/export_parts.py`.
 
 ## What it does

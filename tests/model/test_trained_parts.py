@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
 from sdavs_model.encoders.yamnet import YAMNet
 from sdavs_model.files import sha256_of
-from sdavs_model.parts import ENCODERS, load_parts, read_parts, write_parts
+from sdavs_model.trained_parts import ENCODERS, load_parts, read_parts, write_parts
 
 NAMES = {"backbone_weights": "efficientnet_lite0.imagenet", "audio_weights": "yamnet.audioset"}
 
