@@ -3,7 +3,8 @@
     python jobs/segment.py clip.mp4
     python jobs/segment.py clip.mp4 --endpoint http://127.0.0.1:8001 --out masks
 
-Writes, for each second, mask-0.png (0 and 255) and overlay-0.png; overlay.mp4 with the sound; answer.json.
+Writes, for each second, mask-0.png (0 and 255) and overlay-0.png; overlay.mp4 with the sound; answer.json. The clip is
+sent once, as a job; twice to an endpoint without jobs.
 Where the endpoint requires an API key, SDAVS_API_KEY holds it: flags are seen by every user of a machine.
 """
 
@@ -16,6 +17,7 @@ from _flags import job_parser
 from _job import run_job
 
 if TYPE_CHECKING:
+    from sdavs_serve.client import Client
     from sdavs_serve.schema import SegmentAnswer
 
 
@@ -40,15 +42,22 @@ def main() -> None:
     from sdavs_serve.client import Client, EndpointError
 
     flags.out.mkdir(parents=True, exist_ok=True)
+    key, film = os.environ.get("SDAVS_API_KEY"), flags.out / "overlay.mp4"
+
+    def client(version: int | None) -> Client:
+        return Client(flags.endpoint, api_key=key, version=version)
+
     try:
-        key = os.environ.get("SDAVS_API_KEY")
         archive = flags.out / "overlays.zip"
-        with Client(flags.endpoint, api_key=key, version=flags.model_version) as client:
-            client.save_masks(flags.video, archive, fps=flags.fps, overlay=True)
+        with client(flags.model_version) as first:
+            is_whole = _segment_once(first, flags.video, archive, film, fps=flags.fps)
+            if not is_whole:
+                first.save_masks(flags.video, archive, fps=flags.fps, overlay=True)
         answer = _unpack(archive, flags.out)
-        # The video shows the same version as the pictures, also if a rollout ends in between.
-        with Client(flags.endpoint, api_key=key, version=int(answer.model.version)) as client:
-            client.save_overlay_video(flags.video, flags.out / "overlay.mp4", fps=flags.fps)
+        if not is_whole:
+            # The video shows the same version as the pictures, also if a rollout ends in between.
+            with client(int(answer.model.version)) as second:
+                second.save_overlay_video(flags.video, film, fps=flags.fps)
     except EndpointError as error:
         raise RuntimeError(str(error)) from error
     except httpx.TransportError as error:
@@ -59,6 +68,30 @@ def main() -> None:
     for frame in answer.frames:
         print(f"  {frame.time_s:5.1f} s  mask covers {frame.area:5.1%}  probability inside {frame.score:.2f}")
     print(f"  pictures and masks: {flags.out}")
+
+
+def _segment_once(client: "Client", video: Path, archive: Path, film: Path, *, fps: float | None) -> bool:
+    """Write the overlays and the film, of one upload and one inference; False if the endpoint has no jobs.
+
+    Raises:
+        EndpointError: the endpoint refused, or the job failed.
+    """
+    from sdavs_serve.client import EndpointError
+
+    kinds = {"application/zip": archive, "video/mp4": film}
+    try:
+        job = client.submit(video, accept=list(kinds), fps=fps, overlay=True)
+    except EndpointError as error:
+        if error.problem.status == 404:  # several ingress replicas and no `serve.jobs.uri`
+            return False
+        raise
+    try:
+        client.wait(job.id)
+        for kind, path in kinds.items():
+            client.save_result(job.id, path, accept=kind)
+    finally:
+        client.cancel(job.id)  # removes the results, too
+    return True
 
 
 def _unpack(archive: Path, folder: Path) -> "SegmentAnswer":

@@ -228,8 +228,11 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=120, help="length of the attack (default: 120)")
     flags = parser.parse_args()
-    print(f"load of the machine before: {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
+    print(
+        f"load of the machine before: {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores", flush=True
+    )
     with running_stack(**LIMITS) as stack:
+        print("the endpoint serves", flush=True)
         asyncio.run(run(stack, seconds=flags.seconds))
 
 

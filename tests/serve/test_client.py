@@ -1,8 +1,10 @@
 """The clients: retries that keep to Retry-After, files that appear when they are complete, progress."""
 
 import asyncio
+import importlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -162,3 +164,17 @@ def test_waiting_for_a_job_may_have_a_limit(pauses):
     with pytest.raises(TimeoutError, match="job a is still queued after 0 s"):
         client_of(answers).wait("a", timeout_s=0, on_status=seen.append)
     assert [status.state for status in seen] == ["queued"]
+
+
+def test_jobs_segment_uploads_a_clip_once_for_overlays_and_film(clip, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "jobs"))
+    segment_once = importlib.import_module("segment")._segment_once
+    archive, film = tmp_path / "overlays.zip", tmp_path / "overlay.mp4"
+    done = JobStatus(id="a", state="done", created=1.0, expires=2.0).model_dump_json()
+    contents = [httpx.Response(200, content=content) for content in (done, done, b"zip", b"mp4", b"")]
+    answers = Answers(*contents)
+    assert segment_once(client_of(answers), clip, archive, film, fps=None)
+    assert (archive.read_bytes(), film.read_bytes()) == (b"zip", b"mp4")
+    assert [b"x" * 200_000 in body for body in answers.received] == [True, False, False, False, False]
+    no_jobs = refusal(RequestError(status=404, kind="http", detail="Not Found"))
+    assert not segment_once(client_of(Answers(no_jobs)), clip, archive, film, fps=None)

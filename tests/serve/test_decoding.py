@@ -2,7 +2,7 @@
 
 import errno
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,13 +12,14 @@ import numpy as np
 import psutil
 import pytest
 from sdavs_platform.config.tree import ServeConfig
+from sdavs_serve.decoding import own_user
 from sdavs_serve.decoding.media import decode_video, windows
 from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
 from sdavs_serve.encoding.responses import JsonWriter, SegmentedFrame
 from sdavs_serve.errors import MediaError
 from sdavs_serve.model_calls import regions_of
 from sdavs_serve.schema import AnswerHead, ModelInfo, SegmentAnswer, Timings
-from sdavs_serve.tools.fuzz import fuzz
+from sdavs_serve.tools.fuzz import CODECS, fuzz, small_video
 from waiting import patience
 
 from sdavs_model.config import PreprocessConfig
@@ -115,11 +116,17 @@ def test_decoders_know_no_secret_of_ours_and_can_open_nothing(make_video):
     server = psutil.Process(sandbox.server)
     assert set(server.environ()) <= {"PATH", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "LC_CTYPE"}
     decoder = server.children(recursive=True)[-1]
-    assert resource.prlimit(decoder.pid, resource.RLIMIT_NOFILE) == (0, 0)
-    assert resource.prlimit(decoder.pid, resource.RLIMIT_FSIZE) == (0, 0)
+    limits = Path(f"/proc/{decoder.pid}/limits").read_text()
+    for name in ("open files", "file size"):
+        assert re.search(rf"Max {name} +0 +0 ", limits), limits
     status = Path(f"/proc/{decoder.pid}/status").read_text()
     assert "Seccomp:\t2" in status, "it runs under a filter"
     assert "NoNewPrivs:\t1" in status
+    if os.geteuid() == 0:
+        (user,) = set(re.search(r"Uid:\s+(.*)", status)[1].split())
+        assert int(user) in own_user.USERS
+        assert re.search(r"CapEff:\s+0+\n", status)
+        assert os.listdir(f"/proc/{decoder.pid}/root") == []
     decoding.close()
     sandbox.close()
 
@@ -137,8 +144,9 @@ ATTEMPTS = {
 
 SCRIPT = """
 import ctypes, os, signal, socket, sys, threading
-from sdavs_serve.decoding import seccomp
+from sdavs_serve.decoding import own_user, seccomp
 
+root = own_user.EmptyRoot()
 libc = ctypes.CDLL(None, use_errno=True)
 
 def checked(result):
@@ -146,12 +154,14 @@ def checked(result):
         raise OSError(ctypes.get_errno(), "refused")
 
 def read(pid):
-    checked(libc.process_vm_readv(pid, None, 0, None, 0, 0))
+    word = ctypes.c_uint64()
+    piece = (ctypes.c_uint64 * 2)(ctypes.addressof(word), 8)  # an iovec
+    checked(libc.process_vm_readv(pid, piece, 1, piece, 1, 0))
 
 def trace(pid):
     checked(libc.ptrace(16, pid, None, None))
 
-seccomp.restrict()
+{confine}
 try:
     {attempt}
 except OSError as error:
@@ -163,8 +173,36 @@ os._exit(0)
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_a_decoder_that_was_taken_over_reaches_no_other_process_and_no_network(what):
     allowed = what in ("start a thread", "signal itself")
-    ran = subprocess.run([sys.executable, "-c", SCRIPT.format(attempt=ATTEMPTS[what])], check=False)
-    assert ran.returncode == (0 if allowed else errno.EPERM)
+    assert outcome(ATTEMPTS[what], confine="seccomp.isolate(); seccomp.restrict()") == (
+        0 if allowed else errno.EPERM
+    )
+
+
+def outcome(attempt: str, *, confine: str) -> int:
+    """The error number of an attempt in a confined process; 0 if it succeeds."""
+    script = SCRIPT.format(attempt=attempt, confine=confine)
+    return subprocess.run([sys.executable, "-c", script], check=False).returncode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
+@pytest.mark.parametrize(
+    ("attempt", "error"),
+    [
+        ("os.kill(os.getppid(), 0)", errno.EPERM),
+        ("read(os.getppid())", errno.EPERM),
+        ("trace(os.getppid())", errno.EPERM),
+        ("open({file!r})", errno.EACCES),
+        ("open('/proc/self/status')", errno.EACCES),
+        ("open('new', 'w')", errno.EACCES),
+        ("os.setuid(0)", errno.EPERM),
+    ],
+)
+def test_where_the_endpoint_is_root_a_decoder_has_no_rights_and_no_files_even_without_the_filter(
+    attempt, error, tmp_path
+):
+    secret = tmp_path / "model.safetensors"
+    secret.write_bytes(b"weights")
+    assert outcome(attempt.format(file=str(secret)), confine="own_user.become(root)") == error
 
 
 def test_the_decoder_sends_pictures_as_the_models_preprocessing_squashes_them(sandbox, make_video):
@@ -201,6 +239,11 @@ def test_memory_does_not_grow_with_the_length_of_a_video(sandbox, make_video):
         body = writer.finish(Timings(decode=0, model=0, encode=0, total=0))
     assert len(SegmentAnswer.model_validate_json(body.read()).frames) == 600
     assert grown[1] - grown[0] < 10e6
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_the_files_that_are_damaged_can_be_read_before(kind):
+    assert len(list(decode_video(small_video(kind), fps=1, limits=LIMITS))) == 2
 
 
 @pytest.mark.slow

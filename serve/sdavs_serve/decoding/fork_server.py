@@ -8,6 +8,7 @@ before it reads the first byte.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -23,7 +24,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from sdavs_serve.decoding import decoder, protocol, seccomp
+from sdavs_serve.decoding import decoder, own_user, protocol, seccomp
 from sdavs_serve.decoding.pictures import STILLS, decode_picture
 
 
@@ -32,6 +33,10 @@ def main(control: socket.socket) -> None:
     _warm_up()
     if not seccomp.is_supported():
         print("decoders run without a system call filter on this machine", file=sys.stderr)
+    root = own_user.EmptyRoot()
+    changes_user = own_user.is_possible(root)
+    if os.geteuid() == 0 and not changes_user:
+        print("decoders run as root: the capabilities to change user and root are missing", file=sys.stderr)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
@@ -40,19 +45,19 @@ def main(control: socket.socket) -> None:
         if os.fork() == 0:
             control.close()
             connection, file = socket.socket(fileno=descriptors[0]), descriptors[1]
-            _supervise(connection, file)
+            _supervise(connection, file, root=root if changes_user else None)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _supervise(connection: socket.socket, file: int) -> None:
+def _supervise(connection: socket.socket, file: int, *, root: own_user.EmptyRoot | None) -> None:
     """Fork the decoder, and report how it died if it did. Never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            decoder.run(connection, file, confine=_confine)
+            decoder.run(connection, file, confine=functools.partial(_confine, root=root))
             status = 0
         except BrokenPipeError:
             status = 0  # the client has gone
@@ -79,8 +84,14 @@ def _kill_without_client(decoder: int, connection: socket.socket) -> None:
         os.kill(decoder, signal.SIGKILL)
 
 
-def _confine(job: decoder.Job, file_size: int) -> None:
-    """Limit memory and time, and give up the right to files, connections and other processes, for good."""
+def _confine(job: decoder.Job, file_size: int, *, root: own_user.EmptyRoot | None) -> None:
+    """Limit memory and time, and give up the right to files, connections and other processes, for good.
+
+    Args:
+        job: has the limits.
+        file_size: bytes of the upload.
+        root: for `own_user.become`; None: the user stays the same.
+    """
     with open("/proc/self/statm") as statm:
         in_use = int(statm.read().split()[0]) * resource.getpagesize()
     memory = in_use + file_size + round(job.limits.decoder_memory_mb * 1e6)
@@ -91,6 +102,9 @@ def _confine(job: decoder.Job, file_size: int) -> None:
     # No descriptor is free: whatever a file makes FFmpeg open, it gets an error.
     _lower(resource.RLIMIT_NOFILE, 0)
     signal.alarm(max(1, round(job.limits.timeout_s)))
+    if root is not None:
+        own_user.become(root)
+    seccomp.isolate()
     if seccomp.is_supported():
         seccomp.restrict()
 

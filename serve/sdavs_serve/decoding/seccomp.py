@@ -10,7 +10,7 @@ import os
 import platform
 import struct
 
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 4, 38, 22, 2
 
 ALLOW, DENY = 0x7FFF0000, 0x00050000
 """SECCOMP_RET_ALLOW; SECCOMP_RET_ERRNO, to which the number of an error is added."""
@@ -71,8 +71,20 @@ def is_supported() -> bool:
     return platform.system() == "Linux" and platform.machine() in ARCHITECTURES
 
 
+def isolate() -> None:
+    """No program that this process runs gets more rights, and no other process of its user may read or trace it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((PR_SET_DUMPABLE, 0), (PR_SET_NO_NEW_PRIVS, 1)):
+        if libc.prctl(option, value, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
 def restrict() -> None:
-    """Forbid the calls to this process and all its threads, for good; they fail with EPERM.
+    """Forbid the calls to this process and all its threads, for good; they fail with EPERM. After `isolate`.
 
     Raises:
         OSError: the kernel has no seccomp filters.
@@ -86,9 +98,7 @@ def restrict() -> None:
     code = ctypes.create_string_buffer(program, len(program))
     libc = ctypes.CDLL(None, use_errno=True)
     argument = ctypes.byref(Program(len(program) // 8, ctypes.cast(code, ctypes.c_void_p)))
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, argument, 0, 0
-    ):
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, argument, 0, 0):
         raise OSError(ctypes.get_errno(), "the kernel takes no system call filter")
 
 

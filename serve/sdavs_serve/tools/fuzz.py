@@ -36,7 +36,11 @@ CODECS = {
     "mov": ("mpeg4", "pcm_s16le"),
     "webm": ("libvpx", "libopus"),
     "matroska": ("libx264", "flac"),
+    "avi": ("mpeg4", "libmp3lame"),
+    "mpegts": ("libx264", "aac"),
 }
+
+STILLS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(kw_only=True)
@@ -172,7 +176,7 @@ def _answer(sandbox: Sandbox, upload: Upload) -> str:
 def _picture(rng: np.random.Generator) -> bytes:
     file = io.BytesIO()
     pixels = rng.integers(0, 255, (40, 40, 3), np.uint8)
-    Image.fromarray(pixels).save(file, "PNG" if rng.integers(2) else "JPEG")
+    Image.fromarray(pixels).save(file, STILLS[rng.integers(len(STILLS))])
     return file.getvalue()
 
 
