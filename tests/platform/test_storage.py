@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from dying_workers import die_while_writing
 from running import kill_family, process
 from sdavs_platform.local import processes
 from sdavs_platform.local.object_store import ObjectStore
@@ -26,7 +26,7 @@ from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.checkpoints.listing import has_checkpoints
 from sdavs_platform.training.run import train
-from waiting import patience, wait_until
+from waiting import patience
 
 from sdavs_model import load_artifact
 
@@ -252,11 +252,13 @@ def test_a_killed_training_resumes_from_the_bucket_and_skips_half_uploaded_check
     server, cluster, make_remote, tmp_path, capfd
 ):
     settings = make_remote(cluster={"max_failures": 0})
-    kill = threading.Thread(target=kill_a_worker_that_writes, args=(server, settings, 3), daemon=True)
-    kill.start()
-    with pytest.raises(RuntimeError):
-        train(settings, finishes=False)
-    newest = listed(server)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        die_while_writing(patch, number=4)
+        with pytest.raises(RuntimeError):
+            train(settings, finishes=False)
+    run = TrainingRun.find(settings.name, storage=settings.storage.uri, uri=settings.tracking.uri)
+    assert any(not list(part.glob("manifest-*")) for part in parts_here(run.run_id))
+    newest = listed()[0]
     # What ends while it uploads leaves a folder that is not listed; and a listed one shall have lost a part.
     client = server.client()
     client.put_object(Bucket="results", Key="runs/remote/checkpoint_2999-01-01/loop.json", Body=b"{}")
@@ -289,43 +291,13 @@ def test_a_killed_training_resumes_from_the_bucket_and_skips_half_uploaded_check
     assert load_artifact(out).lineage["checkpoint"].startswith("s3://results/runs/remote/")
 
 
-def listed(server: ObjectStore) -> list[str]:
+def listed() -> list[str]:
     """The checkpoints that count, newest first."""
     storage = Storage("s3://results/runs/remote", field="x")
-    if not storage.exists(CHECKPOINT_LIST):
-        return []
     with storage.open(CHECKPOINT_LIST) as file:
         known = json.loads(file.read())["checkpoint_results"]
     steps = {one["checkpoint_dir_name"]: one["metrics"]["step"] for one in known}
     return sorted(steps, key=steps.__getitem__, reverse=True)
-
-
-def kill_a_worker_that_writes(server: ObjectStore, settings: Any, num_checkpoints: int) -> None:
-    """SIGKILL for one of this test's workers while it writes its part of a checkpoint on this machine's disk.
-
-    That is the next one after so many were listed, or are no longer kept.
-    """
-    seen: set[str] = set()
-
-    def enough_are_listed() -> bool:
-        seen.update(listed(server))
-        return len(seen) >= num_checkpoints
-
-    wait_until(enough_are_listed, what=f"{num_checkpoints} checkpoints in the bucket", every=0.05)
-    run = TrainingRun.find(settings.name, storage=settings.storage.uri, uri=settings.tracking.uri)
-    assert run
-    workers = [
-        process
-        for process in psutil.process_iter(["name", "environ"])
-        if "RayTrainWorker" in process.info["name"]
-        and (process.info["environ"] or {}).get("AWS_ENDPOINT_URL") == server.endpoint
-    ]
-    wait_until(
-        lambda: any(not list(part.glob("manifest-*")) for part in parts_here(run.run_id)),
-        what="a part of a checkpoint that is being written",
-        every=0.001,
-    )
-    workers[0].send_signal(signal.SIGKILL)
 
 
 def parts_here(run_id: str) -> list[Path]:
