@@ -65,7 +65,7 @@ class SegmentationModel(nn.Module, ABC):
         if config.freeze_backbone:
             self.visual_encoder.freeze()
         if config.audio_encoder_is_frozen:
-            self.audio_encoder.freeze()
+            self.audio_encoder.freeze(in_train_mode=self._audio_in_train_mode)
 
     def forward(
         self,
@@ -124,6 +124,11 @@ class SegmentationModel(nn.Module, ABC):
         for stage in stages or [backbone]:
             stage.grad_checkpointing = True
 
+    @property
+    def _audio_in_train_mode(self) -> bool:
+        """Whether a frozen audio encoder is nevertheless in train mode while the model trains; for ablations."""
+        return False
+
     @abstractmethod
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned; 0 for padding."""
@@ -139,8 +144,8 @@ class SegmentationModel(nn.Module, ABC):
     def trained_buffers(self) -> list[Tensor]:
         """The buffers that training may change: all but those of frozen encoders."""
         encoders = (self.visual_encoder, self.audio_encoder)
-        frozen = {id(buffer) for e in encoders if e.frozen for buffer in e.buffers()}
-        return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
+        constant = {id(buffer) for e in encoders if e.is_constant for buffer in e.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in constant]
 
     def data_buffers(self) -> set[str]:
         """Names of buffers that are made from a training's data; one that starts from other weights keeps its own."""

@@ -15,19 +15,30 @@ class Encoder(nn.Module):
 
     Frozen, it has no gradients and stays in eval mode whatever the model around it does, so that dropout is off and
     no running statistics change. Its output is then a function of the input alone and may be cached.
+
+    Attributes:
+        frozen: whether it is never trained.
+        is_constant: whether, in addition, it stays in eval mode.
     """
 
     frozen = False
+    is_constant = False
 
-    def freeze(self) -> None:
-        """Never train this encoder again."""
+    def freeze(self, *, in_train_mode: bool = False) -> None:
+        """Never train this encoder again.
+
+        Args:
+            in_train_mode: only the gradients are off, as where `eval` was forgotten: while the model around it trains,
+                dropout is on and running statistics change.
+        """
         self.frozen = True
+        self.is_constant = not in_train_mode
         self.requires_grad_(False)
-        self.eval()
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`; a frozen encoder stays in eval mode."""
-        super().train(mode and not self.frozen)
+        """As `nn.Module.train`; a frozen encoder stays in eval mode, unless it was frozen otherwise."""
+        super().train(mode and not self.is_constant)
         return self
 
 

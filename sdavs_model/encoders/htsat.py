@@ -6,6 +6,7 @@ It hears its own log-mel examples, in decibels; see `PreprocessConfig.example`.
 import re
 from collections.abc import Mapping
 
+import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ NUM_MEL_BINS = 64
 PICTURE_SIZE = 256
 # A spectrogram is stretched to 1024 frames and cut into four runs of 256, which are laid below each other.
 NUM_RUNS = PICTURE_SIZE // NUM_MEL_BINS
+NUM_STRIPES = 2
 
 # What the published checkpoint holds besides the encoder: spectrogram layers, classifiers, constants of the attention.
 _OTHERS = re.compile(
@@ -54,9 +56,31 @@ class HTSAT(Encoder):
             load_matching(module=self, weights=weights.renamed(under_our_names(weights.tensors)))
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """log_mel: [N, 1, frames, 64] in decibels, 87 frames for a second -> embeddings [N, 768]."""
+        """log_mel: [N, 1, frames, 64] in decibels, 87 frames for a second -> embeddings [N, 768].
+
+        Frozen and in train mode, which is DDESeg's ablation, it also hears masked spectrograms (SpecAugment).
+        """
         normed = self.bn0(log_mel.transpose(1, 3)).transpose(1, 3)  # each mel bin by itself
+        if self.training and self.frozen:
+            normed = without_stripes(without_stripes(normed, dim=2, widest=64), dim=3, widest=8)
         return self.swin.forward_features(_folded(normed)).mean((1, 2))
+
+
+def without_stripes(spectrogram: Tensor, *, dim: int, widest: int) -> Tensor:
+    """SpecAugment (Park et al. 2019): two random stripes of each spectrogram [N, 1, frames, mel bins] become 0.
+
+    Args:
+        dim: 2 for stripes of time, 3 for stripes of frequency.
+        widest: most frames, or bins, of a stripe.
+    """
+    N, size = len(spectrogram), spectrogram.shape[dim]
+    at = torch.arange(size, device=spectrogram.device)
+    kept = torch.ones(N, size, dtype=torch.bool, device=spectrogram.device)
+    for _ in range(NUM_STRIPES):
+        width = torch.randint(widest + 1, (N, 1), device=spectrogram.device)
+        start = (torch.rand(N, 1, device=spectrogram.device) * (size - width + 1)).long()
+        kept &= (at < start) | (at >= start + width)
+    return spectrogram * kept.view([N, 1, size, 1] if dim == 2 else [N, 1, 1, size])
 
 
 def under_our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

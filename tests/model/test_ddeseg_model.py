@@ -186,6 +186,27 @@ def test_evaluation_is_the_same_every_time_and_training_is_not(bank_file):
         torch.testing.assert_close(model(features=features), model(clips["frames"], clips["log_mel"]))
 
 
+def test_a_frozen_audio_encoder_in_train_mode_is_an_ablation():
+    """As the authors' code leaves it: no gradients, but the batch's statistics, and these are part of a checkpoint."""
+    base = config(
+        None, audio_encoder="htsat", vggish_width=1.0, num_nearest=5, num_prototypes=5, bank_classes=()
+    )
+    wanted = recipes.RECIPES["audio_in_train_mode"](base)
+    assert wanted == dataclasses.replace(base, ablation=Ablation(audio_in_train_mode=True))
+    assert not wanted.caches_features
+    model = build_model(wanted).train()
+    assert model.audio_encoder.training
+    assert not any(p.requires_grad for p in model.audio_encoder.parameters())
+    running_mean = model.audio_encoder.bn0.running_mean
+    assert any(buffer is running_mean for buffer in model.trained_buffers())
+    log_mel = torch.randn(2, 2, 1, 87, 64)
+    model(batch()["frames"], log_mel)
+    assert running_mean.any()
+    model.eval()
+    assert not model.audio_encoder.training
+    assert not build_model(base).train().audio_encoder.training
+
+
 def test_a_step_trains_and_the_artifact_holds_the_bank(bank_file, tmp_path):
     model = build(bank_file)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -252,6 +273,14 @@ def test_a_file_that_is_no_bank_is_refused(tmp_path):
         ({"first_stride": 2}, r"first_stride: has no effect"),
         ({"ablation": Ablation(derivation=False), "bank": "x"}, r"bank: has no effect"),
         ({"ablation": Ablation(derivation=False), "token_width": 8}, r"token_width: has no effect"),
+        (
+            {"audio_encoder": "yamnet", "ablation": Ablation(audio_in_train_mode=True)},
+            r"ablation.audio_in_train_mode: yamnet computes the same .*audio_encoder='htsat'",
+        ),
+        (
+            {"freeze_audio_encoder": False, "ablation": Ablation(audio_in_train_mode=True)},
+            r"ablation.audio_in_train_mode: has no effect .*freeze_audio_encoder=true",
+        ),
         ({"bank_classes": ("a", "b")}, r"num_nearest: 5, but the bank has 2 classes"),
     ],
 )

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from sdavs_model.config import SILENT_DECIBELS
 from sdavs_model.data.core.decibel_mel import decibel_mel, slaney_matrix
-from sdavs_model.encoders.htsat import HTSAT, _folded, under_our_names
+from sdavs_model.encoders.htsat import HTSAT, _folded, under_our_names, without_stripes
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.weights.catalogue import CATALOGUE
 from sdavs_model.weights.convert import convert
@@ -97,6 +97,34 @@ def test_a_frozen_encoder_gives_the_same_in_training():
     log_mel = torch.randn(1, 1, 87, 64)
     assert torch.equal(encoder(log_mel), encoder(log_mel))
     assert not encoder.bn0.num_batches_tracked
+
+
+def test_frozen_in_train_mode_it_varies_and_its_statistics_move_as_upstream():
+    torch.manual_seed(0)
+    encoder = HTSAT()
+    encoder.freeze(in_train_mode=True)
+    encoder.train()
+    log_mel = torch.randn(2, 1, 87, 64)
+    first = encoder(log_mel)
+    assert not torch.allclose(first, encoder(log_mel))
+    assert not first.requires_grad
+    assert int(encoder.bn0.num_batches_tracked) == 2
+    encoder.eval()
+    assert torch.equal(encoder(log_mel), encoder(log_mel))
+    assert int(encoder.bn0.num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize(("dim", "widest"), [(2, 64), (3, 8)])
+def test_two_stripes_of_each_spectrogram_are_masked(dim, widest):
+    torch.manual_seed(0)
+    masked = without_stripes(torch.ones(200, 1, 87, 64), dim=dim, widest=widest)
+    lines = masked.amax(5 - dim)[:, 0]  # [200, 87] or [200, 64]
+    assert torch.equal(lines, masked.amin(5 - dim)[:, 0])
+    missing = (1 - lines).sum(1)
+    assert 0 < missing.max() <= 2 * widest
+    # Two stripes of `widest` / 2 on average, less where they overlap.
+    assert 0.6 * widest < missing.mean() <= widest
+    assert ((lines[:, :-1] - lines[:, 1:]) == 1).sum(1).max() <= 2
 
 
 def test_a_spectrogram_becomes_four_runs_of_time_below_each_other():

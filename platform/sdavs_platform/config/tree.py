@@ -524,8 +524,8 @@ class RunConfig(Section):
     def _cached_encoders_are_frozen(self) -> "RunConfig":
         if self.data.cache_features and not self.model.caches_features:
             raise ValueError(
-                f"data.cache_features: model.architecture={self.model.architecture} runs no encoder on its own; "
-                "set data.cache_features=false"
+                f"data.cache_features: the encoders of model.architecture={self.model.architecture} as configured give "
+                "nothing that could be cached; set data.cache_features=false"
             )
         if self.data.cache_features and not (
             self.model.freeze_backbone and self.model.audio_encoder_is_frozen

@@ -19,6 +19,9 @@ class Ablation:
     """Discriminative feature learning: refine each token by the prototypes of its class."""
     elimination: bool = True
     """Dynamic elimination: score the tokens. false: each of them counts the same."""
+    audio_in_train_mode: bool = False
+    """The frozen HTS-AT is in train mode while the model trains, as the authors' code leaves it: SpecAugment, drop path
+    and the batch's statistics are on."""
 
     def __post_init__(self) -> None:
         if not self.derivation and not self.discriminative:
@@ -92,6 +95,17 @@ class DDESegConfig(ModelConfig):
                 )
         elif self.first_stride != 4:
             raise ValueError("first_stride: has no effect with placement='after_stages'; leave it at 4")
+        if self.ablation.audio_in_train_mode:
+            if self.audio_encoder != "htsat":
+                raise ValueError(
+                    f"ablation.audio_in_train_mode: {self.audio_encoder} computes the same in train mode; "
+                    "allowed with audio_encoder='htsat'"
+                )
+            if self.freeze_audio_encoder is False:
+                raise ValueError(
+                    "ablation.audio_in_train_mode: has no effect on an encoder that is trained; allowed with "
+                    "freeze_audio_encoder=true"
+                )
         if not self.ablation.derivation:
             for name in ("bank", "bank_data_digest", "token_width"):
                 if getattr(self, name) is not None:
@@ -105,7 +119,7 @@ class DDESegConfig(ModelConfig):
     @property
     def caches_features(self) -> bool:  # type: ignore[override]
         """Whether the encoders run before all other parts, so that their outputs can be cached."""
-        return self.placement == "after_stages"
+        return self.placement == "after_stages" and not self.ablation.audio_in_train_mode
 
     @property
     def needs_bank(self) -> bool:

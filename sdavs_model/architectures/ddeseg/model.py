@@ -93,7 +93,7 @@ class DDESeg(SegmentationModel):
 
     def segment(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Segmentation:
         """As `forward`, with the scores of the elimination."""
-        if self.config.caches_features:
+        if self.config.placement == "after_stages":
             return self.segment_features(self.encode(frames, log_mel, present))
         assert isinstance(self.visual_encoder, InterleavedBackbone)
         sound = self.audio_encoder(without_padding(log_mel, present))
@@ -103,7 +103,7 @@ class DDESeg(SegmentationModel):
 
     def segment_features(self, features: Features) -> Segmentation:
         """As `forward_features`, with the scores of the elimination."""
-        assert self.config.caches_features
+        assert self.config.placement == "after_stages"
         features = self.varied(features)
         present = features.present
         stages = _Stages(self, self._tokens(without_padding(features.embeddings, present)))
@@ -137,6 +137,10 @@ class DDESeg(SegmentationModel):
         return InterleavedBackbone(
             config=config, weights=weights, first_stride=config.first_stride, drop_path=config.drop_path
         )
+
+    @property
+    def _audio_in_train_mode(self) -> bool:
+        return self.config.ablation.audio_in_train_mode
 
     def _tokens(self, sound: Tensor) -> Derived:
         """sound: [N, E] -> its tokens; without derivation the sound itself."""

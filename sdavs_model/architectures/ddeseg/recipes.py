@@ -43,6 +43,11 @@ def without_elimination(base: DDESegConfig) -> DDESegConfig:
     return _with(base, elimination=False)
 
 
+def audio_in_train_mode(base: DDESegConfig) -> DDESegConfig:
+    """HTS-AT in train mode while the model trains, as the authors' code leaves its "frozen" encoder. Only with HTS-AT."""
+    return _with(base, audio_in_train_mode=True)
+
+
 def one_nearest(base: DDESegConfig) -> DDESegConfig:
     """k = 1: a token with the nearest class only."""
     return _with(base, num_nearest=1)
@@ -81,6 +86,7 @@ RECIPES: dict[str, Recipe] = {
         without_derivation,
         without_discriminative,
         without_elimination,
+        audio_in_train_mode,
         one_nearest,
         three_nearest,
         eight_nearest,
