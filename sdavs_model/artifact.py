@@ -140,6 +140,13 @@ def read_golden(folder: str | Path) -> Golden:
 
 
 def _config_of(card: dict[str, Any]) -> ModelConfig:
-    """The model's config; cards of earlier versions note outside of it whether VGGish was frozen."""
+    """The model's config; cards of earlier versions note outside of it whether VGGish was frozen.
+
+    Raises:
+        ValueError: this version does not have such a model; names the field.
+    """
     frozen = {"freeze_audio_encoder": True} if card.get("frozen_vggish") else {}
-    return config_from_dict(card["config"] | frozen)
+    try:
+        return config_from_dict(card["config"] | frozen)
+    except ValueError as error:
+        raise ValueError(f"{CARD_FILE}: config.{error}") from error

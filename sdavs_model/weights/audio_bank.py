@@ -19,6 +19,7 @@ from sdavs_model.files import replacing
 
 PROTOTYPES = "prototypes"
 RECORD = "bank"
+DIGEST = "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def write_bank(path: Path, bank: AudioBank) -> None:
         save_file(
             {PROTOTYPES: bank.prototypes.contiguous()},
             part,
-            metadata={RECORD: json.dumps(asdict(bank.record))},
+            metadata={RECORD: json.dumps(asdict(bank.record)), DIGEST: bank.digest},
         )
         part.chmod(0o644)  # safetensors makes files that only their owner may read
 
@@ -80,7 +81,7 @@ def read_bank(path: str | Path, *, field: str = "bank") -> AudioBank:
         field: the config key to name in errors.
 
     Raises:
-        ValueError: the file is missing, or is no bank.
+        ValueError: the file is missing, is no bank, or was changed after it was written.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,19 +90,26 @@ def read_bank(path: str | Path, *, field: str = "bank") -> AudioBank:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {})[RECORD])
+            metadata = file.metadata() or {}
+            values = json.loads(metadata[RECORD])
             prototypes = file.get_tensor(PROTOTYPES)
         given: dict[str, Any] = {
             f.name: tuple(v) if isinstance(v := values[f.name], list) else v for f in fields(BankRecord)
         }
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{field}: {path} is no bank of audio semantics: {error}") from error
     record = BankRecord(**given)
     if prototypes.ndim != 3 or len(prototypes) != len(record.classes):
         raise ValueError(
             f"{field}: {path} has prototypes {list(prototypes.shape)} for {len(record.classes)} classes"
         )
-    return AudioBank(prototypes=prototypes, record=record)
+    bank = AudioBank(prototypes=prototypes, record=record)
+    # Banks of earlier versions do not have their digest.
+    if (written := metadata.get(DIGEST)) is not None and written != bank.digest:
+        raise ValueError(
+            f"{field}: {path} was changed after it was written: sha256 {bank.digest} instead of {written}"
+        )
+    return bank
 
 
 def encoder_digest(encoder: torch.nn.Module) -> str:

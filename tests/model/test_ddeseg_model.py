@@ -1,10 +1,13 @@
 """DDESeg whole: its config, its bank, its budgets, and that it trains, is saved and comes back the same."""
 
 import dataclasses
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sdavs_model import build_model
 from sdavs_model.architectures import config_from_dict
@@ -13,8 +16,9 @@ from sdavs_model.architectures.ddeseg.config import Ablation, DDESegConfig
 from sdavs_model.architectures.ddeseg.model import DDESeg
 from sdavs_model.artifact import load_artifact, save_artifact
 from sdavs_model.benchmark import cost
+from sdavs_model.files import sha256_of
 from sdavs_model.training_step import training_loss
-from sdavs_model.weights.audio_bank import AudioBank, BankRecord, write_bank
+from sdavs_model.weights.audio_bank import AudioBank, BankRecord, read_bank, write_bank
 
 SMALL = {
     "backbone": "test_efficientnet",
@@ -258,6 +262,37 @@ def test_a_file_that_is_no_bank_is_refused(tmp_path):
     torch.save({}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"bank: .*other.pt is no bank of audio semantics"):
         build(str(tmp_path / "other.pt"))
+    changed = Path(save_bank(tmp_path / "changed"))
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bank: .*changed was changed after it was written: sha256"):
+        build(str(changed))
+    changed.write_bytes(content[:-100])
+    with pytest.raises(ValueError, match=r"bank: .*changed is no bank of audio semantics"):
+        build(str(changed))
+
+
+def test_a_bank_of_an_earlier_version_has_no_digest_and_is_read(tmp_path, bank_file):
+    bank = read_bank(bank_file)
+    record = {"bank": json.dumps(dataclasses.asdict(bank.record))}
+    save_file({"prototypes": bank.prototypes}, tmp_path / "earlier", metadata=record)
+    assert read_bank(tmp_path / "earlier").digest == bank.digest
+
+
+def test_an_artifact_without_its_bank_is_refused(tmp_path, bank_file):
+    save_artifact(
+        tmp_path, model=build(bank_file).eval(), classes=["silent", "sounding"], metrics={}, lineage={}
+    )
+    weights, card = tmp_path / "model.safetensors", tmp_path / "sdavs.json"
+    save_file({n: t for n, t in load_file(weights).items() if n != "bank"}, weights)
+    values = json.loads(card.read_text())
+    values["sha256"]["model.safetensors"] = sha256_of(weights)
+    card.write_text(json.dumps(values))
+    with pytest.raises(
+        ValueError, match=r'(?s)does not fit the config in sdavs.json: .*Missing key.* "bank"'
+    ):
+        load_artifact(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,17 @@ def test_a_config_without_an_architecture_is_sdavs_and_an_unknown_one_is_refused
         config_from_dict({"architecture": "tpavi", "ablation": {}})
 
 
+def test_an_artifact_of_an_architecture_that_this_version_does_not_have_is_refused(tmp_path):
+    model = build_model(small("tpavi")).eval()
+    save_artifact(tmp_path, model=model, classes=["silent", "sounding"], metrics={}, lineage={})
+    card = tmp_path / "sdavs.json"
+    card.write_text(card.read_text().replace('"architecture": "tpavi"', '"architecture": "avsegformer"'))
+    with pytest.raises(
+        ValueError, match=r"sdavs.json: config.architecture: no 'avsegformer'; .*sdavs, ddeseg, tpavi"
+    ):
+        load_artifact(tmp_path)
+
+
 @every_architecture
 def test_modules_with_parameters_of_their_own_return_tensors(name):
     """ZeRO-3 gathers them for the backward pass only if it finds tensors in what the module returned."""

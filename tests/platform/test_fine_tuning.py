@@ -21,6 +21,7 @@ from sdavs_platform.training.fine_tuning import (
 
 from sdavs_model import build_model, save_artifact
 from sdavs_model.architectures.ddeseg.config import DDESegConfig
+from sdavs_model.architectures.tpavi.config import TPAVIConfig
 
 SIZES = {"backbone": "test_convnext2", "image_size": 32, "width": 16, "num_heads": 2}
 
@@ -125,6 +126,19 @@ def test_a_bank_made_of_other_data_is_not_taken_over(tiny, tmp_path):
     assert all(
         torch.equal(value, weights[name]) for name, value in other.state_dict().items() if name != "bank"
     )
+
+
+def test_weights_of_another_architecture_are_refused_with_the_key(tiny, tmp_path):
+    other = build_model(
+        TPAVIConfig(backbone="test_convnext2", image_size=32, width=16, vggish_width=0.125)
+    ).eval()
+    save_artifact(tmp_path, model=other, classes=["background", "sounding"], metrics={}, lineage={})
+    config = tiny("other-architecture", start={"from": str(tmp_path)})
+    with pytest.raises(
+        ValueError,
+        match=r"start.from: .* does not fit the model: .*model.architecture is 'sdavs', there 'tpavi'",
+    ):
+        prepare_start(config, has_checkpoints=False)
 
 
 def test_the_id_of_a_run_means_its_registered_model(tiny, source):

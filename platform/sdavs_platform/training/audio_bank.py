@@ -50,8 +50,9 @@ def resolve_bank(config: RunConfig) -> ModelConfig:
         return _with_made_bank(model, clips, split=config.data.train_split)
     path = absolute(model.bank)
     bank = read_bank(path, field="model.bank")
-    check_bank(model, bank, prefix="model.")
-    _check_origin(model, bank, clips)
+    encoder = build_audio_encoder(model, configured_weights(model)[1])
+    check_bank(model, bank, embedding=encoder.embedding, prefix="model.")
+    _check_origin(model, bank, clips, encoder=encoder_digest(encoder))
     return with_bank(model, path, bank)
 
 
@@ -76,7 +77,7 @@ def _bank_file(model: DDESegConfig, clips: ClipSet) -> Path:
     """The file in the state folder, named after everything that decides its content."""
     made_of = {
         "version": BANK_VERSION,
-        "encoder": _encoder_digest(model),
+        "encoder": encoder_digest(build_audio_encoder(model, configured_weights(model)[1])),
         "data": clips.digest,
         "preprocess": dataclasses.asdict(model.preprocess) | {"image_size": None, "mean": None, "std": None},
         "num_prototypes": model.num_prototypes,
@@ -85,7 +86,7 @@ def _bank_file(model: DDESegConfig, clips: ClipSet) -> Path:
     return banks_folder() / f"{name}.safetensors"
 
 
-def _check_origin(model: DDESegConfig, bank: AudioBank, clips: ClipSet) -> None:
+def _check_origin(model: DDESegConfig, bank: AudioBank, clips: ClipSet, *, encoder: str) -> None:
     record = bank.record
     expected = model.bank_data_digest or clips.digest
     if record.data_digest != expected:
@@ -97,7 +98,7 @@ def _check_origin(model: DDESegConfig, bank: AudioBank, clips: ClipSet) -> None:
         raise ValueError(
             f"model.bank: was made from data with digest {record.data_digest}, not {expected}{hint}"
         )
-    if record.encoder_digest != _encoder_digest(model):
+    if record.encoder_digest != encoder:
         raise ValueError(
             f"model.bank: was made with other weights of {model.audio_encoder} than model.audio_weights"
         )
@@ -107,7 +108,3 @@ def _check_origin(model: DDESegConfig, bank: AudioBank, clips: ClipSet) -> None:
             f"model.bank: has classes that {clips.root} has not: {', '.join(others)}; "
             f"allowed: {', '.join(sorted(known))}"
         )
-
-
-def _encoder_digest(model: DDESegConfig) -> str:
-    return encoder_digest(build_audio_encoder(model, configured_weights(model)[1]))

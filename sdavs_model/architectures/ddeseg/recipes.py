@@ -44,7 +44,7 @@ def without_elimination(base: DDESegConfig) -> DDESegConfig:
 
 
 def audio_in_train_mode(base: DDESegConfig) -> DDESegConfig:
-    """HTS-AT in train mode while the model trains, as the authors' code leaves its "frozen" encoder. Only with HTS-AT."""
+    """HTS-AT in train mode while the model trains, as the authors' code leaves its frozen encoder. Needs HTS-AT."""
     return _with(base, audio_in_train_mode=True)
 
 
