@@ -55,7 +55,6 @@ format: bootstrap ## Apply the formatter and the linter's fixes
 	$(RUN) -m ruff format $(SOURCES)
 
 infra: bootstrap ## Rewrite what is generated under infra/: Serve configs, alert rules for Kubernetes, dashboards
-	@$(RUN) infra/monitoring/dashboards.py
 	@$(RUN) infra/kuberay/generate.py
 
 infra-check: bootstrap ## Check infra/ with kubectl, terraform, promtool and linters, without a cluster (STRICT=1: all of it)

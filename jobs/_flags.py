@@ -82,6 +82,32 @@ def add_ports(parser: argparse.ArgumentParser, **defaults: tuple[int, str]) -> N
         group.add_argument(f"--{name}-port", type=int, default=port, help=f"{what} (default: %(default)s)")
 
 
+STACK_PORTS = {
+    "ray": (6379, "Ray"),
+    "dashboard": (8265, "its dashboard"),
+    "mlflow": (5000, "MLflow"),
+    "endpoint": (8000, "the endpoint"),
+}
+
+
+def add_stack_ports(parser: argparse.ArgumentParser) -> None:
+    """The ports of `sdavs_platform.local.stack.Ports`."""
+    add_ports(parser, **STACK_PORTS)
+
+
+def stack_ports(flags: argparse.Namespace) -> dict[str, int]:
+    """The values of `add_stack_ports`, by the names of `Ports`."""
+    return {name: getattr(flags, f"{name}_port") for name in STACK_PORTS}
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that reads a whole data set: which, with how many threads, and `--json`."""
+    add_data_set(parser)
+    how = parser.add_argument_group("how")
+    add_workers(how, "threads that read")
+    add_json(how)
+
+
 def add_workers(group: Group, what: str) -> None:
     """`--workers`, the number of processes or threads."""
     cpus = len(os.sched_getaffinity(0))

@@ -8,7 +8,7 @@ Starts Ray and MLflow, or reuses them. Unlike the other jobs it is not submitted
 `ray job submit -- python jobs/train.py --config jobs/configs/demo.yaml` and continues from there.
 """
 
-from _flags import add_ports, job_parser
+from _flags import add_stack_ports, job_parser, stack_ports
 from _job import run_job
 
 from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, find_architecture
@@ -31,13 +31,7 @@ def main() -> int:
     parser.add_argument(
         "--stop", action="store_true", help="stop what earlier runs started, and do nothing else"
     )
-    add_ports(
-        parser,
-        ray=(6379, "Ray"),
-        dashboard=(8265, "its dashboard"),
-        mlflow=(5000, "MLflow"),
-        endpoint=(8000, "the endpoint"),
-    )
+    add_stack_ports(parser)
     flags = parser.parse_args()
     try:
         find_architecture(flags.model)
@@ -52,12 +46,7 @@ def main() -> int:
         return 0
     from sdavs_platform.local import demo
 
-    ports = stack.Ports(
-        ray=flags.ray_port,
-        dashboard=flags.dashboard_port,
-        mlflow=flags.mlflow_port,
-        endpoint=flags.endpoint_port,
-    )
+    ports = stack.Ports(**stack_ports(flags))
     return demo.run(
         ports=ports, retrain=flags.retrain, from_scratch=flags.from_scratch, architecture=flags.model
     )

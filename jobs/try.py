@@ -7,28 +7,17 @@ Starts Ray and MLflow, or reuses them, fetches the pretrained encoders and regis
 champion of your own trainings stays what it is; `python jobs/deploy.py` serves it again.
 """
 
-from _flags import add_ports, job_parser
+from _flags import add_stack_ports, job_parser, stack_ports
 from _job import run_job
 
 
 def main() -> int:
     parser = job_parser(__doc__)
-    add_ports(
-        parser,
-        ray=(6379, "Ray"),
-        dashboard=(8265, "its dashboard"),
-        mlflow=(5000, "MLflow"),
-        endpoint=(8000, "the endpoint"),
-    )
+    add_stack_ports(parser)
     flags = parser.parse_args()
     from sdavs_platform.local import stack, trial
 
-    ports = stack.Ports(
-        ray=flags.ray_port,
-        dashboard=flags.dashboard_port,
-        mlflow=flags.mlflow_port,
-        endpoint=flags.endpoint_port,
-    )
+    ports = stack.Ports(**stack_ports(flags))
     return trial.run(ports=ports)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sdavs_model.encoders.features import EMBEDDINGS, padding_of
-from sdavs_model.losses import unchecked_loss
+from sdavs_model.losses import segmentation_loss
 from sdavs_model.training_step import mean_valid_frames, predict
 
 
@@ -56,9 +56,8 @@ def accumulated_loss(
         # The last part's graph reaches the sound itself, and through it the audio side of the model.
         of_part = None if heard is None or sound is None else (sound if is_last else heard)[clips]
         logits = predict(model if is_last else earlier, part, sound=of_part)
-        losses = unchecked_loss(
-            logits, part["masks"], part.get("valid"), num_frames=num_frames, weights=weights
-        )
+        masks, valid = part["masks"], part.get("valid")
+        losses = segmentation_loss(logits, masks, valid, num_frames=num_frames, weights=weights, checked=True)
         if not is_last:
             gradients = torch.autograd.grad(scale * losses["loss"], sources, allow_unused=True)
             for index, gradient in enumerate(gradients):

@@ -23,6 +23,7 @@ def segmentation_loss(
     *,
     num_frames: Tensor | None = None,
     weights: Mapping[str, float] | None = None,
+    checked: bool = False,
 ) -> dict[str, Tensor]:
     """Cross entropy, soft IoU and soft Dice, each averaged over frames, and their weighted sum.
 
@@ -34,6 +35,8 @@ def segmentation_loss(
         num_frames: scalar by which the sums over frames are divided; None for the number of valid frames. Workers
             that share a batch divide by the mean number of their valid frames, see `training_loss`.
         weights: of "ce", "iou" and "dice" in "loss"; None for 1 each. The parts themselves stay unweighted.
+        checked: the masks' values were checked before, as those of `TrainingClips` are; on a GPU nothing here then
+            waits for it.
 
     Returns:
         {"loss", "ce", "iou", "dice"}, scalars. With no valid frame all are 0 and carry a zero gradient.
@@ -41,20 +44,9 @@ def segmentation_loss(
     Raises:
         ValueError: a mask holds a value outside the classes.
     """
-    require_classes(masks, logits.shape[2])
-    return unchecked_loss(logits, masks, valid, num_frames=num_frames, weights=weights)
-
-
-def unchecked_loss(
-    logits: Tensor,
-    masks: Tensor,
-    valid: Tensor | None = None,
-    *,
-    num_frames: Tensor | None = None,
-    weights: Mapping[str, float] | None = None,
-) -> dict[str, Tensor]:
-    """`segmentation_loss` of masks whose values have been checked: nothing here waits for the device."""
     K = logits.shape[2]
+    if not checked:
+        require_classes(masks, K)
     logits, masks = logits.flatten(0, 1), masks.flatten(0, 1).long()  # [N, K, H, W], [N, H, W]
     counted = masks != IGNORED if K > 1 else torch.ones_like(masks, dtype=torch.bool)
     inside = torch.where(counted, masks, 0)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sdavs_model.encoders.features import EMBEDDINGS, Features, padding_of
-from sdavs_model.losses import unchecked_loss
+from sdavs_model.losses import segmentation_loss
 from sdavs_model.metrics import Metrics, ObjectMetrics
 
 
@@ -32,7 +32,8 @@ def training_loss(
     """
     masks, valid = batch["masks"], batch.get("valid")
     num_frames = mean_valid_frames(batch)
-    return unchecked_loss(predict(model, batch), masks, valid, num_frames=num_frames, weights=weights)
+    logits = predict(model, batch)
+    return segmentation_loss(logits, masks, valid, num_frames=num_frames, weights=weights, checked=True)
 
 
 def mean_valid_frames(batch: Mapping[str, Any]) -> Tensor:

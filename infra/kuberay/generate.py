@@ -1,4 +1,4 @@
-"""Write what has its source elsewhere: each overlay's Serve config, and the alert rules as a PrometheusRule.
+"""Write what has its source elsewhere: overlays' Serve configs, alert rules as a PrometheusRule, Grafana dashboards.
 
 .venv/bin/python infra/kuberay/generate.py           rewrites them (`make infra`)
 .venv/bin/python infra/kuberay/generate.py --check   fails if one is not current
@@ -12,6 +12,10 @@ from sdavs_platform.config.cli import load_config
 from sdavs_serve.deployment import declaration
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "infra" / "monitoring"))
+
+from dashboards import DASHBOARDS, FOLDER, render  # noqa: E402
+
 OVERLAYS = {"local": "cluster.yaml", "gpu": "gpu.yaml", "production": "production.yaml"}
 RULES = ROOT / "infra" / "monitoring" / "rules.yaml"
 
@@ -60,6 +64,7 @@ def generated() -> dict[Path, str]:
         files[path] = _with_source(source, service)
     rule = _resource("monitoring.coreos.com/v1", "PrometheusRule", yaml.safe_load(RULES.read_text()))
     files[RULES.with_name("prometheus-rule.yaml")] = _with_source(RULES, rule)
+    files |= {FOLDER / f"{name}.json": render(name, dashboard) for name, dashboard in DASHBOARDS.items()}
     return files
 
 

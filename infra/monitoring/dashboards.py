@@ -1,14 +1,10 @@
-"""The Grafana dashboards: what they show is said here once; `make infra` writes dashboards/*.json from it.
-
-.venv/bin/python infra/monitoring/dashboards.py           rewrites them
-.venv/bin/python infra/monitoring/dashboards.py --check   fails if one is not current
+"""The Grafana dashboards, from which infra/kuberay/generate.py (`make infra`) writes dashboards/*.json.
 
 Every panel is a title, a unit of Grafana's and queries with their legends. A test holds the metric names against what
 Ray and the endpoint export.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,22 +227,6 @@ DASHBOARDS = {
 }
 
 
-def main() -> int:
-    wrong = []
-    for name, dashboard in DASHBOARDS.items():
-        path, wanted = FOLDER / f"{name}.json", render(name, dashboard)
-        if path.is_file() and path.read_text() == wanted:
-            continue
-        if "--check" in sys.argv[1:]:
-            wrong.append(path)
-        else:
-            path.write_text(wanted)
-            print(f"wrote {path.name}")
-    for path in wrong:
-        print(f"{path} is not current; run `make infra`", file=sys.stderr)
-    return 1 if wrong else 0
-
-
 def render(name: str, dashboard: Dashboard) -> str:
     """Grafana's JSON of a dashboard: two panels a row, the data source chosen on the page."""
     source = {"type": "prometheus", "uid": "${source}"}
@@ -296,7 +276,3 @@ def render(name: str, dashboard: Dashboard) -> str:
         "panels": panels,
     }
     return json.dumps(page, indent=1) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,10 +53,5 @@ def run(flags: argparse.Namespace) -> None:
     values = {name: value for name, value in vars(flags).items() if name not in ("out", "workers", "run")}
     config = RealAVConfig(**values)
     with progress() as show:
-        written = prepare(
-            flags.out,
-            config,
-            num_workers=flags.workers,
-            progress=show,
-        )
+        written = prepare(flags.out, config, num_workers=flags.workers, progress=show)
     print(f"{flags.out}: RealAV {'written' if written else 'is complete, nothing to do'}")

@@ -61,12 +61,7 @@ def run(flags: argparse.Namespace) -> None:
         size=flags.size,
     )
     with progress() as show:
-        result = import_videos(
-            flags.out,
-            job,
-            num_workers=flags.workers,
-            progress=show,
-        )
+        result = import_videos(flags.out, job, num_workers=flags.workers, progress=show)
     print(
         f"{flags.out}: {result['clips']} clips; {result['videos']} videos imported, {result['unchanged']} unchanged, "
         f"{result['seconds_left_out']} s left out at their ends"

@@ -7,15 +7,12 @@ python jobs/prepare_data.py stats data/realav/avss --json
 import argparse
 import json
 
-from _flags import add_data_set, add_json, add_workers
+from _flags import add_reading
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `prepare_data.py stats`."""
-    add_data_set(parser)
-    how = parser.add_argument_group("how")
-    add_workers(how, "threads that read")
-    add_json(how)
+    add_reading(parser)
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sdavs_model.architectures.sdavs.damf import DAMF
-from sdavs_model.architectures.sdavs.model import SDAVS, Level
+from sdavs_model.architectures.sdavs.model import SDAVS
 from sdavs_model.architectures.sdavs.snrp import SNRP
 
 
@@ -54,10 +54,7 @@ def snrp_modules(model: nn.Module) -> dict[str, SNRP]:
     Raises:
         ValueError: the model was built without SNRP, or is of another architecture.
     """
-    levels = _levels(model, "SNRP")
-    if any(level.snrp is None for level in levels):
-        raise ValueError("this model has no SNRP to analyse (ablation.snrp: none)")
-    return {str(number): level.snrp for number, level in enumerate(levels, 1) if level.snrp is not None}
+    return _of_levels(model, "snrp", ablation="ablation.snrp: none")
 
 
 def damf_modules(model: nn.Module) -> dict[str, DAMF]:
@@ -66,10 +63,7 @@ def damf_modules(model: nn.Module) -> dict[str, DAMF]:
     Raises:
         ValueError: the model was built without DAMF, or is of another architecture.
     """
-    levels = _levels(model, "DAMF")
-    if any(level.damf is None for level in levels):
-        raise ValueError("this model has no DAMF to analyse (ablation.damf: false)")
-    return {str(number): level.damf for number, level in enumerate(levels, 1) if level.damf is not None}
+    return _of_levels(model, "damf", ablation="ablation.damf: false")
 
 
 def feature_norm(features: Tensor) -> Tensor:
@@ -87,9 +81,11 @@ def sounding_logits(logits: Tensor) -> Tensor:
     return logits[:, :, 1:].logsumexp(2) - logits[:, :, 0]
 
 
-def _levels(model: nn.Module, part: str) -> list[Level]:
+def _of_levels(model: nn.Module, part: str, *, ablation: str) -> dict[str, Any]:
+    """An attribute of every `Level` of an `SDAVS`; `ablation` is the setting that leaves it out."""
     if not isinstance(model, SDAVS):
-        raise ValueError(f"{type(model).__name__} has no {part} to analyse")
-    levels = [level for level in model.levels if isinstance(level, Level)]
-    assert len(levels) == len(model.levels)
-    return levels
+        raise ValueError(f"{type(model).__name__} has no {part.upper()} to analyse")
+    parts = {str(number): getattr(level, part) for number, level in enumerate(model.levels, 1)}
+    if None in parts.values():
+        raise ValueError(f"this model has no {part.upper()} to analyse ({ablation})")
+    return parts

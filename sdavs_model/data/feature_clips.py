@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdavs_model.config import ModelConfig
-from sdavs_model.data.augment.augmentation import draw_window
+from sdavs_model.data.augment.augmentation import SharedEpoch, draw_window
 from sdavs_model.data.augment.config import Augment
 from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.features import EMBEDDINGS, MAPS
@@ -104,18 +104,14 @@ class FeatureClips(Dataset):
         self.folder = folder / hashlib.sha256(content.encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._augment = augment
-        self._seed = seed
-        # Shared, because loader processes outlive an epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._whole = torch.zeros((), dtype=torch.bool).share_memory_()
+        self._epoch = SharedEpoch(seed)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
         """Draws new windows from here on, or none if `whole`: the same (seed, epoch, index) gives the same item."""
-        self._epoch.fill_(epoch)
-        self._whole.fill_(whole)
+        self._epoch.set(epoch, whole=whole)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._kept(index, self._item)
@@ -126,11 +122,9 @@ class FeatureClips(Dataset):
 
     def window(self, index: int, valid: np.ndarray) -> slice:
         """Which seconds of a clip are in its item; `valid` says which have masks."""
-        if self._augment is None or self._whole:
+        if self._augment is None or self._epoch.has_whole_clips:
             return slice(0, len(valid))
-        return draw_window(
-            len(valid), self._augment, np.random.default_rng([self._seed, int(self._epoch), index]), valid
-        )
+        return draw_window(len(valid), self._augment, self._epoch.rng(index), valid)
 
     def _kept(self, index: int, read: Callable[[Any, int], T]) -> T:
         """What `read` makes of a clip's file, which is written first if there is none that can be read."""

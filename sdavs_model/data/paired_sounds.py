@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from sdavs_model.data.augment.augmentation import SharedEpoch
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.feature_clips import FeatureClips
 from sdavs_model.data.training_clips import TrainingClips
@@ -43,9 +44,7 @@ class PairedSounds(Dataset):
         self.clips = clips
         self._pictures = pictures
         self._valid = [files.valid for files in source.files]
-        self._seed = seed
-        # Shared, because loader processes outlive an epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = SharedEpoch(seed)
         names = sorted({name for clip in source.object_categories for name in clip}.union(*_seconds(source)))
         number = {name: index for index, name in enumerate(names)}
         self._objects = [[number[name] for name in clip] for clip in source.object_categories]
@@ -59,7 +58,7 @@ class PairedSounds(Dataset):
 
     def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
         """Draws new windows and sounds from here on; as `FeatureClips.set_epoch`."""
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch, whole=whole)
         self.clips.set_epoch(epoch, whole=whole)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class PairedSounds(Dataset):
 
     def _draw(self, index: int, length: int) -> tuple[int, int]:
         """Another clip, and the second at which its sound begins."""
-        rng = np.random.default_rng([self._seed, int(self._epoch), index, OTHER])
+        rng = self._epoch.rng(index, OTHER)
         starts = self._heard.shape[1] - length + 1
         heard = np.stack([self._heard[:, start : start + length].any(1) for start in range(starts)], 1)
         heard[index] = False

@@ -61,11 +61,8 @@ class TrainingClips(Dataset):
         self.preprocessor = preprocessor
         self._training = training or augment is not None
         self._augment = augment
-        self._seed = seed
         self._log_mels = log_mels
-        # Shared, because loader processes outlive an epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._whole = torch.zeros((), dtype=torch.bool).share_memory_()
+        self._epoch = augmentation.SharedEpoch(seed)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -94,17 +91,16 @@ class TrainingClips(Dataset):
         Args:
             whole: leave `augment.window` out.
         """
-        self._epoch.fill_(epoch)
-        self._whole.fill_(whole)
+        self._epoch.set(epoch, whole=whole)
 
     @property
     def _window(self) -> int:
         """Seconds of a clip that are used at a time; 0 for all."""
-        return 0 if self._augment is None or self._whole else self._augment.window
+        return 0 if self._augment is None or self._epoch.has_whole_clips else self._augment.window
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         files = self.source.files[index]
-        rng = np.random.default_rng([self._seed, int(self._epoch), index])
+        rng = self._epoch.rng(index)
         has_sound = files.log_mel is None or files.wav.is_file()
         clip, log_mel = self._from_sound(index, rng) if has_sound else self._from_log_mel_file(index, rng)
         assert clip.masks is not None

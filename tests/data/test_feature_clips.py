@@ -4,23 +4,14 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from frozen import CONFIG
 
-from sdavs_model import PreprocessConfig, SDAVSConfig, build_model
+from sdavs_model import PreprocessConfig, build_model
 from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
 from sdavs_model.data.training_clips import collate_clips, open_training_clips
 from sdavs_model.training_step import predict
-
-CONFIG = SDAVSConfig(
-    backbone="test_efficientnet",
-    image_size=64,
-    width=16,
-    num_heads=2,
-    vggish_width=0.125,
-    freeze_backbone=True,
-    freeze_audio_encoder=True,
-)
 
 
 class Counted(torch.utils.data.Dataset):

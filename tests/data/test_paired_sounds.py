@@ -5,23 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from frozen import CONFIG
 
-from sdavs_model import SDAVSConfig
 from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.feature_clips import FeatureClips, FrozenEncoders
 from sdavs_model.data.paired_sounds import PairedSounds
 from sdavs_model.data.training_clips import open_training_clips
-
-CONFIG = SDAVSConfig(
-    backbone="test_efficientnet",
-    image_size=64,
-    width=16,
-    num_heads=2,
-    vggish_width=0.125,
-    freeze_backbone=True,
-    freeze_audio_encoder=True,
-)
 
 
 @pytest.fixture(scope="module")

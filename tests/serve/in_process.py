@@ -22,6 +22,23 @@ from sdavs_serve.rollout.state import Release, RolloutState
 from sdavs_model.data.core.clip import Clip
 
 
+def segment_scope(key: str, *, content_type: str, accept: str = "*/*") -> dict[str, Any]:
+    """The ASGI scope of a request to segment, for tests that send and receive its messages themselves."""
+    headers = {"authorization": f"Bearer {key}", "content-type": content_type, "accept": accept}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/segment",
+        "raw_path": b"",
+        "query_string": b"",
+        "scheme": "http",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0"},
+        "server": ("test", 80),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+
 class FrozenClock:
     """Shows `now` until a test moves it."""
 

@@ -7,7 +7,7 @@ import re
 import httpx
 import numpy as np
 import pytest
-from in_process import Endpoint
+from in_process import Endpoint, segment_scope
 from PIL import Image
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.form import negotiate
@@ -103,16 +103,7 @@ def test_a_client_that_hangs_up_is_counted_as_499(endpoint):
     """And not as 500, which raises an alarm."""
 
     async def scenario() -> None:
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/v1/segment",
-            "raw_path": b"",
-            "query_string": b"",
-        }
-        key = f"Bearer {endpoint.segment_key}".encode()
-        scope |= {"scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0"}, "server": ("test", 80)}
-        scope["headers"] = [(b"authorization", key), (b"content-type", b"multipart/form-data; boundary=x")]
+        scope = segment_scope(endpoint.segment_key, content_type="multipart/form-data; boundary=x")
         waiting = asyncio.Event()
 
         async def receive() -> dict:

@@ -6,7 +6,7 @@ import json
 
 import httpx
 import pytest
-from in_process import Endpoint, gone, serving
+from in_process import Endpoint, gone, segment_scope, serving
 from sdavs_serve.errors import NoModel
 from sdavs_serve.http.results import ResultCache, Segmented
 from sdavs_serve.schema import Timings
@@ -48,18 +48,9 @@ def test_the_first_window_is_sent_while_the_second_is_computed(endpoint):
     async def scenario() -> None:
         endpoint.model.gate = asyncio.Event()
         sent: list[bytes] = []
-        key = f"Bearer {endpoint.segment_key}".encode()
         request = httpx.Request("POST", "http://x/v1/segment", files={"video": b"clip"})
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/v1/segment",
-            "raw_path": b"",
-            "query_string": b"",
-        }
-        scope |= {"scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0"}, "server": ("test", 80)}
-        kind = request.headers["content-type"].encode()
-        scope["headers"] = [(b"authorization", key), (b"content-type", kind), (b"accept", NDJSON.encode())]
+        kind = request.headers["content-type"]
+        scope = segment_scope(endpoint.segment_key, content_type=kind, accept=NDJSON)
         bodies = [{"type": "http.request", "body": request.read()}]
 
         async def receive() -> dict:

@@ -1,6 +1,7 @@
 """Curves and bar charts of the analyses that compute scores: noise, consistency, listening."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -66,9 +67,7 @@ def consistency_bars(levels: Mapping[str, Scores]) -> Figure:
             heights = [values[stage][key] for values in levels.values()]
             positions = [number + offset for number in range(len(heights))]
             axes.bar(positions, heights, width=0.4, label=f"{stage} DAMF")
-        axes.set_xticks(range(len(levels)), [f"level {level}" for level in levels])
-        axes.set_title(label, fontsize=10)
-        axes.grid(alpha=0.3, axis="y")
+        _describe(axes, label, range(len(levels)), [f"level {level}" for level in levels])
     panels[0].legend(fontsize=8)
     return figure
 
@@ -87,11 +86,16 @@ def listening_bars(conditions: Scores) -> Figure:
             range(len(heights)), heights, color="tab:red" if key.startswith("false") else "tab:blue"
         )
         axes.bar_label(bars, ["" if h != h else f"{h:.2f}" for h in heights], fontsize=8)
-        axes.set_xticks(range(len(heights)), list(conditions), rotation=25, fontsize=8)
-        axes.set_title(label, fontsize=10)
+        _describe(axes, label, range(len(heights)), list(conditions), rotation=25, fontsize=8)
         axes.margins(y=0.12)
-        axes.grid(alpha=0.3, axis="y")
     return figure
+
+
+def _describe(axes: Any, title: str, positions: Sequence[int], names: Sequence[str], **style: Any) -> None:
+    """Title, names below the bars and horizontal lines behind them."""
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks(positions, names, **style)
+    axes.grid(alpha=0.3, axis="y")
 
 
 def _panels(count: int) -> tuple[Figure, Sequence]:

@@ -80,23 +80,16 @@ def train(
             config, or a cluster that is too small; one clear line.
         RuntimeError: training failed; names the cause. The MLflow run is FAILED in both cases.
     """
-    if config.cluster.use_gpu == "auto":
-        with joined_cluster(config):
-            return train(
-                with_gpus_decided(config),
-                take_over=take_over,
-                tags=tags,
-                callbacks=callbacks,
-                start_from=start_from,
-                finishes=finishes,
-                is_stopped=is_stopped,
-            )
-    config = resolved(config)
-    uri, storage = config.tracking.uri, config.storage.uri
-    assert uri is not None
-    assert storage is not None
-    assert config.data.root is not None
-    with _leased(config, storage, take_over=take_over) as lease:
+    with contextlib.ExitStack() as held:
+        if config.cluster.use_gpu == "auto":
+            held.enter_context(joined_cluster(config))
+            config = with_gpus_decided(config)
+        config = resolved(config)
+        uri, storage = config.tracking.uri, config.storage.uri
+        assert uri is not None
+        assert storage is not None
+        assert config.data.root is not None
+        lease = held.enter_context(_leased(config, storage, take_over=take_over))
         resumes = has_checkpoints(storage, config.name)
         record = CheckpointRecord(config, storage=storage, has_checkpoints=resumes)
         _refused_in_mlflow(config, record.require_same_config)

@@ -173,9 +173,4 @@ def planned_trials(sweep: SweepConfig, base: RunConfig, *, study: Study | None) 
 
 
 def _planned_from(record: TrialRecord) -> PlannedTrial:
-    return PlannedTrial(
-        id=record.id,
-        number=record.number,
-        values=record.values,
-        variant=record.variant,
-    )
+    return PlannedTrial(id=record.id, number=record.number, values=record.values, variant=record.variant)

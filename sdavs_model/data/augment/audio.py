@@ -3,40 +3,33 @@
 import numpy as np
 import torch
 
+from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.clip import SAMPLE_RATE
 
 EQUALIZER_POINTS_HZ = np.array([50, 125, 250, 500, 1000, 2000, 4000, 8000])
 
 
-def vary(
-    waveform: np.ndarray,
-    *,
-    gain_db: float,
-    pitch: float,
-    equalizer_db: float,
-    band_prob: float,
-    noise_prob: float,
-    noise_db: float,
-    rng: np.random.Generator,
-) -> np.ndarray:
+def vary(waveform: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
     """[T * 16000] float32 -> the same length: pitch, frequency response, coloured noise and loudness.
 
     Filtering in the frequency domain of one second at a time costs a few milliseconds a clip, and a silent
     second stays exactly silent until noise is added.
     """
     seconds = waveform.reshape(-1, SAMPLE_RATE)
-    if pitch > 0:
-        seconds = _change_pitch(seconds, 1 + rng.uniform(-pitch, pitch))
+    if augment.pitch > 0:
+        seconds = _change_pitch(seconds, 1 + rng.uniform(-augment.pitch, augment.pitch))
     hertz = np.fft.rfftfreq(SAMPLE_RATE, 1 / SAMPLE_RATE).astype(np.float32)
-    spectrum = np.fft.rfft(seconds).astype(np.complex64) * _response(hertz, equalizer_db, band_prob, rng)
+    response = _response(hertz, augment.equalizer_db, augment.band_prob, rng)
+    spectrum = np.fft.rfft(seconds).astype(np.complex64) * response
     level = np.sqrt(np.mean(waveform**2))
     varied = np.fft.irfft(spectrum, SAMPLE_RATE).astype(np.float32)
-    if rng.random() < noise_prob:
-        noise_level = level * 10 ** (rng.uniform(noise_db - 40, noise_db) / 20)
+    if rng.random() < augment.sound_noise_prob:
+        loudest_db = augment.sound_noise_db
+        noise_level = level * 10 ** (rng.uniform(loudest_db - 40, loudest_db) / 20)
         varied += noise_level * _coloured_noise(hertz, len(seconds), rng)
     # The filters change the level; it is put back, so that only `gain_db` decides the loudness.
     new_level = np.sqrt(np.mean(varied**2))
-    gain = 10 ** (rng.uniform(-gain_db, gain_db) / 20)
+    gain = 10 ** (rng.uniform(-augment.gain_db, augment.gain_db) / 20)
     if new_level > 0:
         varied *= gain * level / new_level
     return np.clip(varied, -1, 1).reshape(-1).astype(np.float32)

@@ -17,6 +17,32 @@ from sdavs_model.data.augment.config import Augment
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 
 
+class SharedEpoch:
+    """The epoch for which a data set draws: the same (seed, epoch, index) gives the same item.
+
+    It is shared with the processes that load clips, because they outlive an epoch.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._number = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._whole = torch.zeros((), dtype=torch.bool).share_memory_()
+
+    def set(self, number: int, *, whole: bool = False) -> None:
+        """Begin an epoch; `whole`: with whole clips in place of windows."""
+        self._number.fill_(number)
+        self._whole.fill_(whole)
+
+    @property
+    def has_whole_clips(self) -> bool:
+        """Whether this epoch leaves windows out."""
+        return bool(self._whole)
+
+    def rng(self, index: int, *more: int) -> np.random.Generator:
+        """The random numbers of an item in this epoch."""
+        return np.random.default_rng([self._seed, int(self._number), index, *more])
+
+
 def draw_window(
     num_frames: int,
     augment: Augment,
@@ -53,16 +79,7 @@ def augment_clip(clip: Clip, augment: Augment, size: int, rng: np.random.Generat
         frames=frames,
         masks=masks,
         valid=valid,
-        waveform=sound.vary(
-            waveform,
-            gain_db=augment.gain_db,
-            pitch=augment.pitch,
-            equalizer_db=augment.equalizer_db,
-            band_prob=augment.band_prob,
-            noise_prob=augment.sound_noise_prob,
-            noise_db=augment.sound_noise_db,
-            rng=rng,
-        ),
+        waveform=sound.vary(waveform, augment, rng),
     )
 
 

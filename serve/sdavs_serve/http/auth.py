@@ -4,13 +4,13 @@ import time
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.key_limits import KeyLimits
 from sdavs_serve.http.keys import Key, KeyFile
 from sdavs_serve.http.keys import Scope as KeyScope
-from sdavs_serve.http.problems import problem_response
+from sdavs_serve.http.problems import SeenStatus, problem_response
 from sdavs_serve.http.webhook import is_plausible
 
 NUDGE = "/v1/rollout/nudge"
@@ -61,18 +61,11 @@ class Authentication:
         if key is None or not limited:
             await self._app(scope, receive, send)
             return
-        status = 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        seen = SeenStatus(send)
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, seen)
         finally:
-            self._limits.end(key, status=status)
+            self._limits.end(key, status=seen.status)
 
     def _key(self, scope: Scope) -> Key | None:
         """The key of a request, or None where none is needed. Raises RequestError."""

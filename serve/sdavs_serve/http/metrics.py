@@ -21,10 +21,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sdavs_platform.ray_internals import kv_delete, kv_get, kv_keys, kv_put
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdavs_serve.http.auth import KEY_OF_REQUEST
-from sdavs_serve.http.problems import REQUEST_ID_HEADER
+from sdavs_serve.http.problems import REQUEST_ID_HEADER, SeenStatus
 from sdavs_serve.rollout.state import SLOTS, RolloutState
 
 logger = logging.getLogger("ray.serve")
@@ -137,29 +137,24 @@ class RequestMetrics:
         path = scope["path"] if scope["path"] in PATHS else "other"
         if scope["path"].startswith("/v1/jobs/"):
             path = "/v1/jobs/{job_id}"
-        status = 500
-
-        async def recorded(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        seen = SeenStatus(send)
         started = time.perf_counter()
         self._metrics.open.inc()
         try:
-            await self._app(scope, receive, recorded)
+            await self._app(scope, receive, seen)
         except asyncio.CancelledError:
-            status = HUNG_UP
+            seen.status = HUNG_UP
             raise
         finally:
             self._metrics.open.dec()
-            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.requests.labels(path, str(seen.status)).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
             if key := scope.get(KEY_OF_REQUEST):
-                self._metrics.keys.labels(key, str(status)).inc()
+                self._metrics.keys.labels(key, str(seen.status)).inc()
                 request_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-                logger.info("key %s: %s %s %d, request %s", key, scope["method"], path, status, request_id)
+                logger.info(
+                    "key %s: %s %s %d, request %s", key, scope["method"], path, seen.status, request_id
+                )
 
 
 class _Merged:

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
+from starlette.types import Message, Scope, Send
 
 from sdavs_serve.errors import RequestError
 from sdavs_serve.schema import Problem
@@ -40,6 +40,25 @@ def problem_response(error: RequestError, scope: Scope) -> Response:
     return Response(
         problem.model_dump_json(exclude_none=True), error.status, headers=headers, media_type=MEDIA_TYPE
     )
+
+
+class SeenStatus:
+    """Passes an ASGI app's messages on and keeps the status of its response.
+
+    Args:
+        send: where the messages go.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 500
+        """Until the response begins, what a client gets that the app leaves without one."""
+
+    async def __call__(self, message: Message) -> None:
+        """ASGI's `send`."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
 
 
 def handle_problems(app: FastAPI) -> None:

@@ -132,10 +132,4 @@ def _registered(target: Target) -> RegisteredVersion:
 
 
 def _target(found: RegisteredVersion) -> Target:
-    return Target(
-        name=found.name,
-        version=found.version,
-        run_id=found.run_id,
-        sha256=found.sha256,
-        manifest_sha256=found.manifest_sha256,
-    )
+    return Target.model_validate(found, from_attributes=True)
