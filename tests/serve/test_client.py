@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from in_process import Endpoint
-from sdavs_serve import client as module
-from sdavs_serve.client import AsyncClient, Client, EndpointError, Progress, Retries
+from sdavs_serve.client import AsyncClient, Client, EndpointError, Progress, Retries, asynchronous
 from sdavs_serve.errors import Busy, RequestError
 from sdavs_serve.http.problems import problem_of
 from sdavs_serve.schema import JobStatus
@@ -128,7 +127,7 @@ def test_progress_of_upload_and_download_is_reported(clip, tmp_path):
 
 
 def test_the_client_for_asyncio_does_the_same_against_the_endpoint(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "JOB_POLL_S", 0.02)
+    monkeypatch.setattr(asynchronous, "JOB_POLL_S", 0.02)
     endpoint = Endpoint(tmp_path, fake=True)
 
     async def scenario() -> None:

@@ -10,6 +10,16 @@ from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition, snr_co
 
 Scores = Mapping[str, Mapping[str, float]]
 MEASURES = {"miou": "J", "fscore": "F"}
+CONSISTENCY = {
+    "cka": "CKA (higher: more similar)",
+    "kl": "KL, nats (lower: more similar)",
+    "js": "JS, nats (lower: more similar)",
+}
+LISTENING = {
+    "miou": "J against the clip's own sound",
+    "fscore": "F against the clip's own sound",
+    "false_sounding_rate": "false sounding rate (lower is better)",
+}
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
 
 
@@ -56,46 +66,38 @@ def consistency_bars(levels: Mapping[str, Scores]) -> Figure:
     Args:
         levels: level -> stage -> {"cka", "kl", "js"}.
     """
-    labels = {
-        "cka": "CKA (higher: more similar)",
-        "kl": "KL, nats (lower: more similar)",
-        "js": "JS, nats (lower: more similar)",
-    }
-    figure, panels = _panels(len(labels))
-    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+    figure, panels = _bar_panels(CONSISTENCY)
+    for key, axes in panels.items():
         for offset, stage in ((-0.2, "before"), (0.2, "after")):
             heights = [values[stage][key] for values in levels.values()]
             positions = [number + offset for number in range(len(heights))]
             axes.bar(positions, heights, width=0.4, label=f"{stage} DAMF")
-        _describe(axes, label, range(len(levels)), [f"level {level}" for level in levels])
-    panels[0].legend(fontsize=8)
+        axes.set_xticks(range(len(levels)), [f"level {level}" for level in levels])
+    next(iter(panels.values())).legend(fontsize=8)
     return figure
 
 
 def listening_bars(conditions: Scores) -> Figure:
     """J, F and the false sounding rate under each sound; no bar where a figure is NaN."""
-    labels = {
-        "miou": "J against the clip's own sound",
-        "fscore": "F against the clip's own sound",
-        "false_sounding_rate": "false sounding rate (lower is better)",
-    }
-    figure, panels = _panels(len(labels))
-    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+    figure, panels = _bar_panels(LISTENING)
+    for key, axes in panels.items():
         heights = [values[key] for values in conditions.values()]
         bars = axes.bar(
             range(len(heights)), heights, color="tab:red" if key.startswith("false") else "tab:blue"
         )
         axes.bar_label(bars, ["" if h != h else f"{h:.2f}" for h in heights], fontsize=8)
-        _describe(axes, label, range(len(heights)), list(conditions), rotation=25, fontsize=8)
+        axes.set_xticks(range(len(heights)), list(conditions), rotation=25, fontsize=8)
         axes.margins(y=0.12)
     return figure
 
 
-def _describe(axes: Any, title: str, positions: Sequence[int], names: Sequence[str], **style: Any) -> None:
-    """Title, names below the bars and horizontal lines behind them."""
-    axes.set_title(title, fontsize=10)
-    axes.set_xticks(positions, names, **style)
-    axes.grid(alpha=0.3, axis="y")
+def _bar_panels(titles: Mapping[str, str]) -> tuple[Figure, dict[str, Any]]:
+    """A panel for each measure, under its title, with horizontal lines behind the bars."""
+    figure, panels = _panels(len(titles))
+    for axes, title in zip(panels, titles.values(), strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3, axis="y")
+    return figure, dict(zip(titles, panels, strict=True))
 
 
 def _panels(count: int) -> tuple[Figure, Sequence]:

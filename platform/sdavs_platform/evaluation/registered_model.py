@@ -42,8 +42,10 @@ CONTROLS: tuple[AudioControl, ...] = ("right", "muted", "swapped")
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How splits are scored; see `evaluate_registered`."""
+    """How a split is scored; see `evaluate_registered`."""
 
+    blind: tuple[LoadedModel, TrainingClips] | None
+    """The audio-blind model with its clips of the split."""
     mode: Mode
     videos_per_batch: int
     device: str
@@ -119,14 +121,15 @@ def evaluate_registered(
     reports: dict[str, SplitReport] = {}
     for split in splits:
         clips = open_for(loaded, kind, data, split)
-        blind_clips = open_for(blind, kind, data, split) if blind else None
         score_split = _score_object if clips.source.protocol == ObjectMetrics.protocol else _score_controls
-        reports[split] = score_split(
-            loaded,
-            clips,
-            blind=(blind, blind_clips) if blind and blind_clips else None,
-            setting=Setting(mode=mode, videos_per_batch=videos_per_batch, device=device, scorers=scorers),
+        setting = Setting(
+            blind=(blind, open_for(blind, kind, data, split)) if blind else None,
+            mode=mode,
+            videos_per_batch=videos_per_batch,
+            device=device,
+            scorers=scorers,
         )
+        reports[split] = score_split(loaded, clips, setting)
         if clips.source.num_classes == 1:
             constant = best_constant(
                 open_for(loaded, kind, data, train_split), clips, mode=mode, videos_per_batch=videos_per_batch
@@ -153,13 +156,7 @@ def evaluate_registered(
     }
 
 
-def _score_object(
-    loaded: LoadedModel,
-    clips: TrainingClips,
-    *,
-    blind: tuple[LoadedModel, TrainingClips] | None,
-    setting: Setting,
-) -> SplitReport:
+def _score_object(loaded: LoadedModel, clips: TrainingClips, setting: Setting) -> SplitReport:
     """AVSBench-object's figures with every sound that the split allows, of the deaf oracle and the blind model."""
     report = SplitReport()
     sounds, report.left_out = sounds_of(clips)
@@ -178,8 +175,8 @@ def _score_object(
         )
     except ValueError as error:
         report.left_out[ORACLE] = str(error)
-    if blind is not None:
-        model, blind_clips = blind
+    if setting.blind is not None:
+        model, blind_clips = setting.blind
         silence = Preprocessor(model.config.preprocess).silence()
         muted = AudioControlled(blind_clips, control="muted", silence=silence)
         keep(BLIND, _score_sound(model, muted, setting))
@@ -191,13 +188,7 @@ def _score_object(
     return report
 
 
-def _score_controls(
-    loaded: LoadedModel,
-    clips: TrainingClips,
-    *,
-    blind: tuple[LoadedModel, TrainingClips] | None,
-    setting: Setting,
-) -> SplitReport:
+def _score_controls(loaded: LoadedModel, clips: TrainingClips, setting: Setting) -> SplitReport:
     """Another protocol's figures with the right, no and swapped sound."""
     report = SplitReport()
     options: dict[str, Any] = {
@@ -210,8 +201,8 @@ def _score_controls(
         report.rows[f"{control} audio"] = score(
             loaded.model, clips, audio=control, device=setting.device, **options
         )
-    if blind is not None:
-        model, blind_clips = blind
+    if setting.blind is not None:
+        model, blind_clips = setting.blind
         report.rows[BLIND] = score(model.model, blind_clips, audio="muted", device=setting.device, **options)
     return report
 

@@ -35,7 +35,6 @@ def score(
     mode: Mode = "official",
     videos_per_batch: int = 1,
     device: str | torch.device = "cpu",
-    batch_size: int = 4,
     scorers: Scorers | None = None,
 ) -> Scores:
     """The protocol's figures for one split under one audio control; see `sdavs_model.metrics`.
@@ -48,9 +47,7 @@ def score(
     """
     heard = AudioControlled(clips, control=audio, silence=Preprocessor(model.config.preprocess).silence())
     metrics = open_metrics(clips.source, mode=mode, videos_per_batch=videos_per_batch)
-    return score_sound(
-        model, heard, metrics=metrics, device=device, batch_size=batch_size, scorers=scorers
-    ).compute()
+    return score_sound(model, heard, metrics=metrics, device=device, scorers=scorers).compute()
 
 
 def score_sound(
@@ -62,11 +59,7 @@ def score_sound(
     batch_size: int = 4,
     scorers: Scorers | None = None,
 ) -> Metrics:
-    """Metrics with a model's predictions for one split under one sound, which start as `metrics`, empty.
-
-    Args:
-        scorers: workers of a cluster that share the clips; None for this process alone.
-    """
+    """`metrics`, which are empty, with the predictions for one split under one sound; other arguments as `score`."""
     if scorers is not None:
         return scorers.score(model, heard, metrics=metrics, device=device, batch_size=batch_size)
     batches = DataLoader(heard, batch_size=batch_size, collate_fn=collate_clips)
