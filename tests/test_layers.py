@@ -24,7 +24,7 @@ LAYERS = """
     serve.http
     serve.page serve.inference serve.encoding
     serve.decoding serve.rollout
-    serve.model_calls serve.schema serve.errors
+    serve.model_calls serve.schema serve.errors serve.tracing
     serve
 
     platform.local

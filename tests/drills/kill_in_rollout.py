@@ -1,90 +1,219 @@
-"""Kill the controller, a replica of the candidate or of the served version in every moment of a rollout, under load.
+"""Rollouts that go wrong in every way, under load: processes killed, candidates that hang, candidates that lie.
 
     .venv/bin/python tests/drills/kill_in_rollout.py
-    .venv/bin/python tests/drills/kill_in_rollout.py --moments canary switch --victims served
+    .venv/bin/python tests/drills/kill_in_rollout.py --rollouts 6
+    .venv/bin/python tests/drills/kill_in_rollout.py --kinds kill --moments canary switch --victims served
 
-Starts Ray, MLflow and an endpoint of its own. Each line is one rollout: who was killed when, and what came of it. On a
-busy machine a moment of milliseconds may be over before it was seen; then the next rollout takes its place.
+Starts Ray, MLflow and an endpoint of its own, and prints a table with a line for each rollout:
+
+- kill: the controller, a replica of the candidate or one of the served version is killed in a phase; the rollout ends
+  with the new version in service.
+- hang: the candidate's replica never answers again from a phase on (SIGSTOP); the candidate is refused.
+- lie: the candidate is healthy and wrong: its weights are not the registered ones, it does not reproduce its golden
+  clips, or its masks differ; it is refused.
+
+No request may fail, and no response may be another version's than it says. On a busy machine a moment of milliseconds
+may be over before it was seen; then the next rollout is tried in its place.
 """
 
 import argparse
 import itertools
+import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "serve"))
 
 from moments import Missed, deployment_of, promote_soon, reach, replaced
-from stack import Stack, kill, running_stack
-from traffic import traffic
+from sdavs_serve.rollout.state import RolloutState
+from spoiled import corrupt, spoil_golden
+from stack import QUICK, Stack, kill, running_stack
+from traffic import Answers, traffic
 from uploads import write_video
-from waiting import wait_until
+from waiting import patience, wait_until
 
 MOMENTS = ("verify", "load", "warm-up", "golden", "shadow", "canary", "switch")
 """The phases in their order; the warm-up is the end of the load, and the switch is the first moment after it."""
 
 VICTIMS = ("controller", "candidate", "served")
 
+HANGS = ("shadow", "canary", "switch")
+"""Where a candidate hangs: before, nobody has asked it for anything yet."""
 
-def both_answer(stack: Stack, video: bytes) -> None:
-    """Wait until the served version and the one before answer, each by a replica of its own."""
-    versions = [release.version for release in stack.state().slots.values() if release]
+LIES = {"weights": "digest", "golden": "golden", "masks": "shadow"}
+"""What is wrong with a candidate, and the gate that refuses it."""
 
-    def ok(version: int) -> bool:
-        return stack.post(video=video, headers={"X-Model-Version": str(version)}).status_code == 200
+KINDS = ("kill", "hang", "lie")
 
-    wait_until(lambda: all(map(ok, versions)), what=f"answers of {versions}")
+CALL_TIMEOUT_S = 4.0
+"""How long a window may take a candidate, on the reference machine: 20 by default, which would take minutes here."""
 
 
-def one_rollout(stack: Stack, video: bytes, version: int, moment: str, victim: str) -> bool:
-    """Roll `version` out, kill, wait for the end, print a line; whether no request failed."""
-    before = stack.state()
-    processes = {name: stack.processes(name) for name in ("rollout", "model-a", "model-b")}
-    with traffic(stack, video) as answers:
-        promote_soon(stack, version)
-        state = reach(stack, moment, version)
-        deployment = deployment_of(victim, state)
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One rollout."""
+
+    kind: str
+    moment: str
+    """Phase; of a lie, what is wrong."""
+    victim: str
+
+
+def cases(flags: argparse.Namespace) -> list[Case]:
+    """The rollouts, all kinds in turn, so that the first few have some of each."""
+    kills = [
+        Case(kind="kill", moment=moment, victim=victim)
+        for moment, victim in itertools.product(flags.moments, flags.victims)
+    ]
+    hangs = [
+        Case(kind="hang", moment=moment, victim="served" if moment == "switch" else "candidate")
+        for moment in HANGS
+    ]
+    lies = [Case(kind="lie", moment=what, victim="candidate") for what in LIES]
+    by_kind = {"kill": kills, "hang": hangs, "lie": lies}
+    turns = itertools.zip_longest(*(by_kind[kind] for kind in flags.kinds))
+    return [case for turn in turns for case in turn if case][: flags.rollouts]
+
+
+class Drill:
+    """The endpoint, and the versions that are rolled out."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._video = write_video(2)
+        self._good = [
+            stack.register(seed=1, marked=0.45),
+            stack.register(seed=1, marked=0.45),
+            stack.serving(),
+        ]
+
+    def run(self, case: Case) -> bool:
+        """One rollout; prints its line. Whether all was as it should be. Raises Missed."""
+        version = self._liar(case.moment) if case.kind == "lie" else self._not_loaded()
+        with traffic(self._stack, self._video) as answers:
+            if case.kind == "kill":
+                took, end = self._kill(case, version)
+            elif case.kind == "hang":
+                took, end = self._hang(case, version)
+            else:
+                took, end = self._lie(case, version)
+            self._both_answer()
+        num_failed = answers.statuses.total() - answers.statuses[200]
+        largest = max(answers.deviations.values())
+        print(
+            f"{case.kind:<5} {case.moment:<8} {case.victim:<11} {end:<21} {took:6.1f} "
+            f"{answers.statuses.total():8d} {_by_version(answers):<12} {num_failed:6d} {largest:7.4f}",
+            flush=True,
+        )
+        return num_failed == 0
+
+    def _kill(self, case: Case, version: int) -> tuple[float, str]:
+        processes = {name: self._stack.processes(name) for name in ("rollout", "model-a", "model-b")}
+        promote_soon(self._stack, version)
+        deployment = deployment_of(case.victim, reach(self._stack, case.moment, version))
         kill(processes[deployment])
-        killed_at = time.monotonic()
-        stack.until(lambda state: state.phase == "idle" and state.served.version == version)
-        took = time.monotonic() - killed_at
-        replaced(stack, deployment, processes[deployment])
-        both_answer(stack, video)
-    failed = answers.statuses.total() - answers.statuses[200]
-    versions = " and ".join(sorted(answers.masks, key=int))
-    largest = max(answers.deviations.values())
-    print(
-        f"{moment:<9} {victim:<11} version {version} for {before.served.version} {took:5.1f} s later; "
-        f"{answers.statuses.total():4d} answers by {versions}, {failed} failed, strays {largest:.4f}",
-        flush=True,
-    )
-    return failed == 0
+        began = time.monotonic()
+        self._stack.until(lambda state: state.phase == "idle" and state.served.version == version)
+        took = time.monotonic() - began
+        replaced(self._stack, deployment, processes[deployment])
+        return took, f"{version} serves"
+
+    def _hang(self, case: Case, version: int) -> tuple[float, str]:
+        promote_soon(self._stack, version)
+        deployment = deployment_of(case.victim, reach(self._stack, case.moment, version))
+        stopped = self._stack.processes(deployment)
+        kill(stopped, signal.SIGSTOP)
+        try:
+            took, end = self._refused(version)
+        finally:
+            kill(stopped)  # Serve's health check would find out after half a minute
+        replaced(self._stack, deployment, stopped)
+        return took, end
+
+    def _lie(self, case: Case, version: int) -> tuple[float, str]:
+        promote_soon(self._stack, version)
+        took, end = self._refused(version)
+        assert end.endswith(LIES[case.moment]), f"{case}: {end}"
+        return took, end
+
+    def _refused(self, version: int) -> tuple[float, str]:
+        """Wait until the version is refused; then give the alias back to the one that serves."""
+        began = time.monotonic()
+
+        def is_refused(state: RolloutState) -> bool:
+            return state.phase == "idle" and state.refused is not None and state.refused.version == version
+
+        state = self._stack.until(is_refused)
+        took = time.monotonic() - began
+        assert state.refused
+        assert state.served
+        self._stack.promote(state.served.version)
+        self._stack.until(lambda state: state.refused is None)
+        self._forget_refusal(version)
+        return took, f"{version} refused: {state.refused.gate}"
+
+    def _forget_refusal(self, version: int) -> None:
+        """Let a good version be rolled out again."""
+        self._stack.until(lambda state: not state.outbox)
+        self._stack.client.delete_model_version_tag("sdavs", str(version), "rollout")
+
+    def _not_loaded(self) -> int:
+        """A good version: the one before is still loaded, and would be switched to at once."""
+        loaded = [release.version for release in self._stack.state().slots.values() if release]
+        return next(version for version in self._good if version not in loaded)
+
+    def _liar(self, what: str) -> int:
+        if what == "weights":
+            return corrupt(self._stack)
+        if what == "golden":
+            return self._stack.register(seed=1, spoil=spoil_golden)
+        return self._stack.register(seed=3)
+
+    def _both_answer(self) -> None:
+        """Wait until the served version, and the one before if it is loaded, answer, each by its own replica."""
+        versions = [release.version for release in self._stack.state().slots.values() if release]
+
+        def ok(version: int) -> bool:
+            headers = {"X-Model-Version": str(version)}
+            return self._stack.post(video=self._video, headers=headers).status_code == 200
+
+        wait_until(lambda: all(map(ok, versions)), what=f"answers of {versions}")
+
+
+def _by_version(answers: Answers) -> str:
+    return ", ".join(sorted(answers.masks, key=int))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--moments", nargs="+", choices=MOMENTS, default=MOMENTS, help="default: all")
-    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS, help="default: all")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="default: all")
+    parser.add_argument(
+        "--moments", nargs="+", choices=MOMENTS, default=MOMENTS, help="of kills; default: all"
+    )
+    parser.add_argument(
+        "--victims", nargs="+", choices=VICTIMS, default=VICTIMS, help="of kills; default: all"
+    )
+    parser.add_argument("--rollouts", type=int, help="only so many, the kinds in turn (default: all)")
+    parser.add_argument("--minutes", type=float, default=9, help="begin no rollout later (default: 9)")
     flags = parser.parse_args()
-    with running_stack() as stack:
-        # Three in turn: the version before is always warm, and would be switched to at once.
-        versions = itertools.cycle(
-            [*(stack.register(seed=1, marked=0.45) for _ in range(2)), stack.serving()]
-        )
-        waiting, fine = list(itertools.product(flags.moments, flags.victims)), []
-        while waiting:
-            moment, victim = waiting[0]
+    deadline = time.monotonic() + 60 * flags.minutes
+    rollout = QUICK.model_copy(update={"call_timeout_s": patience(CALL_TIMEOUT_S)})
+    with running_stack(rollout=rollout) as stack:
+        drill, waiting, fine = Drill(stack), cases(flags), []
+        print("kind  phase    victim      end                   seconds answers of versions  failed  strays")
+        while waiting and time.monotonic() < deadline:
             try:
-                fine.append(one_rollout(stack, write_video(2), next(versions), moment, victim))
+                fine.append(drill.run(waiting[0]))
             except Missed as missed:
-                print(f"missed: {missed}", flush=True)
+                print(f"missed: {missed}", file=sys.stderr)
             else:
                 waiting.pop(0)
-    print(f"{sum(fine)} of {len(fine)} rollouts without a failed request")
-    sys.exit(0 if all(fine) else 1)
+    print(f"{sum(fine)} of {len(fine)} rollouts without a failed request; {len(waiting)} not run in time")
+    sys.exit(0 if all(fine) and not waiting else 1)
 
 
 if __name__ == "__main__":

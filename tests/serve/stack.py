@@ -246,11 +246,11 @@ def _semantic(binary: SDAVS, *, surest: torch.Tensor) -> SDAVS:
     return model
 
 
-def kill(processes: list[int]) -> None:
-    """The kind of end that nobody can prepare for."""
+def kill(processes: list[int], how: signal.Signals = signal.SIGKILL) -> None:
+    """The kind of end that nobody can prepare for; with SIGSTOP, the processes hang instead."""
     for number in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+            os.kill(number, how)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Slot:
         self.segment = SimpleNamespace(remote=self._segment)
         self._seconds = seconds
 
-    def _segment(self, version: int, clip: Clip, threshold: float) -> Call:
+    def _segment(self, version: int, clip: Clip, threshold: float, trace: dict | None = None) -> Call:
         failing = Failing(self.failures.pop(0)) if self.failures else None
         self.calls.append(failing or Call(self._seconds, version))
         return self.calls[-1]

@@ -1,34 +1,14 @@
 """From a click in the MLflow UI to another version, or to a reason why not: under load, and with processes killed."""
 
-import json
 import time
-from hashlib import sha256
-from pathlib import Path
 
 import pytest
 import yaml
 from moments import deployment_of, promote_soon, reach, replaced
-from safetensors.torch import load_file, save_file
+from spoiled import change_file, corrupt, spoil_golden
 from stack import kill
 from traffic import traffic
 from waiting import wait_until
-
-
-def spoil_golden(folder: Path) -> None:
-    """Golden clips of another model, with all digests right."""
-    tensors = load_file(folder / "golden.safetensors")
-    tensors["logits"] += tensors["logits"].abs().max() * 0.1
-    save_file(tensors, folder / "golden.safetensors")
-    card = json.loads((folder / "sdavs.json").read_text())
-    card["sha256"]["golden.safetensors"] = sha256((folder / "golden.safetensors").read_bytes()).hexdigest()
-    (folder / "sdavs.json").write_text(json.dumps(card))
-
-
-def change_file(stack, version: int, name: str, change) -> None:
-    """Change a registered version's file where MLflow keeps it."""
-    source = stack.client.get_model_version_download_uri("sdavs", str(version))
-    path = Path(source.removeprefix("file://")) / name
-    path.write_bytes(change(path.read_bytes()))
 
 
 def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_at_once(stack, make_video):
@@ -82,12 +62,6 @@ def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, 
     )
 
 
-def _corrupt(stack) -> int:
-    version = stack.register(seed=2)
-    change_file(stack, version, "model.safetensors", lambda content: content[:-1] + b"!")
-    return version
-
-
 def _with_a_wrong_signature(stack) -> int:
     version = stack.register(seed=1)
 
@@ -103,7 +77,7 @@ def _with_a_wrong_signature(stack) -> int:
 @pytest.mark.parametrize(
     ("make", "gate", "reason"),
     [
-        (_corrupt, "digest", "sha256 differs"),
+        (corrupt, "digest", "sha256 differs"),
         (_with_a_wrong_signature, "signature", "MLmodel"),
         (lambda stack: stack.register(seed=1, spoil=spoil_golden), "golden", "golden_tolerance"),
         (lambda stack: stack.register(seed=3, architecture="tpavi"), "shadow", "max_disagreement"),

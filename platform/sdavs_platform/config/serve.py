@@ -209,6 +209,10 @@ class ServeConfig(Section):
     cpu_fallback: bool = True
     """With num_gpus on a cluster without a GPU: serve on CPUs, with a warning; else wait for a GPU."""
 
+    traces_endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
+    """Address of an OpenTelemetry collector (OTLP over HTTP), such as http://collector:4318. Unset: that of
+    OTEL_EXPORTER_OTLP_ENDPOINT in the environment of Ray's nodes, else no traces."""
+
     jobs: JobsConfig = JobsConfig()
     """Clips that are sent now and whose results are fetched later."""
 

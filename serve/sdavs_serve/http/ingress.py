@@ -20,6 +20,7 @@ from sdavs_platform.config.serve import ServeConfig
 from sdavs_platform.storage.filesystem import Storage
 
 import sdavs_serve
+from sdavs_serve import tracing
 from sdavs_serve.decoding.sandboxed_decoders import Sandbox
 from sdavs_serve.errors import NoModel, RequestError
 from sdavs_serve.http.admission import Admission, UploadLimits
@@ -95,6 +96,7 @@ class Ingress:
             slots: handles of the two `Predictor` deployments.
             controller: handle of the `RolloutController`.
         """
+        tracing.configure(config, part="ingress")
         self._config = config
         self._controller = controller
         watcher = store.Watcher()
@@ -203,6 +205,7 @@ def create_app(
     add_origins(app, config)
     app.add_middleware(Conformance)
     app.add_middleware(RequestMetrics, metrics=metrics)
+    app.add_middleware(tracing.TraceRequests)
     handle_problems(app)
     add_page(app, config)
     add_docs(app)

@@ -11,6 +11,7 @@ from typing import IO
 
 from sdavs_platform.config.serve import ServeConfig
 
+from sdavs_serve import tracing
 from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
 from sdavs_serve.encoding.responses import SegmentedFrame, Writer
 from sdavs_serve.errors import RequestError
@@ -182,7 +183,7 @@ class JobRunner:
             )
             return writer
 
-        with contextlib.closing(upload.file):
+        with contextlib.closing(upload.file), tracing.span("job", sdavs_job=job.id):
             made = await self._segmenter.segment(
                 upload,
                 new_writer,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sdavs_platform.config.serve import ServeConfig
 
+from sdavs_serve import tracing
 from sdavs_serve.decoding.media import Window, windows
 from sdavs_serve.decoding.sandboxed_decoders import Decoding, Sandbox, Upload
 from sdavs_serve.encoding.responses import SegmentedFrame, Writer
@@ -287,7 +288,7 @@ def _frames(found: _Predicted) -> Iterator[SegmentedFrame]:
 
 
 class _Clock:
-    """Adds up how long each part of one request takes."""
+    """Adds up how long each part of one request takes; each time is a span of its trace."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -296,7 +297,8 @@ class _Clock:
     @contextmanager
     def time(self, what: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
+        with tracing.span(what):
+            yield
         self._spent[what] += time.perf_counter() - started
 
     def timings(self) -> Timings:

@@ -9,6 +9,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from sdavs_model.data.core.clip import Clip
+from sdavs_serve import tracing
 from sdavs_serve.errors import NoModel
 from sdavs_serve.inference.router import Route, Router
 from sdavs_serve.inference.shadow import Observer
@@ -98,7 +99,8 @@ class Dispatcher:
         raise NoModel("the model is restarting; try again")
 
     async def _call(self, route: Route, clip: Clip, threshold: float) -> Masks | None:
-        call = self._slots[route.slot].segment.remote(route.release.version, clip, threshold)
+        segment = self._slots[route.slot].segment
+        call = segment.remote(route.release.version, clip, threshold, tracing.carrier())
         if route.who != "candidate":
             return await call
         # With its last replica gone Serve would hold the call until there is another one; the client need not wait.

@@ -14,6 +14,7 @@ import ray
 from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_model.data.core.clip import Clip
+from sdavs_serve import tracing
 from sdavs_serve.inference.batching import Batcher
 from sdavs_serve.inference.device import DeviceHealth
 from sdavs_serve.model_calls import GoldenReport, Masks, ReplicaBroken
@@ -45,6 +46,7 @@ class Predictor:
             config: the endpoint's config.
             slot: which of the two slots this replica belongs to.
         """
+        tracing.configure(config, part=f"model-{slot}")
         self._config = config
         self._slot: SlotName = slot
         actor = ray.get_runtime_context().get_actor_name()
@@ -90,8 +92,16 @@ class Predictor:
         limit = self._config.timeout_s if trusted else self._config.rollout.call_timeout_s
         return self._infer.busy_s > limit
 
-    async def segment(self, version: int, clip: Clip, threshold: float) -> Masks | None:
+    async def segment(
+        self, version: int, clip: Clip, threshold: float, trace: tracing.Carrier | None = None
+    ) -> Masks | None:
         """Masks of one clip, in the size of its frames as displayed; None if another version is loaded, or none."""
+        if trace is None:
+            return await self._segment(version, clip, threshold)
+        with tracing.span("predict", parent=trace, sdavs_version=version, sdavs_frames=clip.num_frames):
+            return await self._segment(version, clip, threshold)
+
+    async def _segment(self, version: int, clip: Clip, threshold: float) -> Masks | None:
         model = self._model
         if model is None or model.release.version != version:
             return None
