@@ -1,12 +1,13 @@
 """The loss of one training batch and one evaluation pass, without a cluster."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sdavs_model.architectures.base import SegmentationModel
 from sdavs_model.encoders.features import EMBEDDINGS, Features, padding_of
 from sdavs_model.losses import segmentation_loss
 from sdavs_model.metrics import Metrics, ObjectMetrics
@@ -69,6 +70,29 @@ def predict(model: nn.Module, batch: Mapping[str, Any], *, sound: Tensor | None 
     if present is None:
         return model(batch["frames"], batch["log_mel"], **heard)
     return model(batch["frames"], batch["log_mel"], present, **heard)
+
+
+def predict_under_sounds(
+    model: SegmentationModel, batch: Mapping[str, Any], sounds: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """The name and the logits [B, T, K, H, W] of each sound with the same frames.
+
+    The frames are encoded once, unless the sound changes what the backbone sees.
+
+    Args:
+        batch: frames, and where clips are padded present, as for `predict`; its own sound is not used.
+        sounds: log_mel [B, T, 1, 96, 64] by name.
+    """
+    frames, present = batch["frames"], padding_of(batch)
+    if not model.config.caches_features:
+        for name, log_mel in sounds.items():
+            yield name, predict(model, {**batch, "log_mel": log_mel})
+        return
+    maps = model.encode_frames(frames, present)
+    size = (frames.shape[-2], frames.shape[-1])
+    for name, log_mel in sounds.items():
+        embeddings = model.encode_sound(log_mel, present)
+        yield name, model(features=Features(maps=maps, embeddings=embeddings, size=size, present=present))
 
 
 def move(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdavs_model.analysis.hooks import sounding_logits
+from sdavs_model.architectures.base import SegmentationModel
 from sdavs_model.data.core.clip import IGNORED
 from sdavs_model.metrics.object import best_fscore, mask_iou
-from sdavs_model.training_step import predict
+from sdavs_model.training_step import predict_under_sounds
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,13 @@ class ClipScore:
 
 @torch.inference_mode()
 def score_clip(
-    model: nn.Module, item: Mapping[str, Any], sounds: Mapping[str, Tensor], *, device: torch.device | str
+    model: SegmentationModel,
+    item: Mapping[str, Any],
+    sounds: Mapping[str, Tensor],
+    *,
+    device: torch.device | str,
 ) -> dict[str, ClipScore]:
-    """Score one clip once with each sound.
+    """Score one clip once with each sound; see `predict_under_sounds`.
 
     Args:
         model: in eval mode, on `device`.
@@ -40,11 +45,11 @@ def score_clip(
         {name: score}, in the order of `sounds`.
     """
     inputs = {key: item[key][None].to(device) for key in ("frames", "present") if key in item}
-    scores = {}
-    for name, log_mel in sounds.items():
-        logits = sounding_logits(predict(model, inputs | {"log_mel": log_mel[None].to(device)}))
-        scores[name] = score_probability(item, logits[0].float().cpu().sigmoid())
-    return scores
+    heard = {name: log_mel[None].to(device) for name, log_mel in sounds.items()}
+    return {
+        name: score_probability(item, sounding_logits(logits)[0].float().cpu().sigmoid())
+        for name, logits in predict_under_sounds(model, inputs, heard)
+    }
 
 
 def score_probability(item: Mapping[str, Any], probability: Tensor) -> ClipScore:

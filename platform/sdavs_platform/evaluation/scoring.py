@@ -10,9 +10,8 @@ from torch.utils.data import DataLoader
 from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
-from sdavs_model.encoders.features import Features, padding_of
 from sdavs_model.metrics import Metrics, Mode, ObjectMetrics, open_metrics
-from sdavs_model.training_step import evaluate, move, predict
+from sdavs_model.training_step import evaluate, move, predict_under_sounds
 from sdavs_platform.evaluation.shares import Scorers
 
 Scores = dict[str, float]
@@ -92,21 +91,16 @@ def score_sounds(
         indices = range(first, min(first + batch_size, len(clips)))
         items = [clips[index] for index in indices]
         batch = move(collate_clips(items), device)
-        present = padding_of(batch)
-        maps = model.encode_frames(batch["frames"], present) if model.config.caches_features else None
-        for name, sound in sounds.items():
-            heard = [
-                sound.replace_sound(index, item["log_mel"])
-                for index, item in zip(indices, items, strict=True)
-            ]
-            log_mel = torch.stack(heard).to(device)
-            if maps is None:  # the sound changes what the backbone sees
-                logits = predict(model, batch | {"log_mel": log_mel})
-            else:
-                size = (batch["frames"].shape[-2], batch["frames"].shape[-1])
-                embeddings = model.encode_sound(log_mel, present)
-                features = Features(maps=maps, embeddings=embeddings, size=size, present=present)
-                logits = model(features=features)
+        heard = {
+            name: torch.stack(
+                [
+                    sound.replace_sound(index, item["log_mel"])
+                    for index, item in zip(indices, items, strict=True)
+                ]
+            ).to(device)
+            for name, sound in sounds.items()
+        }
+        for name, logits in predict_under_sounds(model, batch, heard):
             for number, clip_logits in enumerate(logits.float()):
                 metrics[name].add_clip(clip_logits, {key: values[number] for key, values in batch.items()})
 
