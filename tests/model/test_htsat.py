@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from sdavs_model.config import SILENT_DECIBELS
+from sdavs_model.data.core.audio import resample
 from sdavs_model.data.core.decibel_mel import decibel_mel, slaney_matrix
 from sdavs_model.encoders.htsat import HTSAT, _folded, under_our_names, without_stripes
 from sdavs_model.encoders.loading import Weights
@@ -81,6 +82,22 @@ def test_the_published_checkpoint_covers_the_encoder():
         HTSAT(weights=weights(tensors))
 
 
+def test_timms_layers_compute_what_the_published_ones_do():
+    """Swin's own formulas, with which the checkpoint was trained: another order or epsilon would show nowhere else."""
+    encoder = HTSAT().eval()
+    assert {m.eps for m in encoder.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-5}
+    assert {m.approximate for m in encoder.modules() if isinstance(m, torch.nn.GELU)} == {"none"}
+    merging, x = encoder.swin.layers[1].downsample, torch.randn(1, 8, 8, 96)
+    corners = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
+    torch.testing.assert_close(merging(x), merging.reduction(merging.norm(torch.cat(corners, -1))))
+    attention = encoder.swin.layers[0].blocks[0].attn
+    row, column = torch.arange(64) // 8, torch.arange(64) % 8
+    apart = (row[:, None] - row + 7) * 15 + column[:, None] - column + 7
+    assert torch.equal(attention.relative_position_index, apart)
+    shifts = [[block.shift_size for block in layer.blocks] for layer in encoder.swin.layers]
+    assert shifts == [[(0, 0), (4, 4)] * (depth // 2) for depth in DEPTHS[:3]] + [[(0, 0), (0, 0)]]
+
+
 def test_the_checkpoint_is_converted_under_its_name(tmp_path):
     path = tmp_path / "HTSAT_AudioSet_Saved_1.ckpt"
     torch.save({"epoch": 8, "state_dict": published()}, path)
@@ -143,6 +160,31 @@ def test_the_mel_matrix_is_slaneys():
         513, f_min=50.0, f_max=14_000.0, n_mels=64, sample_rate=32_000, norm="slaney", mel_scale="slaney"
     )
     torch.testing.assert_close(slaney_matrix().float(), expected, rtol=1e-3, atol=1e-7)
+
+
+def test_the_front_end_is_its_formula_computed_step_by_step():
+    """22,050 Hz; 1024 samples under a periodic Hann window every 256, centred; power; 64 mel bins; decibels."""
+    sound = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
+    padded = np.pad(resample(sound, 16_000, 22_050).astype(np.float64), 512, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024)
+    frames = np.stack([padded[at : at + 1024] * window for at in range(0, 256 * 87, 256)])
+    power = np.abs(np.fft.rfft(frames)) ** 2
+
+    def mel(hertz: float) -> float:
+        return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
+
+    def hertz(mel: float) -> float:
+        return mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+    edges = [hertz(at) for at in np.linspace(mel(50), mel(14_000), 66)]
+    bins = np.arange(513) * 32_000 / 1024  # of the rate that the checkpoint's matrix was made for
+    expected = np.empty((87, 64))
+    for number, (low, centre, high) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
+        triangle = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clip(0)
+        expected[:, number] = 10 * np.log10(np.maximum(power @ triangle * 2 / (high - low), 1e-10))
+    torch.testing.assert_close(
+        decibel_mel(sound, 1)[0, 0].double(), torch.from_numpy(expected), rtol=0, atol=0.01
+    )
 
 
 def test_a_second_of_sound_is_87_frames_in_decibels():
