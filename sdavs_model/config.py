@@ -95,6 +95,15 @@ class ModelConfig:
     caches_features: ClassVar[bool] = True
     """Whether the encoders run before all other parts, so that their outputs can be cached (data.cache_features)."""
 
+    weight_keys: ClassVar[tuple[str, ...]] = (
+        "architecture",
+        "backbone",
+        "image_size",
+        "audio_encoder",
+        "vggish_width",
+    )
+    """The keys that decide on names and shapes of the weights, besides `num_classes`. A subclass adds its own."""
+
     architecture: str
     """Name in `sdavs_model.architectures.ARCHITECTURES`; decides which other keys of this section there are."""
     backbone: str = "pvt_v2_b5"

@@ -98,6 +98,12 @@ def test_evaluation_is_deterministic_and_hears(name):
 
 
 @every_architecture
+def test_the_keys_that_shape_the_weights_are_keys(name):
+    config = small(name)
+    assert {*ModelConfig.weight_keys} <= {*config.weight_keys} <= {*config.to_dict()}
+
+
+@every_architecture
 def test_the_parts_of_a_model_are_all_of_it(name):
     model = build_model(small(name))
     named = [id(p) for modules in model.parts().values() for module in modules for p in module.parameters()]

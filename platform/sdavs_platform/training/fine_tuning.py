@@ -186,30 +186,14 @@ def require_fit(model: nn.Module, source: Source, *, replaced: set[str]) -> None
         theirs, ours = source.config.to_dict(), config.to_dict()
         keys = "; ".join(
             f"model.{key} is {ours[key]!r}, there {theirs.get(key)!r}"
-            for key in ours
-            if key in SHAPING and ours[key] != theirs.get(key)
+            for key in config.weight_keys
+            if ours[key] != theirs.get(key)
         )
         raise ValueError(
             f"{FIELD}: {source.address} does not fit the model: {wrong[0]} is {own.get(wrong[0], 'missing')} here and "
             f"{found.get(wrong[0], 'missing')} there, and so for {len(wrong)} of {len(own)} weights"
             + (f" ({keys})" if keys else "")
         )
-
-
-SHAPING = (
-    "architecture",
-    "backbone",
-    "image_size",
-    "audio_encoder",
-    "width",
-    "vggish_width",
-    "token_width",
-    "audio_mlp_width",
-    "head_width",
-    "num_centres",
-    "ablation",
-)
-"""The keys of a model that decide on the names and shapes of its weights, besides its number of classes."""
 
 
 def head_of(config: ModelConfig) -> set[str]:

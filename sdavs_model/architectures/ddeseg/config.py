@@ -32,6 +32,15 @@ class Ablation:
 class DDESegConfig(ModelConfig):
     """A complete DDESeg model. The defaults are the published sizes on pvt_v2_b5, whose layers are those of MiT-B5."""
 
+    weight_keys = (
+        *ModelConfig.weight_keys,
+        "token_width",
+        "audio_mlp_width",
+        "head_width",
+        "num_centres",
+        "ablation",
+    )
+
     architecture: Literal["ddeseg"] = "ddeseg"
     image_size: int = 224
     """Side of the square input in pixels; a multiple of 32. 224 as published."""

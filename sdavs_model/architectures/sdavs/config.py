@@ -59,6 +59,8 @@ class Ablation:
 class SDAVSConfig(ModelConfig):
     """A complete SDAVS model. The defaults are the paper's PVT-v2 model (IV-A)."""
 
+    weight_keys = (*ModelConfig.weight_keys, "width", "num_heads", "ablation")
+
     architecture: Literal["sdavs"] = "sdavs"
     width: int = 256
     """Channels of all four levels after the lateral projection. 256 fits the paper's Table X."""

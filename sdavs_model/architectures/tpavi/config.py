@@ -12,6 +12,8 @@ from sdavs_model.config import ModelConfig, require
 class TPAVIConfig(ModelConfig):
     """A complete TPAVI model. The defaults are the published PVT-v2 model, at SDAVS's picture size."""
 
+    weight_keys = (*ModelConfig.weight_keys, "width", "fusion")
+
     architecture: Literal["tpavi"] = "tpavi"
     width: int = 256
     """Channels of all four levels; a multiple of 8. 256 is the published value."""
