@@ -19,6 +19,7 @@ ABOUT = {
     "attention": "attention in both directions, and both streams before and after DAMF (figure 6)",
     "response": "distribution of SNRP's responses over space and channels (figure 8)",
     "listening": "right, no, swapped, off-screen sound and noise alone, AVSBench-Robust (beyond the paper)",
+    "elimination": "do DDESeg's scores separate sounds on screen from those off screen? (beyond the paper)",
     "all": "all of these that apply to the model; the others are listed",
 }
 

@@ -117,6 +117,9 @@ def test_a_clips_scores_equal_the_metrics_and_a_semantic_model_counts_all_its_cl
     with torch.no_grad():
         metrics.update(model(frames, log_mel)[0, :, 0], masks)
     assert metrics.compute() == pytest.approx({"miou": score.miou, "fscore": score.fscore}, abs=1e-6)
+    others = score_clip(model, item, {"silence": log_mel[0] * 0, "right": log_mel[0]}, device="cpu")
+    assert torch.equal(others["right"].probability, score.probability)
+    assert not torch.equal(others["silence"].probability, score.probability)
     semantic = tiny(num_classes=4)
     with torch.no_grad():
         sounding = 1 - semantic(frames, log_mel).softmax(2)[0, :, 0]

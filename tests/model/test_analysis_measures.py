@@ -15,6 +15,7 @@ from sdavs_model.analysis.consistency import (
     spatial_distribution,
 )
 from sdavs_model.analysis.damf_attention import attention_received, concentration
+from sdavs_model.analysis.elimination import scored_classes, separation
 from sdavs_model.analysis.feature_maps import focus, grad_cam, points_at
 from sdavs_model.analysis.listening import OffScreenSound, listening_sounds, nothing_visible_sounds
 from sdavs_model.analysis.noise_mixing import (
@@ -27,6 +28,7 @@ from sdavs_model.analysis.noise_mixing import (
     snr_of_factor,
 )
 from sdavs_model.analysis.snrp_gates import LevelDistribution, LevelResponse, contrast
+from sdavs_model.architectures.base import Heard
 from sdavs_model.data.core.audio import write_wav
 from sdavs_model.metrics.listening import marked_fraction
 
@@ -197,3 +199,28 @@ def test_only_frames_in_which_nothing_visible_can_sound_count_as_wrongly_marked(
     probability = torch.zeros(2, 4, 4)
     probability[0, :2] = 0.9
     assert marked_fraction(probability).tolist() == [0.5, 0]
+
+
+def test_the_separation_is_the_probability_that_one_exceeds_the_other():
+    rng = np.random.default_rng(0)
+    higher, lower = rng.integers(0, 6, 40).tolist(), rng.integers(0, 5, 30).tolist()
+    pairs = [(a > b) + 0.5 * (a == b) for a in higher for b in lower]
+    assert separation(higher, lower) == pytest.approx(sum(pairs) / len(pairs))
+    assert separation([2.0], [1.0]) == 1
+    assert np.isnan(separation([], [1.0]))
+
+
+def test_what_a_model_hears_is_labelled_by_what_sounds_in_that_second():
+    heard = Heard(
+        classes=torch.tensor([[[0, 2], [1, 2]]]),
+        distances=torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]),
+        seen=torch.tensor([[[0.9, 0.1], [0.5, 0.2]]]),
+    )
+    on_screen, off_screen = [{"cat"}, set()], [{"cat", "dog"}, {"dog"}]
+    found = scored_classes(heard, names=("cat", "dog", "owl"), on_screen=on_screen, off_screen=off_screen)
+    assert [(each.second, each.name, each.where) for each in found] == [
+        (0, "cat", "on screen"),
+        (0, "owl", "silent"),
+        (1, "dog", "off screen"),
+        (1, "owl", "silent"),
+    ]

@@ -15,6 +15,7 @@ from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
 
 from sdavs_model import Ablation, SDAVSConfig, build_model, save_artifact
+from sdavs_model.architectures.ddeseg.config import DDESegConfig
 from sdavs_model.architectures.tpavi.config import TPAVIConfig
 
 pytestmark = pytest.mark.slow
@@ -22,17 +23,28 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SDAVSConfig(backbone="resnet10t", image_size=64, width=32, num_heads=2, vggish_width=0.125)
 SPLIT = "test_strict"
+SDAVS_NAMES = tuple(name for name in NAMES if name != "elimination")
 
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory, make_config):
-    """The address of a registry with an untrained model, one without SNRP, one without DAMF, and a TPAVI."""
+    """The address of a registry with untrained models: SDAVS with and without its parts, TPAVI, DDESeg."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('analyse') / 'mlflow.db'}"
     variants = {
         "full": TINY,
         "without-snrp": dataclasses.replace(TINY, ablation=Ablation(snrp="none")),
         "without-damf": dataclasses.replace(TINY, ablation=Ablation(damf=False)),
         "tpavi": TPAVIConfig(backbone="resnet10t", image_size=64, width=16, vggish_width=0.125),
+        "ddeseg": DDESegConfig(
+            backbone="resnet10t",
+            image_size=64,
+            audio_encoder="vggish",
+            vggish_width=0.125,
+            num_nearest=2,
+            token_width=8,
+            head_width=8,
+            bank_classes=("bird", "dog", "horse"),
+        ),
     }
     for name, config in variants.items():
         folder = tmp_path_factory.mktemp(name)
@@ -60,14 +72,14 @@ def analysed(registered, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     asked = request(data, registered, without_snrp="models:/without-snrp/1", out=str(out), limit=4)
     results, left_out = analyse(asked)
-    assert not left_out
+    assert list(left_out) == ["elimination"]
     return results, out
 
 
 def test_every_analysis_leaves_numbers_rows_and_pictures(analysed):
     results, out = analysed
-    assert tuple(results) == NAMES
-    for name in NAMES:
+    assert tuple(results) == SDAVS_NAMES
+    for name in SDAVS_NAMES:
         folder = out / f"{name}-full-1"
         report = json.loads((folder / "report.json").read_text())
         assert (report["model"], report["split"], report["num_clips"]) == ("models:/full/1", SPLIT, 4)
@@ -83,7 +95,7 @@ def test_every_analysis_leaves_numbers_rows_and_pictures(analysed):
 def test_the_same_files_and_the_main_figures_lie_in_the_models_run(analysed, registered):
     run_id = registry.resolve("models:/full/1", uri=registered).run_id
     client = mlflow_client(registered)
-    for name in NAMES:
+    for name in SDAVS_NAMES:
         logged = {file.path for file in client.list_artifacts(run_id, f"analysis/{name}")}
         assert {f"analysis/{name}/report.json", f"analysis/{name}/clips.csv"} <= logged
     metrics = client.get_run(run_id).data.metrics
@@ -119,6 +131,26 @@ def test_of_several_analyses_those_that_the_model_cannot_answer_for_are_left_out
     assert list(results) == ["response"]
     assert list(left_out) == ["attention", "consistency"]
     assert "ablation.damf: false" in left_out["attention"]
+
+
+def test_the_scores_of_elimination_are_compared_with_what_the_data_set_records(registered, data, tmp_path):
+    asked = request(
+        data,
+        registered,
+        model="models:/ddeseg/1",
+        names=("elimination",),
+        out=str(tmp_path),
+        limit=6,
+        log=False,
+    )
+    result = analyse(asked)[0]["elimination"]
+    rows = list(csv.DictReader((tmp_path / "elimination-ddeseg-1" / "clips.csv").open()))
+    assert len(rows) == 6 * 2 * 5 * 2  # clips, sounds, seconds, classes
+    assert {row["where"] for row in rows if row["sound"] == "off-screen sound"} <= {"off screen", "silent"}
+    assert list(result.numbers["auc"]) == ["hidden source", "another clip's sound", "class without sound"]
+    silent = [row for row in rows if (row["sound"], row["where"]) == ("own sound", "silent")]
+    assert result.numbers["auc"]["class without sound"]["classes"] == len(silent)
+    assert 0 <= result.numbers["among_nearest"] <= 1
 
 
 @pytest.mark.parametrize(

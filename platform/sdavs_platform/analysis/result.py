@@ -22,7 +22,7 @@ class AnalysisResult:
     """The result of one analysis of one model."""
 
     name: str
-    """noise, consistency, maps, attention, response or listening."""
+    """noise, consistency, maps, attention, response, listening or elimination."""
     numbers: dict[str, Any]
     """All figures: report.json."""
     rows: list[Row]

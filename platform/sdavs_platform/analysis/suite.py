@@ -7,19 +7,20 @@ from pathlib import Path
 
 from sdavs_model.analysis.hooks import damf_modules, snrp_modules
 from sdavs_model.encoders.features import NUM_LEVELS
-from sdavs_platform.analysis import attention, consistency, listening, maps, response
+from sdavs_platform.analysis import attention, consistency, elimination, listening, maps, response
 from sdavs_platform.analysis import noise_robustness as noise
 from sdavs_platform.analysis.inputs import AnalysisInputs, open_inputs, open_subject
 from sdavs_platform.analysis.result import AnalysisResult, log_result, write_result
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.tracking.client import log_or_warn, tracking_uri
 
-NAMES = ("noise", "consistency", "maps", "attention", "response", "listening")
+NAMES = ("noise", "consistency", "maps", "attention", "response", "listening", "elimination")
 NEEDS = {
     "maps": snrp_modules,
     "response": snrp_modules,
     "consistency": damf_modules,
     "attention": damf_modules,
+    "elimination": elimination.require_elimination,
 }
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ def _run(name: str, inputs: AnalysisInputs, request: Request) -> AnalysisResult:
             return response.run(inputs, level=request.level)
         case "listening":
             return listening.run(inputs)
+        case "elimination":
+            return elimination.run(inputs)
     raise AssertionError(f"no analysis {name!r}")
 
 

@@ -36,6 +36,8 @@ class DDESeg(SegmentationModel):
         ValueError: as `SegmentationModel`; the bank does not fit the config.
     """
 
+    analyses = ("noise", "listening", "elimination")
+
     config: DDESegConfig
     bank: Tensor
 

@@ -169,6 +169,12 @@ class ClipSet(ABC):
         return [[{*now["sounding"], *now["off_screen"]} for now in clip] for clip in seconds]
 
     @functools.cached_property
+    def sounding_by_second(self) -> list[list[set[str]]]:
+        """The visible categories that sound in each second of each clip; empty where that is not recorded."""
+        seconds = [_read_sources(files)["seconds"] if files.sources else [] for files in self.files]
+        return [[set(now["sounding"]) for now in clip] for clip in seconds]
+
+    @functools.cached_property
     def assets(self) -> list[list[str]]:
         """sha256 of the photographs and recordings each clip is composed of; empty where the data set records none."""
         return [_read_sources(files).get("assets", []) if files.sources else [] for files in self.files]
