@@ -137,7 +137,7 @@ def architectures_store(storage) -> SweepStore:
                 sound: {
                     split: {metric: values.tolist() for metric, values in figures.items()} for split in SPLITS
                 }
-                for sound in study.conditions[: 3 if worse else 2]
+                for sound in study.conditions[: 4 if worse else 2]
             }
             yield trial
 

@@ -139,7 +139,10 @@ def test_the_table_of_architectures_has_quality_false_positives_and_cost(tmp_pat
     assert rows["tpavi"][:3] == ["2", "38.0 ± 0.0", "-2.0 [-2.0, -2.0]"]
     assert rows["tpavi"][5:7] == ["50.0 ± 0.0", "+10.0 [+10.0, +10.0]"]
     assert rows["sdavs"][7:9] == ["-", "-"], "a sound that the data do not allow"
-    assert [cell.strip() for cell in rows["tpavi"][9:]] == ["5.6", "1.5", "50"]
+    # Every sound has the same scores here, P = N: 2 P (1 - P), and the marked fraction.
+    assert rows["tpavi"][11:14] == ["47.1 ± 0.0", "48.0 ± 0.0", "50.0 ± 0.0"]
+    assert rows["sdavs"][11:14] == ["-", "-", "-"]
+    assert [cell.strip() for cell in rows["tpavi"][14:]] == ["5.6", "1.5", "50"]
     assert rows["ddeseg_code"][1] == "not finished"
     assert '<tr data-variant="tpavi">' in page.read_text()
 

@@ -12,13 +12,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sdavs_model import benchmark, build_model, load_artifact
 from sdavs_model.analysis.clip_scores import annotated, score_clip
-from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, OffScreenSound
+from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, WHITE_NOISE, NoiseOnly, OffScreenSound
 from sdavs_model.analysis.noise_mixing import (
     PAPER_FACTOR,
     BrownianNoise,
     Noise,
     NoisySound,
     RecordedNoise,
+    WhiteNoise,
     factor_condition,
 )
 from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound
@@ -92,7 +93,7 @@ def score_clips(
 
     Args:
         checkpoint: URI of a sharded checkpoint of the config.
-        conditions: ORIGINAL first, then names of NOISES `SWAPPED`, `SILENCE`, `OFF_SCREEN`.
+        conditions: ORIGINAL first, then names of NOISES, `SWAPPED`, `SILENCE`, `WHITE_NOISE`, `OFF_SCREEN`.
 
     Returns:
         Condition -> split -> {"miou", "fscore", "fpr"}: one value per clip, in the split's order. "fpr" is the fraction
@@ -153,6 +154,8 @@ def _other_sound(condition: str, config: RunConfig, clips: TrainingClips) -> Rep
         return NoisySound(clips, noise=NOISES[condition](), factor=PAPER_FACTOR)
     if config.data.audio == "muted":
         return None
+    if condition == WHITE_NOISE:
+        return NoiseOnly(clips, noise=WhiteNoise(seed=0))
     silence = Preprocessor(config.model.preprocess).silence()
     try:
         if condition == OFF_SCREEN:

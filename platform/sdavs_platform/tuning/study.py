@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE
+from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, WHITE_NOISE
 from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
 from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.recipes import recipes_of
@@ -116,7 +116,7 @@ def _architectures(selection: str, base: RunConfig, models: Mapping[str, Mapping
         tables={ARCHITECTURES_STUDY: tuple(values)},
         trained_as={variant: variant for variant in values},
         values=values,
-        conditions=(ORIGINAL, SILENCE, OFF_SCREEN),
+        conditions=(ORIGINAL, SILENCE, WHITE_NOISE, OFF_SCREEN),
     )
 
 

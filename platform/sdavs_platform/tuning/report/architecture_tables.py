@@ -4,12 +4,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, WHITE_NOISE
 from sdavs_model.analysis.noise_mixing import ORIGINAL
+from sdavs_model.metrics.listening import combined_scores
 from sdavs_model.recipes import recipes_of
 from sdavs_platform.tuning.report.comparison import Comparison, compare
 from sdavs_platform.tuning.report.study_tables import clip_assets
 from sdavs_platform.tuning.store import TrialRecord
 from sdavs_platform.tuning.study import ARCHITECTURES_STUDY, Study
+
+SOUNDS = {"right": ORIGINAL, "silence": SILENCE, "noise": WHITE_NOISE, "off-screen": OFF_SCREEN}
+"""The condition of a study for each of AVSBench-Robust's sounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,9 @@ class ArchitectureRow:
     fscore: Comparison | None
     fpr: dict[str, Comparison]
     """Sound that belongs to nothing in the picture -> false positive rate; without those that the data do not allow."""
+    robust: dict[str, list[float]]
+    """Combined figure of AVSBench-Robust -> its value for each seed, see `combined_scores`; empty where the data, or
+    records of earlier versions, do not allow it."""
     parameters_m: float | None
     """Parameters without the audio encoder, in millions."""
     gmacs: float | None
@@ -77,11 +85,34 @@ def _row(variant: str, study: Study, trials: Sequence[TrialRecord], split: str) 
         about=(book.recipes[recipe].__doc__ or "").split(". ")[0].rstrip("."),
         miou=compared("miou"),
         fscore=compared("fscore"),
+        robust=_robust(trials, variant, split),
         fpr={condition: found for condition, found in fpr.items() if found is not None},
         parameters_m=costs[0]["parameters_m"] if costs else None,
         gmacs=costs[0]["gmacs"] if costs else None,
         clips_per_s=1000 / statistics.median(cost["latency_ms"] for cost in costs) if costs else None,
     )
+
+
+def _robust(trials: Sequence[TrialRecord], variant: str, split: str) -> dict[str, list[float]]:
+    """Every combined figure of the finished trials of a variant that were scored under all sounds, by seed."""
+    found: dict[str, list[float]] = {}
+    for trial in trials:
+        scores = {
+            sound: {
+                metric: value
+                for metric in ("miou", "fscore", "fpr")
+                if (value := trial.mean_score(split, metric, condition)) is not None
+            }
+            for sound, condition in SOUNDS.items()
+        }
+        if (
+            trial.variant == variant
+            and trial.state == "finished"
+            and all(len(own) == 3 for own in scores.values())
+        ):
+            for name, value in combined_scores(scores).items():
+                found.setdefault(name, []).append(value)
+    return found
 
 
 def _scores(

@@ -1,5 +1,7 @@
 """The report as one self-contained HTML file that works without a network."""
 
+import statistics
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,11 +76,17 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         min_trials=MIN_TRIALS,
         metrics=METRICS,
         spread=spread,
+        spread_of=spread_of,
+        robust=ROBUST,
         delta=_delta,
         clock=clock,
         short=short,
         plain=plain,
     )
+
+
+ROBUST = {"g_miou": "G-mIoU", "g_fscore": "G-F", "g_fpr": "G-FPR"}
+"""The titles of AVSBench-Robust's combined figures, by their names in `combined_scores`."""
 
 
 def headline(summary: Summary) -> str:
@@ -90,9 +98,14 @@ def headline(summary: Summary) -> str:
 
 def spread(comparison: Comparison) -> str:
     """Mean and standard deviation in points: `41.2 ± 0.8`."""
-    if comparison.std is None:
-        return f"{100 * comparison.mean:.1f}"
-    return f"{100 * comparison.mean:.1f} ± {100 * comparison.std:.1f}"
+    return _in_points(comparison.mean, comparison.std)
+
+
+def spread_of(values: Sequence[float] | None) -> str:
+    """The same of one value a seed; a dash without any."""
+    if not values:
+        return "-"
+    return _in_points(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def difference(comparison: Comparison) -> str:
@@ -152,3 +165,7 @@ def _chart(figure: Any, name: str) -> str | None:
 
 def _has_reports(summary: Summary) -> bool:
     return any(trial.reports for trial in summary.trials)
+
+
+def _in_points(mean: float, std: float | None) -> str:
+    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"

@@ -5,7 +5,15 @@ import io
 
 from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.tuning.report.architecture_tables import ArchitectureTable
-from sdavs_platform.tuning.report.page import difference, headline, plain, short, spread
+from sdavs_platform.tuning.report.page import (
+    ROBUST,
+    difference,
+    headline,
+    plain,
+    short,
+    spread,
+    spread_of,
+)
 from sdavs_platform.tuning.report.study_tables import PAPER_SETS, Row, resampled, verdicts
 from sdavs_platform.tuning.report.summary import Summary
 from sdavs_platform.tuning.store import clock
@@ -21,6 +29,7 @@ def markdown(summary: Summary) -> str:
             "Differences are paired with the first model, in points, with 95 % bootstrap intervals over seeds and",
             "clips.",
             "Marked: pixels of the clips, in per cent, that a model calls sounding while nothing in them sounds.",
+            "G-mIoU, G-F and G-FPR: AVSBench-Robust's combined figures, as jobs/evaluate.py computes them.",
             "",
         ]
     if summary.tables:
@@ -93,7 +102,7 @@ def _architectures(table: ArchitectureTable) -> list[str]:
     """One table of a study of architectures."""
     sounds = [f"marked with {sound} | Δ [95 %]" for sound in table.sounds]
     titles = ["model", "seeds", "J", "Δ J [95 %]", "F", "Δ F [95 %]", *sounds]
-    titles += ["parameters, M", "MACs, G", "clips/s"]
+    titles += [*ROBUST.values(), "parameters, M", "MACs, G", "clips/s"]
     lines = [f"## Architectures, on {table.split}", "", f"| {' | '.join(titles)} |"]
     lines += ["|---|" + "---:|" * (len(" | ".join(titles).split(" | ")) - 1)]
     for row in table.rows:
@@ -104,6 +113,7 @@ def _architectures(table: ArchitectureTable) -> list[str]:
         for sound in table.sounds:
             marked = row.fpr.get(sound)
             scores += ["-", "-"] if marked is None else [spread(marked), difference(marked)]
+        scores += [spread_of(row.robust.get(name)) for name in ROBUST]
         scores += [plain(value) for value in (row.parameters_m, row.gmacs, row.clips_per_s)]
         lines.append(f"| {row.variant}: {row.about} | {' | '.join(scores)} |")
     return [*lines, ""]
