@@ -14,6 +14,7 @@ from sdavs_platform.tracking.runs import changed_keys, flattened, resolved_yaml
 from sdavs_platform.training.preflight import resolved
 
 from sdavs_model.architectures import ARCHITECTURES
+from sdavs_model.architectures.sdavs.config import SDAVSConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 
@@ -79,6 +80,13 @@ def test_a_key_of_another_architecture_is_refused_with_those_of_the_named_one():
     assert line == f"model.architecture: no 'tpvi'; did you mean tpavi? allowed: {allowed}"
     (line,) = refusal({"model.architecture": "tpavi", "model.width": 3})
     assert line == "model.width: 3 is not allowed; allowed: a multiple of 8"
+
+
+def test_a_key_that_several_architectures_have_is_listed_with_the_default_of_the_first():
+    listed = {key.path: (key.default, key.architectures) for key in config_keys()}
+    assert listed["model.architecture"] == ("sdavs", tuple(ARCHITECTURES))
+    assert listed["model.image_size"] == (SDAVSConfig().image_size, tuple(ARCHITECTURES))
+    assert listed["model.variant"] == ("figure", ("ddeseg",))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -171,11 +171,11 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], default: Any, prefix: str)
 
 def _walk_architectures(refs: Mapping[str, str], defs: dict[str, Any], prefix: str) -> Iterator[Key]:
     """The keys of every architecture's config, each with that architecture alone."""
-    for name, ref in refs.items():
-        config = ARCHITECTURES[name].config
-        node = defs[ref.removeprefix("#/$defs/")]
+    for name, architecture in ARCHITECTURES.items():  # the schema's own order is alphabetical
+        node = defs[refs[name].removeprefix("#/$defs/")]
+        config: Any = architecture.config
         for key in _walk(node, defs, config(architecture=name).to_dict(), prefix):
-            kind = " | ".join(refs) if key.path == f"{prefix}architecture" else key.kind
+            kind = " | ".join(ARCHITECTURES) if key.path == f"{prefix}architecture" else key.kind
             about = key.help or _docs(name)[key.path.removeprefix(prefix)]
             yield key._replace(kind=kind, help=about, architectures=(name,))
 
