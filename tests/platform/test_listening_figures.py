@@ -10,6 +10,7 @@ import pytest
 import torch
 from sdavs_platform.analysis import suite
 from sdavs_platform.analysis.result import AnalysisResult
+from sdavs_platform.config.tree import DataConfig, RunConfig
 from sdavs_platform.evaluation.listening import (
     ROWS,
     flat_intervals,
@@ -21,6 +22,9 @@ from sdavs_platform.evaluation.listening import (
     sounds_of,
 )
 from sdavs_platform.evaluation.scoring import score_sound, score_sounds
+from sdavs_platform.tuning.measurements import _split_scores
+from sdavs_platform.tuning.report.architecture_tables import SOUNDS
+from sdavs_platform.tuning.study import parse_study
 
 from sdavs_model import PreprocessConfig, SDAVSConfig, build_model
 from sdavs_model.data.core.preprocess import Preprocessor
@@ -103,6 +107,18 @@ def test_sounds_that_are_scored_together_score_what_each_scores_alone(root, cach
         alone = score_sound(model, heard, metrics=SoundMetrics(), batch_size=3)
         assert together[row].compute() == alone.compute()
         assert together[row].clip_miou == alone.clip_miou
+
+
+def test_a_study_of_architectures_scores_all_sounds_of_robust(root):
+    model = SDAVSConfig(backbone="resnet10t", image_size=32, width=16, num_heads=2, vggish_width=0.125)
+    config = RunConfig(data=DataConfig(root=str(root)), model=model)
+    conditions = parse_study("architectures/sdavs", config).conditions
+    scores = _split_scores(
+        build_model(model).eval(), config, "test_new_scenes", conditions=conditions, device="cpu"
+    )
+    assert {*scores} == {*SOUNDS.values()} == {*conditions}
+    assert {len(values) for own in scores.values() for values in own.values()} == {8}
+    assert scores["silence"]["fpr"] != scores["white noise"]["fpr"]
 
 
 def test_intervals_resample_assets_where_they_are_recorded_and_clips_where_not():
