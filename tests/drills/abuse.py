@@ -18,14 +18,10 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import multiprocessing
-import socket
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,21 +29,17 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import psutil
-import uvicorn
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "serve"))
 
-from in_process import Endpoint, serving
-from sdavs_serve.http.keys import KeyFile
-from sdavs_serve.http.proxy import ReadLimits
-from stack import free_port, running_stack
+from targets import Target, http_only, whole_endpoint
 from uploads import chirp, write_png, write_video, write_wav
 
 NUM_HONEST = 10
 PAUSE_S = 2.0
 """Between two clips of an honest client."""
 
-IDLE_S = 20.0
+WARM_S, IDLE_S = 10.0, 20.0
 COOL_S = 15.0
 """After the attack, before memory is read again: longer than an unread response is kept."""
 
@@ -193,95 +185,6 @@ def form(fields: dict[str, list[bytes]], *, text: set[str] = frozenset()) -> byt
     return body + b"--x--\r\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """The endpoint that is attacked."""
-
-    address: str
-    keys: KeyFile
-    processes: Callable[[], dict[str, list[psutil.Process]]]
-    """Its processes by their part; decoders are their children."""
-
-    def memory_mb(self) -> dict[str, float]:
-        """Resident memory by part and of the decoders, in MB; and how many decoders there are."""
-        found = {"decoders": 0.0, "number of decoders": 0.0}
-        for part, processes in self.processes().items():
-            found[part] = 0.0
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found[part] += process.memory_info().rss / 1e6
-                    decoders = process.children(recursive=True)
-                    found["number of decoders"] += len(decoders)
-                    found["decoders"] += sum(one.memory_info().rss for one in decoders) / 1e6
-        return found
-
-
-@contextmanager
-def whole_endpoint() -> Iterator[Target]:
-    """Ray, MLflow and an endpoint with a small model."""
-    with running_stack(**LIMITS) as stack:
-
-        def processes() -> dict[str, list[psutil.Process]]:
-            found: dict[str, list[psutil.Process]] = {"proxy": [], "ingress": []}
-            for process in psutil.Process(stack.head).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    title = " ".join(process.cmdline())
-                    if "ProxyActor" in title:
-                        found["proxy"].append(process)
-                    elif "ServeReplica:sdavs:ingress" in title:
-                        found["ingress"].append(process)
-            return found
-
-        yield Target(address=stack.address, keys=stack.keys, processes=processes)
-
-
-@contextmanager
-def http_only() -> Iterator[Target]:
-    """The HTTP side behind Serve's web server and `ReadLimits`, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        port = free_port()
-        server = multiprocessing.get_context("spawn").Process(target=_serve, args=(Path(folder), port))
-        server.start()
-        try:
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                assert server.is_alive()
-                time.sleep(0.1)
-            yield Target(
-                address=f"http://127.0.0.1:{port}",
-                keys=KeyFile(Path(folder) / "keys.json"),
-                processes=lambda: {"server": [psutil.Process(server.pid)]},
-            )
-        finally:
-            server.terminate()
-            server.join()
-
-
-def _serve(folder: Path, port: int) -> None:
-    endpoint = Endpoint(folder, **LIMITS)
-    endpoint.followed.state = serving()
-
-    async def app(scope: dict, receive: Callable, send: Callable) -> None:
-        """As Serve's proxy: the request is cancelled when its client has gone."""
-        messages: asyncio.Queue = asyncio.Queue(16)
-        request = asyncio.create_task(endpoint.app(scope, messages.get, send))
-
-        async def pump() -> None:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    request.cancel()
-                await messages.put(message)
-
-        pumping = asyncio.create_task(pump())
-        try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await request
-        finally:
-            pumping.cancel()
-
-    uvicorn.run(ReadLimits(app), host="127.0.0.1", port=port, log_level="critical", lifespan="off")
-
-
 async def run(target: Target, *, seconds: float) -> bool:
     """Idle, attack, rest; prints what was seen. Returns whether the honest clients noticed little."""
     video, honest = write_video(2), target.keys.add("segment")
@@ -289,7 +192,10 @@ async def run(target: Target, *, seconds: float) -> bool:
     def leak() -> str:
         return target.keys.add("segment", note="leaked", at_once=4)
 
-    await be_honest(target.address, honest, video, seconds=5)  # what is set up once is no growth
+    # What is set up once is no growth: threads, buffers.
+    await be_honest(target.address, honest, video, seconds=WARM_S)
+    await attack(target.address, leak, video, seconds=WARM_S)
+    await asyncio.sleep(COOL_S)
     idle = await be_honest(target.address, honest, video, seconds=IDLE_S)
     before = target.memory_mb()
     attacking = asyncio.create_task(attack(target.address, leak, video, seconds=seconds))
@@ -320,7 +226,7 @@ def main() -> None:
     flags = parser.parse_args()
     load, cores = psutil.getloadavg()[0], psutil.cpu_count()
     print(f"load of the machine before: {load:.1f} on {cores} cores", flush=True)
-    with http_only() if flags.http_only else whole_endpoint() as target:
+    with (http_only if flags.http_only else whole_endpoint)(**LIMITS) as target:
         print("the endpoint serves", flush=True)
         sys.exit(0 if asyncio.run(run(target, seconds=flags.seconds)) else 1)
 

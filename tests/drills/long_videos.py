@@ -1,9 +1,12 @@
-"""Send videos of growing length to a real endpoint and watch the memory of every process that has to do with them.
+"""Send videos of growing length to an endpoint and watch the memory of every process that has to do with them.
 
     .venv/bin/python tests/drills/long_videos.py
+    .venv/bin/python tests/drills/long_videos.py --http-only --minutes 1 10
     .venv/bin/python tests/drills/long_videos.py --minutes 1 60 --accept video/mp4
 
-Starts Ray, MLflow and an endpoint of its own. Prints, for each length, the most that each process held, in MB.
+Starts an endpoint of its own: a whole one with Ray, MLflow and a model; with --http-only its HTTP side and the decoders
+and made-up masks. Prints, for each length, how long the first and the last piece of the response took, and the most
+memory that each part held, in MB.
 """
 
 import argparse
@@ -16,11 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "serve"))
 
-from stack import Stack, running_stack
+from targets import Target, http_only, whole_endpoint
 from uploads import write_video
 
 LIMITS = {
@@ -29,25 +33,31 @@ LIMITS = {
     "max_upload_mb": 500,
     "timeout_s": 3600,
     "decoder_cpu_s": 600,
+    "reuse_mb": 0,
 }
 LOOK_S = 0.05
 
 
 @contextmanager
-def watched(stack: Stack) -> Iterator[dict[str, float]]:
-    """Peaks of resident memory, in MB, by kind of process."""
+def watched(target: Target) -> Iterator[dict[str, float]]:
+    """Peaks of resident memory, in MB, by part; all decoders that ran together are one."""
     peaks: dict[str, float] = defaultdict(float)
-    (ingress,) = (psutil.Process(number) for number in stack.processes("ingress"))
-    models = [psutil.Process(number) for name in "ab" for number in stack.processes(f"model-{name}")]
-    over = threading.Event()
+    parts, over = target.processes(), threading.Event()
+
+    def memory(processes: list[psutil.Process]) -> float:
+        total = 0.0
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss / 1e6
+        return total
 
     def look() -> None:
         while not over.wait(LOOK_S):
-            kinds = {"ingress": [ingress], "decoder": ingress.children(recursive=True), "model": models}
-            for kind, processes in kinds.items():
-                for process in processes:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        peaks[kind] = max(peaks[kind], process.memory_info().rss / 1e6)
+            decoders = []
+            for part, processes in parts.items():
+                peaks[part] = max(peaks[part], memory(processes))
+                decoders += [child for process in processes for child in process.children(recursive=True)]
+            peaks["decoders"] = max(peaks["decoders"], memory(decoders))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -58,28 +68,46 @@ def watched(stack: Stack) -> Iterator[dict[str, float]]:
         thread.join()
 
 
+def ask(target: Target, key: str, video: bytes, accept: str) -> tuple[float, float, int]:
+    """Seconds to the first masks (or the first piece of another form) and to the end, and the bytes of the response."""
+    headers = {"Authorization": f"Bearer {key}", "Accept": accept}
+    began, first, num_bytes = time.monotonic(), None, 0
+    with httpx.stream(
+        "POST", f"{target.address}/v1/segment", files={"video": video}, headers=headers, timeout=3600
+    ) as answer:
+        for piece in answer.iter_bytes():
+            num_bytes += len(piece)
+            if first is None and (b'"frames"' in piece or "ndjson" not in accept):
+                first = time.monotonic() - began
+        assert answer.status_code == 200
+    assert first is not None
+    return first, time.monotonic() - began, num_bytes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--minutes", nargs="+", type=int, default=[1, 10, 60], help="default: 1 10 60")
     parser.add_argument(
-        "--accept", default="application/json", help="form of the answer (default: %(default)s)"
+        "--accept", default="application/x-ndjson", help="form of the response (default: %(default)s)"
     )
+    parser.add_argument("--http-only", action="store_true", help="without Ray, MLflow and a model")
     flags = parser.parse_args()
-    with running_stack(**LIMITS) as stack:
-        stack.post(video=write_video(10), accept=flags.accept)  # what is set up once is no growth
-        print(f"{'video':>8} {'upload':>9} {'answer':>9} {'took':>7}   ingress  decoder    model", flush=True)
+    load, cores = psutil.getloadavg()[0], psutil.cpu_count()
+    with (http_only if flags.http_only else whole_endpoint)(**LIMITS) as target:
+        key = target.keys.add("segment")
+        ask(target, key, write_video(10), flags.accept)  # what is set up once is no growth
+        parts = [*target.processes(), "decoders"]
+        print(f"load of the machine before: {load:.1f} on {cores} cores")
+        print("   video    upload  response   first    last", *(f"{part:>9}" for part in parts), flush=True)
         for minutes in flags.minutes:
             video = write_video(60 * minutes)
-            with watched(stack) as peaks:
-                started = time.monotonic()
-                answer = stack.post(video=video, accept=flags.accept, timeout_s=LIMITS["timeout_s"])
-                took = time.monotonic() - started
-            assert answer.status_code == 200, answer.text
-            sizes = f"{len(video) / 1e6:6.1f} MB {len(answer.content) / 1e6:6.1f} MB"
-            held = " ".join(f"{peaks[kind]:5.0f} MB" for kind in ("ingress", "decoder", "model"))
-            print(f"{minutes:4d} min {sizes} {took:5.0f} s  {held}", flush=True)
+            with watched(target) as peaks:
+                first, last, num_bytes = ask(target, key, video, flags.accept)
+            sizes = f"{len(video) / 1e6:6.1f} MB {num_bytes / 1e6:6.1f} MB"
+            held = " ".join(f"{peaks[part]:6.0f} MB" for part in parts)
+            print(f"{minutes:4d} min {sizes} {first:5.1f} s {last:5.1f} s {held}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 from sdavs_platform.config.tree import ServeConfig
-from sdavs_serve.decoding import own_user
+from sdavs_serve.decoding import own_user, protocol
+from sdavs_serve.decoding.decoder import Job, MediaLimits
 from sdavs_serve.decoding.media import decode_video, windows
-from sdavs_serve.decoding.sandboxed_decoders import Sandbox, Upload
+from sdavs_serve.decoding.sandboxed_decoders import Decoding, Sandbox, Upload
 from sdavs_serve.encoding.responses import JsonWriter, SegmentedFrame
 from sdavs_serve.errors import MediaError
 from sdavs_serve.model_calls import regions_of
@@ -91,6 +93,15 @@ def test_a_decoder_ends_when_its_client_has_gone(sandbox, make_video):
     decoding.close()
     _, alive = psutil.wait_procs(working, timeout=patience(20))
     assert not alive
+
+
+def test_no_decoder_starts_for_an_upload_whose_client_has_gone(sandbox, make_video):
+    """The thread that writes an overlay asks for the sound at its end, and learns nothing of the client."""
+    upload = upload_of(make_video(2))
+    assert len(list(sandbox.samples(upload).samples())) == 2
+    upload.stop_decoding()
+    with pytest.raises(MediaError, match="crashed"):
+        list(sandbox.sound(upload, until=2.0).sound())
 
 
 @pytest.mark.slow
@@ -203,6 +214,53 @@ def test_where_the_endpoint_is_root_a_decoder_has_no_rights_and_no_files_even_wi
     secret = tmp_path / "model.safetensors"
     secret.write_bytes(b"weights")
     assert outcome(attempt.format(file=str(secret)), confine="own_user.become(root)") == error
+
+
+PICTURE, SECOND = np.zeros((4, 4, 3), np.uint8), np.zeros(16_000, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "changes"),
+    [
+        ([PICTURE, SECOND], {"size": [10**6, 10**6]}),
+        ([PICTURE, SECOND], {"size": [-1, -1]}),
+        ([PICTURE, SECOND], {"size": [4.5, 4]}),
+        ([PICTURE, SECOND], {"time_s": float("nan")}),
+        ([PICTURE, SECOND], {"time_s": "soon"}),
+        ([PICTURE[..., 0], SECOND], {}),
+        ([PICTURE.astype(np.float32), SECOND], {}),
+        ([PICTURE, SECOND.astype(np.float64)], {}),
+        ([PICTURE, np.zeros(20_000, np.float32)], {}),
+        ([PICTURE], {}),
+        ([PICTURE] * 50, {}),
+    ],
+)
+def test_what_a_decoder_that_was_taken_over_sends_reaches_no_model(arrays, changes):
+    """Sizes decide what the model's replicas allocate, for everybody."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(5)
+    job = Job(what="video", parts=[(0, 1)], fps=1, limits=MediaLimits.of(LIMITS))
+    body = {"time_s": 0.5, "size": [4, 4]} | changes
+    protocol.send(theirs, protocol.Message(what="sample", body=body, arrays=tuple(arrays)))
+    with theirs, pytest.raises(MediaError, match="crashed"):
+        list(Decoding(ours, job, "video").samples())
+
+
+def test_a_decoder_that_sends_samples_without_end_is_cut_off():
+    ours, theirs = socket.socketpair()
+    job = Job(
+        what="video",
+        parts=[(0, 1)],
+        fps=1,
+        limits=MediaLimits.of(LIMITS.model_copy(update={"max_frames": 3})),
+    )
+    sample = protocol.Message(what="sample", body={"time_s": 0.5, "size": None}, arrays=(PICTURE, SECOND[:9]))
+    for _ in range(4):
+        protocol.send(theirs, sample)
+    seen = []
+    with theirs, pytest.raises(MediaError, match="crashed"):
+        seen.extend(Decoding(ours, job, "video").samples())
+    assert len(seen) <= 3
 
 
 def test_the_decoder_sends_pictures_as_the_models_preprocessing_squashes_them(sandbox, make_video):

@@ -97,6 +97,12 @@ def test_a_job_is_sent_worked_at_and_fetched_in_every_form_from_one_inference(en
     assert endpoint.ask("GET", f"{job}/result", key=endpoint.segment_key, headers=headers).status_code == 406
 
 
+def test_a_form_that_accept_excludes_is_not_made(endpoint):
+    job = send(endpoint, "application/json;q=0, application/zip")
+    work(runner_of(endpoint))
+    assert status(endpoint, job)["results"] == ["application/zip"]
+
+
 def test_a_job_belongs_to_the_key_that_sent_it_and_to_admins(endpoint, tmp_path):
     job = send(endpoint)
     other = Endpoint(tmp_path / "other", fake=True).segment_key  # unknown here
@@ -232,6 +238,72 @@ def test_only_so_many_jobs_may_wait(tmp_path):
     assert "Retry-After" in answer.headers
 
 
+def test_a_key_may_have_only_so_many_jobs_kept_and_removing_some_makes_room(tmp_path):
+    jobs = JobsConfig(uri=str(tmp_path / "jobs"), max_kept=2)
+    endpoint = Endpoint(tmp_path, fake=True, jobs=jobs)
+    first = send(endpoint)
+    send(endpoint)
+    runner = endpoint.app.state.job_runner
+    work(runner)
+    answer = endpoint.ask("POST", "/v1/jobs", key=endpoint.segment_key, files={"video": b"clip"})
+    assert (answer.status_code, answer.json()["limit"]) == (429, "jobs.max_kept")
+    assert endpoint.ask("POST", "/v1/jobs", key=endpoint.admin_key, files={"video": b"a"}).status_code == 202
+    assert endpoint.ask("DELETE", first, key=endpoint.segment_key).status_code == 204
+    work(runner)
+    send(endpoint)
+
+
+def test_records_of_jobs_that_have_ended_are_read_once(endpoint, monkeypatch):
+    for _ in range(3):
+        send(endpoint)
+    runner = runner_of(endpoint)
+    for _ in range(4):
+        work(runner)
+    read: list[str] = []
+    get = runner._table.get
+    monkeypatch.setattr(runner._table, "get", lambda job_id: read.append(job_id) or get(job_id))
+    work(runner)
+    assert read == []
+    send(endpoint)
+    work(runner)
+    assert len(set(read)) == 1
+
+
+def test_a_job_that_is_removed_while_its_results_are_stored_leaves_no_file(endpoint, tmp_path, monkeypatch):
+    job = send(endpoint)
+    runner = runner_of(endpoint)
+    save = runner._table.save_result
+
+    def save_late(*what: object) -> None:
+        for _ in range(2):  # cancel it, then remove it
+            assert endpoint.ask("DELETE", job, key=endpoint.segment_key).status_code == 204
+        save(*what)
+
+    monkeypatch.setattr(runner._table, "save_result", save_late)
+    work(runner)
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_job_that_is_cancelled_when_its_results_are_stored_leaves_no_file_in_the_end(
+    endpoint, tmp_path, monkeypatch
+):
+    job = send(endpoint)
+    clock = FrozenClock(time.time())
+    runner = runner_of(endpoint, clock=clock)
+    save = runner._table.save_result
+
+    def save_and_cancel(*what: object) -> None:
+        save(*what)
+        assert endpoint.ask("DELETE", job, key=endpoint.segment_key).status_code == 204
+
+    monkeypatch.setattr(runner._table, "save_result", save_and_cancel)
+    work(runner)
+    assert status(endpoint, job)["state"] == "cancelled"
+    clock.now += endpoint.config.jobs.keep_s + 60
+    work(runner)
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
 def test_several_ingress_replicas_offer_jobs_only_on_a_storage_that_they_share(tmp_path):
     for uri, offered in ((None, False), (str(tmp_path / "jobs"), True)):
         endpoint = Endpoint(tmp_path, fake=True, ingress_replicas=2, jobs=JobsConfig(uri=uri))
@@ -266,13 +338,39 @@ def test_a_webhook_is_signed_tried_again_and_allowed_only_where_the_config_says(
     assert last.headers["X-SDAVS-Signature"] == signature("s3cret", body=last.content, **facts)
 
 
-def test_a_job_with_a_webhook_to_elsewhere_is_refused(endpoint):
+def test_a_slow_receiver_of_a_webhook_does_not_hold_up_the_next_job(endpoint):
+    jobs = [send(endpoint), send(endpoint)]
+
+    async def scenario() -> None:
+        received = asyncio.Event()
+
+        async def notify(job: Job) -> None:
+            await received.wait()
+
+        runner = runner_of(endpoint, notify=notify)
+        called = {"webhook": "https://hooks.example/done"}
+        for job in jobs:
+            runner._table.change(job.rpartition("/")[2], lambda found: found.model_copy(update=called))
+        running = asyncio.create_task(runner.run())
+        async with asyncio.timeout(patience(20)):
+            while len(runner._notifying) < 2:
+                await asyncio.sleep(0.02)
+        received.set()
+        await runner.join()
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert [status(endpoint, job)["state"] for job in jobs] == ["done", "done"]
+
+
+@pytest.mark.parametrize("address", ["http://169.254.169.254/", "http://[broken/", "http://a\nb/"])
+def test_a_job_with_a_webhook_to_elsewhere_is_refused(address, endpoint):
     answer = endpoint.ask(
         "POST",
         "/v1/jobs",
         key=endpoint.segment_key,
         files={"video": b"clip"},
-        data={"webhook": "http://169.254.169.254/"},
+        data={"webhook": address},
     )
     assert (answer.status_code, answer.json()["field"]) == (422, "webhook")
 

@@ -88,6 +88,10 @@ class JobsConfig(Section):
     max_queued: Count = 100
     """Jobs that may wait; one more gets 429 with Retry-After."""
 
+    max_kept: Count = 1000
+    """Jobs of one API key that are kept, ended ones included; one more gets 429 with Retry-After. Without keys: of all
+    clients together."""
+
     timeout_s: Positive = 3600.0
     """Longest time of one job, in seconds."""
 

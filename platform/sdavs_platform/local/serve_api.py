@@ -16,6 +16,9 @@ PATH = "/api/serve/applications/"
 
 TIMEOUT_S = 60.0
 
+START_S = 300.0
+"""For a deployment: it starts Serve, which takes a busy machine minutes."""
+
 
 def applications(dashboard: str) -> dict[str, Any]:
     """Serve's applications by name, with status, message and deployments; none where Serve does not run.
@@ -48,7 +51,8 @@ def remove(dashboard: str) -> None:
 def _request(method: str, dashboard: str, config: dict[str, Any] | None = None) -> httpx.Response:
     url = dashboard.rstrip("/") + PATH
     try:
-        answer = httpx.request(method, url, json=config, headers=dashboard_headers(), timeout=TIMEOUT_S)
+        timeout = httpx.Timeout(START_S if method == "PUT" else TIMEOUT_S, connect=TIMEOUT_S)
+        answer = httpx.request(method, url, json=config, headers=dashboard_headers(), timeout=timeout)
     except httpx.UnsupportedProtocol as error:
         raise ValueError(f"Ray dashboard {dashboard}: write the address as http://HOST:PORT") from error
     except httpx.TransportError as error:

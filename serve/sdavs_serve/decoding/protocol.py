@@ -11,6 +11,9 @@ import numpy as np
 
 LENGTH = struct.Struct("!I")
 
+MAX_ARRAYS = 3
+"""Of one message: picture, second of sound, picture as displayed."""
+
 MAX_HEADER = 16_000_000
 """Bytes; a longer header comes from a decoder that was taken over."""
 
@@ -55,9 +58,11 @@ def receive(connection: socket.socket, *, max_array: int) -> Message:
         if length > MAX_HEADER:
             raise Broken(f"a header of {length} bytes")
         header = json.loads(_exactly(connection, length))
+        if len(header["arrays"]) > MAX_ARRAYS:
+            raise Broken(f"{len(header['arrays'])} arrays")
         arrays = tuple(_array(connection, kind, max_array) for kind in header["arrays"])
         return Message(what=header["what"], body=header["body"], arrays=arrays)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, TimeoutError):
             raise
         raise Broken(str(error)) from error

@@ -5,6 +5,7 @@ A decoder that dies is blamed on the upload: its client gets an error and nobody
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -51,9 +52,12 @@ class Upload:
     """Probability above which a pixel belongs to the mask of a binary model."""
     decodings: "list[Decoding]" = field(default_factory=list)
     """All jobs that were started for it."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+    """Its client has gone: a thread that still writes the response starts no further job."""
 
     def stop_decoding(self) -> None:
-        """End all its jobs."""
+        """End all its jobs, for good."""
+        self.stopped.set()
         for decoding in self.decodings:
             decoding.close()
 
@@ -71,16 +75,16 @@ class Decoding:
 
     def samples(self) -> Iterator[Sample]:
         """The samples of the upload, in order of time. Raises MediaError as soon as something is wrong."""
-        for message in self._messages(max_array=max(3 * self._job.limits.max_pixels, SECOND)):
-            picture, second, *displayed = message.arrays
-            size = message.body["size"]
-            yield Sample(
-                time_s=message.body["time_s"],
-                picture=picture,
-                second=second,
-                size=size and (size[0], size[1]),
-                displayed=displayed[0] if displayed else None,
-            )
+        limits = self._job.limits
+        for index, message in enumerate(self._messages(max_array=max(3 * limits.max_pixels, SECOND))):
+            try:
+                if index >= limits.max_frames:
+                    raise ValueError(f"more than {limits.max_frames} samples")
+                sample = _sample(message, max_pixels=limits.max_pixels)
+            except (ValueError, KeyError, TypeError) as error:
+                logger.error("a decoder was taken over, or has a bug: %s", error)
+                raise self._death(0) from error
+            yield sample
 
     def sound(self) -> Iterator[np.ndarray]:
         """Blocks [2, N] float32 at 48 kHz. Raises MediaError as soon as something is wrong."""
@@ -96,7 +100,10 @@ class Decoding:
 
     def _messages(self, *, max_array: int) -> Iterator[protocol.Message]:
         try:
-            protocol.send(self._connection, protocol.Message(what="job", body=self._job.to_json()))
+            try:
+                protocol.send(self._connection, protocol.Message(what="job", body=self._job.to_json()))
+            except OSError as error:  # the decoder, or our side of the connection, has ended already
+                raise self._death(0) from error
             while (message := self._receive(max_array)).what != "end":
                 if message.what == "error":
                     raise MediaError(**message.body)
@@ -125,6 +132,30 @@ class Decoding:
             return MediaError("too_large", detail, field=self._field, limit="timeout_s")
         name = signal.Signals(number).name if number else "no signal"
         return MediaError("corrupt", f"the decoder crashed on it ({name})", field=self._field)
+
+
+def _sample(message: protocol.Message, *, max_pixels: int) -> Sample:
+    """The sample of a message. Its sizes decide what models allocate, so a decoder is not trusted with them.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    picture, second, *displayed = message.arrays
+    size, time_s = message.body["size"], message.body["time_s"]
+    for pixels in (picture, *displayed):
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"a picture of {pixels.dtype} {pixels.shape}")
+    if second.dtype != np.float32 or second.ndim != 1 or second.nbytes > SECOND:
+        raise ValueError(f"a second of {second.dtype} {second.shape}")
+    if size is not None:
+        height, width = size
+        if not (type(height) is type(width) is int and min(size) > 0 and height * width <= max_pixels):
+            raise ValueError(f"a size of {size}")
+        size = (height, width)
+    if not 0 <= time_s < math.inf:
+        raise ValueError(f"a time of {time_s}")
+    shown = displayed[0] if displayed else None
+    return Sample(time_s=time_s, picture=picture, second=second, size=size, displayed=shown)
 
 
 class Sandbox:
@@ -181,6 +212,8 @@ class Sandbox:
         job = Job(what=what, parts=upload.parts, fps=upload.fps, limits=self._limits, **options)
         decoding = Decoding(ours, job, "video" if upload.kind == "video" else "audio")
         upload.decodings.append(decoding)
+        if upload.stopped.is_set():
+            decoding.close()
         return decoding
 
     def _launch(self) -> None:

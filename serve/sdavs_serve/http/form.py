@@ -122,7 +122,7 @@ def negotiate(accept: str, offered: Sequence[str] = MEDIA_TYPES) -> str:
     Raises:
         RequestError: 406, it accepts none of `offered`.
     """
-    ranges = [_media_range(part) for part in accept.lower().split(",") if part.strip()]
+    ranges = [media_range(part) for part in accept.lower().split(",") if part.strip()]
     best, best_rank = None, (0.0, 0)
     for media_type in offered:
         patterns = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
@@ -138,7 +138,7 @@ def negotiate(accept: str, offered: Sequence[str] = MEDIA_TYPES) -> str:
     return best
 
 
-def _media_range(text: str) -> tuple[str, float]:
+def media_range(text: str) -> tuple[str, float]:
     """Name and quality of one element of an Accept header; a malformed quality counts as 0."""
     name, *parameters = (piece.strip() for piece in text.split(";"))
     for parameter in parameters:

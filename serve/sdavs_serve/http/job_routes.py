@@ -12,7 +12,7 @@ from sdavs_platform.config.serve import ServeConfig
 
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.auth import JOBS, KEY_OF_REQUEST, SCOPE_OF_REQUEST
-from sdavs_serve.http.form import JOB_TYPES, SegmentForm, negotiate
+from sdavs_serve.http.form import JOB_TYPES, SegmentForm, media_range, negotiate
 from sdavs_serve.http.job_runner import JobRunner, expiry, parts_of
 from sdavs_serve.http.job_table import Job, JobTable
 from sdavs_serve.http.job_webhook import check_address
@@ -69,13 +69,19 @@ def add_jobs(
             raise RequestError(
                 status=429, kind="busy", detail=detail, limit="jobs.max_queued", retry_after_s=60
             )
+        owner = request.scope.get(KEY_OF_REQUEST, "")
+        if runner.num_kept[owner] >= config.jobs.max_kept:
+            detail = f"{config.jobs.max_kept} jobs are kept already; remove those whose results you have"
+            raise RequestError(
+                status=429, kind="busy", detail=detail, limit="jobs.max_kept", retry_after_s=60
+            )
         upload, now = await form.read(default_fps=config.fps), time.time()
         job = Job(
             id=table.new_id(),
             state="queued",
             created=now,
             expires=expiry(config, now),
-            owner=request.scope.get(KEY_OF_REQUEST, ""),
+            owner=owner,
             accept=_accepted(accept),
             pinned=x_model_version,
             webhook=form.webhook,
@@ -84,7 +90,7 @@ def add_jobs(
             **parts_of(upload),
         )
         await asyncio.to_thread(table.add, job, upload.file)
-        runner.wake()
+        runner.wake(job)
         response.headers["Location"] = f"{JOBS}/{job.id}"
         return job.status
 
@@ -148,7 +154,7 @@ def add_jobs(
 
 def _accepted(accept: str) -> tuple[str, ...]:
     """The media types that an Accept header names, or else the one that it prefers."""
-    names = {part.partition(";")[0].strip() for part in accept.lower().split(",")}
+    names = {name for name, quality in map(media_range, accept.lower().split(",")) if quality > 0}
     return tuple(kind for kind in JOB_TYPES if kind in names) or (negotiate(accept, offered=JOB_TYPES),)
 
 

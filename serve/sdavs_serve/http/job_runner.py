@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import IO
 
@@ -90,13 +91,19 @@ class JobRunner:
         self._clock = clock
         self._name = uuid.uuid4().hex
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._notifying: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._ended: dict[str, Job] = {}
+        """Jobs that have ended: their records stay as they are and are read once."""
         self.num_waiting = 0
         """Jobs that nobody works at, when the table was last read."""
+        self.num_kept: Counter[str] = Counter()
+        """Jobs by the id of the key that sent them, also those that have ended; as of then."""
 
-    def wake(self) -> None:
+    def wake(self, job: Job) -> None:
         """There is a new job."""
         self.num_waiting += 1
+        self.num_kept[job.owner] += 1
         self._wake.set()
 
     async def run(self) -> None:
@@ -111,13 +118,18 @@ class JobRunner:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL_S)
         finally:
-            for task in self._running.values():
+            for task in (*self._running.values(), *self._notifying):
                 task.cancel()
 
     async def look(self) -> None:
         """Read the table once: remove what has expired, take up what waits."""
-        jobs, now = await asyncio.to_thread(self._table.jobs), self._clock()
-        for job in jobs:
+        ids = await asyncio.to_thread(self._table.ids)
+        self._ended = {job_id: job for job_id, job in self._ended.items() if job_id in ids}
+        jobs, now = await asyncio.to_thread(self._table.jobs, ids - self._ended.keys()), self._clock()
+        self._ended |= {job.id: job for job in jobs if job.state in ENDED_JOB}
+        known = {job.id: job for job in jobs} | self._ended
+        self.num_kept = Counter(job.owner for job in known.values())
+        for job in known.values():
             if now >= job.expires and (job.state in ENDED_JOB or self._is_free(job)):
                 await asyncio.to_thread(self._table.remove, job)
         waiting = [job for job in jobs if self._is_free(job) and now < job.expires]
@@ -131,8 +143,9 @@ class JobRunner:
                 task.add_done_callback(functools.partial(self._forget, job.id))
 
     async def join(self) -> None:
-        """Wait for the jobs that run now."""
+        """Wait for the jobs that run now, and for their webhooks."""
         await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.gather(*self._notifying, return_exceptions=True)
 
     def _forget(self, job_id: str, _: asyncio.Task[None]) -> None:
         del self._running[job_id]
@@ -218,11 +231,23 @@ class JobRunner:
         now = self._clock()
         ended = await self._change(job, {**changes, "ended": now, "expires": now + self._config.jobs.keep_s})
         if ended is None:
+            if await asyncio.to_thread(self._table.get, job.id) is None:
+                # Removed while its results were being stored.
+                await asyncio.to_thread(self._table.remove, job)
             return
         await asyncio.to_thread(self._table.drop_upload, job.id)
         self._on_ended(ended)
         if ended.webhook:
-            await self._notify(ended)
+            # Not here: a slow receiver would hold up the next job.
+            task = asyncio.create_task(self._call_webhook(ended))
+            self._notifying.add(task)
+            task.add_done_callback(self._notifying.discard)
+
+    async def _call_webhook(self, job: Job) -> None:
+        try:
+            await self._notify(job)
+        except Exception:
+            logger.exception("the webhook of job %s failed", job.id)
 
     async def _change(self, job: Job, changes: dict) -> Job | None:
         def make(current: Job) -> Job | None:

@@ -7,7 +7,7 @@ compare-and-write, so of two replicas that want a job one gets it.
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO
 
 from sdavs_platform.storage.filesystem import Storage
@@ -68,9 +68,12 @@ class JobTable:
         content = self._storage.read(f"{job_id}.json")
         return None if content is None else Job.model_validate_json(content)
 
-    def jobs(self) -> list[Job]:
-        """All jobs, the oldest first."""
-        ids = [path.removesuffix(".json") for path in self._storage.sizes() if path.endswith(".json")]
+    def ids(self) -> set[str]:
+        """The ids of all jobs."""
+        return {path.removesuffix(".json") for path in self._storage.sizes() if path.endswith(".json")}
+
+    def jobs(self, ids: Iterable[str]) -> list[Job]:
+        """The jobs of these ids that are still there, the oldest first."""
         found = (self.get(job_id) for job_id in ids)
         return sorted((job for job in found if job), key=lambda job: job.created)
 
@@ -106,7 +109,10 @@ class JobTable:
         self._storage.delete(f"{job_id}.upload")
 
     def remove(self, job: Job) -> None:
-        """Remove a job with everything that belongs to it."""
-        results = [f"{job.id}.result-{number}" for number in range(len(job.results))]
+        """Remove a job with everything that belongs to it.
+
+        Also results that were stored before it was cancelled, or failed; its record does not name them.
+        """
+        results = [f"{job.id}.result-{number}" for number in range(len(job.accept))]
         for path in (f"{job.id}.upload", *results, f".{job.id}.json.lock", f"{job.id}.json"):
             self._storage.delete(path)

@@ -8,7 +8,6 @@ import logging
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 from sdavs_platform.config.serve import JobsConfig
@@ -30,8 +29,12 @@ def check_address(url: str, config: JobsConfig) -> None:
     Raises:
         RequestError: 422, it is no http address, or its host is not allowed.
     """
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or address.hostname not in config.webhook_hosts:
+    try:
+        address = httpx.URL(url)  # parsed as it will be called
+        is_allowed = address.scheme in ("http", "https") and address.host in config.webhook_hosts
+    except httpx.InvalidURL:
+        is_allowed = False
+    if not is_allowed:
         allowed = ", ".join(config.webhook_hosts) or "none"
         detail = f"webhook: allowed are http and https addresses of these hosts: {allowed}"
         raise RequestError(
