@@ -75,6 +75,9 @@ def main() -> None:
     from sdavs_platform.evaluation.registered_model import log_results, results_table
     from sdavs_platform.tracking.client import log_or_warn, tracking_uri
 
+    from sdavs_model.cpu_memory import keep_freed_memory
+
+    keep_freed_memory()
     if flags.workers < 1:
         raise ValueError(f"--workers: {flags.workers} is not allowed; allowed: 1 or more")
     with contextlib.ExitStack() as joined:

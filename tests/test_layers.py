@@ -57,7 +57,7 @@ LAYERS = """
     model.encoders
     model.artifact_files model.masks model.precision
     model.config model.costs
-    model.files model.suggestions
+    model.files model.suggestions model.cpu_memory
 """
 ROW_OF = {
     f"sdavs_{name}": row for row, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()

@@ -78,6 +78,10 @@ class _Conv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, C, H, W] -> [N, C', H / stride, W / stride]."""
+        if self.kernel_size == (1, 1) and x.device.type == "cpu":
+            # As the matrix product that it is: torch's own way takes twice as long for few examples on a thread.
+            product = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+            return F.relu(product, inplace=True).permute(0, 3, 1, 2)
         if self.stride[0] == 2:
             x = F.pad(x, (0, 1, 0, 1))
         return F.relu(super().forward(x), inplace=True)

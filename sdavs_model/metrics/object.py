@@ -35,6 +35,7 @@ class ObjectMetrics(Metrics):
 
     Args:
         videos_per_batch: official mode only: how many consecutive videos share a best threshold.
+        fscore: official mode only: False leaves M_F out, which takes most of the time; it is then 0.
 
     Raises:
         ValueError: a `videos_per_batch` below 1, or other than 1 in the corrected mode.
@@ -43,7 +44,7 @@ class ObjectMetrics(Metrics):
     protocol = "object"
     headline = "miou"
 
-    def __init__(self, *, mode: Mode = "official", videos_per_batch: int = 1) -> None:
+    def __init__(self, *, mode: Mode = "official", videos_per_batch: int = 1, fscore: bool = True) -> None:
         if videos_per_batch < 1:
             raise ValueError(f"videos_per_batch: {videos_per_batch} is not allowed; allowed: 1 or more")
         if videos_per_batch > 1 and mode == "corrected":
@@ -52,6 +53,7 @@ class ObjectMetrics(Metrics):
             )
         self.mode: Mode = mode
         self.videos_per_batch = videos_per_batch
+        self._fscore = fscore
         self._sum_iou = 0.0
         self._sum_fscore = 0.0
         self._num_batches = 0
@@ -129,7 +131,7 @@ class ObjectMetrics(Metrics):
         """J and F of the collected videos."""
         probability, target = (torch.cat(parts) for parts in zip(*self._batch, strict=True))
         if self.mode == "official":
-            return mask_iou(probability, target), best_fscore(probability, target)
+            return mask_iou(probability, target), best_fscore(probability, target) if self._fscore else 0.0
         return plain_scores(probability > 0.5, target > 0)
 
 

@@ -1,15 +1,20 @@
 """The audio encoders, and what a frozen encoder is."""
 
 import math
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch.nn import functional as F
 
 from sdavs_model import SDAVSConfig, build_model
 from sdavs_model.config import PreprocessConfig
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.encoders.folding import fold_batch_norms
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
 from sdavs_model.training_step import training_loss
@@ -139,3 +144,62 @@ def test_what_is_frozen_follows_from_the_config():
 def test_keys_of_earlier_versions_are_still_read():
     old = SDAVSConfig.from_dict({"vggish_weights": "vggish.pth"})
     assert old == SDAVSConfig(audio_weights="vggish.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_folded"),
+    [("tf_efficientnet_lite0", 48), ("resnet10t", 14), ("regnetx_002", 44), ("pvt_v2_b0", 0)],
+)
+def test_a_backbone_with_folded_batch_norms_gives_the_same_maps(name, num_folded):
+    torch.manual_seed(0)
+    backbone = timm.create_model(name, features_only=True).eval()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+    frames = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = backbone(frames)
+        assert fold_batch_norms(backbone, frames[:1]) == num_folded
+        after = backbone(frames)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
+
+
+def test_a_batch_norm_stays_where_its_convolution_runs_twice_or_something_else_reads_its_output():
+    class Shared(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)
+            self.other = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            made = self.conv(x)
+            return self.norm(made) + self.other(made)
+
+    class Twice(torch.nn.Sequential):
+        def forward(self, x):
+            return super().forward(super().forward(x))
+
+    x = torch.randn(1, 3, 4, 4)
+    assert fold_batch_norms(Shared().eval(), x) == 0
+    assert fold_batch_norms(Twice(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3)).eval(), x) == 0
+
+
+def test_memory_that_a_process_frees_stays_with_it():
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    script = (
+        "import resource, torch\n"
+        "from sdavs_model.cpu_memory import keep_freed_memory\n"
+        "assert keep_freed_memory()\n"
+        "for _ in range(3): torch.zeros(2**20)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(50): torch.zeros(2**20)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # Otherwise each map of 4 MB would be mapped page by page, with 1024 faults.
+    assert int(answer.stdout) < 50 * 1024 / 4

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from sdavs_model.cpu_memory import keep_freed_memory
 from sdavs_model.data.training_clips import collate_clips
 from sdavs_model.metrics import Metrics
 from sdavs_model.training_step import evaluate
@@ -183,4 +184,5 @@ def _score_share_on_worker(
 ) -> GroupedMetrics:
     """See `score_share`."""
     torch.set_num_threads(num_threads)
+    keep_freed_memory()
     return score_share(model, heard, share, **options)

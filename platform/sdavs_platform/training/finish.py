@@ -9,6 +9,7 @@ import ray.train
 import torch
 
 from sdavs_model import load_artifact, save_artifact
+from sdavs_model.cpu_memory import keep_freed_memory
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import format_scores
@@ -46,6 +47,7 @@ def finish_training(
         Scores by split, and the registered version (None if `tracking.registered_model` is null).
     """
     torch.set_num_threads(config.cluster.cpus_per_worker)
+    keep_freed_memory()
     run = TrainingRun(uri=uri, run_id=run_id)
     device = "cuda" if config.cluster.use_gpu else "cpu"
     scorers = Scorers(

@@ -13,6 +13,7 @@ import ray.train
 import torch
 
 from sdavs_model import build_model
+from sdavs_model.cpu_memory import keep_freed_memory
 from sdavs_platform import console
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.deepspeed_internals import apply_gradients, log_only, loss_scale
@@ -77,6 +78,7 @@ class Worker:
         uri, run_id = settings["tracking_uri"], settings["run_id"]
         configure_logging(rank)
         torch.set_num_threads(config.cluster.cpus_per_worker)
+        keep_freed_memory()
         seed_everything(config.seed, rank)
 
         self.batches = Batches(config, rank=rank, world_size=world_size)
