@@ -43,8 +43,13 @@ def test_the_papers_model_is_compared_with_table_x_and_its_limits():
     (row,) = measure(backbones=[budgets.PVT_B5], recipe_names=["full"], speed=False)["rows"]
     assert row["paper"]["frames_per_s"] == 32.25
     assert [check["within"] for check in row["checks"]] == [True]
-    line = next(line for line in results_table({"rows": [row]}).splitlines() if line.startswith("  full"))
+    lines = results_table({"rows": [row]}).splitlines()
+    line = next(line for line in lines if line.startswith("  full"))
     assert line.split()[1:3] == [f"{row['cost']['parameters'] / 1e6:.2f}", "97.80"]
+    start = next(number for number, line in enumerate(lines) if line.startswith("parts of full"))
+    parts = {line[:20].strip(): line.split()[-2:] for line in lines[start + 1 : start + 8]}
+    assert parts["SNRP"] == ["2.63", f"{row['cost']['parts']['SNRP']['macs'] / 1e9:.2f}"]
+    assert sum(float(parameters) for parameters, _ in parts.values()) == pytest.approx(97.5 + 72.14, abs=0.1)
 
 
 def test_the_report_goes_to_a_folder_and_to_a_run_of_its_own(report, tmp_path: Path):

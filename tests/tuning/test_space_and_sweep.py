@@ -7,7 +7,7 @@ import pytest
 from sdavs_platform.config.cli import validated
 from sdavs_platform.tuning.driver import asha_scheduler
 from sdavs_platform.tuning.search import OptunaQueue, planned_trials, trial_queue
-from sdavs_platform.tuning.space import draw, normalized, with_values
+from sdavs_platform.tuning.space import Dimension, draw, normalized, with_values
 from sdavs_platform.tuning.store import TrialRecord
 from sdavs_platform.tuning.study import parse_study
 from sdavs_platform.tuning.sweep import SweepConfig, load_sweep
@@ -47,6 +47,16 @@ def test_a_wrong_definition_is_refused_in_one_line(definition, message):
     with pytest.raises(ValueError, match=message) as refusal:
         load_sweep(None, definition)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_space_of_architectures_has_only_keys_that_all_of_them_have():
+    architectures = Dimension(choice=("sdavs", "ddeseg"))
+    space = {"model.architecture": architectures, "model.token_width": Dimension(choice=(64,))}
+    with pytest.raises(
+        ValueError, match=r"space.model.token_width: a key of model.architecture=ddeseg, not of sdavs, which"
+    ):
+        normalized(space, BASE)
+    assert normalized({"model.architecture": architectures}, BASE)["model.architecture"] == architectures
 
 
 @pytest.mark.parametrize(

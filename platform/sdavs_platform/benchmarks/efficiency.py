@@ -63,7 +63,7 @@ def measure(
 
 
 def results_table(report: Report) -> str:
-    """One row per model, and below the limits that it has to keep."""
+    """One row per model; below it the parts of the first on each backbone, and the limits that models have to keep."""
     header = ["backbone, recipe"]
     for title in ("parameters, M", "MACs, G", "frames/s"):
         header += [f"{title}\nhere", "\npaper"]
@@ -100,8 +100,24 @@ def results_table(report: Report) -> str:
         for row in report["rows"]
         for check in row["checks"]
     ]
-    table = text_table(header, rows)
-    return f"{table}\n\n{text_table(['limits', 'value', '', 'allowed'], limits)}" if limits else table
+    tables = [text_table(header, rows), *map(_parts_table, _firsts(report["rows"]))]
+    if limits:
+        tables.append(text_table(["limits", "value", "", "allowed"], limits))
+    return "\n\n".join(tables)
+
+
+def _firsts(rows: Sequence[Report]) -> list[Report]:
+    """The first row of each architecture and backbone."""
+    return list({(row["architecture"], row["backbone"]): row for row in reversed(rows)}.values())[::-1]
+
+
+def _parts_table(row: Report) -> str:
+    """Parameters and multiply-accumulates of every part of a model."""
+    parts = [
+        [f"  {name}", f"{part['parameters'] / 1e6:.2f}", f"{part['macs'] / 1e9:.2f}"]
+        for name, part in row["cost"]["parts"].items()
+    ]
+    return text_table([f"parts of {row['recipe']}, {row['backbone']}", "parameters, M", "MACs, G"], parts)
 
 
 def efficiency_figure(report: Report) -> Figure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import model_validator
 
+from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.config import ModelConfig
 from sdavs_model.suggestions import nearest_key
 from sdavs_platform.config.cli import config_keys, load_config
@@ -142,13 +143,20 @@ def normalized(space: Space, base: RunConfig) -> dict[str, Dimension]:
         ValueError: one line per wrong key or value: unknown (with the nearest known one), not variable, repeated, or
             a value that is not valid in any combination.
     """
-    known = [key.path for key in config_keys()]
+    owners = {key.path: key.architectures for key in config_keys()}
+    known = [*owners]
+    varied = space["model.architecture"].extremes if "model.architecture" in space else ()
     mistakes = []
     for key in space:
         if key not in known:
             mistakes.append(f"space.{key}: unknown key; {nearest_key(key, known)}")
         elif key.startswith(FIXED):
             mistakes.append(f"space.{key}: must be the same for all trials of a sweep; set it in the config")
+        elif others := [name for name in varied if name in ARCHITECTURES and name not in owners[key]]:
+            mistakes.append(
+                f"space.{key}: a key of model.architecture={' or '.join(owners[key])}, not of {' and '.join(others)}, "
+                "which space.model.architecture has, too; search each on its own"
+            )
     if mistakes:
         raise ValueError("\n".join(mistakes))
     for key, dimension in space.items():
