@@ -5,8 +5,6 @@ library, so that the platform can nest them in its own config tree and a bare GP
 artifact.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

@@ -1,7 +1,5 @@
 """What all architectures have in common: two encoders, a forward pass, and what the rest of the code asks a model."""
 
-from __future__ import annotations
-
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Log-mel examples are made in `sdavs_model.data.core.preprocess`, the one place for preprocessing.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from sdavs_model.encoders.encoder import Encoder, initialise_zero_mean

@@ -1,7 +1,5 @@
 """A small real data set for the tests of this folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

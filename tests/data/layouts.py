@@ -1,7 +1,5 @@
 """Tiny data sets in the published layouts of AVSBench, VPO and AVIS, written from their descriptions."""
 
-from __future__ import annotations
-
 import csv
 import json
 import wave

@@ -1,7 +1,5 @@
 """The bundle is whole, small, attributed, and nothing of the test splits is known to training."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Sound files of many kinds become one mono waveform at 16 kHz."""
 
-from __future__ import annotations
-
 import io
 import struct
 import wave

@@ -1,7 +1,5 @@
 """Augmentation changes a clip a lot and never moves sound against picture."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

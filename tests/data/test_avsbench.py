@@ -1,7 +1,5 @@
 """The loader reads AVSBench's own layout, and refuses a broken copy naming the file."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

@@ -1,7 +1,5 @@
 """Composed clips are the same everywhere, true to their record, and have no shortcut past listening."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Each kind of data set through the code that training and evaluation share, without a cluster."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """RealAV from a Debian package built here: cut, composed in four layouts, kept apart, killed and continued."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

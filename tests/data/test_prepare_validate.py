@@ -1,7 +1,5 @@
 """Validation lists every defect of a data set with its file; stats and digests say what is there."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

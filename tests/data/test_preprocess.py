@@ -1,7 +1,5 @@
 """Frames and sound become exactly what the published encoders were trained on."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Preparing the data set is repeatable, resumable, and never touches somebody else's data."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """AVSBench S4 and AVSS in their published layouts, quirks included, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

@@ -1,7 +1,5 @@
 """VPO and AVIS in their published layouts, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sound is decoded once, and what is kept is what would be decoded again."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

@@ -1,7 +1,5 @@
 """What an evaluation adds to J and F: the deaf oracle from data, AVSBench-Robust, intervals, without a cluster."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """What checkpoints are chosen by: J, or J plus the gap between right and swapped sound; without a cluster."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """The bank of audio semantics that a config names, checked against it."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

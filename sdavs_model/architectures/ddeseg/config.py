@@ -1,7 +1,5 @@
 """What a DDESeg model is made of."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal, Self

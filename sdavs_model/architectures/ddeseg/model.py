@@ -1,7 +1,5 @@
 """DDESeg on one page: derive k audio tokens from each second of sound, eliminate those that are not seen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -154,7 +152,7 @@ class DDESeg(SegmentationModel):
     def _output(
         self,
         maps: list[Tensor],
-        stages: _Stages,
+        stages: "_Stages",
         *,
         like: Tensor,
         present: Tensor | None,

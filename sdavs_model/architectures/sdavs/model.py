@@ -1,7 +1,5 @@
 """SDAVS on one page: encode, refine and fuse four levels, decode (paper III, figure 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a TPAVI model is made of."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

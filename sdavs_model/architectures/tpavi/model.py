@@ -5,8 +5,6 @@ parameter count (101.32 M with PVT-v2-b5, without VGGish), which this model has.
 of batch normalisation, our choice: a clip's masks then do not depend on the rest of the batch.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
