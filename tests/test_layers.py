@@ -1,4 +1,4 @@
-"""Imports go one way: down the layers below, and in no circle, between modules and between folders.
+"""Imports go one way: down the layers below, and in no circle, between modules and between folders, jobs included.
 
 Every import counts, also those inside functions and under TYPE_CHECKING. A layer is a row; a module belongs to the row
 with the longest name that it starts with. It may import from its own folder and from rows below, not from neighbours
@@ -17,8 +17,13 @@ SOURCE_ROOTS = {
     "sdavs_model": ROOT,
     "sdavs_platform": ROOT / "platform",
     "sdavs_serve": ROOT / "serve",
+    "jobs": ROOT,
 }
 LAYERS = """
+    jobs
+    jobs.prepare jobs.benchmarks
+    jobs._flags jobs._job
+
     serve.tools
     serve.app serve.client serve.deployment
     serve.http
@@ -60,7 +65,9 @@ LAYERS = """
     model.files model.suggestions model.cpu_memory
 """
 ROW_OF = {
-    f"sdavs_{name}": row for row, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()
+    name if name.startswith("jobs") else f"sdavs_{name}": row
+    for row, names in enumerate(LAYERS.strip().splitlines())
+    for name in names.split()
 }
 
 
@@ -82,6 +89,9 @@ def read_imports() -> dict[str, set[str]]:
                 # `from package import name`: a module of that name, or a name that the package defines.
                 paths = [f"{node.module}.{alias.name}" for alias in node.names]
                 names |= {name if name in files else node.module for name in paths}
+        if module.startswith("jobs."):
+            # Jobs are scripts: their folder is on the path, so they import each other without its name.
+            names |= {f"jobs.{name}" for name in names if f"jobs.{name}" in files}
         found[module] = {name for name in names if name in files} - {module}
     return found
 
