@@ -47,7 +47,7 @@ class Followed:
         return self.wait_for(lambda text: (_number(STEP, text) or 0) >= step, since=since)[0]
 
     def wait_for_resume(self, *, since: float) -> int:
-        """After which step the training went on."""
+        """After which step the training resumed."""
         number = _number(RESUMED, self.wait_for(lambda text: bool(RESUMED.search(text)), since=since)[1])
         assert number is not None
         return number

@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="requests at once, one measurement each (default: 1 2 4 8)",
     )
     what.add_argument("--seconds", type=float, default=15, help="of each measurement (default: %(default)s)")
-    what.add_argument("--num-gpus", type=float, default=0, help="GPUs of one model copy (default: none)")
+    what.add_argument("--num-gpus", type=float, default=0, help="GPUs of one model replica (default: none)")
     what.add_argument(
         "--max-replicas",
         type=int,

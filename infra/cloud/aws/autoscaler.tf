@@ -1,5 +1,5 @@
 # Rights of the cluster autoscaler (service account kube-system/cluster-autoscaler): to size this cluster's node groups.
-# Managed node groups' Auto Scaling groups carry the tag by which they are told from others.
+# Managed node groups' Auto Scaling groups carry the tag that distinguishes them from others.
 data "aws_iam_policy_document" "autoscaler" {
   # These actions know no resources.
   statement {
