@@ -20,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Check and tell."""
+    """Check and print."""
     from sdavs_platform.console import progress
     from sdavs_platform.storage.datasets import local_copy
 

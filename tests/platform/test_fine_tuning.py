@@ -103,7 +103,7 @@ def test_other_classes_get_a_new_head_which_is_logged(tiny, source, caplog, monk
     assert head
     assert all(name.startswith("decoder.") for name in head)
     assert (
-        f"its classes are others (3 mask values in place of 2); from random weights: {', '.join(sorted(head))}"
+        f"it has other classes (3 mask values instead of 2); starting from random weights: {', '.join(sorted(head))}"
         in (caplog.text)
     )
     weights = started(config).state_dict()

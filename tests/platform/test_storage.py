@@ -267,7 +267,7 @@ def test_a_killed_training_resumes_from_the_bucket_and_skips_half_uploaded_check
     result = train(make_remote(), finishes=False)
     assert not parts_here(result.run_id)
     said = capfd.readouterr().out
-    assert re.search(rf"passing over {newest}: .*manifest-rank1.json: missing", said)
+    assert re.search(rf"skipping {newest}: .*manifest-rank1.json: missing", said)
     assert "remote: resuming after step" in said
     assert result.checkpoint.startswith("s3://results/runs/remote/checkpoint_")
     history = mlflow_client(settings.tracking.uri).get_metric_history(result.run_id, "train/loss")

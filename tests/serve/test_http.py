@@ -140,7 +140,7 @@ def test_the_endpoint_comes_up_only_when_a_version_serves():
     assert not may_start(RolloutState(trouble="MLflow does not answer"))
     assert may_start(RolloutState(active="a"))
     assert may_start(RolloutState(nothing_served=True, refused=refused)), (
-        "the first one tells why it cannot serve"
+        "the first one reports why it cannot serve"
     )
 
 

@@ -105,6 +105,6 @@ def _check_origin(model: DDESegConfig, bank: AudioBank, clips: ClipSet, *, encod
     known = set(clips.classes[1:]) if clips.num_classes > 1 else set()
     if known and (others := sorted(set(record.classes) - known)):
         raise ValueError(
-            f"model.bank: has classes that {clips.root} has not: {', '.join(others)}; "
+            f"model.bank: has classes that {clips.root} does not have: {', '.join(others)}; "
             f"allowed: {', '.join(sorted(known))}"
         )

@@ -98,7 +98,7 @@ def prepare_start(config: RunConfig, *, has_checkpoints: bool) -> dict[str, str]
     logger.info("%s: starting from the weights of %s", config.name, source.address)
     if replaced:
         logger.info(
-            "%s: its classes are others (%d mask values in place of %d); from random weights: %s",
+            "%s: it has other classes (%d mask values instead of %d); starting from random weights: %s",
             config.name,
             len(classes),
             max(source.config.num_classes, 2),

@@ -126,7 +126,7 @@ class CheckpointRecord:
         self._before = json.loads(content) if content else None
         if has_checkpoints and self._before is None:
             logger.info(
-                "%s: its checkpoints do not tell their config and data; what MLflow knows is compared",
+                "%s: its checkpoints do not record their config and data; comparing with what MLflow recorded",
                 config.name,
             )
 

@@ -135,7 +135,7 @@ def may_start(state: RolloutState) -> bool:
     """Whether an ingress may come up. Only then Serve reports the application as running.
 
     KubeRay gives a new cluster the traffic of the old one at that moment, so a version must serve by then. The first
-    endpoint of a model replaces nothing: it comes up, too, when its version was refused, and tells why.
+    endpoint of a model replaces nothing: it also comes up when its version was refused, to report why.
     """
     return state.active is not None or (state.nothing_served and state.refused is not None)
 

@@ -42,7 +42,7 @@ def resume(engine: Any, *, start_from: str | None) -> tuple[LoopState, UnsentMet
                     Path(folder), engine=engine, rank=rank, saved_world_size=saved_world_size
                 )
         faults.append(fault)
-        logger.info("passing over %s: %s", Path(checkpoint.path).name, fault)
+        logger.info("skipping %s: %s", Path(checkpoint.path).name, fault)
     if faults:
         raise ValueError(faults[0])
     if start_from is None:
