@@ -13,7 +13,7 @@ LITTER = {".ds_store", "thumbs.db", "desktop.ini"}
 
 
 def write_atomically(path: Path, content: str | bytes, *, private: bool = False) -> None:
-    """Writes a file of text (UTF-8) or bytes; readers see the old content or the new one, never a part.
+    """Write a file of text (UTF-8) or bytes; readers see the old content or the new one, never a part.
 
     Args:
         path: in a folder that exists.
@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: str | bytes, *, private: bool = False)
 
 
 def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Writes a csv in the same way."""
+    """Write a csv in the same way."""
     with replacing(path) as part, part.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 

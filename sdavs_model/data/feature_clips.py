@@ -114,7 +114,7 @@ class FeatureClips(Dataset):
         return len(self.clips)
 
     def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
-        """Draws new windows from here on, or none if `whole`: the same (seed, epoch, index) gives the same item."""
+        """Draw new windows from here on, or none if `whole`: the same (seed, epoch, index) gives the same item."""
         self._epoch.set(epoch, whole=whole)
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class PairedSounds(Dataset):
         return 2 * len(self.clips)
 
     def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
-        """Draws new windows and sounds from here on; as `FeatureClips.set_epoch`."""
+        """Draw new windows and sounds from here on; as `FeatureClips.set_epoch`."""
         self._epoch.set(epoch, whole=whole)
         self.clips.set_epoch(epoch, whole=whole)
 

@@ -86,7 +86,7 @@ class TrainingClips(Dataset):
         return self.source.waveform(index)
 
     def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
-        """Draws new augmentations from here on: the same (seed, epoch, index) gives the same item.
+        """Draw new augmentations from here on: the same (seed, epoch, index) gives the same item.
 
         Args:
             whole: leave `augment.window` out.
@@ -176,7 +176,7 @@ class TrainingClips(Dataset):
         )
 
     def _mixed(self, clip: Clip, index: int, rng: np.random.Generator) -> Clip:
-        """Adds the sound of another clip none of whose categories is seen here, so the masks stay right."""
+        """Add the sound of another clip none of whose categories is seen here, so the masks stay right."""
         assert self._augment is not None
         if rng.random() >= self._augment.mix_prob:
             return clip

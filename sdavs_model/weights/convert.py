@@ -104,7 +104,7 @@ def _from_onnx(name: str, files: Files, entry: Pretrained) -> list[Tensor]:
 
 
 def _under_our_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Leaves VGGish's PCA out, as AVSBench does; renames files that have the same tensors in the same order.
+    """Leave VGGish's PCA out, as AVSBench does; rename files that have the same tensors in the same order.
 
     EfficientNet-PyTorch's files are such: `_blocks.0._depthwise_conv.weight` is timm's `blocks.0.0.conv_dw.weight`.
     """

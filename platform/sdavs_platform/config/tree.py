@@ -325,7 +325,7 @@ class DeepSpeedConfig(Section):
 
 
 def _number_or_range(value: Any) -> int | tuple[int, int]:
-    """Validates with one message, where a union of types would give one for each type."""
+    """Validate with one message, where a union of types would give one for each type."""
     parts = value if isinstance(value, list | tuple) else [value]
     whole = all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in parts)
     if not whole or len(parts) not in (1, 2) or list(parts) != sorted(parts):

@@ -80,7 +80,7 @@ class DynamicElimination(nn.Module):
         return (attention @ mixture[:, None] @ value).transpose(1, 2).flatten(2)
 
     def _mark(self, pixels: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Adds tokens [N, m, C], each by its weight [N, m], to the pixels that make its sound: a sigmoid, so that
+        """Add tokens [N, m, C], each by its weight [N, m], to the pixels that make its sound: a sigmoid, so that
         pixels and tokens do not compete. [N, P, C]."""
         query = self._heads(self.picture_query(pixels))  # [N, heads, P, D]
         key, value = self._heads(self.sound_key(tokens)), self._heads(self.sound_value(tokens))

@@ -51,7 +51,7 @@ def mask_log_mel(
 
 
 def _change_pitch(seconds: np.ndarray, factor: float) -> np.ndarray:
-    """Plays each second `factor` times as fast from its own start; what is missing is its end, mirrored."""
+    """Play each second `factor` times as fast from its own start; what is missing is its end, mirrored."""
     last = seconds.shape[1] - 1
     position = np.arange(seconds.shape[1]) * factor
     position = np.where(position > last, 2 * last - position, position)

@@ -66,7 +66,7 @@ def draw_window(
 
 
 def augment_clip(clip: Clip, augment: Augment, size: int, rng: np.random.Generator) -> Clip:
-    """Varies frames, masks and sound of one clip; frames and masks come out [T, size, size]."""
+    """Vary frames, masks and sound of one clip; frames and masks come out [T, size, size]."""
     assert clip.masks is not None
     frames, masks, waveform, valid = clip.frames, clip.masks, clip.waveform, clip.valid
     if rng.random() < augment.reverse_prob:
@@ -117,7 +117,7 @@ def augment_pictures(
 def augment_log_mel(
     log_mel: torch.Tensor, augment: Augment, rng: np.random.Generator, *, silence: float
 ) -> torch.Tensor:
-    """Silences a stretch of each second and one band of the whole clip (SpecAugment), [T, 1, frames, bands]."""
+    """Silence a stretch of each second and one band of the whole clip (SpecAugment), [T, 1, frames, bands]."""
     return sound.mask_log_mel(
         log_mel,
         time_frames=augment.mel_time_mask,
@@ -128,7 +128,7 @@ def augment_log_mel(
 
 
 def mix(clip: Clip, other: np.ndarray, augment: Augment, rng: np.random.Generator) -> Clip:
-    """Adds another sound, [N] float32 of the clip's length or more, 0 to 12 dB below the clip's own."""
+    """Add another sound, [N] float32 of the clip's length or more, 0 to 12 dB below the clip's own."""
     assert augment.mix_prob > 0
     level = 10 ** (-rng.uniform(0, 12) / 20)
     mixed = clip.waveform + level * other[: len(clip.waveform)]

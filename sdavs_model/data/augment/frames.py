@@ -19,7 +19,7 @@ def move(
     rotation: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Squashes [T, H, W, ...] to [T, size, size, ...], then turns, zooms and shifts it by one affine map."""
+    """Squash [T, H, W, ...] to [T, size, size, ...], then turn, zoom and shift it by one affine map."""
     scale = rng.uniform(1 / (1 + zoom / 3), 1 + zoom)
     angle = math.radians(rng.uniform(-rotation, rotation))
     mirror = -1.0 if flip else 1.0
@@ -86,7 +86,7 @@ def recolour(
 
 
 def erase(frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> None:
-    """Hides a rectangle (a tenth to two fifths of the side) of every frame, in place; the masks lose it too.
+    """Hide a rectangle (a tenth to two fifths of the side) of every frame, in place; the masks lose it too.
 
     The rectangle is one colour, or a piece of the same frame from elsewhere together with its mask.
     """

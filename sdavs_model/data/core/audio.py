@@ -14,7 +14,7 @@ AfterSound = Literal["silence", "repeat"]
 
 
 def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Reads the sound of a file: PCM wav by itself, anything else with PyAV.
+    """Read the sound of a file: PCM wav by itself, anything else with PyAV.
 
     Several channels are averaged, as VGGish's own reader does.
 
@@ -42,7 +42,7 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) ->
 
 
 def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """Changes the sample rate of [N] float32 with torchaudio's windowed sinc; the same rate is free."""
+    """Change the sample rate of [N] float32 with torchaudio's windowed sinc; the same rate is free."""
     if rate == new_rate:
         return waveform
     # Imported here: it takes seconds, and most sound in training is at 16 kHz already.
@@ -81,7 +81,7 @@ def whole_seconds(waveform: np.ndarray, num_seconds: int, path: Path, *, then: A
 
 
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
-    """Writes [N] int16 as a mono PCM wav."""
+    """Write [N] int16 as a mono PCM wav."""
     assert samples.dtype == np.int16
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)

@@ -78,7 +78,7 @@ class ClipSet(ABC):
 
     @abstractmethod
     def _open(self, root: Path) -> list[ClipFiles]:
-        """Sets `root` (and `classes`, `tables`), looks for every file of the split."""
+        """Set `root` (and `classes`, `tables`), look for every file of the split."""
 
     def __len__(self) -> int:
         return len(self.files)

@@ -9,7 +9,7 @@ import torch
 
 
 def read_log_mel(path: Path, num_frames: int) -> torch.Tensor:
-    """Reads one `audio_log_mel/<split>/<video>.pkl` of AVSBench.
+    """Read one `audio_log_mel/<split>/<video>.pkl` of AVSBench.
 
     A pickle is a program. These files are plain pickles of one tensor, which `torch.load(weights_only=True)`
     does not open; so the three names such a pickle needs are allowed, any other is refused before it runs.

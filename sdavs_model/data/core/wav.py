@@ -58,7 +58,7 @@ def wav_format(file: BinaryIO) -> WavFormat:
 
 
 def _find_samples(file: BinaryIO) -> tuple[WavFormat, int | None]:
-    """Moves to the first sample; the format, and the bytes of all samples or None: up to the end of the file."""
+    """Move to the first sample; the format, and the bytes of all samples or None: up to the end of the file."""
     riff = file.read(12)
     if riff[:4] not in (b"RIFF", b"RF64", b"BW64") or riff[8:] != b"WAVE":
         raise NotPCM

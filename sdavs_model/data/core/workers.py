@@ -13,7 +13,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """Reports nothing."""
+    """Report nothing."""
 
 
 def in_processes(

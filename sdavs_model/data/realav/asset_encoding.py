@@ -66,7 +66,7 @@ def sound(content: bytes) -> bytes:
 
 
 def without_pauses(waveform: np.ndarray) -> np.ndarray:
-    """Drops the blocks of 10 ms that are 26 dB below the sound's own level, but for 20 ms of each pause."""
+    """Drop the blocks of 10 ms that are 26 dB below the sound's own level, but for 20 ms of each pause."""
     blocks = waveform[: len(waveform) // BLOCK * BLOCK].reshape(-1, BLOCK)
     power = np.mean(blocks**2, axis=1)
     audible = power > power.max() / 1000

@@ -72,7 +72,7 @@ class AssetLibrary:
         return tuple(sorted(photos & sounds))
 
     def pool(self, split: str, *, backgrounds: str | None = None) -> Pool:
-        """Decodes the assets of one split; `backgrounds` takes the backgrounds of another split."""
+        """Decode the assets of one split; `backgrounds` takes the backgrounds of another split."""
         photos: dict[str, list[Photo]] = defaultdict(list)
         sounds: dict[str, list[Recording]] = defaultdict(list)
         noises: dict[str, list[Recording]] = defaultdict(list)

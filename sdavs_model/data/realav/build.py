@@ -74,7 +74,7 @@ def prepare(
     num_workers: int = 1,
     progress: Progress = no_progress,
 ) -> bool:
-    """Composes the data set below the layout's folder in `root`, or finds it there and does nothing.
+    """Compose the data set below the layout's folder in `root`, or find it there and do nothing.
 
     An interrupted run is continued by the next one with the same config. The csv, without which the loader
     refuses the folder, and the stamp are written last.
@@ -139,7 +139,7 @@ def prepare(
 def write_clips(
     layout: Path, config: RealAVConfig, assets_folder: Path, split: str, first: int, last: int
 ) -> int:
-    """Composes and writes clips first..last-1 of a split; those already complete are left. Returns how many."""
+    """Compose and write clips first..last-1 of a split; those already complete are left. Returns how many."""
     kind = LAYOUTS[config.subset]
     assets = AssetLibrary(assets_folder)
     objects, backgrounds = SPLITS[split]
@@ -171,7 +171,7 @@ def _jobs(config: RealAVConfig) -> Iterator[tuple[str, int, int]]:
 
 
 def _remove(layout: Path) -> None:
-    """Deletes an outdated data set; renamed first, so that an interrupted deletion is not taken for data."""
+    """Delete an outdated data set; renamed first, so that an interrupted deletion is not taken for data."""
     outdated = layout.with_name(f"{layout.name}.outdated")
     shutil.rmtree(outdated, ignore_errors=True)
     if layout.exists():

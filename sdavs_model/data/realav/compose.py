@@ -32,7 +32,7 @@ def compose_clip(
     scenes: Callable[[StableRandom, Pool, int], Scene] | None = None,
     classes: Mapping[str, int] | None = None,
 ) -> tuple[Clip, Scene]:
-    """Makes one clip: T frames of one second each, T seconds of sound, and a mask per frame.
+    """Make one clip: T frames of one second each, T seconds of sound, and a mask per frame.
 
     The mask of frame i holds the visible pixels of the objects that sound in second i. Such an object is
     audible for at least 0.7 s of that second, and its recording is exactly silent in the others.

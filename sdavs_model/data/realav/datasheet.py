@@ -33,7 +33,7 @@ def write_datasheet(
     num_workers: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Writes `DATASHEET.md`, `datasheet.json` and `contact_sheet.jpg` into `out`.
+    """Write `DATASHEET.md`, `datasheet.json` and `contact_sheet.jpg` into `out`.
 
     Args:
         out: the folder of the subsets.

@@ -22,7 +22,7 @@ def find_package(folder: Path, name: str) -> Path:
 
 
 def download_package(folder: Path, name: str, version: str) -> None:
-    """Puts a `.deb` into the folder with `apt-get download`, from the sources that this machine is set up with.
+    """Put a `.deb` into the folder with `apt-get download`, from the sources that this machine is set up with.
 
     The file appears under its name only when it is whole.
 
@@ -82,7 +82,7 @@ def read_package(path: Path, members: Iterable[str]) -> dict[str, bytes]:
 
 
 def _seek_data(file: BinaryIO, path: Path) -> None:
-    """Moves to the start of data.tar in the `ar` archive that a `.deb` is (deb(5))."""
+    """Move to the start of data.tar in the `ar` archive that a `.deb` is (deb(5))."""
     if file.read(8) != b"!<arch>\n":
         raise ValueError(f"{path}: not a Debian package")
     while header := file.read(60):

@@ -194,7 +194,7 @@ visible objects. 3: with their categories."""
 
 
 def write_clip(files: Files, clip: Clip, scene: Scene) -> None:
-    """Writes a composed clip; its record last."""
+    """Write a composed clip; its record last."""
     assert clip.masks is not None
     assert clip.objects is not None
     for path in (*files.frames, *files.masks, *files.colours, files.objects, files.wav, files.record):

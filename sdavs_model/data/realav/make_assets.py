@@ -71,7 +71,7 @@ def make_assets(
     num_workers: int = 1,
     progress: Progress = no_progress,
 ) -> bool:
-    """Makes every asset of a list, and at last the manifest, without which the folder is no set of assets.
+    """Make every asset of a list, and at last the manifest, without which the folder is no set of assets.
 
     An interrupted run is continued: an asset appears under its name when it is whole.
 

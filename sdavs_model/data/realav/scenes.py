@@ -72,7 +72,7 @@ def family(category: str) -> str:
 
 
 def draw_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
-    """Chooses the categories (each at most once, or the masks would be a guess) and when they sound."""
+    """Choose the categories (each at most once, or the masks would be a guess) and when they sound."""
     num_sounding = rng.weighted((2, 62, 31, 5))
     num_silent = rng.weighted((12, 60, 28)) if num_sounding < 3 else rng.below(2)
     if num_sounding == 0:

@@ -91,7 +91,7 @@ def import_videos(
     num_workers: int = 1,
     progress: Progress = no_progress,
 ) -> dict[str, int]:
-    """Imports what is new or changed since an earlier run into `out/Multi-sources`; the csv is written last.
+    """Import what is new or changed since an earlier run into `out/Multi-sources`; the csv is written last.
 
     Earlier imports into the same folder stay, so splits can be added one after the other.
 
@@ -147,7 +147,7 @@ def import_videos(
 
 
 def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
-    """Imports one video and writes its record last; the seconds left out, or None if it was unchanged."""
+    """Import one video and write its record last; the seconds left out, or None if it was unchanged."""
     if not path.stat().st_size:
         raise ValueError(f"{path}: is empty")
     masks = _find_masks(as_on_disk(job.masks / name))

@@ -37,7 +37,7 @@ def validate(
     num_workers: int = 1,
     progress: Progress = no_progress,
 ) -> Report:
-    """Looks for every file of every split and reads each of them.
+    """Look for every file of every split and read each of them.
 
     Reported are missing files, wrong counts and sizes, pictures and sounds that cannot be read, unknown colours and
     values in masks; and, as notes, sounds shorter than their frames.

@@ -85,7 +85,7 @@ def _is_mp3_frame(head: bytes) -> bool:
 
 
 def open_media(data: Content, kind: str) -> av.container.InputContainer:
-    """Opens an upload as the given container; seekable, without copying it."""
+    """Open an upload as the given container; seekable, without copying it."""
     return av.open(_View(data), mode="r", format=kind)
 
 
@@ -120,7 +120,7 @@ class Clock:
 
 @contextmanager
 def reading(field: str) -> Iterator[None]:
-    """Turns FFmpeg's errors into MediaError, blamed on a form field."""
+    """Turn FFmpeg's errors into MediaError, blamed on a form field."""
     try:
         yield
     except av.FFmpegError as error:

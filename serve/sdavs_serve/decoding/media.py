@@ -108,7 +108,7 @@ class Window:
 
 
 def windows(samples: Iterable[Sample], *, num_frames: int) -> Iterator[Window]:
-    """Cuts samples into clips of the length the model was trained with.
+    """Cut samples into clips of the length the model was trained with.
 
     The last window reaches back to be full, so that its frames have as much context as all others; an upload
     shorter than a window makes one shorter clip.
@@ -144,7 +144,7 @@ def decode_video(
     on_end: Callable[[Timeline], None] | None = None,
     field: str = "video",
 ) -> Iterator[Sample]:
-    """Samples a video (mp4, mov, webm, mkv, avi or ts), with its own sound or with that of another file.
+    """Sample a video (mp4, mov, webm, mkv, avi or ts), with its own sound or with that of another file.
 
     The file's own tracks decide the length, as in a player: the last picture is held while the sound continues, and
     silence follows a sound that is shorter. Another file's sound is cut or followed by silence.

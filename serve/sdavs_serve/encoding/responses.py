@@ -228,7 +228,7 @@ def draw_overlay(picture: np.ndarray | None, mask: np.ndarray) -> np.ndarray:
 
 
 def _drawing(classes: list[str], *, overlay: bool) -> Callable[[SegmentedFrame], Image.Image]:
-    """Draws a frame: an overlay; 0 and 255 for a binary model; or class numbers with a palette."""
+    """Draw a frame: an overlay; 0 and 255 for a binary model; or class numbers with a palette."""
     if overlay:
         return lambda frame: Image.fromarray(draw_overlay(frame.picture, frame.mask))
     if len(classes) == 2:

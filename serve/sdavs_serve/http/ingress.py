@@ -89,7 +89,7 @@ class Ingress:
     def __init__(
         self, config: ServeConfig, slots: dict[SlotName, DeploymentHandle], controller: DeploymentHandle
     ) -> None:
-        """Waits until a version serves, see `may_start`.
+        """Wait until a version serves, see `may_start`.
 
         Args:
             config: the endpoint's config.

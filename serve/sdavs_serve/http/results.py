@@ -103,7 +103,7 @@ def content_digest(upload: Upload) -> str:
 
 
 def result_key(digest: str, asked: Asked, upload: Upload, identity: str) -> str:
-    """Names a response: two that may differ have different names.
+    """Name a response: two that may differ have different names.
 
     Args:
         digest: `content_digest` of the upload.

@@ -40,7 +40,7 @@ class Predictor:
     """
 
     def __init__(self, config: ServeConfig, slot: SlotName) -> None:
-        """Loads the slot's version before Serve routes requests here.
+        """Load the slot's version before Serve routes requests here.
 
         Args:
             config: the endpoint's config.

@@ -28,7 +28,7 @@ logger = logging.getLogger("ray.serve")
 
 
 def source_digest(config: ServeConfig) -> str:
-    """Identifies registry and model address without revealing them: the address may hold a password."""
+    """Identify registry and model address without revealing them: the address may hold a password."""
     return hashlib.sha256(f"{tracking_uri(config.tracking_uri)} {config.model_uri}".encode()).hexdigest()[:16]
 
 
