@@ -91,30 +91,27 @@ def finish_training(
             lineage=lineage,
             golden_clips=_golden_clips(config),
         )
-        name, version = config.tracking.registered_model, None
-        if name:
-            # There is one if this task was lost after it had registered, and runs again.
-            version = find_version(name, {"checkpoint": lineage["checkpoint"]}, run_id=run_id, uri=uri)
-        if name and version is None:
-            version = register_artifact(
-                folder,
-                name=name,
-                config=config.model,
-                run_id=run_id,
-                tags={
-                    "val_miou": f"{val_scores['miou']:.4f}",
-                    **{name: f"{value:.4f}" for name, value in headlines.items()},
-                    "data_digest": data_digest,
-                    "data_kind": lineage["data_kind"],
-                    "git_commit": lineage["git_commit"],
-                    "checkpoint": lineage["checkpoint"],
-                    "training": config.name,
-                    "audio": config.data.audio,
-                }
-                | (lineage_tags or {}),
-                uri=uri,
-            )
+        figures = {"val_miou": val_scores["miou"]} | headlines
+        tags = {name: f"{value:.4f}" for name, value in figures.items()}
+        tags |= {
+            key: lineage[key] for key in ("data_digest", "data_kind", "git_commit", "checkpoint", "audio")
+        }
+        tags |= {"training": config.name} | (lineage_tags or {})
+        version = _registered(folder, config, run_id=run_id, tags=tags, uri=uri)
     return scores, version
+
+
+def _registered(
+    folder: Path, config: RunConfig, *, run_id: str, tags: dict[str, str], uri: str
+) -> int | None:
+    """The version that an artifact is registered as; None if the config names no registered model."""
+    name = config.tracking.registered_model
+    if not name:
+        return None
+    # There is one if this task was lost after it had registered, and runs again.
+    if version := find_version(name, {"checkpoint": tags["checkpoint"]}, run_id=run_id, uri=uri):
+        return version
+    return register_artifact(folder, name=name, config=config.model, run_id=run_id, tags=tags, uri=uri)
 
 
 def _golden_clips(config: RunConfig) -> list[Clip]:

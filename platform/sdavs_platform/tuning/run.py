@@ -123,16 +123,23 @@ def run_sweep(
             cut = recorder.interrupt()
             interrupted = bool(cut) or queue.num_left > 0
             if not interrupted:
-                try:
-                    candidate = register_candidate(sweep, config, store)
-                except (ValueError, RuntimeError, MlflowException) as error:
-                    failure = f"the best trial could not be registered: {str(error).splitlines()[0]}"
+                candidate, failure = _register_best(sweep, config, store)
     except BaseException as error:
         recorder.interrupt()
         reason = str(error) or type(error).__name__
         log_or_warn("the end of the sweep", lambda: parent.fail(reason), uri=parent.uri)
         raise
     return _close(store, parent, candidate, interrupted=interrupted, failure=failure)
+
+
+def _register_best(
+    sweep: SweepConfig, config: RunConfig, store: SweepStore
+) -> tuple[dict[str, str] | None, str | None]:
+    """The registered candidate, if there is one, or else why it could not be registered."""
+    try:
+        return register_candidate(sweep, config, store), None
+    except (ValueError, RuntimeError, MlflowException) as error:
+        return None, f"the best trial could not be registered: {str(error).splitlines()[0]}"
 
 
 def _definition(

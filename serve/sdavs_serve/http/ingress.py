@@ -210,9 +210,40 @@ def create_app(
     add_page(app, config)
     add_docs(app)
     keyed = [Security(KEY)] if keys_required(config) else []
-
     uploads = APIRouter(route_class=route_with_files(config.max_frames + 2))
+    _add_segment(uploads, config=config, segmenter=segmenter, sandbox=sandbox, metrics=metrics, keyed=keyed)
+    if offers_jobs(config):
+        add_jobs(
+            uploads,
+            config=config,
+            table=table,
+            runner=runner,
+            responses={
+                "post": _problems(*(status for status in ERRORS if status not in (404, 409, 504))),
+                "get": _problems(*KEYED, 404),
+                "result": {
+                    200: {"content": dict.fromkeys(JOB_TYPES, BINARY)},
+                    **_problems(*KEYED, 404, 406, 409),
+                },
+                "delete": _problems(*KEYED, 404),
+            },
+            dependencies=keyed,
+        )
+    app.include_router(uploads)
+    _add_rollout(app, config=config, router=router, webhooks=webhooks, nudge=nudge, keyed=keyed)
+    _add_probes(app, router=router, metrics=metrics, keyed=keyed)
+    return app
 
+
+def _add_segment(
+    uploads: APIRouter,
+    *,
+    config: ServeConfig,
+    segmenter: Segmenter,
+    sandbox: Sandbox,
+    metrics: Metrics,
+    keyed: list[Any],
+) -> None:
     @uploads.post(
         "/v1/segment", response_class=JSONResponse, responses=_segment_responses(), dependencies=keyed
     )
@@ -251,25 +282,16 @@ def create_app(
         }
         return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
 
-    if offers_jobs(config):
-        add_jobs(
-            uploads,
-            config=config,
-            table=table,
-            runner=runner,
-            responses={
-                "post": _problems(*(status for status in ERRORS if status not in (404, 409, 504))),
-                "get": _problems(*KEYED, 404),
-                "result": {
-                    200: {"content": dict.fromkeys(JOB_TYPES, BINARY)},
-                    **_problems(*KEYED, 404, 406, 409),
-                },
-                "delete": _problems(*KEYED, 404),
-            },
-            dependencies=keyed,
-        )
-    app.include_router(uploads)
 
+def _add_rollout(
+    app: FastAPI,
+    *,
+    config: ServeConfig,
+    router: Router,
+    webhooks: Webhooks | None,
+    nudge: Callable[[], Awaitable[None]],
+    keyed: list[Any],
+) -> None:
     @app.get("/v1/model", responses=_problems(*KEYED, 503), dependencies=keyed)
     async def model(response: Response) -> ModelStatus:
         """Which model serves, and why a newer one does not."""
@@ -295,6 +317,8 @@ def create_app(
         await nudge()
         return Health(status="ok")
 
+
+def _add_probes(app: FastAPI, *, router: Router, metrics: Metrics, keyed: list[Any]) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, responses=_problems(*KEYED), dependencies=keyed)
     async def prometheus() -> Response:
         """Requests, times, frames and the rollout, for Prometheus."""
@@ -318,8 +342,6 @@ def create_app(
             response.status_code = 503
             return Health(status="not ready", detail="no replica of the served version is alive")
         return Health(status="ok")
-
-    return app
 
 
 def offers_jobs(config: ServeConfig) -> bool:
