@@ -18,7 +18,7 @@ def test_waiting_returns_the_first_result_that_is_true():
     assert wait_until(lambda: next(results), what="a result", every=0) == "third time"
 
 
-def test_waiting_in_vain_ends_with_what_was_waited_for_and_the_state_at_the_end():
+def test_a_wait_that_times_out_ends_with_what_was_waited_for_and_the_state_at_the_end():
     with pytest.raises(AssertionError, match=r"waited 0 s for the tide\. low water"):
         wait_until(lambda: False, what="the tide", seconds=0, details=lambda: "low water")
 

@@ -122,7 +122,7 @@ def test_every_stage_resumes_to_the_last_bit_with_as_many_workers(lives, kind):
 
 
 @pytest.mark.parametrize("kind", [*(f"zero{stage}" for stage in STAGES), "bf16", "offload"])
-def test_gradients_that_are_not_finite_leave_the_weights_and_the_schedule_goes_on(lives, kind):
+def test_gradients_that_are_not_finite_leave_the_weights_and_the_schedule_continues(lives, kind):
     whole, poisoned = lives[f"{kind}-whole"], lives[f"{kind}-poisoned"]
     assert poisoned["applied"] == [True, False, True]
     assert poisoned["rates"] == whole["rates"][:3]

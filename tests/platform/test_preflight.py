@@ -84,7 +84,7 @@ def test_checkpoints_of_before_such_records_get_one(trained):
     assert (folder_of(trained) / RECORD_FILE).is_file()
 
 
-def test_a_registry_that_refuses_is_told_before_anything_is_leased(make_config, monkeypatch):
+def test_a_registry_that_refuses_is_reported_before_anything_is_leased(make_config, monkeypatch):
     def refuse(*_: Any, **__: Any) -> None:
         raise MlflowException("read-only")
 

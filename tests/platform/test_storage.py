@@ -205,7 +205,7 @@ def test_checkpoints_are_found_in_a_bucket_and_in_a_folder(server, tmp_path):
         assert has_checkpoints(uri, "run")
 
 
-def test_a_missing_bucket_wrong_keys_and_a_server_that_is_away_are_told_apart(server, monkeypatch):
+def test_a_missing_bucket_wrong_keys_and_a_server_that_is_away_are_distinguished(server, monkeypatch):
     with pytest.raises(
         ValueError, match=r"storage.uri: s3://no-such-bucket/x: there is no bucket no-such-buck"
     ):

@@ -82,7 +82,7 @@ def decoded(video: bytes, *, fps: float = 1, sound: bytes | None = None):
 
 
 @pytest.mark.parametrize(("kind", "codecs"), [("webm", ("libvpx", "libopus")), ("mp4", ("libx264", "aac"))])
-def test_a_picture_that_stands_still_is_held_while_the_sound_continues(kind, codecs):
+def test_a_picture_that_does_not_change_is_held_while_the_sound_continues(kind, codecs):
     samples, ends = decoded(write([0, 300, 600, 1000], kind=kind, codecs=codecs, sound_s=8))
     assert len(samples) == 8
     last = [sample.picture for sample in samples[1:]]
