@@ -1,11 +1,11 @@
-"""API keys of the endpoint: make one, list them, take one back.
+"""API keys of the endpoint: make one, list them, revoke one.
 
     python jobs/keys.py add --scope segment --note "phone app"
     python jobs/keys.py add --days 90 --per-minute 30 --per-day 2000 --at-once 2
     python jobs/keys.py list
     python jobs/keys.py remove 1f2e3d4c
 
-A key is printed once; the file keeps its SHA-256 alone. A running endpoint takes changes up by itself. Keys are
+A key is printed once; the file keeps its SHA-256 alone. A running endpoint rereads the file by itself. Keys are
 required unless the endpoint listens on a loopback address: curl -H "Authorization: Bearer sdavs_..." ...
 """
 

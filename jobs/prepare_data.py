@@ -1,4 +1,4 @@
-"""Make data sets, bring them into shape, and look into them.
+"""Make, import, check, count and upload data sets.
 
     python jobs/prepare_data.py                            the bundled demo set, as `make demo` and a bare training do
     python jobs/prepare_data.py --out data --num-train 2000 --size 224

@@ -55,8 +55,8 @@ def composed(text: str) -> str:
 def as_on_disk(path: Path) -> Path:
     """The path as the disk spells it; unchanged as far as there is no such file.
 
-    macOS may store an accented letter as two characters (NFD). Linux takes that for another name than the composed one
-    that stands in a table or was typed.
+    macOS may store an accented letter as two characters (NFD). On Linux that is another name than the composed one
+    in a table or on a command line.
     """
     if str(path).isascii() or path.exists():
         return path

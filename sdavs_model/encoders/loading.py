@@ -1,4 +1,4 @@
-"""Pretrained tensors on their way into an encoder, with a clear account of what does not fit."""
+"""Loading pretrained tensors into an encoder; whatever does not fit is listed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

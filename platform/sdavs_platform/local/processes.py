@@ -1,4 +1,4 @@
-"""Processes that outlive their parent: start one in its own session, know it again, end it with its children."""
+"""Processes that outlive their parent: start one in its own session, recognise it later, end it with its children."""
 
 import contextlib
 import logging

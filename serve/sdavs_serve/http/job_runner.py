@@ -1,4 +1,4 @@
-"""Works at jobs in the background of an ingress replica."""
+"""Processes jobs in the background of an ingress replica."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Retrying what may pass: a network that is away, memory that another process is about to free."""
+"""Retries of temporary failures: an unreachable network, memory that another process is about to free."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Checkpoints on their way to the storage."""
+"""Writes checkpoints and reports them to Ray Train, which uploads them to the storage."""
 
 import time
 from collections.abc import Callable, Mapping

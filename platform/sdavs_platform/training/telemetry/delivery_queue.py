@@ -1,4 +1,4 @@
-"""Points and pictures on their way to MLflow: a server that is away delays them; none is lost or reordered."""
+"""The queue of points and pictures for MLflow: an unavailable server delays them; none is lost or reordered."""
 
 import threading
 import time
