@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from file_order import rank_of, scope_of
 from waiting import patience, slowness
 from xdist.scheduler import LoadFileScheduling
 
@@ -16,15 +17,15 @@ STARTED_BY = {
 """Markers, and the fixtures that make them true of a test; `slow` is the only one that a test file itself sets."""
 
 
-class OneEndpoint(LoadFileScheduling):
-    """File by file, and tests/serve in one go: each process that got one of its files would start an endpoint."""
+class SharedStarts(LoadFileScheduling):
+    """File by file, except where several files share what takes long to start."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/serve" if nodeid.startswith("tests/serve/") else super()._split_scope(nodeid)
+        return scope_of(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> LoadFileScheduling | None:
-    return OneEndpoint(config, log) if config.getvalue("dist") == "loadfile" else None
+    return SharedStarts(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,6 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             marker = item.get_closest_marker("timeout")
             limit = marker.args[0] if marker else float(config.getini("timeout"))
             item.add_marker(pytest.mark.timeout(patience(limit)), append=False)
+    items.sort(key=lambda item: rank_of(item.nodeid))
 
 
 @pytest.fixture(scope="module")

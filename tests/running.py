@@ -2,9 +2,10 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -39,6 +40,23 @@ def kill_family(number: int) -> None:
     psutil.wait_procs(family, timeout=patience(30))
 
 
+GROUP = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "DS_SKIP_CUDA_CHECK": "1"}
+"""The environment of processes that form a group by gloo."""
+
+
+def run_processes(function: Callable[..., None], arguments: tuple[Any, ...], *, number: int) -> None:
+    """Call `function(rank, *arguments)` in new processes, all forked from one that has imported torch and DeepSpeed.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: one of them failed; the others are ended.
+    """
+    import torch.multiprocessing as mp
+
+    os.environ.update(GROUP)
+    mp.get_context("forkserver").set_forkserver_preload(["deepspeed", "sdavs_platform.training.loop"])
+    mp.start_processes(function, args=arguments, nprocs=number, start_method="forkserver")
+
+
 @contextmanager
 def ray_environment(*folders: Path, **variables: str) -> Iterator[None]:
     """The variables of Ray's processes and of its drivers.
@@ -58,12 +76,15 @@ def ray_environment(*folders: Path, **variables: str) -> Iterator[None]:
 
 
 @contextmanager
-def ray_cluster(*, nodes: int = 0, **head: Any) -> Iterator[Any]:
+def ray_cluster(
+    *, nodes: int = 0, every_node: Mapping[str, Any] = MappingProxyType({}), **head: Any
+) -> Iterator[Any]:
     """A `ray.cluster_utils.Cluster` of our own, whatever else runs on this machine.
 
     Args:
         nodes: how many nodes of one CPU each it has besides the head.
-        head: settings of the head, as `Cluster.add_node` takes them.
+        every_node: settings of all nodes, as `Cluster.add_node` takes them.
+        head: more settings of the head.
     """
     from ray.cluster_utils import Cluster
 
@@ -72,10 +93,10 @@ def ray_cluster(*, nodes: int = 0, **head: Any) -> Iterator[Any]:
         cluster = Cluster()
         ending.callback(cluster.shutdown)
         # Ray itself would wait for 30 seconds, on any machine.
-        cluster.add_node(wait=False, **head)
+        cluster.add_node(wait=False, **every_node, **head)
         cluster.wait_for_nodes(timeout=patience(60))
         for _ in range(nodes):
-            cluster.add_node(wait=False, num_cpus=1)
+            cluster.add_node(wait=False, num_cpus=1, **every_node)
             cluster.wait_for_nodes(timeout=patience(60))
         yield cluster
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from file_order import LONGEST_FIRST, SHARE_A_CLUSTER, rank_of, scope_of
 from running import process, ray_cluster, ray_environment
 from waiting import patience, slowness, wait_until
 
@@ -28,6 +29,15 @@ def test_every_limit_grows_with_the_slowness_of_the_machine(request):
     assert patience(10) == pytest.approx(10 * slowness())
     limit = float(request.config.getini("timeout"))
     assert request.node.get_closest_marker("timeout").args[0] == pytest.approx(patience(limit))
+
+
+def test_files_that_share_a_cluster_run_together_and_what_takes_longest_comes_first():
+    assert all((TESTS.parent / path).exists() for path in (*LONGEST_FIRST, *SHARE_A_CLUSTER))
+    assert {scope_of(f"{file}::test_a") for file in SHARE_A_CLUSTER} == {SHARE_A_CLUSTER[0]}
+    assert scope_of("tests/serve/test_page.py::test_a") == "tests/serve"
+    assert scope_of("tests/data/test_masks.py::test_a[1]") == "tests/data/test_masks.py"
+    ids = ["tests/data/test_masks.py::test_a", f"{SHARE_A_CLUSTER[1]}::test_a", "tests/serve/test_page.py::a"]
+    assert sorted(ids, key=rank_of) == ids[::-1]
 
 
 def test_a_process_is_killed_with_its_children_when_the_test_fails():

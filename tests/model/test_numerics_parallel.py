@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from running import run_processes
 from torch import Tensor
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model
@@ -64,7 +64,7 @@ def worker(rank: int, world_size: int, folder: str) -> None:
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     """{kind: what each worker saved}, of groups of one, two and three workers."""
     folder: Path = tmp_path_factory.mktemp("workers")
-    torch.multiprocessing.spawn(worker, args=(request.param, str(folder)), nprocs=request.param)
+    run_processes(worker, (request.param, str(folder)), number=request.param)
     return {
         kind: [torch.load(folder / f"{kind}{rank}.pt") for rank in range(request.param)] for kind in KINDS
     }

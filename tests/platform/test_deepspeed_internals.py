@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from running import GROUP
 from sdavs_platform import deepspeed_internals
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
-from worker_group import ENVIRONMENT, run_group
+from worker_group import run_group
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +129,7 @@ def test_on_cpu_deepspeed_compiles_no_collective():
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | GROUP,
         capture_output=True,
         text=True,
         check=True,

@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from running import run_processes
 from sdavs_platform.config.tree import RunConfig
-
-ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "DS_SKIP_CUDA_CHECK": "1"}
 
 
 def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
@@ -31,13 +29,8 @@ def run_group(world_size: int, lives: list[dict[str, Any]], folder: Path) -> dic
             None or (after which step, folder). Also "poisoned", the step in which the last worker's gradients are not
             finite, and "validates", whether "scores" of the validation split are wanted.
     """
-    os.environ.update(ENVIRONMENT)
     rendezvous = folder / f"rendezvous-{lives[0]['name']}"
-    # New processes that need not import everything again.
-    mp.get_context("forkserver").set_forkserver_preload(["deepspeed", "sdavs_platform.training.loop"])
-    mp.start_processes(
-        _worker, args=(world_size, lives, str(rendezvous)), nprocs=world_size, start_method="forkserver"
-    )
+    run_processes(_worker, (world_size, lives, str(rendezvous)), number=world_size)
     return json.loads(rendezvous.with_suffix(".json").read_text())
 
 
