@@ -253,6 +253,21 @@ def test_a_key_may_have_only_so_many_jobs_kept_and_removing_some_makes_room(tmp_
     send(endpoint)
 
 
+def test_a_key_with_many_jobs_does_not_hold_up_the_others(endpoint):
+    many = [send(endpoint) for _ in range(3)]
+    answer = endpoint.ask("POST", "/v1/jobs", key=endpoint.admin_key, files={"video": b"clip"})
+    clock = FrozenClock(time.time() + 1)
+    runner = runner_of(endpoint, clock=clock)
+    for _ in range(4):
+        work(runner)
+        clock.now += 1
+    paths = [many[0], answer.headers["Location"], *many[1:]]
+    jobs = [endpoint.ask("GET", path, key=endpoint.admin_key).json() for path in paths]
+    started = [job["started"] for job in jobs]
+    assert started == sorted(started)
+    assert len(set(started)) == 4
+
+
 def test_records_of_jobs_that_have_ended_are_read_once(endpoint, monkeypatch):
     for _ in range(3):
         send(endpoint)

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import IO
 
 from sdavs_platform.config.serve import ServeConfig
@@ -134,6 +134,7 @@ class JobRunner:
                 await asyncio.to_thread(self._table.remove, job)
         waiting = [job for job in jobs if self._is_free(job) and now < job.expires]
         self.num_waiting = len(waiting)
+        waiting = in_turns(waiting, known.values())
         for job in waiting[: self._config.jobs.at_once - len(self._running)]:
             claimed = await asyncio.to_thread(self._table.change, job.id, self._claim)
             if claimed:
@@ -255,6 +256,25 @@ class JobRunner:
             return current.model_copy(update=changes) if ours else None
 
         return await asyncio.to_thread(self._table.change, job.id, make)
+
+
+def in_turns(waiting: Iterable[Job], known: Iterable[Job]) -> list[Job]:
+    """Waiting jobs in the order in which they are taken up: each key's oldest first, the key first that had none taken
+    up for longest. A key with a hundred jobs does not hold up the others.
+
+    Args:
+        waiting: the oldest first.
+        known: all jobs, with `started`.
+    """
+    last: dict[str, float] = {}
+    for job in known:
+        last[job.owner] = max(last.get(job.owner, 0.0), job.started or 0.0)
+    ranks: Counter[str] = Counter()
+    keyed = []
+    for job in waiting:
+        keyed.append(((ranks[job.owner], last.get(job.owner, 0.0), job.created), job))
+        ranks[job.owner] += 1
+    return [job for _, job in sorted(keyed, key=lambda entry: entry[0])]
 
 
 def expiry(config: ServeConfig, now: float) -> float:
