@@ -155,6 +155,18 @@ def test_a_call_is_cancelled_when_its_client_hangs_up_or_the_candidate_is_droppe
     asyncio.run(scenario())
 
 
+def test_a_call_to_the_served_version_is_cancelled_when_its_request_takes_too_long():
+    async def scenario() -> None:
+        world = World(candidate_s=0)
+        world.slots["a"]._seconds = 60
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await world.dispatcher.predict(world.router.choose(only_active=True), CLIP, 0.5)
+        assert world.slots["a"].calls[0].cancelled
+
+    asyncio.run(scenario())
+
+
 def test_a_candidate_that_predicts_in_time_answers():
     async def scenario() -> None:
         world = World(candidate_s=0.01)

@@ -268,6 +268,13 @@ def test_a_key_with_many_jobs_does_not_hold_up_the_others(endpoint):
     assert len(set(started)) == 4
 
 
+def test_a_record_that_cannot_be_read_does_not_stop_the_other_jobs(endpoint, tmp_path):
+    job = send(endpoint)
+    (tmp_path / "jobs" / f"{'0' * 32}.json").write_text("{}")
+    work(runner_of(endpoint))
+    assert status(endpoint, job)["state"] == "done"
+
+
 def test_records_of_jobs_that_have_ended_are_read_once(endpoint, monkeypatch):
     for _ in range(3):
         send(endpoint)

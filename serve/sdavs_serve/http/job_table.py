@@ -4,16 +4,20 @@ Of a job there are `ID.json` (its record), `ID.upload` until it has ended, and `
 compare-and-write, so of two replicas that want a job one gets it.
 """
 
+import logging
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from typing import IO
 
+from pydantic import ValidationError
 from sdavs_platform.storage.filesystem import Storage
 
 from sdavs_serve.decoding.sandboxed_decoders import Upload, UploadKind
 from sdavs_serve.schema import JobStatus
+
+logger = logging.getLogger("ray.serve")
 
 
 class Job(JobStatus):
@@ -51,6 +55,7 @@ class JobTable:
             storage: where the jobs are; shared by all ingress replicas.
         """
         self._storage = storage
+        self._unreadable: set[str] = set()
 
     @staticmethod
     def new_id() -> str:
@@ -73,9 +78,22 @@ class JobTable:
         return {path.removesuffix(".json") for path in self._storage.sizes() if path.endswith(".json")}
 
     def jobs(self, ids: Iterable[str]) -> list[Job]:
-        """The jobs of these ids that are still there, the oldest first."""
-        found = (self.get(job_id) for job_id in ids)
-        return sorted((job for job in found if job), key=lambda job: job.created)
+        """The jobs of these ids that are still there, the oldest first.
+
+        A record that cannot be read, such as one of a newer version, is logged and left out. It does not stop others.
+        """
+        found = []
+        for job_id in ids:
+            try:
+                job = self.get(job_id)
+            except ValidationError as error:
+                if job_id not in self._unreadable:
+                    logger.error("%s.json is no record of a job: %s", job_id, error)
+                self._unreadable.add(job_id)
+                continue
+            if job:
+                found.append(job)
+        return sorted(found, key=lambda job: job.created)
 
     def change(self, job_id: str, make: Callable[[Job], Job | None]) -> Job | None:
         """Change a record; returns what was written, or None if the job is gone or `make` returns None."""

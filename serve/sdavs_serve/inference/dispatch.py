@@ -102,7 +102,12 @@ class Dispatcher:
         segment = self._slots[route.slot].segment
         call = segment.remote(route.release.version, clip, threshold, tracing.carrier())
         if route.who != "candidate":
-            return await call
+            try:
+                return await call
+            except asyncio.CancelledError:
+                # Serve does so if the client has hung up, but not after `timeout_s`, nor for a job.
+                call.cancel()
+                raise
         # With its last replica gone Serve would hold the call until there is another one; the client need not wait.
         # Nor does it wait for a candidate that hangs.
         started = time.perf_counter()
