@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -52,6 +52,14 @@ def add_model(group: Group, *, what: str = "registered model") -> None:
 def add_device(group: Group) -> None:
     """`--device`."""
     group.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+
+
+def add_numbers(group: Group, flag: str, default: Sequence[int], what: str, **settings: Any) -> None:
+    """A flag that takes one or more whole numbers, such as `--workers 1 2 4`."""
+    shown = " ".join(map(str, default))
+    group.add_argument(
+        flag, type=int, nargs="+", default=list(default), help=f"{what} (default: {shown})", **settings
+    )
 
 
 def add_json(group: Group) -> None:

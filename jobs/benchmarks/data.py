@@ -10,7 +10,7 @@ The clips are loaded with the training's augmentation and without it, with sound
 import argparse
 import json
 
-from _flags import add_json
+from _flags import add_json, add_numbers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--data", help="data set folder or bucket (default: the config's, else the bundled data set)"
     )
     what.add_argument("--s3", metavar="URI", help="fetch this copy of the data set, too")
-    what.add_argument(
-        "--workers",
-        type=int,
-        nargs="+",
-        default=[0, 1, 2, 4],
-        help="loader processes to try (default: 0 1 2 4)",
-    )
+    add_numbers(what, "--workers", (0, 1, 2, 4), "loader processes to try")
     what.add_argument("--clips", type=int, default=64, help="clips to load each time (default: %(default)s)")
     what.add_argument(
         "--device", default="cpu", help="where the model trains: cpu or cuda (default: %(default)s)"

@@ -11,7 +11,7 @@ docs/scaling.md. Minutes on idle cores, and 10 GB of memory.
 import argparse
 import json
 
-from _flags import add_json
+from _flags import add_json, add_numbers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,20 +22,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="jobs/configs/demo.yaml",
         help="a training's YAML file: model and global batch (default: %(default)s)",
     )
-    here.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="processes (default: 1 2 4)")
-    here.add_argument(
-        "--stages",
-        type=int,
-        nargs="+",
-        default=[0, 1, 2, 3],
-        choices=range(4),
-        help="ZeRO stages (default: 0 1 2 3)",
-    )
+    add_numbers(here, "--workers", (1, 2, 4), "processes")
+    add_numbers(here, "--stages", (0, 1, 2, 3), "ZeRO stages", choices=range(4))
     here.add_argument("--steps", type=int, default=4, help="timed steps (default: %(default)s)")
     there = parser.add_argument_group("what is predicted")
-    there.add_argument(
-        "--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256], help="(default: 8 16 32 64 128 256)"
-    )
+    add_numbers(there, "--gpus", (8, 16, 32, 64, 128, 256), "numbers of GPUs")
     there.add_argument(
         "--clips-per-gpu", type=int, default=4, help="clips per GPU and step (default: %(default)s)"
     )

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _flags import add_json, add_model, add_tracking_uri
+from _flags import add_json, add_model, add_numbers, add_tracking_uri
 
 if TYPE_CHECKING:
     from sdavs_platform.config.tree import ServeConfig
@@ -29,13 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--video", type=Path, help="clip that every request sends (default: a drawn one of 5 s)"
     )
-    what.add_argument(
-        "--clients",
-        type=int,
-        nargs="+",
-        default=[1, 2, 4, 8],
-        help="requests at once, one measurement each (default: 1 2 4 8)",
-    )
+    add_numbers(what, "--clients", (1, 2, 4, 8), "requests at once, one measurement each")
     what.add_argument("--seconds", type=float, default=15, help="of each measurement (default: %(default)s)")
     what.add_argument("--num-gpus", type=float, default=0, help="GPUs of one model replica (default: none)")
     what.add_argument(

@@ -13,14 +13,12 @@ import subprocess
 import sys
 import tempfile
 
-from _flags import add_json
+from _flags import add_json, add_numbers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py sweep`."""
-    parser.add_argument(
-        "--num-trials", type=int, nargs="+", default=[10, 100, 1000], help="sizes (default: %(default)s)"
-    )
+    add_numbers(parser, "--num-trials", (10, 100, 1000), "sizes of sweeps")
     parser.add_argument("--concurrent", type=int, default=2, help="trials at once (default: %(default)s)")
     add_json(parser)
     # A new process measures one size and prints it.
