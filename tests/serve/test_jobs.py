@@ -44,16 +44,15 @@ def runner_of(endpoint: Endpoint, **changes: object) -> JobRunner:
     return JobRunner(**(given | changes))
 
 
+def post(endpoint: Endpoint, **more: object) -> httpx.Response:
+    """The response to a clip that is sent as a job."""
+    key = endpoint.segment_key
+    return endpoint.ask("POST", "/v1/jobs", key=key, files={"video": b"clip"}, **more)
+
+
 def send(endpoint: Endpoint, accept: str = "application/json", **more: object) -> str:
     """Send a clip as a job; returns the path of the job."""
-    answer = endpoint.ask(
-        "POST",
-        "/v1/jobs",
-        key=endpoint.segment_key,
-        files={"video": b"clip"},
-        headers={"Accept": accept},
-        **more,
-    )
+    answer = post(endpoint, headers={"Accept": accept}, **more)
     assert answer.status_code == 202, answer.text
     assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
     assert "owner" not in answer.json()
@@ -387,13 +386,7 @@ def test_a_slow_receiver_of_a_webhook_does_not_hold_up_the_next_job(endpoint):
 
 @pytest.mark.parametrize("address", ["http://169.254.169.254/", "http://[broken/", "http://a\nb/"])
 def test_a_job_with_a_webhook_to_elsewhere_is_refused(address, endpoint):
-    answer = endpoint.ask(
-        "POST",
-        "/v1/jobs",
-        key=endpoint.segment_key,
-        files={"video": b"clip"},
-        data={"webhook": address},
-    )
+    answer = post(endpoint, data={"webhook": address})
     assert (answer.status_code, answer.json()["field"]) == (422, "webhook")
 
 
