@@ -39,14 +39,14 @@ LAYERS = """
     platform.tracking platform.storage
     platform.cluster
     platform.command platform.deepspeed_internals platform.ray_internals
-    platform.config platform.console platform.tables
+    platform.config platform.console platform.state_files platform.tables
     platform
 
     model
     model.analysis
     model.trained_parts
     model.accumulation model.artifact model.budgets
-    model.golden model.benchmark model.training_step
+    model.ensemble model.golden model.benchmark model.training_step
     model.recipes
     model.metrics model.losses model.audio_control model.architectures
     model.data.tools

@@ -4,16 +4,18 @@ Most of it is the layout of the shards in a checkpoint. Each function has a test
 tests/platform/test_deepspeed_internals.py: an upgrade of DeepSpeed that changes one fails there and is mended here.
 """
 
-import contextlib
-import io
 import logging
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from sdavs_platform.state_files import read_state, write_state
 
 Shapes = Mapping[str, Sequence[int]]
 """Of the parameters of one parameter group, by name, in the order in which they lie in the group's flat vector."""
@@ -24,6 +26,9 @@ cuts trained ones; ZeRO-2 has them whole, and the other stages keep them with th
 
 PARTITION_COUNT = "partition_count"
 """Key of an optimizer shard: the number of workers, in ZeRO-1 and 2 as a list with one for each parameter group."""
+
+_SUFFIX, _PICKLE_SUFFIX = ".safetensors", ".pt"
+"""Of shards, and of those of earlier versions."""
 
 ALIGNMENT = 2
 """ZeRO-1 and 2 cut a flat vector where every part is a whole number of 4 bytes of a 2-byte format."""
@@ -131,39 +136,52 @@ def whole_states(engine: Any, name: str) -> dict[str, torch.Tensor]:
 
 
 def save_shards(engine: Any, folder: Path, *, tag: str) -> None:
-    """Write this worker's shards below `folder/tag`; all workers call it together."""
-    engine.save_checkpoint(str(folder), tag=tag)
-    # A copy of DeepSpeed's conversion script. `full_state_dict` does its work.
-    (folder / "zero_to_fp32.py").unlink(missing_ok=True)
+    """Write this worker's shards below `folder/tag`, as safetensors; all workers call it together."""
+    _use_state_files(engine)
+    engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    for name in ("zero_to_fp32.py", "zero_to_torch.py"):  # DeepSpeed's own scripts, which read its own files
+        (folder / name).unlink(missing_ok=True)
 
 
-def full_state_dict(folder: Path, *, tag: str, zero_stage: int) -> dict[str, torch.Tensor]:
-    """The whole model in fp32 out of all workers' shards."""
-    if zero_stage == 0:
-        module = load_shard(folder / tag / "mp_rank_00_model_states.pt")["module"]
-        return {
-            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in module.items()
-        }
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+def load_shards(engine: Any, folder: Path, *, tag: str) -> None:
+    """Restore the engine from shards of as many workers; reads those that DeepSpeed itself has written, too."""
+    _use_state_files(engine)
+    # It looks for the file of weights by a pattern of its own names.
+    engine._get_all_ckpt_names = lambda folder, tag: [
+        str(_existing(Path(engine._get_ckpt_name(folder, tag))))
+    ]
+    engine.load_checkpoint(str(folder), tag=tag)
 
-    # It prints what it does, with a progress bar.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=tag)
-    if zero_stage == 1:
-        # It leaves weights out that are not trained: ZeRO-1 keeps them with the module alone.
-        module = load_shard(model_shards(folder / tag)[0])["module"]
-        weights |= {name: tensor.float() for name, tensor in module.items() if name not in weights}
-    return weights
+
+def _use_state_files(engine: Any) -> None:
+    """Let DeepSpeed write and read `state_files` where it would pickle."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    class StateFiles(TorchCheckpointEngine):
+        def save(self, state_dict: Any, path: str) -> None:
+            save_shard(state_dict, Path(path))
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            # Into memory: what the optimizer goes on changing should not be mapped from a file.
+            return tree_map_only(torch.Tensor, torch.clone, load_shard(Path(path)))
+
+    if type(engine.checkpoint_engine).__name__ != StateFiles.__name__:
+        engine.checkpoint_engine = StateFiles(engine._config)
 
 
 def model_shards(folder: Path) -> list[Path]:
     """Files of weights and buffers, by worker; a single one where all workers have the same."""
-    return sorted(folder.glob("*model_states.pt"), key=_rank)
+    return _shards(folder, "model_states")
 
 
 def optimizer_shards(folder: Path) -> list[Path]:
     """Files of fp32 weights and optimizer states, by worker; none of ZeRO-0, which keeps them with the model."""
-    return sorted(folder.glob("*optim_states.pt"), key=_rank)
+    return _shards(folder, "optim_states")
+
+
+def _shards(folder: Path, kind: str) -> list[Path]:
+    found = [path for path in folder.glob(f"*{kind}.*") if path.suffix in (_SUFFIX, _PICKLE_SUFFIX)]
+    return sorted(found, key=_rank)
 
 
 def shard_name(first: Path, rank: int) -> str:
@@ -171,10 +189,44 @@ def shard_name(first: Path, rank: int) -> str:
     return first.name.replace("pp_rank_0_", f"pp_rank_{rank}_")
 
 
+def save_shard(state: Any, path: Path) -> None:
+    """Write a shard as safetensors, under the name that DeepSpeed or an earlier version gave it."""
+    write_state(state, path.with_suffix(_SUFFIX), classes=_shard_classes())
+
+
 def load_shard(path: Path) -> dict[str, Any]:
-    """A shard, on the CPU wherever it was written. DeepSpeed's files hold objects of its own classes: only for files
-    whose digests have been verified."""
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    """A shard, on the CPU wherever it was written. Of an earlier version's pickles only tensors, plain values and the
+    classes are read that DeepSpeed's shards need.
+
+    Raises:
+        ValueError: it holds anything else.
+    """
+    path = _existing(path)
+    if path.suffix == _SUFFIX:
+        return read_state(path, classes=_shard_classes())
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    try:
+        with torch.serialization.safe_globals([*_shard_classes(), ZeroStageEnum]):
+            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: refused; a pickle of more than tensors, plain values and DeepSpeed's own classes"
+        ) from error
+
+
+def _shard_classes() -> list[type]:
+    """Of the objects in DeepSpeed's states."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, DynamicLossScaler, fragment_address]
+
+
+def _existing(path: Path) -> Path:
+    """A shard by DeepSpeed's name, in the format in which it was written."""
+    file = path.with_suffix(_SUFFIX)
+    return file if file.is_file() else path.with_suffix(_PICKLE_SUFFIX)
 
 
 def shard_keys(optimizer_state: Mapping[str, Any]) -> tuple[str, str]:

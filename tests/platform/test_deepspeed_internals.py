@@ -10,7 +10,7 @@ import pytest
 import torch
 from running import GROUP
 from sdavs_platform import deepspeed_internals
-from sdavs_platform.training.checkpoints.reshape import reshape_shards
+from sdavs_platform.training.checkpoints.reshape import full_state_dict, reshape_shards
 from worker_group import run_group
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_shards_are_found_by_worker_and_named_after_it(saved, stage):
     )
     for rank, path in enumerate(optimizers):
         assert deepspeed_internals.shard_name(optimizers[0], rank) == path.name
-    assert not (folder.parent / "zero_to_fp32.py").exists()
+    assert {path.suffix for path in folder.parent.rglob("*") if path.is_file()} == {".json", ".safetensors"}
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
@@ -86,11 +86,29 @@ def test_an_optimizer_shard_keeps_flat_weights_and_moments_of_each_parameter_gro
             assert needed <= total < needed + deepspeed_internals.ALIGNMENT * len(shards)
 
 
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_shards_become_the_weights_that_deepspeed_itself_makes_of_them(saved, stage, tmp_path):
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    folder = saved / f"zero{stage}" / "shards"
+    (tmp_path / "shards").mkdir()
+    for path in [*deepspeed_internals.model_shards(folder), *deepspeed_internals.optimizer_shards(folder)]:
+        torch.save(deepspeed_internals.load_shard(path), tmp_path / "shards" / f"{path.stem}.pt")
+    found = full_state_dict(folder, zero_stage=stage)
+    theirs = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path), tag="shards")
+    if stage > 1:  # in stage 1 it leaves out what is not trained
+        assert found.keys() == theirs.keys()
+    assert [name for name in theirs if not torch.equal(found[name], theirs[name])] == []
+
+
+def test_a_pickled_shard_that_would_run_code_is_refused(tmp_path):
+    torch.save({"module": {}, "optimizer": print}, tmp_path / "mp_rank_00_model_states.pt")
+    with pytest.raises(ValueError, match=r"model_states\.pt: refused; a pickle of more than"):
+        deepspeed_internals.load_shard(tmp_path / "mp_rank_00_model_states.pt")
+
+
 def test_all_stages_hold_the_same_whole_model_in_fp32(saved):
-    whole = {
-        stage: deepspeed_internals.full_state_dict(saved / f"zero{stage}", tag="shards", zero_stage=stage)
-        for stage in STAGES
-    }
+    whole = {stage: full_state_dict(saved / f"zero{stage}" / "shards", zero_stage=stage) for stage in STAGES}
     for stage in STAGES[1:]:
         assert whole[stage].keys() == whole[0].keys()
         for name, tensor in whole[stage].items():
@@ -100,13 +118,13 @@ def test_all_stages_hold_the_same_whole_model_in_fp32(saved):
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_a_model_with_a_frozen_part_stays_whole_for_two_then_one_then_three_workers(saved, stage, tmp_path):
     source = saved / f"zero{stage}"
-    whole = deepspeed_internals.full_state_dict(source, tag="shards", zero_stage=stage)
+    whole = full_state_dict(source / "shards", zero_stage=stage)
     for world_size in (1, 3):
         target = tmp_path / str(world_size)
         (target / "shards").mkdir(parents=True)
         for rank in range(world_size):
             reshape_shards(source / "shards", target / "shards", rank=rank, world_size=world_size)
-        found = deepspeed_internals.full_state_dict(target, tag="shards", zero_stage=stage)
+        found = full_state_dict(target / "shards", zero_stage=stage)
         assert found.keys() == whole.keys()
         assert [name for name in whole if not torch.equal(whole[name], found[name])] == []
         source = target

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from sdavs_platform.deepspeed_internals import load_shard, optimizer_shards
+from sdavs_platform.state_files import read_state
 from sdavs_platform.training.checkpoints.reshape import reshape_shards
 from sdavs_platform.training.export import consolidate
 from worker_group import run_group
@@ -16,6 +18,8 @@ from sdavs_model.files import sha256_of
 pytestmark = pytest.mark.slow
 
 STAGES = (0, 1, 2, 3)
+EARLIER = ("zero0", "zero3", "offload")
+"""Resumed from a checkpoint as earlier versions wrote it; see `lives`."""
 # fp32 sums of other lengths, in another order, through AdamW's normalised updates.
 TOLERANCE = 2e-3
 
@@ -84,8 +88,8 @@ def lives(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         for step in (1, 3):
             (folder / kind / str(step)).mkdir(parents=True)
     results = run_group(2, planned("whole", (0, 4), of=kinds, save=1), folder)
-    for kind in kinds:
-        tag_as_saved_on_gpus(folder / kind / "1")
+    for kind in EARLIER:
+        as_an_earlier_version_saved_on_gpus(folder / kind / "1")
     poisoned = [life | {"poisoned": 1, "validates": True} for life in planned("poisoned", (0, 3), of=kinds)]
     results |= run_group(2, poisoned, folder)
     results |= run_group(1, planned("alone", (1, 3), of=stages, load=1, save=3), folder)
@@ -93,22 +97,27 @@ def lives(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     return results | run_group(2, again, folder) | {"folder": folder, "configs": kinds}
 
 
-def tag_as_saved_on_gpus(folder: Path) -> None:
-    """Let every tensor of a checkpoint say that it was on the fourth GPU, which no test machine has."""
+def as_an_earlier_version_saved_on_gpus(folder: Path) -> None:
+    """Let the states of a checkpoint be pickles, as they were, whose tensors say that they were on the fourth GPU,
+    which no test machine has."""
+    states = {file: load_shard(file) for file in folder.glob("shards/*.safetensors")}
+    states |= {file: read_state(file) for file in folder.glob("worker-*.safetensors")}
     with pytest.MonkeyPatch.context() as patch:
-        for file in folder.rglob("*.pt"):
-            content = torch.load(file, weights_only=False)
+        for file, state in states.items():
             patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:3")
-            torch.save(content, file)
+            torch.save(state, file.with_suffix(".pt"))
             patch.undo()
             if torch.cuda.device_count() < 4:
                 with pytest.raises(RuntimeError, match="CUDA"):
-                    torch.load(file, weights_only=False)
+                    torch.load(file.with_suffix(".pt"), weights_only=False)
+            file.unlink()
     for manifest in folder.glob("manifest-*.json"):
-        content = json.loads(manifest.read_text())
+        content = json.loads(manifest.read_text()) | {"format": 2}
+        files = [folder / name for name in content["files"]]
+        files = [file.with_suffix(".pt") if file in states else file for file in files]
         content["files"] = {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-            for name in content["files"]
+            file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            for file in files
         }
         manifest.write_text(json.dumps(content))
 
@@ -186,13 +195,18 @@ def test_shards_of_two_workers_cut_for_three_and_then_for_one_lose_nothing(lives
         for rank in range(world_size):
             reshape_shards(source, folder, rank=rank, world_size=world_size)
     # One worker's shard has no padding, whose content DeepSpeed leaves to chance.
-    (name,) = (path.name for path in direct.glob("*optim_states.pt"))
+    (name,) = (path.name for path in optimizer_shards(direct))
     assert _tensors(direct / name) == _tensors(by_way_of_three / name)
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(lives):
+    files = [path for path in (lives["folder"] / "zero2" / "1").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
 
 
 def _tensors(path: Path) -> list[float]:
     """Sums of what matters in a shard: its weights and moments."""
-    shard = torch.load(path, weights_only=False)["optimizer_state_dict"]
+    shard = load_shard(path)["optimizer_state_dict"]
     weights = shard.get("fp32_flat_groups") or shard["single_partition_of_fp32_groups"]
     states = (shard.get("optimizer_state_dict") or shard["base_optimizer_state"])["state"]
     moments = [value for state in states.values() for value in state.values()]

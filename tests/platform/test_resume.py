@@ -124,7 +124,7 @@ def test_the_killed_training_has_the_undisturbed_curves_without_a_point_twice(
 def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_also_by_fewer_workers(killed, config):
     newest = newest_checkpoint(config("killed"))
     assert verify_complete(newest) == 2
-    shard = next(newest.glob("shards/*rank_1*optim_states.pt"))
+    shard = next(newest.glob("shards/*rank_1*optim_states.safetensors"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)

@@ -1,11 +1,13 @@
 """Sharded checkpoints: written by every worker, complete or refused.
 
-manifest-rank0.json  each worker's files, their sizes and digests
-loop.json            the state of the training loop
-worker-rank0.pt      what differs between workers: random numbers, running statistics, metrics not sent yet
-averaged.safetensors the average of the weights, where `training.ema` is on
-probe.safetensors    a fixed batch and the live engine's prediction of it, to verify the exported weights
-shards/              DeepSpeed's own files
+manifest-rank0.json       each worker's files, their sizes and digests
+loop.json                 the state of the training loop
+worker-rank0.safetensors  what differs between workers: random numbers, running statistics, metrics not sent yet
+averaged.safetensors      the average of the weights, where `training.ema` is on
+probe.safetensors         a fixed batch and the live engine's prediction of it, to verify the exported weights
+shards/                   DeepSpeed's states
+
+No file is a pickle. Earlier versions' checkpoints have .pt files, which are read with `weights_only=True`.
 """
 
 import json
@@ -23,14 +25,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sdavs_model.files import sha256_of
-from sdavs_platform.deepspeed_internals import full_state_dict, save_shards
+from sdavs_platform.deepspeed_internals import load_shards, save_shards
+from sdavs_platform.state_files import read_state, write_state
 from sdavs_platform.tracking.runs import Point
-from sdavs_platform.training.checkpoints.reshape import reshape_shards
+from sdavs_platform.training.checkpoints.reshape import full_state_dict, reshape_shards
 from sdavs_platform.training.faults.spikes import UsualLoss
 
 TAG = "shards"
-FORMAT = 2
-"""Of the manifests."""
+FORMAT = 3
+"""Of the manifests that are written."""
+_READ_FORMATS = (2, FORMAT)
+"""2 had pickles in place of safetensors."""
 
 _SCRATCH = "sdavs-checkpoint-"
 _AVERAGED = "averaged.safetensors"
@@ -156,7 +161,7 @@ def save_checkpoint(
         "losses": [{name: value.cpu() for name, value in step.items()} for step in unsent.losses],
         "points": unsent.points,
     }
-    torch.save(own, _own_file(folder, rank))
+    write_state(own, _own_file(folder, rank))
     if rank == 0:
         (folder / "loop.json").write_text(json.dumps(asdict(state), indent=2))
         _save_probe(probe, folder / "probe.safetensors")
@@ -179,7 +184,7 @@ def load_checkpoint(
     world_size = torch.distributed.get_world_size()
     state = LoopState.from_json((folder / "loop.json").read_text())
     if saved_world_size == world_size:
-        engine.load_checkpoint(str(folder), tag=TAG)
+        load_shards(engine, folder, tag=TAG)
         own = _load_own(folder, rank, device=engine.device)
         _set_running_statistics(engine, own["buffers"])
         _set_random_states(own["random"])
@@ -187,7 +192,7 @@ def load_checkpoint(
     with tempfile.TemporaryDirectory(prefix="sdavs-reshaped-") as scratch:
         (Path(scratch) / TAG).mkdir()
         reshape_shards(folder / TAG, Path(scratch) / TAG, rank=rank, world_size=world_size)
-        engine.load_checkpoint(scratch, tag=TAG)
+        load_shards(engine, Path(scratch), tag=TAG)
     every = [_load_own(folder, r, device=engine.device) for r in range(saved_world_size)]
     means = {name: sum(o["buffers"][name] for o in every) / len(every) for name in every[0]["buffers"]}
     _set_running_statistics(engine, means)
@@ -202,7 +207,7 @@ def load_checkpoint(
 def load_weights(folder: Path, *, zero_stage: int) -> dict[str, torch.Tensor]:
     """The whole model in fp32 out of all workers' shards; the folder must be complete. Where an average of the weights
     was kept, the model has the averaged weights."""
-    weights = full_state_dict(folder, tag=TAG, zero_stage=zero_stage)
+    weights = full_state_dict(folder / TAG, zero_stage=zero_stage)
     if (folder / _AVERAGED).is_file():
         weights |= load_file(folder / _AVERAGED)
     return weights
@@ -262,7 +267,7 @@ def _manifest(folder: Path, rank: int) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: missing; the checkpoint is incomplete")
     manifest = json.loads(path.read_text())
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in _READ_FORMATS:
         raise ValueError(f"{path}: written by another version of this program; choose another --name")
     return manifest
 
@@ -272,12 +277,16 @@ def _manifest_file(folder: Path, rank: int) -> Path:
 
 
 def _own_file(folder: Path, rank: int) -> Path:
-    return folder / f"worker-rank{rank}.pt"
+    return folder / f"worker-rank{rank}.safetensors"
 
 
 def _load_own(folder: Path, rank: int, *, device: torch.device) -> dict[str, Any]:
     """A worker's own state, wherever it was written; its losses where those of the next steps are."""
-    own = torch.load(_own_file(folder, rank), map_location="cpu", weights_only=True)
+    file = _own_file(folder, rank)
+    if file.is_file():
+        own = read_state(file)
+    else:
+        own = torch.load(file.with_suffix(".pt"), map_location="cpu", weights_only=True)
     own["losses"] = [{name: value.to(device) for name, value in step.items()} for step in own["losses"]]
     return own
 

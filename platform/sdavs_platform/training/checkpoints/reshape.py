@@ -8,6 +8,7 @@ when the number has changed, and checkpoints keep one format.
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sdavs_platform.deepspeed_internals import (
     load_shard,
     model_shards,
     optimizer_shards,
+    save_shard,
     shard_keys,
     shard_name,
     zero_stage_of,
@@ -50,7 +52,7 @@ def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> No
         changed[FROZEN_FRAGMENTS] = _recut_frozen(
             parts, model[FROZEN_SHAPES], rank=rank, world_size=world_size
         )
-    torch.save(model | changed, out / shard_name(model_files[0], rank))
+    save_shard(model | changed, out / shard_name(model_files[0], rank))
     if not shards:  # ZeRO-0: everything is whole, and in the model's file
         return
     recut = _recut_weights if is_zero_3 else _recut_flat
@@ -76,7 +78,41 @@ def reshape_shards(folder: Path, out: Path, *, rank: int, world_size: int) -> No
             states[index][name] = part
     new[optimizer] = new[optimizer] | {"state": states}
     file = load_shard(optimizer_files[0]) | {"optimizer_state_dict": new}
-    torch.save(file, out / shard_name(optimizer_files[0], rank))
+    save_shard(file, out / shard_name(optimizer_files[0], rank))
+
+
+def full_state_dict(folder: Path, *, zero_stage: int) -> dict[str, Tensor]:
+    """The whole model in fp32, on the CPU, out of all workers' shards.
+
+    Args:
+        folder: DeepSpeed's files, of any number of workers.
+        zero_stage: the stage of the training that wrote them.
+    """
+    models = [load_shard(path) for path in model_shards(folder)]
+    model = models[0]
+    module = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in model["module"].items()
+    }
+    if zero_stage == 0:
+        return module
+    shards = [load_shard(path)["optimizer_state_dict"] for path in optimizer_shards(folder)]
+    key, _ = shard_keys(shards[0])
+    recut = _recut_weights if zero_stage == 3 else _recut_flat
+    # ZeRO-3 has parts in place of the module's weights; in half precision all stages have rounded ones.
+    whole = {name: module[name] for name in (model["buffer_names"] if zero_stage == 3 else module)}
+    if zero_stage == 3:
+        parts = [shard[FROZEN_FRAGMENTS] for shard in models]
+        whole |= {
+            name: fragment.view(model[FROZEN_SHAPES][name]).float()
+            for name, fragment in _recut_frozen(parts, model[FROZEN_SHAPES], rank=0, world_size=1).items()
+        }
+    for index, shapes in enumerate(model["param_shapes"]):
+        flat = recut([shard[key][index] for shard in shards], shapes, rank=0, world_size=1)
+        ends = list(accumulate(map(prod, shapes.values())))
+        for (name, shape), end in zip(shapes.items(), ends, strict=True):
+            whole[name] = flat[end - prod(shape) : end].view(shape)
+    return whole | {alias: whole[name] for alias, name in model["shared_params"].items()}
 
 
 def _recut_flat(parts: list[Tensor], shapes: Shapes, *, rank: int, world_size: int) -> Tensor:
