@@ -103,6 +103,17 @@ def test_a_holder_learns_that_its_lease_was_taken_over_and_leaves_the_new_one_al
     other.release()
 
 
+def test_the_lease_of_a_dead_command_of_another_machine_is_taken_over_without_waiting(tmp_path):
+    left_by(tmp_path, replace(_this_process(), host="elsewhere"))
+    lease = Lease(str(tmp_path), "run", takes_over=True, renew_s=0.1, expire_s=1000)
+    lease.acquire()
+    before = lease._holder.renewals
+    wait_until(lambda: lease._holder.renewals > before, what="the lease to be renewed")
+    assert not lease.is_lost
+    lease.release()
+    assert not (tmp_path / "run" / LEASE_FILE).exists()
+
+
 def test_of_many_commands_at_once_one_gets_the_lease(tmp_path):
     storage = Storage(str(tmp_path), field="storage.uri")
     assert number_of_winners(storage, expected=None) == 1

@@ -3,9 +3,12 @@
 import gzip
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -17,7 +20,7 @@ from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch
 from sdavs_platform.training.checkpoints.checkpoint import verify_complete
-from sdavs_platform.training.run import train
+from sdavs_platform.training.run import _finish, train
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -38,11 +41,14 @@ def failed_run(config):
 
 @pytest.fixture(scope="module")
 def interrupted_and_resumed(make_config, cluster):
-    """A training that its time budget stops in the first epoch, and the same name started again."""
-    budget = {"training": {"max_minutes": 1e-4, "epochs": 2, "batch_size": 4, "log_every": 1}}
-    first = train(make_config("resumed", **budget))
-    profiled = {"training": {"profile": [3, 4], "epochs": 2, "batch_size": 4, "log_every": 1}}
-    return first, train(make_config("resumed", **profiled))
+    """A training that its time budget stops in the first epoch, and the same name started again.
+
+    Its batches are accumulated of parts, its activations computed again, its weights averaged.
+    """
+    training = {"epochs": 2, "batch_size": 4, "log_every": 1}
+    training |= {"accumulate": 2, "checkpoint_activations": True, "ema": 0.5}
+    first = train(make_config("resumed", training=training | {"max_minutes": 1e-4}))
+    return first, train(make_config("resumed", training=training | {"profile": [3, 4]}))
 
 
 def test_a_stopped_training_resumes_under_its_name_in_the_same_mlflow_run(
@@ -172,7 +178,7 @@ def test_a_checkpoint_that_lacks_a_shard_is_refused_with_the_file_name(interrupt
     checkpoint = ray.train.Checkpoint(interrupted_and_resumed[1].checkpoint)
     folder = Path(checkpoint.to_directory(tmp_path / "copy"))
     assert verify_complete(folder) == 2
-    shard = next(folder.glob("shards/*rank_1*optim_states.pt"))
+    shard = next(folder.glob("shards/*rank_1*optim_states.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(ValueError, match=shard.name):
         verify_complete(folder)
@@ -215,6 +221,28 @@ def test_a_missing_data_folder_is_refused_in_a_failed_run(make_config):
     with pytest.raises(ValueError, match="/does/not/exist"):
         train(config)
     assert "/does/not/exist" in failed_run(config)
+
+
+def test_finishing_is_tried_again_when_its_storage_fails_and_when_its_node_is_lost(
+    make_config, tmp_path, monkeypatch
+):
+    def finish(checkpoint, **context):
+        (tmp_path / f"attempt-{time.time_ns()}").touch()
+        attempts = len(list(tmp_path.iterdir()))
+        if attempts == 1:
+            raise OSError("the storage is away")
+        if attempts == 2:
+            os._exit(1)  # what the driver sees of a lost node
+        return {"val": {"miou": 0.5}}, attempts
+
+    monkeypatch.setattr("sdavs_platform.training.run.finish_on_worker", finish)
+    config = make_config("finished")
+    run = SimpleNamespace(uri="", run_id="1", finished_result=lambda: None, set_finished_result=dict)
+    best = SimpleNamespace(path="bucket/finished/checkpoint_1")
+    trained = SimpleNamespace(best_checkpoints=[(best, {"val_miou": 0.5})])
+    result = _finish(config, run, trained, digest="", lineage={}, finishes=True)
+    assert result.model_version == 3
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_best_constant_mask_names_its_kind(make_config):
