@@ -24,6 +24,7 @@ from sdavs_model.artifact_files import (
 from sdavs_model.config import ModelConfig, PreprocessConfig, check_keys
 from sdavs_model.data.core.clip import Clip
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.ensemble import Ensemble
 from sdavs_model.files import sha256_of
 from sdavs_model.golden import Golden, parse_golden, record_golden, write_golden
 
@@ -79,6 +80,7 @@ def save_artifact(
     card = {
         "format": FORMAT,
         "config": config.without_weights().to_dict(),
+        "members": len(model.members) if isinstance(model, Ensemble) else 1,
         "preprocess": asdict(config.preprocess),
         "classes": classes,
         "metrics": metrics,
@@ -112,7 +114,8 @@ def load_artifact(
         k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()
     }
     stored = PreprocessConfig(**values)
-    model = build_model(config)
+    number = card.get("members", 1)
+    model = build_model(config) if number == 1 else Ensemble([build_model(config) for _ in range(number)])
     try:
         load_model(model, weights, device="cpu")
     except (RuntimeError, OSError) as error:

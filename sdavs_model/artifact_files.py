@@ -2,8 +2,8 @@
 
 model.safetensors   all weights, fp32
 golden.safetensors  clips and the logits that the model gave for them when it was saved
-sdavs.json          the card: config (with the architecture's name), preprocessing, classes, metrics, lineage,
-                    signature, sha256 of the other two
+sdavs.json          the card: config (with the architecture's name), number of members if it is an ensemble,
+                    preprocessing, classes, metrics, lineage, signature, sha256 of the other two
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sdavs_model import SDAVSConfig, build_model, load_artifact, save_artifact
 from sdavs_model.artifact import read_golden
+from sdavs_model.ensemble import Ensemble
 from sdavs_model.files import sha256_of
 from sdavs_model.golden import golden_difference
 
@@ -42,6 +44,38 @@ def test_a_saved_model_comes_back_bit_for_bit_with_its_preprocessing(artifact):
         {"val": 0.5},
         {"run_id": "r"},
     )
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_an_ensemble_is_one_artifact_that_answers_with_the_mean_of_its_members_probabilities(
+    tmp_path, num_classes
+):
+    config = replace(CONFIG, num_classes=num_classes)
+    members = [build_model(config).eval() for _ in range(2)]
+    save_artifact(
+        tmp_path,
+        model=Ensemble(members).eval(),
+        classes=["silent", "one", "two"][: max(num_classes, 2)],
+        metrics={},
+        lineage={},
+    )
+    loaded = load_artifact(tmp_path)
+    assert golden_difference(loaded.model, loaded.preprocessor, read_golden(tmp_path)) == 0
+    frames, log_mel = torch.randn(1, 3, 3, 64, 64), torch.randn(1, 3, 1, 96, 64)
+    present = torch.tensor([[True, True, False]])
+    with torch.no_grad():
+        found = loaded.model(frames, log_mel, present)
+        each = [member(frames, log_mel, present) for member in members]
+    odds = [logits.sigmoid() if num_classes == 1 else logits.softmax(2) for logits in each]
+    answer = found.sigmoid() if num_classes == 1 else found.softmax(2)
+    torch.testing.assert_close(answer[:, :2], (sum(odds) / 2)[:, :2])
+    assert not found[:, 2].any(), "padding"
+
+
+def test_models_of_different_configs_make_no_ensemble():
+    other = replace(CONFIG, width=16)
+    with pytest.raises(ValueError, match="members: have different configs"):
+        Ensemble([build_model(CONFIG), build_model(other)])
 
 
 def test_an_artifact_of_an_earlier_version_loads_and_answers_the_same(artifact):

@@ -243,3 +243,17 @@ def test_use_gpu_auto_takes_gpus_where_the_cluster_has_one_for_each_worker(num_g
     assert cluster.with_gpus_decided(config).cluster.use_gpu is decided
     fixed = RunConfig.model_validate({"cluster": {"use_gpu": not decided}})
     assert cluster.with_gpus_decided(fixed) == fixed
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"fold": 0}, r"data: fold: 0 needs data.num_folds, too|data.fold: 0 needs data.num_folds, too"),
+        ({"num_folds": 5}, "num_folds: 5 needs data.fold, too"),
+        ({"fold": 5, "num_folds": 5}, r"fold: 5 is not allowed; allowed with data.num_folds=5: 0 to 4"),
+        ({"fold": 0, "num_folds": 1}, "data.num_folds"),
+    ],
+)
+def test_a_fold_is_one_of_several(given, message):
+    with pytest.raises(ValueError, match=message):
+        validated({"data": given})

@@ -145,6 +145,17 @@ def architectures_store(storage) -> SweepStore:
     return write(storage, definition | {"models": {"tpavi": {"width": 16}}}, records)
 
 
+def folds_store(storage) -> SweepStore:
+    """A cross-validation of three folds, with J 0.3, 0.4 and 0.5 of F's 1.2 times."""
+
+    def records(sweep):
+        for planned in planned_trials(sweep, config(), study=parse_study(sweep.study, config())):
+            level = (0.3 + 0.1 * planned.values["data.fold"]) / (1 - 0.8**8)
+            yield _record(planned, level, epochs=8, state="finished", latency=10)
+
+    return write(storage, {"name": "demo-folds", "study": "folds/3"}, records)
+
+
 def search_store(storage, *, num_trials=24) -> SweepStore:
     """A search in which only the learning rate matters; a third of the trials are stopped early."""
 

@@ -147,6 +147,15 @@ def test_the_table_of_architectures_has_quality_false_positives_and_cost(tmp_pat
     assert '<tr data-variant="tpavi">' in page.read_text()
 
 
+def test_a_cross_validation_shows_each_folds_score_and_their_mean(tmp_path):
+    page = build_report(records.folds_store(tmp_path), folder=tmp_path / "page")
+    text = (page.parent / "report.md").read_text().split("## Cross-validation")[1]
+    assert "| 0 | 0 | 0.300 | 0.360 |\n| 1 | 0 | 0.400 | 0.480 |\n| 2 | 0 | 0.500 | 0.600 |" in text
+    assert "| mean ± sd | | 0.400 ± 0.100 | 0.480 ± 0.120 |" in text
+    assert "Best configuration" not in text
+    assert '<tr data-fold="mean"><th>mean ± sd</th><td></td><td>0.400 ± 0.100</td>' in page.read_text()
+
+
 def test_failures_are_shown_with_their_reasons_and_cannot_inject_markup(browser, study):
     page = opened(browser, study[1], 1440)
     assert page.locator("#failures li").all_inner_texts() == ["rm_add-s1 OutOfMemoryError: <b>no</b> room"]

@@ -16,6 +16,7 @@ from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from sdavs_model.architectures.sdavs.config import SDAVSConfig
 from sdavs_model.config import ModelConfig, with_new_keys
 from sdavs_model.data.augment.config import Augment
+from sdavs_model.data.core.folds import FoldBy
 from sdavs_model.data.datasets import KindOrAuto
 from sdavs_platform.config.paths import absolute
 from sdavs_platform.config.section import Count, CountOrZero, Fraction, Name, NotNegative, Positive, Section
@@ -63,6 +64,18 @@ class DataConfig(Section):
     test_splits: tuple[Name, ...] = ("test_new_scenes", "test_strict")
     """Splits that are scored once, after training, each separately."""
 
+    num_folds: Annotated[int, Field(ge=2)] | None = None
+    """Number of parts of train_split for cross-validation; with data.fold. Clips that share a photograph or a recording
+    stay in one part. `jobs/tune.py --study folds/5` trains all five."""
+
+    fold: CountOrZero | None = None
+    """The part of num_folds, from 0, that is held out: it is scored and chosen by in place of val_split, and the others
+    are trained on."""
+
+    fold_by: FoldBy = "assets"
+    """What is held out together. "assets": clips that share a photograph or a recording; "clips": each clip by itself,
+    for sets composed of so few assets that no clip shares none."""
+
     mix: tuple[MixedSet, ...] = ()
     """More data sets to train on, each {root, kind, split, weight}, in one order with data.root's; an epoch has as many
     clips as all hold. Validation and tests are data.root's. Not with cache_features."""
@@ -105,6 +118,18 @@ class DataConfig(Section):
     @classmethod
     def _absolute_root(cls, value: str | None) -> str | None:
         return None if value is None else absolute(value)
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_several(self) -> "DataConfig":
+        if (self.fold is None) != (self.num_folds is None):
+            given, missing = ("fold", "num_folds") if self.num_folds is None else ("num_folds", "fold")
+            raise ValueError(f"{given}: {getattr(self, given)} needs data.{missing}, too")
+        if self.fold is not None and self.num_folds is not None and self.fold >= self.num_folds:
+            raise ValueError(
+                f"fold: {self.fold} is not allowed; allowed with data.num_folds={self.num_folds}: 0 to "
+                f"{self.num_folds - 1}"
+            )
+        return self
 
 
 class OptimizerConfig(Section):

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sdavs_model.data.core.audio_cache import SoundCache
+from sdavs_model.data.core.clip_set import ClipSet
+from sdavs_model.data.core.folds import fold_of_clips
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.core.workers import Progress, no_progress
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_model.files import as_on_disk, is_litter, replacing
 from sdavs_platform.config.paths import state_folder
-from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.config.tree import DataConfig, RunConfig
 from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
 
@@ -129,14 +131,18 @@ def local_copy(
 def open_split(config: RunConfig, split: str, *, training: bool = False) -> TrainingClips:
     """One split of the run's data set; augmented if it is learned from. A bucket is first copied to this machine.
 
+    With `data.fold` the training split is without the clips of that fold, which are the validation split.
+
     Raises:
         ValueError: the folder, the split or a file is missing, or a bucket cannot be reached; names it.
     """
-    assert config.data.root is not None
-    return open_training_clips(
+    data = config.data
+    assert data.root is not None
+    is_divided = data.fold is not None and split in (data.train_split, data.val_split)
+    clips = open_training_clips(
         config.data.kind,
         local_copy(config.data.root),
-        split,
+        data.train_split if is_divided else split,
         Preprocessor(config.model.preprocess),
         num_frames=config.model.num_frames,
         training=training,
@@ -146,6 +152,29 @@ def open_split(config: RunConfig, split: str, *, training: bool = False) -> Trai
         seed=config.seed,
         sounds=SoundCache(state_folder() / "cache" / "sounds") if config.data.cache_sound else None,
     )
+    if is_divided:
+        clips.source = _part_of_folds(clips.source, data, held_out=split == data.val_split)
+    return clips
+
+
+def _part_of_folds(clips: ClipSet, data: DataConfig, *, held_out: bool) -> ClipSet:
+    """The clips of the fold `data.fold`, or all others."""
+    assert data.num_folds is not None
+    # Composed clips share what they are made of; windows of a longer video share its sound.
+    shared = [
+        [*assets, *map(str, dict.fromkeys((files.wav, *files.more, *files.frames)))]
+        for assets, files in zip(clips.assets, clips.files, strict=True)
+    ]
+    names = [files.name for files in clips.files]
+    try:
+        folds = fold_of_clips(names, shared, num_folds=data.num_folds, by=data.fold_by)
+    except ValueError as error:
+        raise ValueError(
+            f"data.num_folds: {data.num_folds} folds of {clips.root}, split {clips.split!r}, cannot be made: {error}; "
+            "allowed: fewer folds, or data.fold_by=clips, which then scores photographs and recordings that were "
+            "trained on"
+        ) from error
+    return clips.subset([index for index, fold in enumerate(folds) if (fold == data.fold) == held_out])
 
 
 def _fetch(

@@ -1,16 +1,19 @@
 """After the last epoch: the best checkpoint becomes a verified, scored, registered artifact."""
 
 import logging
+import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
 
-from sdavs_model import load_artifact, save_artifact
+from sdavs_model import SegmentationModel, load_artifact, save_artifact
 from sdavs_model.cpu_memory import keep_freed_memory
 from sdavs_model.data.core.clip import Clip
+from sdavs_model.ensemble import Ensemble
 from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import format_scores
 from sdavs_model.weights.store import describe_weights
@@ -37,11 +40,13 @@ def finish_training(
     run_id: str,
     data_digest: str,
     lineage_tags: dict[str, str] | None = None,
+    others: Sequence[tuple[ray.train.Checkpoint, RunConfig]] = (),
 ) -> tuple[dict[str, Scores], int | None]:
     """Export, score the test splits, register. Runs as a Ray task with a worker's resources.
 
     Args:
         lineage_tags: where the training belongs to, such as its sweep; added to the lineage and the version's tags.
+        others: the checkpoints and configs of trainings that make an ensemble together with this one.
 
     Returns:
         Scores by split, and the registered version (None if `tracking.registered_model` is null).
@@ -72,20 +77,22 @@ def finish_training(
         folder = Path(scratch)
         lineage = export_checkpoint(checkpoint, folder, config=config, lineage=lineage)
         loaded = load_artifact(folder, device=device)
+        model = _joined(loaded.model, others, scratch=folder / "others", device=device)
+        lineage |= (
+            {"members": [lineage["checkpoint"], *(_address(each) for each, _ in others)]} if others else {}
+        )
         scores = {config.data.val_split: val_scores}
         headlines: dict[str, float] = {}
         for split in config.data.test_splits:
             clips = open_split(config, split)
-            scores[split] = score(
-                loaded.model, clips, audio=config.data.audio, device=device, scorers=scorers
-            )
+            scores[split] = score(model, clips, audio=config.data.audio, device=device, scorers=scorers)
             headline = headline_of(clips.source.protocol)
             headlines[f"{split}_{headline}"] = scores[split][headline]
             run.log_metrics({f"test/{split}/{k}": v for k, v in scores[split].items()}, step=0)
             logger.info("test %s: %s", split, format_scores(scores[split]))
         save_artifact(
             folder,
-            model=loaded.model.cpu(),
+            model=model.cpu(),
             classes=loaded.classes,
             metrics=scores,
             lineage=lineage,
@@ -112,6 +119,24 @@ def _registered(
     if version := find_version(name, {"checkpoint": tags["checkpoint"]}, run_id=run_id, uri=uri):
         return version
     return register_artifact(folder, name=name, config=config.model, run_id=run_id, tags=tags, uri=uri)
+
+
+def _joined(
+    model: SegmentationModel,
+    others: Sequence[tuple[ray.train.Checkpoint, RunConfig]],
+    *,
+    scratch: Path,
+    device: str,
+) -> SegmentationModel:
+    """The model, or the ensemble that it makes with others."""
+    if not others:
+        return model
+    members = [model]
+    for checkpoint, config in others:
+        export_checkpoint(checkpoint, scratch, config=config, lineage={})
+        members.append(load_artifact(scratch, device=device).model)
+        shutil.rmtree(scratch)
+    return Ensemble(members)
 
 
 def _golden_clips(config: RunConfig) -> list[Clip]:

@@ -16,6 +16,7 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tuning.space import with_values
 
 ARCHITECTURES_STUDY = "architectures"
+FOLDS_STUDY = "folds"
 
 SWAPPED = "swapped audio"
 """The condition in which each test clip gets the sound of another one, of other categories."""
@@ -46,7 +47,7 @@ class Study:
 
 
 def parse_study(text: str, base: RunConfig, models: Mapping[str, Mapping[str, Any]] | None = None) -> Study:
-    """`ablation/tables`, `ablation/III,VI`, `ablation/full,without_snrp`, `noise`, `architectures`.
+    """`ablation/tables`, `ablation/III,VI`, `ablation/full,without_snrp`, `noise`, `architectures`, `folds/5`.
 
     Args:
         models: for `architectures`, keys of the section `model` by architecture; see `SweepConfig.models`.
@@ -58,6 +59,8 @@ def parse_study(text: str, base: RunConfig, models: Mapping[str, Mapping[str, An
     kind, _, selection = text.partition("/")
     if kind == ARCHITECTURES_STUDY:
         return _architectures(selection, base, models or {})
+    if kind == FOLDS_STUDY:
+        return _folds(selection, base)
     book = recipes_of(base.model.architecture)
     if text == "noise":
         if base.model.architecture != "sdavs":
@@ -73,7 +76,7 @@ def parse_study(text: str, base: RunConfig, models: Mapping[str, Mapping[str, An
         raise ValueError(
             f"study: no {text!r}; allowed: noise, ablation/tables, ablation/ with tables "
             f"({', '.join(book.tables)}) or recipes ({', '.join(book.recipes)}), joined by commas; "
-            f"architectures, or architectures/ with some of {', '.join(ARCHITECTURES)}"
+            f"architectures, or architectures/ with some of {', '.join(ARCHITECTURES)}; folds/ with their number"
         )
     if selection == "tables":
         return _study(dict(book.tables), base)
@@ -91,6 +94,21 @@ def parse_study(text: str, base: RunConfig, models: Mapping[str, Mapping[str, An
     if chosen:
         tables["selected"] = tuple(dict.fromkeys(chosen))
     return _study(tables, base)
+
+
+def _folds(selection: str, base: RunConfig) -> Study:
+    if not selection.isdecimal() or int(selection) < 2:
+        raise ValueError(
+            f"study: folds/{selection} is not allowed; allowed: folds/2, folds/3, folds/5 and so on"
+        )
+    values = {
+        f"fold_{fold}": {"data.num_folds": int(selection), "data.fold": fold}
+        for fold in range(int(selection))
+    }
+    for own in values.values():
+        with_values(base, own)
+    # Folds are not compared with each other, and the test is their ensemble's.
+    return Study(tables={}, trained_as={name: name for name in values}, values=values, conditions=())
 
 
 def _architectures(selection: str, base: RunConfig, models: Mapping[str, Mapping[str, Any]]) -> Study:

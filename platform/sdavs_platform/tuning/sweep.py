@@ -83,7 +83,7 @@ class SweepConfig(Section):
 
     study: str | None = None
     """Instead of a space: `ablation/tables` (III to VIII), `ablation/III,VI`, `ablation/full,rm_add`, `noise`,
-    `architectures`, or some of these: `architectures/sdavs,tpavi`."""
+    `architectures`, or some of these: `architectures/sdavs,tpavi`; `folds/5`: cross-validation."""
 
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """For the study `architectures`: architecture -> keys of its section `model`, on top of those that it has in common
@@ -114,7 +114,7 @@ class SweepConfig(Section):
     """How often a failed trial is retried, from its last checkpoint."""
 
     register_best: bool = True
-    """Register the best trial's model with the alias `candidate`."""
+    """Register the best trial's model, or the ensemble of all folds, with the alias `candidate`."""
 
     asha: AshaConfig = AshaConfig()
     """Settings of scheduler asha."""

@@ -12,9 +12,10 @@ from sdavs_platform.tracking.registry import promote
 from sdavs_platform.tracking.runs import SWEEP_TAG, TrainingRun, git_commit, resolved_yaml
 from sdavs_platform.training.finish import finish_training
 from sdavs_platform.training.preflight import resolved
+from sdavs_platform.tuning.folds import fold_scores
 from sdavs_platform.tuning.measurements import on_a_worker
 from sdavs_platform.tuning.space import with_values
-from sdavs_platform.tuning.store import CANDIDATE_FILE, SweepStore
+from sdavs_platform.tuning.store import CANDIDATE_FILE, SweepStore, TrialRecord
 from sdavs_platform.tuning.sweep import SweepConfig, best_trial
 
 STORE_TAG = "sdavs.sweep_store"
@@ -55,15 +56,17 @@ def child_tags(sweep: SweepConfig, parent: TrainingRun) -> dict[str, str]:
 
 
 def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore) -> dict[str, str] | None:
-    """Register the best trial's model with the alias `candidate`, unless that was done before.
+    """Register the best trial's model with the alias `candidate`, unless that was done before; of a study of folds,
+    the ensemble of all.
 
     Returns:
         {"model", "version", "trial", "checkpoint"}; None if there is nothing to register.
 
     Raises:
-        RuntimeError: the checkpoint is incomplete, or the registry refuses.
+        RuntimeError: the checkpoint is incomplete, a fold has failed, or the registry refuses.
     """
-    best = best_trial(sweep, store.trials())
+    trials = store.trials()
+    best = best_trial(sweep, trials)
     name = config.tracking.registered_model
     if best is None or name is None or not sweep.register_best:
         return None
@@ -72,15 +75,31 @@ def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore)
         return json.loads(known)
     assert best.checkpoint is not None
     assert config.tracking.uri is not None
+    others: list[TrialRecord] = []
+    val_scores = {"miou": best.best["val_miou"], "fscore": best.best["val_fscore"]}
+    tags = {"sweep": sweep.name, "trial": best.id}
+    if found := fold_scores(trials):
+        failed = [trial for trial in trials if trial.state != "finished"]
+        if failed:
+            raise RuntimeError(f"no ensemble without {failed[0].id}, which has {failed[0].state}")
+        others = [trial for trial in trials if trial is not best]
+        val_scores, tags = found.mean, {"sweep": sweep.name, "folds": str(len(trials))}
+
+    def config_of(trial: TrialRecord) -> RunConfig:
+        return resolved(with_values(config, trial.values | {"name": trial.run_name}))
+
     _, version = on_a_worker(
         finish_training,
-        resolved(with_values(config, best.values | {"name": best.run_name})),
+        config_of(best),
         checkpoint=ray.train.Checkpoint(best.checkpoint),
-        val_scores={"miou": best.best["val_miou"], "fscore": best.best["val_fscore"]},
+        val_scores=val_scores,
         uri=config.tracking.uri,
         run_id=best.run_id,
         data_digest=best.data_digest,
-        lineage_tags={"sweep": sweep.name, "trial": best.id},
+        lineage_tags=tags,
+        others=[
+            (ray.train.Checkpoint(each.checkpoint), config_of(each)) for each in others if each.checkpoint
+        ],
     )
     promote(name, version, ALIAS, uri=config.tracking.uri)
     candidate = {

@@ -57,6 +57,7 @@ class AVIS(ClipSet):
 
     kind = "avis"
     protocol = "avis"
+    per_clip = ("files", "_places")
 
     @classmethod
     def list_splits(cls, root: Path) -> tuple[str, ...]:

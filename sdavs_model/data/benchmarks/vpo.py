@@ -54,6 +54,7 @@ class VPO(ClipSet):
     """
 
     protocol = "vpo"
+    per_clip = ("files", "sources")
     full_size = True
     folder: ClassVar[str]
     by_category: ClassVar[bool] = False

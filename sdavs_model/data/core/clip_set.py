@@ -1,13 +1,14 @@
 """One split of a data set, whatever its layout on disk: finds its files and reads its clips unchanged."""
 
+import copy
 import functools
 import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -47,6 +48,9 @@ class ClipSet(ABC):
     after_sound: ClassVar[AfterSound] = "silence"
     """How a sound that is shorter than its frames is continued: as the data set's own scripts do."""
 
+    per_clip: ClassVar[tuple[str, ...]] = ("files",)
+    """Attributes that are lists with an item a clip."""
+
     root: Path
     classes: tuple[str, ...] = BINARY_CLASSES
     """Names of the mask values from 0 on, background first."""
@@ -82,6 +86,17 @@ class ClipSet(ABC):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Some of the clips, in this order, as a set of their own."""
+        chosen = copy.copy(self)
+        for name in [*vars(chosen)]:
+            if isinstance(getattr(type(self), name, None), functools.cached_property):
+                delattr(chosen, name)
+        for name in self.per_clip:
+            values = getattr(self, name)
+            setattr(chosen, name, [values[index] for index in indices])
+        return chosen
 
     @property
     def num_classes(self) -> int:

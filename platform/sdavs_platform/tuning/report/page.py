@@ -46,6 +46,7 @@ def render(summary: Summary, *, uri: str, candidate: dict[str, str] | None) -> s
         *([("ablation", "Ablation")] if summary.tables else []),
         *([("noise", "Noise")] if summary.noise else []),
         *([("architectures", "Architectures")] if summary.architectures else []),
+        *([("folds", "Cross-validation")] if summary.folds else []),
         ("best", "Best configuration"),
         ("curves", "Learning curves"),
         *([("parallel", "Values and results")] if drawn["parallel"] else []),

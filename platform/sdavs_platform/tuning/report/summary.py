@@ -10,6 +10,7 @@ from sdavs_model.recipes import recipes_of
 from sdavs_platform.config.cli import yaml_text
 from sdavs_platform.config.paths import absolute, state_folder
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.tuning.folds import FoldScores, fold_scores
 from sdavs_platform.tuning.report.architecture_tables import ArchitectureTable, architecture_tables
 from sdavs_platform.tuning.report.study_tables import NoiseTable, Table, ablation_tables, noise_tables
 from sdavs_platform.tuning.space import with_values
@@ -44,6 +45,8 @@ class Summary:
     tables: list[Table]
     noise: list[NoiseTable]
     architectures: list[ArchitectureTable]
+    folds: FoldScores | None
+    """Of a cross-validation."""
 
     @property
     def objective(self) -> str:
@@ -206,6 +209,7 @@ def summarize(store: SweepStore) -> Summary:
         tables=ablation_tables(study, book, trials, splits) if study else [],
         noise=noise_tables(study, trials, splits) if study else [],
         architectures=architecture_tables(study, trials, splits) if study else [],
+        folds=fold_scores(trials),
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 
 from sdavs_model.metrics import fscore_in_words
+from sdavs_platform.tuning.folds import FoldScores
 from sdavs_platform.tuning.report.architecture_tables import ArchitectureTable
 from sdavs_platform.tuning.report.page import (
     ROBUST,
@@ -66,7 +67,9 @@ def markdown(summary: Summary) -> str:
         lines.append("")
     for compared in summary.architectures:
         lines += _architectures(compared)
-    if summary.best is not None:
+    if summary.folds is not None:
+        lines += _folds(summary.folds)
+    if summary.best is not None and summary.folds is None:
         lines += [
             "## Best configuration",
             "",
@@ -96,6 +99,20 @@ def markdown(summary: Summary) -> str:
     for why, command in summary.commands():
         lines += [f"{why}:", "", f"    {command}", ""]
     return "\n".join(lines)
+
+
+def _folds(folds: FoldScores) -> list[str]:
+    """The table of a cross-validation."""
+    lines = [
+        "## Cross-validation",
+        "",
+        "Each fold is scored by the model that was trained on the others.",
+        "",
+    ]
+    lines += ["| fold | seed | J | F |", "|---:|---:|---:|---:|"]
+    lines += [f"| {fold} | {seed} | {s['miou']:.3f} | {s['fscore']:.3f} |" for fold, seed, s in folds.rows]
+    both = [f"{folds.mean[name]:.3f} ± {folds.spread[name]:.3f}" for name in ("miou", "fscore")]
+    return [*lines, f"| mean ± sd | | {' | '.join(both)} |", ""]
 
 
 def _architectures(table: ArchitectureTable) -> list[str]:
