@@ -9,6 +9,7 @@
     python jobs/prepare_data.py digest data/own
     python jobs/prepare_data.py bank data/own --out bank.safetensors
     python jobs/prepare_data.py upload data/own s3://bucket/own
+    python jobs/prepare_data.py shard data/own s3://bucket/own-shards
     python jobs/prepare_data.py import --help              its flags; every subcommand has its own
 
 Without a subcommand it is `demo`. An interrupted run is continued by the same command.
@@ -21,6 +22,7 @@ import prepare.demo
 import prepare.digest
 import prepare.import_videos
 import prepare.realav
+import prepare.shard
 import prepare.stats
 import prepare.upload
 import prepare.validate
@@ -36,6 +38,7 @@ SUBCOMMANDS = {
     "digest": prepare.digest,
     "bank": prepare.bank,
     "upload": prepare.upload,
+    "shard": prepare.shard,
 }
 
 

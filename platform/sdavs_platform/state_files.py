@@ -84,7 +84,7 @@ def read_state(file: Path, *, classes: Sequence[type] = ()) -> Any:
             name, attributes = content
             if name not in by_name:
                 raise ValueError(f"{file}: refused; it holds a {name}, and only {sorted(by_name)} are read")
-            made = object.__new__(by_name[name])
+            made: Any = object.__new__(by_name[name])
             made.__dict__.update(decode(attributes))
             return made
         return (torch.Size if kind == "size" else tuple)(decode(one) for one in content)

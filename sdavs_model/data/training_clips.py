@@ -67,6 +67,10 @@ class TrainingClips(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
+    def located(self, index: int) -> tuple["TrainingClips", int]:
+        """The set that a clip is in, and its index there."""
+        return self, index
+
     @property
     def categories(self) -> list[str]:
         """As `ClipSet.categories`."""
@@ -79,11 +83,13 @@ class TrainingClips(Dataset):
 
     def objects(self, index: int) -> torch.Tensor:
         """[T, S, S] int64 of `ClipSet.objects`, in the size of `masks` and padded likewise."""
-        return _padded(self.preprocessor.masks(self.source.objects(index)), self.source.num_frames)
+        with self.source.hold(self.source.files[index]):
+            return _padded(self.preprocessor.masks(self.source.objects(index)), self.source.num_frames)
 
     def waveform(self, index: int) -> np.ndarray:
         """As `ClipSet.waveform`: the sound before any augmentation."""
-        return self.source.waveform(index)
+        with self.source.hold(self.source.files[index]):
+            return self.source.waveform(index)
 
     def set_epoch(self, epoch: int, *, whole: bool = False) -> None:
         """Draw new augmentations from here on: the same (seed, epoch, index) gives the same item.
@@ -99,6 +105,10 @@ class TrainingClips(Dataset):
         return 0 if self._augment is None or self._epoch.has_whole_clips else self._augment.window
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        with self.source.hold(self.source.files[index]):
+            return self._item(index)
+
+    def _item(self, index: int) -> dict[str, Any]:
         files = self.source.files[index]
         rng = self._epoch.rng(index)
         has_sound = files.log_mel is None or files.wav.is_file()
@@ -183,7 +193,8 @@ class TrainingClips(Dataset):
         other = int(rng.integers(len(self)))
         if not set(self.seen[index].split("+")).isdisjoint(self.categories[other].split("+")):
             return clip
-        sound = self.source.read_sound(self.source.files[other].wav)
+        with self.source.hold(self.source.files[other]):
+            sound = self.source.read_sound(self.source.files[other].wav)
         return augmentation.mix(clip, sound, self._augment, rng)
 
 

@@ -48,7 +48,8 @@ class DataConfig(Section):
     """Data set, splits, loading."""
 
     root: str | None = None
-    """Data set folder in its published layout, or s3://bucket/folder as `jobs/prepare_data.py upload` wrote it.
+    """Data set folder in its published layout, or s3://bucket/folder as `jobs/prepare_data.py upload` wrote it; or the
+    folder or address of shards that `jobs/prepare_data.py shard` wrote, whose clips are fetched when they are needed.
     Unset: the bundled real photographs and sounds, composed once into the state folder."""
 
     kind: KindOrAuto = "auto"
@@ -100,6 +101,10 @@ class DataConfig(Section):
 
     num_workers: CountOrZero = 0
     """Loader processes per training worker; 0 loads in the training process (best on few cores)."""
+
+    cache_gb: Positive | None = None
+    """Of a data set in shards, how many GB of clips a machine keeps in the state folder; those used longest ago go
+    first. Unset: all that it has fetched."""
 
     cache_sound: bool = True
     """Decode every sound once and keep it in the state folder; its log-mel where the sound is not augmented."""

@@ -24,6 +24,7 @@ from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import DataConfig, RunConfig
 from sdavs_platform.console import progress
 from sdavs_platform.storage.filesystem import Storage
+from sdavs_platform.storage.streaming import open_stream
 
 MANIFEST = "sdavs_manifest.json"
 COMPLETE = ".complete"
@@ -96,7 +97,7 @@ def local_copy(
     num_workers: int = NUM_TRANSFERS,
     progress: Progress = no_progress,
 ) -> Path:
-    """The data set as a local folder: `root` itself, or for a URI its copy in this machine's cache.
+    """The data set as a local folder: `root` itself, or for a URI or shards its copy in this machine's cache.
 
     The copy is named by the sha256 of the manifest: the same data is downloaded once, whatever its address, and changed
     data is downloaded again. Of several processes one downloads and the others wait. A file gets its name when its
@@ -112,11 +113,15 @@ def local_copy(
         ValueError: the address cannot be reached, holds no manifest, or a file is missing or differs from
             the manifest; names it.
     """
+    cache = cache or state_folder() / "cache" / "data"
+    # Its own folder: that of a training's stream may be limited.
+    if (stream := open_stream(str(root), cache=cache / "whole")) is not None:
+        stream.fetch_all(progress=progress)
+        return stream.folder
     if "://" not in str(root):
         return as_on_disk(Path(root))
     storage = Storage(str(root), field="data.root")
     manifest = _read_manifest(storage)
-    cache = cache or state_folder() / "cache" / "data"
     folder = cache / manifest["sha256"][:32]
     if (folder / COMPLETE).is_file():
         return folder
@@ -129,7 +134,8 @@ def local_copy(
 
 
 def open_split(config: RunConfig, split: str, *, training: bool = False) -> TrainingClips:
-    """One split of the run's data set; augmented if it is learned from. A bucket is first copied to this machine.
+    """One split of the run's data set; augmented if it is learned from. A bucket is first copied to this machine,
+    unless it holds shards, whose clips are fetched when they are needed.
 
     With `data.fold` the training split is without the clips of that fold, which are the validation split.
 
@@ -138,10 +144,12 @@ def open_split(config: RunConfig, split: str, *, training: bool = False) -> Trai
     """
     data = config.data
     assert data.root is not None
+    cache_bytes = None if data.cache_gb is None else int(data.cache_gb * 1e9)
+    stream = open_stream(data.root, cache=state_folder() / "cache" / "shards", max_bytes=cache_bytes)
     is_divided = data.fold is not None and split in (data.train_split, data.val_split)
     clips = open_training_clips(
         config.data.kind,
-        local_copy(config.data.root),
+        local_copy(data.root) if stream is None else stream.folder,
         data.train_split if is_divided else split,
         Preprocessor(config.model.preprocess),
         num_frames=config.model.num_frames,
@@ -152,6 +160,11 @@ def open_split(config: RunConfig, split: str, *, training: bool = False) -> Trai
         seed=config.seed,
         sounds=SoundCache(state_folder() / "cache" / "sounds") if config.data.cache_sound else None,
     )
+    if stream is not None:
+        clips.source.hold, clips.source.recorded_digest = (
+            stream.hold,
+            stream.index.digests[clips.source.split],
+        )
     if is_divided:
         clips.source = _part_of_folds(clips.source, data, held_out=split == data.val_split)
     return clips
@@ -208,7 +221,8 @@ def _fetch_one(storage: Storage, name: str, entry: dict[str, Any], folder: Path)
 def _read_manifest(storage: Storage) -> dict[str, Any]:
     if not storage.exists(MANIFEST):
         raise ValueError(
-            f"data.root: {storage.uri}/{MANIFEST} is missing; `python jobs/prepare_data.py upload` writes it last"
+            f"data.root: {storage.uri}/{MANIFEST} is missing; `python jobs/prepare_data.py upload` writes it last (or "
+            "`shard` an index of shards)"
         )
     with storage.open(MANIFEST) as file:
         content = file.read()

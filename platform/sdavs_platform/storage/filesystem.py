@@ -109,6 +109,23 @@ class Storage:
         except OSError as error:
             raise self._unreachable(error) from None
 
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        """A part of a file, in one request.
+
+        Raises:
+            ValueError: it is not there, is shorter, or the storage cannot be reached.
+        """
+        try:
+            with self._system.open_input_file(f"{self._base}/{path}") as file:
+                content: bytes = file.read_at(size, offset)
+        except FileNotFoundError:
+            raise ValueError(f"{self._field}: {self.uri}/{path} is missing") from None
+        except OSError as error:
+            raise self._unreachable(error) from None
+        if len(content) != size:
+            raise ValueError(f"{self._field}: {self.uri}/{path} ends before byte {offset + size}")
+        return content
+
     def replace(self, path: str, content: bytes, *, expected: bytes | None) -> bool:
         """Write a file if its content is `expected` (None: if there is no such file); returns whether it was written.
 

@@ -1,7 +1,7 @@
 """Which clip goes to which worker at which step: a function of (seed, epoch, step) and never of timing."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,11 @@ from sdavs_model.metrics import Metrics, validation_metrics
 from sdavs_platform.config.paths import state_folder
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import open_split
+from sdavs_platform.storage.streaming import Ahead
 from sdavs_platform.training.mixing import ClipOrder, MixedClips, clip_order, open_training_sets
+
+NUM_AHEAD = 8
+"""Our choice: batches that are being fetched while one is trained on; only of clips in shards."""
 
 
 class GlobalBatchSampler(Sampler[list[int]]):
@@ -31,6 +35,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         order: draws the clips of an epoch, N of them; items are counted from 0.
         sounds: items of a clip that follow each other in a batch: clip i's are i, i + N and so on. An epoch then has
             as many batches, of fewer clips.
+        ahead: gets the items of a batch `NUM_AHEAD` batches before it is needed, to fetch them.
 
     Attributes:
         first_batch: where to resume inside the epoch; 0 is its beginning.
@@ -38,12 +43,21 @@ class GlobalBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, *, order: ClipOrder, batch_size: int, rank: int, world_size: int, seed: int, sounds: int = 1
+        self,
+        *,
+        order: ClipOrder,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        sounds: int = 1,
+        ahead: Callable[[list[int]], None] = lambda items: None,
     ) -> None:
         assert world_size <= batch_size
         self._order = order
         self.num_clips = order.num_clips
         self.sounds = sounds
+        self._ahead = ahead
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -63,9 +77,15 @@ class GlobalBatchSampler(Sampler[list[int]]):
         clips = self._order.draw(np.random.default_rng([self.seed, self.epoch]))
         order = np.add.outer(clips, self.num_clips * np.arange(self.sounds)).ravel().tolist()
         first, last = (r * self.batch_clips // self._world_size for r in (self._rank, self._rank + 1))
-        for batch in range(self.first_batch, self.num_batches):
-            start = batch * self.batch_size
-            yield order[start + first : start + last]
+        batches = [
+            order[batch * self.batch_size + first : batch * self.batch_size + last]
+            for batch in range(self.first_batch, self.num_batches)
+        ]
+        for items in batches[:NUM_AHEAD]:
+            self._ahead(items)
+        for number, items in enumerate(batches):
+            self._ahead(batches[number + NUM_AHEAD] if number + NUM_AHEAD < len(batches) else [])
+            yield items
 
 
 class Batches:
@@ -74,6 +94,8 @@ class Batches:
     def __init__(self, config: RunConfig, *, rank: int, world_size: int) -> None:
         sets = open_training_sets(config)
         self.clips = sets[0] if len(sets) == 1 else MixedClips(sets)
+        is_streamed = any(clips.source.recorded_digest is not None for clips in sets)
+        self._ahead = Ahead() if is_streamed and not config.data.cache_features else None
         self._cached = FeatureCache(config) if config.data.cache_features else None
         self.val_clips = open_split(config, config.data.val_split)
         self.sampler = GlobalBatchSampler(
@@ -83,11 +105,14 @@ class Batches:
             world_size=world_size,
             seed=config.seed,
             sounds=2 if config.data.paired_sounds else 1,
+            ahead=self._fetch_ahead,
         )
         self._options: dict[str, Any] = {
             "num_workers": config.data.num_workers,
             "pin_memory": config.cluster.use_gpu,
             "collate_fn": collate_clips,
+            # Connections to a bucket do not survive a fork.
+            "multiprocessing_context": "forkserver" if is_streamed and config.data.num_workers else None,
         }
         self._audio = config.data.audio
         self._silence = Preprocessor(config.model.preprocess).silence()
@@ -127,6 +152,13 @@ class Batches:
         self.sampler.epoch = epoch
         self.sampler.first_batch = first_batch
         return self.train_loader
+
+    def _fetch_ahead(self, items: list[int]) -> None:
+        """Begin to fetch the clips of a batch that comes later; nothing to do for those in a folder."""
+        if self._ahead is not None:
+            for item in items:
+                clips, index = self.clips.located(item % self.sampler.num_clips)
+                self._ahead.fetch(clips.source, index)
 
     def validation(self) -> DataLoader[dict[str, Any]]:
         """This worker's share of the validation clips; the shares' lengths differ by one clip at most."""

@@ -29,8 +29,13 @@ class MixedClips(Dataset):
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        clips, own = self.located(index)
+        return clips[own]
+
+    def located(self, index: int) -> tuple[TrainingClips, int]:
+        """The set that a clip is in, and its index there."""
         number = bisect_right(self._ends, index)
-        return self.sets[number][index - (self._ends[number - 1] if number else 0)]
+        return self.sets[number], index - (self._ends[number - 1] if number else 0)
 
     @property
     def categories(self) -> list[str]:

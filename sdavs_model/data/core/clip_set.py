@@ -7,6 +7,7 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -50,6 +51,11 @@ class ClipSet(ABC):
 
     per_clip: ClassVar[tuple[str, ...]] = ("files",)
     """Attributes that are lists with an item a clip."""
+
+    recorded_digest: str | None = None
+    """The `digest`, where it is known without reading the files."""
+    hold: Callable[[ClipFiles], AbstractContextManager[None]] = staticmethod(lambda files: nullcontext())
+    """Makes a context in which a clip's pictures and sound are on disk; for sets that are fetched clip by clip."""
 
     root: Path
     classes: tuple[str, ...] = BINARY_CLASSES
@@ -96,6 +102,9 @@ class ClipSet(ABC):
         for name in self.per_clip:
             values = getattr(self, name)
             setattr(chosen, name, [values[index] for index in indices])
+        if self.recorded_digest is not None:
+            names = "".join(f"{files.name}\n" for files in chosen.files)
+            chosen.recorded_digest = hashlib.sha256(f"{self.recorded_digest}\n{names}".encode()).hexdigest()
         return chosen
 
     @property
@@ -107,13 +116,15 @@ class ClipSet(ABC):
         """The clip as it is on disk, or a run of its seconds. Raises ValueError as the class says."""
         files = self.files[index]
         num_frames = len(files.frames)
-        waveform = self.waveform(index).reshape(num_frames, SAMPLE_RATE)[seconds].reshape(-1)
-        return self._clip(files, seconds, waveform)
+        with self.hold(files):
+            waveform = self.waveform(index).reshape(num_frames, SAMPLE_RATE)[seconds].reshape(-1)
+            return self._clip(files, seconds, waveform)
 
     def pictures(self, index: int) -> Clip:
         """The clip with silence in place of its sound, which is not read."""
         files = self.files[index]
-        return self._clip(files, slice(None), np.zeros(len(files.frames) * SAMPLE_RATE, np.float32))
+        with self.hold(files):
+            return self._clip(files, slice(None), np.zeros(len(files.frames) * SAMPLE_RATE, np.float32))
 
     def waveform(self, index: int) -> np.ndarray:
         """[len(frames) * 16000] float32: the clip's sound, mono, cut to whole seconds."""
@@ -156,6 +167,8 @@ class ClipSet(ABC):
     @functools.cached_property
     def digest(self) -> str:
         """sha256 (hex) over the path and content of every file of this split: what a training saw."""
+        if self.recorded_digest is not None:
+            return self.recorded_digest
         total = hashlib.sha256()
         for file in dict.fromkeys([*self.tables, *(path for files in self.files for path in files.paths)]):
             name = composed(file.relative_to(self.root).as_posix())
