@@ -85,7 +85,8 @@ def test_pods_of_eight_gpus_can_be_added_to_an_overlay_and_are_guarded_like_the_
     overlay = tmp_path / "kuberay" / "overlays" / "gpu" / "kustomization.yaml"
     content = overlay.read_text()
     last = "  - ../../components/same-pods"
-    overlay.write_text(content.replace(last, f"  - ../../components/multi-gpu\n{last}"))
+    added = "".join(f"  - ../../components/{name}\n" for name in ("multi-gpu", "efa", "kueue"))
+    overlay.write_text(content.replace(last, f"{added}{last}"))
     monkeypatch.setattr(manifests, "KUBERAY", tmp_path / "kuberay")
     resources = manifests.build("gpu")
     assert manifests.unknown_fields(resources) == []
@@ -97,6 +98,22 @@ def test_pods_of_eight_gpus_can_be_added_to_an_overlay_and_are_guarded_like_the_
     assert pod["securityContext"]["runAsNonRoot"] is True
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert container["resources"]["limits"]["vpc.amazonaws.com/efa"] == "4"
+    assert {"name": "FI_PROVIDER", "value": "efa"} in container["env"]
+    # The cluster waits in a queue that exists, with a priority that exists, for a quota of all that its pods ask for.
+    cluster = find(resources, "RayCluster", "sdavs-jobs")
+    labels = cluster["metadata"]["labels"]
+    assert cluster["spec"]["suspend"] is True
+    queue = find(resources, "LocalQueue", labels["kueue.x-k8s.io/queue-name"])
+    assert find(resources, "WorkloadPriorityClass", labels["kueue.x-k8s.io/priority-class"])
+    (covered,) = find(resources, "ClusterQueue", queue["spec"]["clusterQueue"])["spec"]["resourceGroups"]
+    asked = {
+        name
+        for group in groups
+        for name in group["template"]["spec"]["containers"][0]["resources"]["requests"]
+    }
+    assert asked - set(covered["coveredResources"]) == set()
     assert container["lifecycle"]["preStop"]
 
 
