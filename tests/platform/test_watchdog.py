@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from sdavs_platform.training.faults.watchdog import _place
+import pytest
+from sdavs_platform.training.faults import watchdog
+from sdavs_platform.training.faults.watchdog import Watchdog, _place
 
 
 def stack(*frames: tuple[str, int, str]) -> str:
@@ -25,3 +27,19 @@ def test_a_worker_that_reads_from_its_gpu_waits_for_the_others_and_one_that_slee
     )
     assert _place(stack(("/torch/distributed/c10d.py", 9, "all_reduce"))) is None
     assert _place(None) == "does not answer"
+
+
+def test_what_a_killed_group_left_in_the_temporary_folder_is_removed_by_the_next_and_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watchdog.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(watchdog.dist, "broadcast_object_list", lambda objects: None)
+    for name in ("sdavs-stacks-run-20200101-000000", "sdavs-stacks-other-20200101-000000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rank-0.txt").write_text("killed")
+    one = Watchdog(seconds=600, rank=0, world_size=1, storage="", uri="", run_id="run")
+    own = sorted(path.name for path in tmp_path.iterdir())
+    assert own[0] == "sdavs-stacks-other-20200101-000000"
+    assert len(own) == 2
+    one.close()
+    assert [path.name for path in tmp_path.iterdir()] == own[:1]

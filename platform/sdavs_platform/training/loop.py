@@ -58,12 +58,15 @@ def train_worker(settings: dict[str, Any]) -> None:
         SupersededError: another command trains under this name.
     """
     worker = Worker(settings)
-    while not worker.is_done:
-        worker.train_epoch()
-        if worker.validation_is_due:
-            worker.validate()
-        elif worker.checkpoint_is_due:
-            worker.save()
+    try:
+        while not worker.is_done:
+            worker.train_epoch()
+            if worker.validation_is_due:
+                worker.validate()
+            elif worker.checkpoint_is_due:
+                worker.save()
+    finally:
+        worker.watchdog.close()
     worker.close()
 
 
@@ -239,7 +242,6 @@ class Worker:
 
     def close(self) -> None:
         """Deliver what MLflow does not have yet."""
-        self.watchdog.close()
         self.progress.close()
 
     def _check_skipped(self) -> None:

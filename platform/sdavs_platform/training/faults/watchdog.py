@@ -10,6 +10,7 @@ import linecache
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 import threading
@@ -59,7 +60,11 @@ class Watchdog:
         dist.broadcast_object_list(named)
         self.address = f"{storage}/stacks/{named[0]}"
         self._uri, self._run_id = uri, run_id
-        self._folder = Path(tempfile.gettempdir()) / f"sdavs-stacks-{run_id}-{named[0]}"
+        here = Path(tempfile.gettempdir())
+        self._folder = here / f"sdavs-stacks-{run_id}-{named[0]}"
+        for former in here.glob(f"sdavs-stacks-{run_id}-*"):
+            if former != self._folder:  # of a group that was killed, and has ended
+                shutil.rmtree(former, ignore_errors=True)  # another worker of this machine may be at it
         self._last: float | None = None
         self._is_closed = threading.Event()
         self._stacks: dict[int, str] = {}
