@@ -5,9 +5,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from sdavs_platform.storage.datasets import local_copy
+from sdavs_platform.storage.datasets import local_copy, open_split
 from sdavs_platform.storage.shards import INDEX, write_shards
-from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.storage.streaming import Ahead, open_stream
 from sdavs_platform.training.batches import Batches
 from waiting import wait_until
