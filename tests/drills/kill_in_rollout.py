@@ -8,9 +8,10 @@ Starts Ray, MLflow and an endpoint of its own, and prints a table with a line fo
 
 - kill: the controller, a replica of the candidate or one of the served version is killed in a phase; the rollout ends
   with the new version in service.
-- hang: the candidate's replica never answers again from a phase on (SIGSTOP); the candidate is refused.
+- hang: the candidate's replica never answers again from a phase on (SIGSTOP); the candidate is refused, or serves with
+  another replica if Serve replaces the first one before that.
 - lie: the candidate is healthy and wrong: its weights are not the registered ones, it does not reproduce its golden
-  clips, or its masks differ; it is refused.
+  clips, or it marks nothing; it is refused.
 
 No request may fail, and no response may be another version's than it says. On a busy machine a moment of milliseconds
 may be over before it was seen; then the next rollout is tried in its place.
@@ -126,7 +127,7 @@ class Drill:
         stopped = self._stack.processes(deployment)
         kill(stopped, signal.SIGSTOP)
         try:
-            took, end = self._refused(version)
+            took, end = self._ended(version)
         finally:
             kill(stopped)  # Serve's health check would find out after half a minute
         replaced(self._stack, deployment, stopped)
@@ -134,21 +135,24 @@ class Drill:
 
     def _lie(self, case: Case, version: int) -> tuple[float, str]:
         promote_soon(self._stack, version)
-        took, end = self._refused(version)
+        took, end = self._ended(version)
         assert end.endswith(LIES[case.moment]), f"{case}: {end}"
         return took, end
 
-    def _refused(self, version: int) -> tuple[float, str]:
-        """Wait until the version is refused; then give the alias back to the one that serves."""
+    def _ended(self, version: int) -> tuple[float, str]:
+        """Wait until the version is refused, or serves; then the alias points to the one that serves."""
         began = time.monotonic()
 
-        def is_refused(state: RolloutState) -> bool:
-            return state.phase == "idle" and state.refused is not None and state.refused.version == version
+        def is_over(state: RolloutState) -> bool:
+            refused = state.refused is not None and state.refused.version == version
+            serves = state.served is not None and state.served.version == version
+            return state.phase == "idle" and (refused or serves)
 
-        state = self._stack.until(is_refused)
+        state = self._stack.until(is_over, seconds=180)
         took = time.monotonic() - began
-        assert state.refused
         assert state.served
+        if state.refused is None:
+            return took, f"{version} serves"
         self._stack.promote(state.served.version)
         self._stack.until(lambda state: state.refused is None)
         self._forget_refusal(version)
@@ -169,7 +173,7 @@ class Drill:
             return corrupt(self._stack)
         if what == "golden":
             return self._stack.register(seed=1, spoil=spoil_golden)
-        return self._stack.register(seed=3)
+        return self._stack.register(seed=3, shift=-50)
 
     def _both_answer(self) -> None:
         """Wait until the served version, and the one before if it is loaded, answer, each by its own replica."""

@@ -80,7 +80,11 @@ def _with_a_wrong_signature(stack) -> int:
         (corrupt, "digest", "sha256 differs"),
         (_with_a_wrong_signature, "signature", "MLmodel"),
         (lambda stack: stack.register(seed=1, spoil=spoil_golden), "golden", "golden_tolerance"),
-        (lambda stack: stack.register(seed=3, architecture="tpavi"), "shadow", "max_disagreement"),
+        (
+            lambda stack: stack.register(seed=3, architecture="tpavi", shift=-50),
+            "shadow",
+            "max_disagreement",
+        ),
         (lambda stack: stack.register(seed=1, image_size=384), "shadow", "max_latency_ratio"),
     ],
     ids=[
@@ -109,6 +113,25 @@ def test_a_bad_version_is_stopped_at_its_gate_and_the_old_one_keeps_serving(
     assert state.served.version == before
     stack.promote(before)
     stack.until(lambda state: state.refused is None)
+
+
+def test_models_of_other_architectures_take_over_one_after_the_other_without_a_failed_request(
+    stack, make_video
+):
+    before = stack.serving()
+    with traffic(stack, make_video(2)) as answers:
+        for architecture in ("ddeseg", "tpavi"):
+            version = stack.register(seed=1, architecture=architecture, shift=50)
+            stack.promote(version)
+            state = stack.until(lambda state: state.served.version == version and state.phase == "idle")  # noqa: B023
+            assert (state.served.architecture, state.gates[-1].gate) == (architecture, "bake")
+            wait_until(lambda: str(version) in answers.masks, what=f"answers of {architecture}")  # noqa: B023
+            assert answers.masks[str(version)].all(), "it marks everything"
+        stack.promote(before)
+        stack.until(lambda state: state.served.version == before and state.phase == "idle")
+    assert set(answers.statuses) == {200}, answers.refusals
+    assert len(answers.masks) == 3
+    assert max(answers.deviations.values()) < 0.05
 
 
 def test_mlflows_webhook_nudges_the_controller(stack):
