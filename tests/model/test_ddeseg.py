@@ -63,6 +63,20 @@ def test_each_nearest_class_gives_a_token_of_its_own():
     assert (derived.tokens[:, 0] - derived.tokens[:, 1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("embedding", "width"), [(768, 768), (1024, 128), (1024, 64)])
+def test_the_tokens_of_a_new_model_differ_at_any_width(embedding, width):
+    """By 1 to 20 % of their length: the same tokens get the same score, and none of them could be eliminated."""
+    torch.manual_seed(0)
+    derive = DynamicDerivation(embedding=embedding, width=width, num_classes=5, discriminative=True)
+    means = torch.randn(20, 1, embedding)
+    with torch.no_grad():
+        tokens = derive(
+            means[:, 0] + 0.5 * torch.randn(20, embedding), means + 0.5 * torch.randn(20, 5, embedding)
+        ).tokens
+    apart = (tokens - tokens.mean(1, keepdim=True)).square().sum(-1).mean() / tokens.square().sum(-1).mean()
+    assert 0.01 < apart.sqrt() < 0.2
+
+
 def test_the_size_of_a_token_does_not_grow_with_the_number_of_prototypes():
     sound = torch.randn(8, 16)
     few, many = (derivation()(sound, bank(n=n)).tokens.norm().item() for n in (1, 16))
