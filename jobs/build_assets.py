@@ -3,7 +3,7 @@
 Reads `sdavs_model/data/realav/assets/manifest.csv`, cuts every asset out of its package, and writes the files and
 their sha256, so that their origin can be checked. Download the packages named in ATTRIBUTION.md first:
 
-    apt-get download tuxpaint-stamps-default gcompris-qt-data scratch openttd-opensfx \
+    apt-get download tuxpaint-stamps-default gcompris-qt-data scratch openttd-opensfx \\
         lincity-ng-data simutrans-pak64 sonic-pi-samples
     python jobs/build_assets.py --packages . --out sdavs_model/data/realav/assets
 """

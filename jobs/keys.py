@@ -31,8 +31,8 @@ def main() -> None:
     add.add_argument("--at-once", type=int, help="clips that it may have in work at once (default: no limit)")
     add.add_argument("--per-minute", type=int, help="clips that it may send in a minute (default: no limit)")
     add.add_argument("--per-day", type=int, help="clips that it may send in a day, UTC (default: no limit)")
-    actions.add_parser("list", help="show all keys, without themselves")
-    remove = actions.add_parser("remove", help="take a key back")
+    actions.add_parser("list", help="list ids, scopes and limits of all keys")
+    remove = actions.add_parser("remove", help="revoke a key")
     remove.add_argument("id", help="its number, as list shows it")
     flags = parser.parse_args()
     from sdavs_platform.config.tree import ServeConfig

@@ -1,4 +1,4 @@
-"""The trainings and sweeps that run and ran, from MLflow, a Ray cluster and the storage.
+"""Running and past trainings and sweeps, from MLflow, a Ray cluster and the storage.
 
     python jobs/runs.py list                     the newest 20, with the jobs that run
     python jobs/runs.py show demo                checkpoints, scores, error, job

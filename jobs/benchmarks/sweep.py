@@ -1,4 +1,4 @@
-"""Time and memory that the driver of a sweep takes per trial, with made-up trainings.
+"""Time and memory that the driver of a sweep takes per trial, with simulated trainings.
 
     python jobs/benchmark.py sweep                                  10, 100 and 1000 trials
     python jobs/benchmark.py sweep --num-trials 10 50 --concurrent 2

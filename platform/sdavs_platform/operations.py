@@ -1,4 +1,4 @@
-"""The trainings and sweeps that run and ran, put together from MLflow, the jobs of a Ray cluster, and the storage."""
+"""Running and past trainings and sweeps, put together from MLflow, the jobs of a Ray cluster, and the storage."""
 
 import signal
 import socket
