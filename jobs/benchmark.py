@@ -4,6 +4,7 @@
     python jobs/benchmark.py data                     clips/s of the data loader and of a training step
     python jobs/benchmark.py serve                    the endpoint at rising load, and the bare model
     python jobs/benchmark.py sweep                    cost per trial of the driver of a sweep
+    python jobs/benchmark.py recovery                 seconds to the first step and after a killed worker
     python jobs/benchmark.py scaling                  cost of a step by workers and ZeRO stage; predictions for GPUs
     python jobs/benchmark.py model --help             its flags; every subcommand has its own
 
@@ -12,6 +13,7 @@ A subcommand is a module in benchmarks/ with a docstring, `add_flags(parser)` an
 
 import benchmarks.data
 import benchmarks.model
+import benchmarks.recovery
 import benchmarks.scaling
 import benchmarks.serve
 import benchmarks.sweep
@@ -21,6 +23,7 @@ from _job import run_job
 SUBCOMMANDS = {
     "data": benchmarks.data,
     "model": benchmarks.model,
+    "recovery": benchmarks.recovery,
     "scaling": benchmarks.scaling,
     "serve": benchmarks.serve,
     "sweep": benchmarks.sweep,

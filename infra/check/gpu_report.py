@@ -1,10 +1,12 @@
 """What `gpu.py` has measured so far, on disk after every measurement: a run may be cut off at any moment."""
 
+import contextlib
 import json
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class Report:
         self._started = time.monotonic()
         self._deadline = self._started + 60 * minutes
         self.parts: dict[str, str] = {}
+        self.failures: list[str] = []
         self.measurements: list[dict[str, Any]] = []
         on_gpu = device.type == "cuda"
         self.environment = {
@@ -47,15 +50,37 @@ class Report:
         }
         self._write()
 
+    @property
+    def time_left(self) -> float:
+        """Seconds until the time limit."""
+        return self._deadline - time.monotonic()
+
     def require_time(self, seconds: float) -> None:
         """Raises OutOfTime if fewer seconds are left."""
-        if time.monotonic() + seconds > self._deadline:
+        if seconds > self.time_left:
             raise OutOfTime
 
     def part(self, name: str, state: str) -> None:
         """Note how far a part is: "running", "done", "failed: ...", "not run: ..."."""
         self.parts[name] = state
         self._write()
+
+    @contextlib.contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Inside, an error is noted as a failure of `what`, and the run continues after the block.
+
+        Raises:
+            OutOfTime, ImportError: these concern the whole part.
+        """
+        try:
+            yield
+        except (OutOfTime, ImportError):
+            raise
+        except Exception as error:  # whatever it is, what follows is still worth measuring
+            first = (str(error).splitlines() or [""])[0][:300]
+            self.failures.append(f"{what}: {type(error).__name__}: {first}")
+            print(f"{'FAILED':<12} {self.failures[-1]}", flush=True)
+            self._write()
 
     def add(
         self,
@@ -80,7 +105,7 @@ class Report:
     @property
     def is_good(self) -> bool:
         """Whether no part failed. Goals of speed that are missed do not count: cards differ."""
-        return not any(state.startswith("failed") for state in self.parts.values())
+        return not self.failures
 
     @property
     def _elapsed(self) -> float:
@@ -91,6 +116,7 @@ class Report:
             "environment": self.environment,
             "seconds": round(self._elapsed, 1),
             "parts": self.parts,
+            "failures": self.failures,
             "measurements": self.measurements,
         }
         write_atomically(self._folder / "gpu_check.json", json.dumps(content, indent=2) + "\n")
@@ -100,6 +126,7 @@ class Report:
         about = ", ".join(f"{name} {value}" for name, value in self.environment.items() if value)
         lines = ["# GPU check", "", about, ""]
         lines += [f"- {name}: {state}" for name, state in self.parts.items()]
+        lines += [f"- failed: {failure}" for failure in self.failures]
         lines += ["", "| part | measurement | value | goal | reached |", "|---|---|---|---|---|"]
         for row in self.measurements:
             reached = {True: "yes", False: "no", None: ""}[row["reached"]]

@@ -17,7 +17,7 @@ def test_the_rehearsal_on_a_cpu_runs_every_part_and_meets_the_goals_of_numbers(t
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "gpu_check.json").read_text())
     assert content["parts"] == dict.fromkeys(
-        ("numerics", "inference", "training", "recipe", "deepspeed"), "done"
+        ("numerics", "inference", "training", "recipe", "deepspeed", "compiled"), "done"
     )
     rows = {(row["part"], row["name"]): row for row in content["measurements"]}
     assert all(
@@ -40,4 +40,27 @@ def test_what_was_measured_before_the_end_is_on_disk(tmp_path, monkeypatch):
     assert "| numerics | difference | 0.5 relative | <= 0.1 | no |" in (tmp_path / "gpu_check.md").read_text()
     report.require_time(1)
     with pytest.raises(OutOfTime):
+        report.require_time(61)
+
+
+def test_what_fails_is_noted_and_does_not_end_the_run(tmp_path):
+    import torch
+    from gpu_report import OutOfTime, Report
+
+    report = Report(tmp_path, device=torch.device("cpu"), minutes=1)
+    report.part("training", "running")
+    with report.guarded("training of pvt_v2_b5"):
+        raise torch.OutOfMemoryError("CUDA out of memory\nmore lines")
+    with report.guarded("no message"):
+        raise AssertionError
+    report.add("loss", 0.5)
+    content = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert content["failures"] == [
+        "training of pvt_v2_b5: OutOfMemoryError: CUDA out of memory",
+        "no message: AssertionError: ",
+    ]
+    assert content["measurements"][0]["value"] == 0.5
+    assert "- failed: training of pvt_v2_b5" in (tmp_path / "gpu_check.md").read_text()
+    assert not report.is_good
+    with pytest.raises(OutOfTime), report.guarded("a part without time"):
         report.require_time(61)

@@ -14,6 +14,14 @@ from sdavs_model.trained_parts import ENCODERS, SHIPPED, read_parts
 SECOND = Path(__file__).with_name("shipped_second.safetensors")
 """A second of a composed clip of the split "new scenes" as the frozen encoders' outputs, its mask, and silence."""
 
+QUARTERS = [
+    [-4.605757, -9.317771, -7.566279, -7.543746],
+    [-4.423397, -9.185009, -7.229429, -7.231419],
+    [-4.348215, -9.088053, -6.840414, -6.893150],
+    [-4.616361, -9.349011, -7.425515, -7.405524],
+]
+"""Mean logits of four seconds made of SECOND: upper left, upper right, lower left and lower right quarter."""
+
 
 @pytest.fixture(scope="module")
 def shipped():
@@ -43,6 +51,25 @@ def test_it_marks_what_sounds_and_nothing_in_silence(shipped):
     found = marked(shipped, "embeddings")
     assert (found & expected).sum() > 0.6 * (found | expected).sum()
     assert marked(shipped, "silence").float().mean() < 0.02
+
+
+def test_its_logits_are_those_of_the_version_that_trained_it(shipped):
+    """Four seconds, so that the convolutions over time take part; means over quarters of the pictures."""
+    second = load_file(SECOND)
+    volume = torch.tensor([1.0, 0.5, 0.0, 1.0])
+    features = Features(
+        maps=[
+            second[f"map_{level}"].float() * torch.tensor([1.0, 1.0, 0.5, 0.8])[:, None, None, None]
+            for level in range(4)
+        ],
+        embeddings=second["embeddings"].float() * volume[:, None],
+        size=second["masks"].shape[-2:],
+    )
+    features = features.map(lambda each: each[None])
+    with torch.inference_mode():
+        logits = shipped(features=features)[0, :, 0]
+    quarters = torch.nn.functional.adaptive_avg_pool2d(logits, 2).flatten(1)
+    torch.testing.assert_close(quarters, torch.tensor(QUARTERS), rtol=1e-5, atol=1e-5)
 
 
 def test_it_is_small_and_its_card_is_that_of_this_file():

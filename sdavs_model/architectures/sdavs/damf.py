@@ -135,8 +135,8 @@ class STC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, T, C, H, W] -> [B, T, C, H / stride, W / stride]."""
         convolved = self._by_frames(x) if x.device.type == "cpu" else self._by_volumes(x)
-        enhanced = F.gelu(convolved)
-        enhanced = enhanced + (x if self.stride == 1 else self._shrink(x))
+        # In place, as the backward pass of GELU needs its input alone.
+        enhanced = F.gelu(convolved).add_(x if self.stride == 1 else self._shrink(x))
         return enhanced if self.car is None else self.car(enhanced)
 
     def _by_volumes(self, x: Tensor) -> Tensor:
@@ -152,17 +152,16 @@ class STC(nn.Module):
         B, T = x.shape[:2]
         C = x.shape[2]
         frames = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        before, here, after = self.depthwise.weight.unbind(2)
 
-        def tap(second: int) -> Tensor:
-            weight = self.depthwise.weight[:, :, second]
-            return F.conv2d(frames, weight, stride=self.stride, padding=1, groups=C).unflatten(0, (B, T))
+        def convolve(weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            convolved = F.conv2d(frames, weight, bias, stride=self.stride, padding=1, groups=C)
+            return convolved.unflatten(0, (B, T))
 
-        assert self.depthwise.bias is not None
-        convolved = tap(1) + self.depthwise.bias[:, None, None]
+        convolved = convolve(here, self.depthwise.bias)
         if T > 1:
-            before, after = tap(0)[:, :-1], tap(2)[:, 1:]
-            edge = convolved.new_zeros(B, 1, *convolved.shape[2:])
-            convolved = convolved + torch.cat([edge, before], 1) + torch.cat([after, edge], 1)
+            convolved[:, 1:] += convolve(before)[:, :-1]
+            convolved[:, :-1] += convolve(after)[:, 1:]
         return convolved
 
     def _shrink(self, x: Tensor) -> Tensor:
@@ -216,7 +215,7 @@ class CrossModalAttention(nn.Module):
         k, v = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v)  # [BT, heads, HW, C / heads]
         out = self.out(attended.transpose(1, 2).flatten(2))
-        return query + out.view(B, T, H, W, C).permute(0, 1, 4, 2, 3)
+        return out.view(B, T, H, W, C).permute(0, 1, 4, 2, 3).add_(query)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -1,0 +1,51 @@
+"""Seconds to a training's first step, seconds from a killed worker to the next step, milliseconds a checkpoint blocks.
+
+    python jobs/benchmark.py recovery                                       a small model on the bundled data set
+    python jobs/benchmark.py recovery --config jobs/configs/ms3_pvt.yaml --set data.root=/data/MS3
+    python jobs/benchmark.py recovery --json
+
+Runs `jobs/train.py` on a Ray cluster of its own, as a Ray job would on a running one, and kills one of its workers.
+"""
+
+import argparse
+import json
+
+from _flags import add_json
+
+SMALL = ["model.image_size=64", "training.batch_size=8"]
+"""Steps of the default config shall not hide what is measured."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `benchmark.py recovery`."""
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--config",
+        default="jobs/configs/demo_from_scratch.yaml",
+        help="a training's YAML file (default: %(default)s)",
+    )
+    what.add_argument(
+        "--set",
+        nargs="+",
+        default=SMALL,
+        metavar="KEY=VALUE",
+        help=f"changes to it (default: {' '.join(SMALL)})",
+    )
+    add_json(parser.add_argument_group("where it goes"))
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure and print."""
+    from sdavs_platform.benchmarks.recovery import measure, results_table
+    from sdavs_platform.storage.datasets import bundled_data
+
+    if not any(change.startswith("data.root=") for change in flags.set):
+        bundled_data()  # composed on first use, which is no part of a start
+    overrides = []
+    for change in flags.set:
+        key, is_given, value = change.partition("=")
+        if not is_given:
+            raise ValueError(f"--set: {change!r} is not KEY=VALUE")
+        overrides += [f"--{key}", value]
+    report = measure(flags.config, overrides)
+    print(json.dumps(report, indent=2) if flags.json else results_table(report))
