@@ -6,6 +6,7 @@
     python jobs/benchmark.py sweep                    cost per trial of the driver of a sweep
     python jobs/benchmark.py recovery                 seconds to the first step and after a killed worker
     python jobs/benchmark.py scaling                  cost of a step by workers and ZeRO stage; predictions for GPUs
+    python jobs/benchmark.py training                 a training step, compared with a bare PyTorch loop
     python jobs/benchmark.py model --help             its flags; every subcommand has its own
 
 A subcommand is a module in benchmarks/ with a docstring, `add_flags(parser)` and `run(flags)`.
@@ -17,6 +18,7 @@ import benchmarks.recovery
 import benchmarks.scaling
 import benchmarks.serve
 import benchmarks.sweep
+import benchmarks.training
 from _flags import job_with_subcommands
 from _job import run_job
 
@@ -27,6 +29,7 @@ SUBCOMMANDS = {
     "scaling": benchmarks.scaling,
     "serve": benchmarks.serve,
     "sweep": benchmarks.sweep,
+    "training": benchmarks.training,
 }
 
 

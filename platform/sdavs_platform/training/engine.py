@@ -1,5 +1,6 @@
 """The DeepSpeed engine of a run: parameter groups, schedule, ZeRO."""
 
+import logging
 import os
 from typing import Any
 
@@ -19,6 +20,8 @@ from sdavs_platform.training.averaging import keep_average
 from sdavs_platform.training.pace import Pace
 from sdavs_platform.training.schedule import lr_factor
 
+logger = logging.getLogger(__name__)
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By the values of `training.precision`."""
 
@@ -31,14 +34,16 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
 
     if not config.cluster.use_gpu:
         skip_compiled_collective()
-    # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use. Fused it goes over all memory once,
-    # not once for each operation, and keeps its count of steps on the device.
+    # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use, and count steps elsewhere, so a
+    # checkpoint of one would not resume where only the other is installed. Fused it goes over all memory once, not
+    # once for each operation, and keeps its count of steps on the device.
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer),
         lr=config.optimizer.lr,
         betas=config.optimizer.betas,
         fused=True,
     )
+    logger.info("optimizer: torch's fused AdamW, ZeRO-%d", config.deepspeed.zero_stage)
     if config.training.ema is not None:
         keep_average(optimizer, decay=config.training.ema)
     if config.training.checkpoint_activations:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sdavs_model.architectures.sdavs.agreement import Agreement
 from sdavs_model.architectures.sdavs.config import Ablation
+from sdavs_model.architectures.sdavs.memory import may_overwrite
 
 # Bottleneck of CAR's two matrices W_1 and W_2 (equation 6).
 CAR_REDUCTION = 4
@@ -79,12 +80,13 @@ class DAMF(nn.Module):
         Our reading of "residual" and "thereby preserving original features": other + attended * other. A bare
         product would be zero wherever the attention output is near zero, as it is before training.
         """
-        attended = _resize(attended, other.shape[-2:])
+        resized = _resize(attended, other.shape[-2:])
         if self.rm == "multiply":
-            return torch.addcmul(other, attended, other)
+            result = resized if may_overwrite() and resized is not attended else None
+            return torch.addcmul(other, resized, other, out=result)
         if self.rm == "add":
-            return other + attended
-        return attended
+            return other + resized
+        return resized
 
 
 def _rename_earlier(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sdavs_model.architectures.sdavs.agreement import Agreement
 from sdavs_model.architectures.sdavs.config import Ablation
+from sdavs_model.architectures.sdavs.memory import may_overwrite
 
 # Side of the map that `AudioSpatialSelector` decodes from audio alone, before upsampling.
 AUDIO_MAP = 6
@@ -21,14 +22,19 @@ AUDIO_MAP = 6
 class SNRPOutput:
     """SNRP's outputs of one level, with the intermediate ones that the paper's figures 5 and 8 show."""
 
-    channel_selected: Tensor
-    """F~_v after the channel selector: [B, T, C, H, W] (equation 2)."""
+    source: Tensor
+    """F_v before both selectors: [B, T, C, H, W]."""
     video: Tensor
     """F'_v after both selectors: [B, T, C, H, W] (equation 3)."""
     channel_gate: Tensor | None
     """w_c: [B, T, C], or None without the selector (equation 1)."""
     spatial_gate: Tensor | None
     """w_s: [B, T, 1, H, W] in (0, 1), or None without the selector (equation 3)."""
+
+    @property
+    def channel_selected(self) -> Tensor:
+        """F~_v after the channel selector: [B, T, C, H, W] (equation 2)."""
+        return self.source if self.channel_gate is None else self.source * self.channel_gate[..., None, None]
 
 
 class SNRP(nn.Module):
@@ -51,14 +57,16 @@ class SNRP(nn.Module):
     def forward(self, video: Tensor, audio: Tensor, present: Tensor | None = None) -> SNRPOutput:
         """video F_v: [B, T, C, H, W], audio F_a: [B, T, C], present: [B, T] bool, None if no clip is padded."""
         channel_gate = spatial_gate = None
+        selected = video
         if self.channel is not None:
             channel_gate = self.channel(audio, present)
-            video = video * channel_gate[..., None, None]  # equation (2)
-        selected = video
+            selected = video * channel_gate[..., None, None]  # equation (2)
+        refined = selected
         if self.spatial is not None:
-            spatial_gate = self.spatial(video, audio, present)
-            video = video * spatial_gate  # equation (3)
-        return SNRPOutput(selected, video, channel_gate, spatial_gate)
+            spatial_gate = self.spatial(selected, audio, present)
+            result = selected if may_overwrite() and selected is not video else None
+            refined = torch.mul(selected, spatial_gate, out=result)  # equation (3)
+        return SNRPOutput(video, refined, channel_gate, spatial_gate)
 
 
 class _Extractor(nn.Module):
