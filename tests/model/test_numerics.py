@@ -110,7 +110,7 @@ def test_every_parameter_of_the_model_receives_a_finite_gradient_that_is_not_zer
 
 @torch.no_grad()
 def test_training_mode_without_gradients_and_frame_by_frame_decoding_agree(eager, monkeypatch):
-    """A CPU decodes a large map frame by frame in inference, and writes over maps; neither where gradients are wanted."""
+    """In inference a CPU decodes large maps frame by frame and writes over maps; with gradients it does neither."""
     model, _ = eager
     monkeypatch.setattr("sdavs_model.architectures.sdavs.decoder.FRAME_BY_FRAME", 0)
     logits = model(*clips())
