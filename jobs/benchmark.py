@@ -7,11 +7,13 @@
     python jobs/benchmark.py recovery                 seconds to the first step and after a killed worker
     python jobs/benchmark.py scaling                  cost of a step by workers and ZeRO stage; predictions for GPUs
     python jobs/benchmark.py training                 a training step, compared with a bare PyTorch loop
+    python jobs/benchmark.py all                      most of these, into one file of benchmarks/results/
     python jobs/benchmark.py model --help             its flags; every subcommand has its own
 
 A subcommand is a module in benchmarks/ with a docstring, `add_flags(parser)` and `run(flags)`.
 """
 
+import benchmarks.all
 import benchmarks.data
 import benchmarks.model
 import benchmarks.recovery
@@ -23,6 +25,7 @@ from _flags import job_with_subcommands
 from _job import run_job
 
 SUBCOMMANDS = {
+    "all": benchmarks.all,
     "data": benchmarks.data,
     "model": benchmarks.model,
     "recovery": benchmarks.recovery,

@@ -3,6 +3,7 @@
     python jobs/benchmark.py serve                                          the champion, a drawn clip of five seconds
     python jobs/benchmark.py serve --video clip.mp4 --clients 1 4 16 --seconds 30
     python jobs/benchmark.py serve --num-gpus 0.5 --max-batch-frames 80
+    python jobs/benchmark.py serve --untrained                              random weights, a registry of its own
     python jobs/benchmark.py serve --max-replicas 2 --clients 8             replicas added and removed with the load
 
 Starts a Ray of its own, twice: once answering window by window, once in batches. With --max-replicas above 1 it
@@ -27,6 +28,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is measured")
     add_model(what)
     what.add_argument(
+        "--untrained",
+        action="store_true",
+        help="measure a small model of random weights in place of --model; needs no MLflow",
+    )
+    what.add_argument(
         "--video", type=Path, help="clip that every request sends (default: a drawn one of 5 s)"
     )
     add_numbers(what, "--clients", (1, 2, 4, 8), "requests at once, one measurement each")
@@ -37,6 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         help="model replicas under load; above 1 a timeline of them is printed (default: %(default)s)",
+    )
+    what.add_argument(
+        "--max-requests",
+        type=int,
+        help="requests that are taken at once; more are refused and counted apart (default: the most clients)",
     )
     what.add_argument(
         "--max-batch-frames", type=int, help="frames of one forward pass (default: the endpoint's)"
@@ -54,11 +65,10 @@ def run(flags: argparse.Namespace) -> None:
 
     from sdavs_model.golden import standard_clip
 
+    settings = {"model_uri": flags.model, "tracking_uri": flags.tracking_uri}
     config = ServeConfig(
-        model_uri=flags.model,
-        tracking_uri=tracking_uri(flags.tracking_uri),
         num_gpus=flags.num_gpus,
-        max_requests=max(flags.clients),
+        max_requests=flags.max_requests or max(flags.clients),
         max_replicas=flags.max_replicas,
         # A measurement is shorter than Serve's own patience.
         scale_up_after_s=2,
@@ -67,6 +77,10 @@ def run(flags: argparse.Namespace) -> None:
         **({"max_batch_frames": flags.max_batch_frames} if flags.max_batch_frames else {}),
     )
     with tempfile.TemporaryDirectory() as scratch:
+        if flags.untrained:
+            settings = _registered_untrained(Path(scratch))
+        settings["tracking_uri"] = tracking_uri(settings["tracking_uri"])
+        config = config.model_copy(update=settings)
         video = flags.video or Path(scratch) / "clip.mp4"
         if not flags.video:
             write_video(standard_clip(5), video)
@@ -76,6 +90,34 @@ def run(flags: argparse.Namespace) -> None:
             return
         rows = measure(config, clients=flags.clients, **load)
     print(json.dumps(to_json(rows), indent=2) if flags.json else report_table(rows))
+
+
+def _registered_untrained(folder: Path) -> dict[str, str]:
+    """A model as small as the demo's with random weights, champion of a registry in `folder`."""
+    from sdavs_platform.tracking.client import mlflow_client
+    from sdavs_platform.tracking.registry import promote, register_artifact
+
+    from sdavs_model import SDAVSConfig, build_model, save_artifact
+
+    config = SDAVSConfig(
+        backbone="resnet10t", image_size=128, width=64, num_heads=4, vggish_width=0.125, from_scratch=True
+    )
+    uri = f"sqlite:///{folder}/mlflow.db"
+    save_artifact(
+        folder / "artifact",
+        model=build_model(config).eval(),
+        classes=["background", "sounding object"],
+        metrics={},
+        lineage={},
+    )
+    client = mlflow_client(uri)
+    experiment = client.create_experiment("benchmark", artifact_location=f"{folder}/artifacts")
+    run = client.create_run(experiment)
+    version = register_artifact(
+        folder / "artifact", name="untrained", config=config, run_id=run.info.run_id, tags={}, uri=uri
+    )
+    promote("untrained", version, uri=uri)
+    return {"model_uri": "models:/untrained@champion", "tracking_uri": uri}
 
 
 def _follow(config: "ServeConfig", clients: int, load: dict[str, Any], *, as_json: bool) -> None:

@@ -55,8 +55,10 @@ def measure(*, num_workers: Sequence[int], step_s: float, num_steps: int) -> Rep
         "wait": {},
     }
     with tempfile.TemporaryDirectory(prefix="sdavs-loader-") as folder:
-        counts = {"num_val": 1, "num_test_new_scenes": 1, "num_test_strict": 1}
-        prepare(Path(folder), RealAVConfig(num_train=NUM_CLIPS, size=STORED_SIZE, **counts))
+        data = RealAVConfig(
+            size=STORED_SIZE, num_train=NUM_CLIPS, num_val=1, num_test_new_scenes=1, num_test_strict=1
+        )
+        prepare(Path(folder), data)
         for way, augment in (("as stored", None), ("augmented", Augment())):
             clips = open_training_clips(
                 "auto", folder, "train", Preprocessor(config.preprocess), training=True, augment=augment

@@ -1,0 +1,127 @@
+"""The subjects with ratios, one after another, into one result file; under ten minutes on two idle cores.
+
+    python jobs/benchmark.py all                                    prints the ratios, writes benchmarks/results/*.json
+    python jobs/benchmark.py all --json                             prints the file's content
+    python jobs/benchmark.py all --only model data --out /tmp/out
+
+The file is written after every subject, so a run that is cut off leaves what it has. A subject that fails, or takes
+longer than its limit, does not keep the next from running; the file says why.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _flags import add_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One command, and how long it may take."""
+
+    arguments: Sequence[str]
+    limit_s: float
+
+
+SUBJECTS = {
+    "model": Subject(
+        arguments=[
+            *("model", "--recipes", "full", "--threads", "2", "--repeats", "3"),
+            *("--backbone", "swin_base_patch4_window12_384", "pvt_v2_b5"),
+        ],
+        limit_s=180,
+    ),
+    "small model": Subject(
+        arguments=[
+            *("model", "--config", "jobs/configs/demo_from_scratch.yaml", "--threads", "2"),
+            *("--image-size", "128", "--repeats", "15"),
+        ],
+        limit_s=60,
+    ),
+    "data": Subject(arguments=["data", "--simulate-gpu", "--workers", "1", "2", "--steps", "6"], limit_s=120),
+    "training": Subject(arguments=["training", "--rounds", "5", "--steps", "5"], limit_s=120),
+    "recovery": Subject(arguments=["recovery"], limit_s=150),
+    "serve": Subject(
+        arguments=[
+            *("serve", "--untrained", "--seconds", "4", "--max-requests", "16"),
+            *("--clients", "1", "4", "16", "64", "512"),
+        ],
+        limit_s=240,
+    ),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `benchmark.py all`."""
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[*SUBJECTS],
+        default=[*SUBJECTS],
+        metavar="SUBJECT",
+        help=f"some of: {', '.join(SUBJECTS)} (default: all)",
+    )
+    where = parser.add_argument_group("where it goes")
+    where.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results",
+        help="folder of the file (default: benchmarks/results in the checkout)",
+    )
+    add_json(where)
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure, write and print."""
+    from sdavs_platform.benchmarks import result_files
+    from sdavs_platform.storage.datasets import bundled_data
+
+    bundled_data()  # composed on first use, which is nobody's time
+    content: dict[str, Any] = result_files.environment(shlex.join(["python", *sys.argv]))
+    content |= {"subjects": {}, "results": {}, "ratios": {}}
+    name = result_files.file_name(content["hardware"], precision="fp32", compiled=False)
+    for subject in flags.only:
+        results, about = _measured(SUBJECTS[subject])
+        content["subjects"][subject] = about
+        if results is not None:
+            content["results"][subject] = results
+        content["ratios"] = result_files.ratios(content["results"])
+        path = result_files.write(flags.out, name, content)
+    print(json.dumps(content, indent=2) if flags.json else _table(content, path))
+
+
+def _measured(subject: Subject) -> tuple[Any, dict[str, Any]]:
+    """What the command printed, None if it did not end well; and {"command", "seconds", "error"}."""
+    # A process of its own: threads, memory and Ray of one subject do not reach the next.
+    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *subject.arguments, "--json"]
+    started = time.monotonic()
+    results, error = None, None
+    try:
+        ran = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=subject.limit_s, check=True
+        )
+        results = json.loads(ran.stdout)
+    except subprocess.TimeoutExpired:
+        error = f"not done after {subject.limit_s:g} s"
+    except (subprocess.CalledProcessError, json.JSONDecodeError) as problem:
+        error = str(problem)
+    shown = shlex.join(["python", "jobs/benchmark.py", *subject.arguments])
+    return results, {"command": shown, "seconds": round(time.monotonic() - started, 1), "error": error}
+
+
+def _table(content: dict[str, Any], path: Path) -> str:
+    from sdavs_platform.tables import text_table
+
+    lines = [text_table(["ratio", ""], [[name, f"{value:.3f}"] for name, value in content["ratios"].items()])]
+    for subject, about in content["subjects"].items():
+        lines.append(f"{subject}: {about['error'] or 'done'}, {about['seconds']:.0f} s")
+    return "\n".join([*lines, str(path)])
