@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sdavs_platform.cluster import joined_cluster
+from sdavs_platform.cluster import joined_cluster, with_gpus_decided
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tables import text_table
 from sdavs_platform.tracking.runs import TrainingRun
@@ -42,7 +42,11 @@ def measure(config: RunConfig, *, num_rounds: int, num_steps: int) -> Report:
     from ray.train.torch import TorchTrainer
 
     with tempfile.TemporaryDirectory(prefix="sdavs-overhead-") as folder:
-        config = resolved(_alone(config, folder, log_every=num_steps))
+        config = _alone(config, folder, log_every=num_steps)
+        if config.cluster.use_gpu == "auto":
+            with joined_cluster(config, prints_workers=False):
+                config = with_gpus_decided(config)
+        config = resolved(config)
         uri, storage = config.tracking.uri, config.storage.uri
         assert uri is not None
         assert storage is not None
@@ -148,7 +152,10 @@ def _bare_step(config: RunConfig, *, device: Any) -> Callable[[dict[str, Any]], 
     dtype = compute_dtype(config)
     cast(model, dtype)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optimizer), lr=config.optimizer.lr, fused=True
+        parameter_groups(model, config.optimizer),
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        fused=True,
     )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     weights = config.training.loss_weights.model_dump()
