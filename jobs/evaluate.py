@@ -59,6 +59,13 @@ def main() -> None:
         "figures are the same (default: %(default)s, this process)",
     )
     parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="splits to score at the same time on this machine, each in a process with its part of the cores; not with "
+        "--workers (default: %(default)s)",
+    )
+    parser.add_argument(
         "--address", help="with --workers: the Ray cluster's HOST:PORT (default: as for jobs/train.py)"
     )
     parser.add_argument(
@@ -80,6 +87,10 @@ def main() -> None:
     keep_freed_memory()
     if flags.workers < 1:
         raise ValueError(f"--workers: {flags.workers} is not allowed; allowed: 1 or more")
+    if flags.processes < 1 or (flags.processes > 1 and flags.workers > 1):
+        raise ValueError(
+            f"--processes: {flags.processes} is not allowed; allowed: 1, or with --workers 1 more"
+        )
     with contextlib.ExitStack() as joined:
         results = _evaluate(flags, _scorers(flags, joined))
     print(json.dumps(results, indent=2) if flags.json else results_table(results), flush=True)
@@ -113,6 +124,7 @@ def _evaluate(flags: argparse.Namespace, scorers: Any) -> dict[str, Any]:
         device=flags.device,
         uri=flags.tracking_uri,
         scorers=scorers,
+        processes=flags.processes,
         flips=flags.flips,
     )
 

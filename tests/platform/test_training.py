@@ -172,6 +172,12 @@ def test_the_evaluation_compares_the_right_sound_with_others_and_with_models_tha
     assert rows.keys() == report["splits"]["test_strict"].keys()
     for row, scores in rows.items():
         assert scores == pytest.approx(report["splits"]["test_strict"][row], abs=1e-5)
+    # So do two processes, with a split each.
+    apart = evaluate_registered(f"models:/sdavs/{version}", root=str(data), uri=uri, processes=2)
+    assert list(apart["splits"]) == list(report["splits"])
+    for split, rows in apart["splits"].items():
+        for row, scores in rows.items():
+            assert scores == pytest.approx(report["splits"][split][row], abs=1e-5)
 
 
 def test_a_checkpoint_that_lacks_a_shard_is_refused_with_the_file_name(interrupted_and_resumed, tmp_path):

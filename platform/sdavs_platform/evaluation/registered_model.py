@@ -6,14 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdavs_model import LoadedModel, load_artifact
 from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound, swap_partners
+from sdavs_model.cpu_memory import keep_freed_memory
 from sdavs_model.data.core.preprocess import Preprocessor
+from sdavs_model.data.core.workers import in_processes
 from sdavs_model.data.datasets import known_kind, splits_of
 from sdavs_model.data.training_clips import TrainingClips, open_training_clips
 from sdavs_model.metrics import Mode, ObjectMetrics, protocol_in_words
 from sdavs_model.metrics.base import LABELS
 from sdavs_model.metrics.listening import SoundMetrics
+from sdavs_platform import console
 from sdavs_platform.evaluation.flips import IN_WORDS, Flipped, with_flips
 from sdavs_platform.evaluation.listening import (
     BLIND,
@@ -60,6 +65,7 @@ class Setting:
 class SplitReport:
     """What `evaluate_registered` reports of one split."""
 
+    protocol: str
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
     constant: str = ""
     robust: dict[str, float] = field(default_factory=dict)
@@ -81,6 +87,7 @@ def evaluate_registered(
     device: str = "cpu",
     uri: str | None = None,
     scorers: Scorers | None = None,
+    processes: int = 1,
     flips: bool = False,
 ) -> dict[str, Any]:
     """Score a model, and the baselines it should be compared with, on every split.
@@ -95,6 +102,8 @@ def evaluate_registered(
         splits: None for all whose name starts with "test".
         uri: MLflow; None for the default.
         scorers: workers of a cluster that share the clips, to the same figures; None for this process alone.
+        processes: how many splits are scored at the same time, each by a process of its own, which share the compute
+            threads of this one; not with `scorers`.
         flips: average predictions with those of mirrored frames; reported as such.
 
     Returns:
@@ -114,28 +123,28 @@ def evaluate_registered(
     kind = known_kind(kind, data)
     splits = list(splits) if splits else test_splits(data, kind)
     registered = resolve(model_uri, uri=uri)
-    loaded = load_artifact(fetch(model_uri, uri=uri), device=device, sha256=registered.sha256)
-    blind = load_artifact(fetch(blind_uri, uri=uri), device=device) if blind_uri else None
-    if flips:
-        loaded, blind = with_flips(loaded), with_flips(blind) if blind else None
-    reports: dict[str, SplitReport] = {}
-    for split in splits:
-        clips = open_for(loaded, kind, data, split)
-        score_split = _score_object if clips.source.protocol == ObjectMetrics.protocol else _score_controls
-        setting = Setting(
-            blind=(blind, open_for(blind, kind, data, split)) if blind else None,
-            mode=mode,
-            videos_per_batch=videos_per_batch,
-            device=device,
-            scorers=scorers,
-        )
-        reports[split] = score_split(loaded, clips, setting)
-        if clips.source.num_classes == 1:
-            constant = best_constant(
-                open_for(loaded, kind, data, train_split), clips, mode=mode, videos_per_batch=videos_per_batch
-            )
-            reports[split].rows["best constant mask"] = constant.scores
-            reports[split].constant = constant.kind
+    task = _Task(
+        folder=fetch(model_uri, uri=uri),
+        sha256=registered.sha256,
+        blind_folder=fetch(blind_uri, uri=uri) if blind_uri else None,
+        kind=kind,
+        data=data,
+        train_split=train_split,
+        mode=mode,
+        videos_per_batch=videos_per_batch,
+        device=device,
+        flips=flips,
+    )
+    processes = min(processes, len(splits))
+    if processes > 1:
+        assert scorers is None
+        num_threads = max(1, torch.get_num_threads() // processes)
+        calls = [(split, task, num_threads) for split in splits]
+        found = dict(in_processes(_score_split_apart, calls, processes))
+    else:
+        models = task.load()
+        found = {split: _score_split(split, task, models, scorers) for split in splits}
+    reports = {split: found[split] for split in splits}
     return {
         "model": model_uri,
         "version": registered.version,
@@ -143,7 +152,7 @@ def evaluate_registered(
         "blind": blind_uri,
         "data": str(data),
         "kind": kind,
-        "protocol": clips.source.protocol,
+        "protocol": reports[splits[-1]].protocol,
         "mode": mode,
         "flips": flips,
         "videos_per_batch": videos_per_batch,
@@ -156,9 +165,68 @@ def evaluate_registered(
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What it takes to score any of the splits, for another process, too; see `evaluate_registered`."""
+
+    folder: Path
+    sha256: str | None
+    blind_folder: Path | None
+    kind: str
+    data: Path
+    train_split: str
+    mode: Mode
+    videos_per_batch: int
+    device: str
+    flips: bool
+
+    def load(self) -> tuple[LoadedModel, LoadedModel | None]:
+        """The model, and the audio-blind one."""
+        loaded = load_artifact(self.folder, device=self.device, sha256=self.sha256)
+        blind = load_artifact(self.blind_folder, device=self.device) if self.blind_folder else None
+        if self.flips:
+            return with_flips(loaded), with_flips(blind) if blind else None
+        return loaded, blind
+
+
+def _score_split(
+    split: str, task: _Task, models: tuple[LoadedModel, LoadedModel | None], scorers: Scorers | None
+) -> SplitReport:
+    """One split, with all that its protocol asks for."""
+    loaded, blind = models
+    clips = open_for(loaded, task.kind, task.data, split)
+    score_split = _score_object if clips.source.protocol == ObjectMetrics.protocol else _score_controls
+    setting = Setting(
+        blind=(blind, open_for(blind, task.kind, task.data, split)) if blind else None,
+        mode=task.mode,
+        videos_per_batch=task.videos_per_batch,
+        device=task.device,
+        scorers=scorers,
+    )
+    report = score_split(loaded, clips, setting)
+    if clips.source.num_classes == 1:
+        constant = best_constant(
+            open_for(loaded, task.kind, task.data, task.train_split),
+            clips,
+            mode=task.mode,
+            videos_per_batch=task.videos_per_batch,
+        )
+        report.rows["best constant mask"] = constant.scores
+        report.constant = constant.kind
+    return report
+
+
+def _score_split_apart(split: str, task: _Task, num_threads: int) -> tuple[str, SplitReport]:
+    """`_score_split` in a process of its own."""
+    console.configure(to_stderr=True)
+    torch.set_num_threads(num_threads)
+    keep_freed_memory()
+    return split, _score_split(split, task, task.load(), None)
+
+
 def _score_object(loaded: LoadedModel, clips: TrainingClips, setting: Setting) -> SplitReport:
     """AVSBench-object's figures with every sound that the split allows, of the deaf oracle and the blind model."""
-    report = SplitReport()
+    report = SplitReport(protocol=clips.source.protocol)
     sounds, report.left_out = sounds_of(clips)
     clip_miou: dict[str, dict[str, float]] = {}
 
@@ -190,7 +258,7 @@ def _score_object(loaded: LoadedModel, clips: TrainingClips, setting: Setting) -
 
 def _score_controls(loaded: LoadedModel, clips: TrainingClips, setting: Setting) -> SplitReport:
     """Another protocol's figures with the right, no and swapped sound."""
-    report = SplitReport()
+    report = SplitReport(protocol=clips.source.protocol)
     options: dict[str, Any] = {
         "mode": setting.mode,
         "videos_per_batch": setting.videos_per_batch,

@@ -116,6 +116,7 @@ class Demo:
             if not path.is_file():
                 scratch = path.with_suffix(".new")
                 command = ["python", "jobs/evaluate.py", "--model", trained.uri, "--data", str(self._data)]
+                command += ["--processes", "2"]
                 commands.run(
                     *("evaluate", *command, "--json"),
                     on_line=self._steps.now,
