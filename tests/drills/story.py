@@ -61,12 +61,16 @@ class Story:
         )
         lines, began = [], time.monotonic()
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if kill_at is not None and kill_at in line:
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if kill_at is not None and kill_at in line:
+                    break
+            status = None if kill_at else process.wait()
+        finally:
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-                break
-        status = process.wait()
+        status = process.wait() if status is None else status
         print("\n".join(line[:150] for line in [one for one in lines if one.strip()][-shown:]))
         print(
             f"({'killed' if kill_at else f'exit status {status}'} after {time.monotonic() - began:.0f} s)",
@@ -120,6 +124,7 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, help="where all of it lies (default: a temporary folder)")
     flags = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if flags.folder is not None:
         flags.folder.mkdir(parents=True, exist_ok=True)
         tell(flags.folder.resolve())
