@@ -14,6 +14,7 @@ from sdavs_platform.tracking.runs import changed_keys, flattened, resolved_yaml
 from sdavs_platform.training.preflight import resolved
 
 from sdavs_model.architectures import ARCHITECTURES
+from sdavs_model.architectures.ddeseg.config import DDESegConfig
 from sdavs_model.architectures.sdavs.config import SDAVSConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
@@ -87,6 +88,9 @@ def test_a_key_that_several_architectures_have_is_listed_with_the_default_of_the
     assert listed["model.architecture"] == ("sdavs", tuple(ARCHITECTURES))
     assert listed["model.image_size"] == (SDAVSConfig().image_size, tuple(ARCHITECTURES))
     assert listed["model.variant"] == ("figure", ("ddeseg",))
+    others = {key.path: key.other_defaults for key in config_keys()}
+    assert others["model.image_size"] == (("ddeseg", DDESegConfig().image_size),)
+    assert others["model.architecture"] == others["model.backbone"] == ()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -32,6 +32,8 @@ class Key(NamedTuple):
     help: str
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
     """The values of `model.architecture` with which it exists."""
+    other_defaults: tuple[tuple[str, Any], ...] = ()
+    """The architectures, after the first, with another default, and what it is."""
 
 
 def config_keys() -> list[Key]:
@@ -45,7 +47,12 @@ def config_keys() -> list[Key]:
     for key in keys:
         first = found.setdefault(key.path, key)
         if first is not key:
-            found[key.path] = first._replace(architectures=(*first.architectures, *key.architectures))
+            differs = key.default != first.default and not key.path.endswith(".architecture")
+            (name,) = key.architectures
+            found[key.path] = first._replace(
+                architectures=(*first.architectures, name),
+                other_defaults=(*first.other_defaults, *([(name, key.default)] if differs else [])),
+            )
     return list(found.values())
 
 
@@ -131,7 +138,10 @@ def add_config_flags(
             about = sections[section].description if section in sections else "Identity of the run."
             groups[section] = parser.add_argument_group(section, about)
         only = "" if len(key.architectures) == len(ARCHITECTURES) else f"{', '.join(key.architectures)}: "
-        text = f"{only}{key.help} [{key.kind}; default {yaml_text(key.default)}]"
+        default = "".join(
+            [yaml_text(key.default), *(f"; {name}: {yaml_text(value)}" for name, value in key.other_defaults)]
+        )
+        text = f"{only}{key.help} [{key.kind}; default {default}]"
         groups[section].add_argument(
             f"--{key.path}",
             dest=key.path,
