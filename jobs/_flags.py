@@ -54,6 +54,11 @@ def add_device(group: Group) -> None:
     group.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
 
 
+def add_training_config(group: Group, default: str, *, what: str = "a training's YAML file") -> None:
+    """`--config`, the file of the training that is measured."""
+    group.add_argument("--config", default=default, help=f"{what} (default: %(default)s)")
+
+
 def add_numbers(group: Group, flag: str, default: Sequence[int], what: str, **settings: Any) -> None:
     """A flag that takes one or more whole numbers, such as `--workers 1 2 4`."""
     shown = " ".join(map(str, default))

@@ -12,15 +12,13 @@ The clips are loaded with the training's augmentation and without it, with sound
 import argparse
 import json
 
-from _flags import add_json, add_numbers
+from _flags import add_json, add_numbers, add_training_config
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py data`."""
     what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--config", default="jobs/configs/demo.yaml", help="a training's YAML file (default: %(default)s)"
-    )
+    add_training_config(what, "jobs/configs/demo.yaml")
     what.add_argument(
         "--data", help="data set folder or bucket (default: the config's, else the bundled data set)"
     )

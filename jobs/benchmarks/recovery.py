@@ -10,7 +10,7 @@ Runs `jobs/train.py` on a Ray cluster of its own, as a Ray job would on a runnin
 import argparse
 import json
 
-from _flags import add_json
+from _flags import add_json, add_training_config
 
 SMALL = ["training.batch_size=8", "data.whole_clips=0"]
 """Long steps would hide what is measured, and so few windows make no whole clips for two workers."""
@@ -19,11 +19,7 @@ SMALL = ["training.batch_size=8", "data.whole_clips=0"]
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py recovery`."""
     what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--config",
-        default="jobs/configs/demo_from_scratch.yaml",
-        help="a training's YAML file (default: %(default)s)",
-    )
+    add_training_config(what, "jobs/configs/demo_from_scratch.yaml")
     what.add_argument(
         "--set",
         nargs="+",

@@ -11,17 +11,14 @@ docs/scaling.md. Minutes on idle cores, and 10 GB of memory.
 import argparse
 import json
 
-from _flags import add_json, add_numbers
+from _flags import add_json, add_numbers, add_training_config
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py scaling`."""
     here = parser.add_argument_group("what is measured here")
-    here.add_argument(
-        "--config",
-        default="jobs/configs/demo.yaml",
-        help="a training's YAML file: model and global batch (default: %(default)s)",
-    )
+    what = "a training's YAML file: model and global batch"
+    add_training_config(here, "jobs/configs/demo.yaml", what=what)
     add_numbers(here, "--workers", (1, 2, 4), "processes")
     add_numbers(here, "--stages", (0, 1, 2, 3), "ZeRO stages", choices=range(4))
     here.add_argument("--steps", type=int, default=4, help="timed steps (default: %(default)s)")

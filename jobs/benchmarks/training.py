@@ -10,17 +10,13 @@ One worker runs blocks of steps of both kinds in turn, on the same batches.
 import argparse
 import json
 
-from _flags import add_json, at_least_one
+from _flags import add_json, add_training_config, at_least_one
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `benchmark.py training`."""
     what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--config",
-        default="jobs/configs/demo_from_scratch.yaml",
-        help="a training's YAML file (default: %(default)s)",
-    )
+    add_training_config(what, "jobs/configs/demo_from_scratch.yaml")
     what.add_argument(
         "--data", help="data set folder or bucket (default: the config's, else the bundled data set)"
     )

@@ -380,19 +380,9 @@ def _pieces(body: IO[bytes]) -> Iterator[bytes]:
 def model_status(state: RolloutState, route: Route, *, device: str) -> ModelStatus:
     """The response of GET /v1/model."""
     release, refused = route.release, state.refused
-    return ModelStatus(
-        model=release.info(route.alias),
-        architecture=release.architecture,
-        backbone=release.backbone,
-        image_size=release.image_size,
-        num_frames=release.num_frames,
-        classes=release.classes,
-        metrics=release.metrics,
-        device=device,
-        refused=f"version {refused.version} at {refused.gate}: {refused.reason}"
-        if refused
-        else state.trouble,
-    )
+    reason = f"version {refused.version} at {refused.gate}: {refused.reason}" if refused else state.trouble
+    facts = release.model_dump(include=set(ModelStatus.model_fields))
+    return ModelStatus(model=release.info(route.alias), device=device, refused=reason, **facts)
 
 
 def _segment_responses() -> dict[int | str, dict[str, Any]]:
