@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from sdavs_platform.training import run
 
+DEATHS = "deaths"
+"""In the training's folder: how many workers have died."""
+
 # The functions for workers are nested, so that Ray sends their code: workers do not import modules of tests.
 
 
@@ -46,12 +49,13 @@ def die_while_writing(patch: pytest.MonkeyPatch, *, number: int) -> None:
 def die_while_uploading(patch: pytest.MonkeyPatch, *, number: int) -> None:
     """Trainings lose a worker by SIGKILL after the first worker's part of that checkpoint, counted from 1, has arrived.
 
-    For storage that is a folder. Only trainings that start without checkpoints.
+    All checkpoints before it are listed then, and the file `DEATHS` counts. For storage that is a folder. Only
+    trainings that start without checkpoints.
     """
 
     def train(settings: dict[str, Any]) -> None:
         import ray.train
-        from sdavs_platform.training.checkpoints.listing import own_checkpoints
+        from sdavs_platform.training.checkpoints.listing import await_checkpoint, own_checkpoints
         from sdavs_platform.training.loop import train_worker
 
         report, num_reported = ray.train.report, 0
@@ -60,12 +64,16 @@ def die_while_uploading(patch: pytest.MonkeyPatch, *, number: int) -> None:
         def die(checkpoint: Any, folder: str) -> Any:
             while not (storage / folder / "manifest-rank0.json").exists():
                 time.sleep(0.01)
+            deaths = storage / DEATHS
+            deaths.write_text(str(1 + int(deaths.read_text() if deaths.exists() else 0)))
             os.kill(os.getpid(), signal.SIGKILL)
 
         def report_or_die(metrics: dict[str, Any], **options: Any) -> None:
             nonlocal num_reported
             num_reported += 1
             is_last = num_reported == number and ray.train.get_context().get_world_rank() == 1
+            if is_last:
+                await_checkpoint()
             report(metrics, **options, **({"checkpoint_upload_fn": die} if is_last else {}))
 
         if not own_checkpoints():

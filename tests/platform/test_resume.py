@@ -2,23 +2,20 @@
 
 import json
 import os
-import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
+from dying_workers import DEATHS, die_while_uploading
 from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.training.checkpoints.checkpoint import verify_complete
 from sdavs_platform.training.export import consolidate, export_from_storage
 from sdavs_platform.training.run import TrainResult, train
-from waiting import patience, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -54,12 +51,11 @@ def undisturbed(config: Any, cluster: None) -> TrainResult:
 
 @pytest.fixture(scope="module")
 def killed(config: Any, cluster: None) -> TrainResult:
-    """The same training; one of its workers is killed while its second checkpoint, or a later one, arrives."""
-    kill = threading.Thread(target=kill_a_worker, args=(checkpoint_list(config("killed")),), daemon=True)
-    kill.start()
-    result = train(config("killed"), finishes=False)
-    kill.join(timeout=patience(10))
-    assert not kill.is_alive(), "the training was over before a worker could be killed"
+    """The same training; one of its workers is killed while its third checkpoint arrives."""
+    with pytest.MonkeyPatch.context() as patch:
+        die_while_uploading(patch, number=3)
+        result = train(config("killed"), finishes=False)
+    assert checkpoint_list(config("killed")).with_name(DEATHS).read_text() == "1"
     assert not list(Path(tempfile.gettempdir()).glob(f"sdavs-checkpoint-{result.run_id}-*"))
     return result
 
@@ -71,23 +67,6 @@ def checkpoint_list(config: Any) -> Path:
 def newest_checkpoint(config: Any) -> Path:
     known = json.loads(checkpoint_list(config).read_text())
     return checkpoint_list(config).parent / known["latest_checkpoint_result"]["checkpoint_dir_name"]
-
-
-def kill_a_worker(checkpoints: Path) -> None:
-    wait_until(checkpoints.is_file, what="the first checkpoint", every=0.02)
-    workers = [
-        process
-        for process in psutil.process_iter(["name", "environ"])
-        if "RayTrainWorker" in process.info["name"]
-        and (process.info["environ"] or {}).get("SDAVS_HOME") == os.environ["SDAVS_HOME"]
-    ]
-    listed = checkpoints.read_text()
-    wait_until(
-        lambda: any(folder.name not in listed for folder in checkpoints.parent.glob("checkpoint_*/")),
-        what="a checkpoint that arrives",
-        every=0.002,
-    )
-    workers[-1].send_signal(signal.SIGKILL)
 
 
 def weights(result: TrainResult, config: Any) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from running import process
 from sdavs_platform.tuning.simulation import made_up_sweep, run_made_up
 from sdavs_platform.tuning.store import SweepStore
-from waiting import patience, wait_until
+from waiting import wait_until
 
 HERE = Path(__file__).parent
 
@@ -23,8 +23,7 @@ def quiet(sweep, storage, **options):
 
 
 def started(address, storage, num_trials=4):
-    # Long enough epochs for what happens in the midst of them, however slow the machine is.
-    command = [sys.executable, HERE / "made_up.py", address, storage, str(num_trials), str(patience(0.3))]
+    command = [sys.executable, HERE / "made_up.py", address, storage, str(num_trials), storage / "go"]
     return process(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -40,6 +39,7 @@ def test_a_killed_driver_is_continued_by_the_same_command_without_repeating_a_fi
         wait_for_a_finished_trial(store)
     before = {trial.id: trial for trial in store.trials()}
     assert len(before) < 4
+    (tmp_path / "go").touch()
     with started(cluster, tmp_path) as second:
         output, _ = second.communicate()
     assert second.returncode == 0, output
