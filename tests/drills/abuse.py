@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import signal
 import sys
 import time
 from collections import Counter
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="length of the attack (default: 120)")
     parser.add_argument("--http-only", action="store_true", help="without Ray, MLflow and a model")
     flags = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too
     load, cores = psutil.getloadavg()[0], psutil.cpu_count()
     print(f"load of the machine before: {load:.1f} on {cores} cores", flush=True)
     with (http_only if flags.http_only else whole_endpoint)(**LIMITS) as target:

@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, help="only so many, the kinds in turn (default: all)")
     parser.add_argument("--minutes", type=float, default=9, help="begin no rollout later (default: 9)")
     flags = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too
     deadline = time.monotonic() + 60 * flags.minutes
     rollout = QUICK.model_copy(update={"call_timeout_s": patience(CALL_TIMEOUT_S)})
     with running_stack(rollout=rollout) as stack:

@@ -11,6 +11,7 @@ memory that each part held, in MB.
 
 import argparse
 import contextlib
+import signal
 import sys
 import threading
 import time
@@ -94,6 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--http-only", action="store_true", help="without Ray, MLflow and a model")
     flags = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too
     load, cores = psutil.getloadavg()[0], psutil.cpu_count()
     with (http_only if flags.http_only else whole_endpoint)(**LIMITS) as target:
         key = target.keys.add("segment")
