@@ -265,7 +265,7 @@ def _normalization(backbone: str) -> tuple[tuple[float, float, float], tuple[flo
     """Mean and standard deviation that the backbone's pretrained weights expect, as timm records them."""
     if backbone in KNOWN_BACKBONES:
         return IMAGENET_MEAN, IMAGENET_STD
-    import timm
+    from sdavs_model.lean_timm import timm
 
     recorded: Any = timm.models.get_pretrained_cfg(backbone)
     return (recorded.mean, recorded.std) if recorded else (IMAGENET_MEAN, IMAGENET_STD)
@@ -274,7 +274,7 @@ def _normalization(backbone: str) -> tuple[tuple[float, float, float], tuple[flo
 def _check_backbone_name(name: str) -> None:
     if name in KNOWN_BACKBONES:
         return
-    import timm
+    from sdavs_model.lean_timm import timm
 
     architecture = name.split(".", 1)[0]
     if architecture not in timm.list_models():

@@ -1,6 +1,8 @@
 """What holds for all tests: their markers, limits that fit the machine, how pytest-xdist hands the files out."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +34,18 @@ def pytest_configure(config: pytest.Config) -> None:
     slowness()  # measured here, before the tests themselves are the load
     # Ray starts its workers with niceness 15: next to eight busy processes they would hardly run at all.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray starts a worker for each CPU before any is asked for. Without the job's environment they are of no use here.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    _remove_temporary_files_afterwards(config)
+
+
+def _remove_temporary_files_afterwards(config: pytest.Config) -> None:
+    """Also what processes leave behind that tests kill, and the logs of Ray's sessions; pytest's own folders stay."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")  # short: Ray's sockets lie in it
+    os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"] = folder
+    tempfile.tempdir = None  # what Python has remembered
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

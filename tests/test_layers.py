@@ -62,7 +62,7 @@ LAYERS = """
     model.encoders
     model.artifact_files model.masks model.precision
     model.config model.costs
-    model.files model.suggestions model.cpu_memory
+    model.files model.suggestions model.cpu_memory model.lean_timm
 """
 ROW_OF = {
     name if name.startswith("jobs") else f"sdavs_{name}": row

@@ -7,6 +7,7 @@ tests/platform/test_deepspeed_internals.py: an upgrade of DeepSpeed that changes
 import logging
 import math
 import pickle
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ ALIGNMENT = 2
 def log_only(level: int) -> None:
     """Let DeepSpeed log to standard output from this level; it begins with INFO."""
     logging.getLogger("DeepSpeed").setLevel(level)
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed without MLflow: its autotuner would import that for itself, a second and more in every worker."""
+    is_hidden = "mlflow" not in sys.modules
+    if is_hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's way to say that there is none
+    try:
+        import deepspeed
+    finally:
+        if is_hidden:
+            del sys.modules["mlflow"]
+    return deepspeed
 
 
 def skip_compiled_collective() -> None:

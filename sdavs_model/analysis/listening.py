@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from sdavs_model.analysis.noise_mixing import Noise, rms
+from sdavs_model.analysis.sound_conditions import OFF_SCREEN, RIGHT, SILENCE, SWAPPED
 from sdavs_model.audio_control import AudioControlled, ReplacedSound, swap_partners
 from sdavs_model.data.core.clip import SAMPLE_RATE
 
-RIGHT, SILENCE, SWAPPED, OFF_SCREEN = "right", "silence", "swapped", "off-screen"
-NOISE_ONLY, WHITE_NOISE = "noise only", "white noise"
 NOISE_RMS = 0.08
 """Root mean square of the noise that replaces the sound: -22 dBFS, a usual level of speech and of RealAV's sources."""
 

@@ -11,10 +11,6 @@ from sdavs_model.data.core.audio import read_audio
 from sdavs_model.data.core.clip import SAMPLE_RATE
 from sdavs_model.data.realav.asset_library import ASSETS_FOLDER
 
-PAPER_FACTOR = 0.1
-"""The paper's scaling factor."""
-ORIGINAL = "original audio"
-"""Name of the condition without added noise."""
 LOWEST_HZ = 20.0
 """Lowest frequency of Brownian noise (our choice: the lower limit of hearing). Without a limit nearly all of its
 energy would lie in an inaudible drift of fractions of a hertz."""
@@ -129,16 +125,6 @@ class NoisySound(ReplacedSound):
             assert self.snr_db is not None
             noisy = add_at_snr(waveform, noise, self.snr_db)
         return self.clips.preprocessor.log_mel(noisy, len(log_mel))
-
-
-def factor_condition(noise: str) -> str:
-    """Name of the condition with a noise at the paper's factor."""
-    return f"{noise} x {PAPER_FACTOR}"
-
-
-def snr_condition(noise: str, snr_db: int) -> str:
-    """Name of the condition with a noise at a signal-to-noise ratio in dB."""
-    return f"{noise} {snr_db} dB"
 
 
 def _peak_one(samples: np.ndarray) -> np.ndarray:

@@ -18,8 +18,6 @@ from sdavs_model.data.augment.augmentation import SharedEpoch, draw_window
 from sdavs_model.data.augment.config import Augment
 from sdavs_model.encoders.audio import build_audio_encoder
 from sdavs_model.encoders.features import EMBEDDINGS, MAPS
-from sdavs_model.encoders.folding import fold_batch_norms
-from sdavs_model.encoders.visual import VisualEncoder
 from sdavs_model.files import replacing
 from sdavs_model.weights.read import configured_weights
 
@@ -44,6 +42,10 @@ class FrozenEncoders:
     """
 
     def __init__(self, config: ModelConfig) -> None:
+        # They come with timm, which takes seconds to import.
+        from sdavs_model.encoders.folding import fold_batch_norms
+        from sdavs_model.encoders.visual import VisualEncoder
+
         assert config.freeze_backbone
         assert config.audio_encoder_is_frozen
         backbone_weights, audio_weights = configured_weights(config)

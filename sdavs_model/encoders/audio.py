@@ -1,10 +1,16 @@
 """The audio encoder that a config names."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from sdavs_model.config import ModelConfig
-from sdavs_model.encoders.htsat import HTSAT
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
+
+if TYPE_CHECKING:
+    from sdavs_model.encoders.htsat import HTSAT
 
 
 def build_audio_encoder(config: ModelConfig, weights: Weights | None) -> VGGish | YAMNet | HTSAT:
@@ -16,5 +22,7 @@ def build_audio_encoder(config: ModelConfig, weights: Weights | None) -> VGGish 
     if config.audio_encoder == "yamnet":
         return YAMNet(weights=weights)
     if config.audio_encoder == "htsat":
+        from sdavs_model.encoders.htsat import HTSAT  # with timm, which takes seconds to import
+
         return HTSAT(weights=weights)
     return VGGish(width=config.vggish_width, weights=weights)

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-FOLDED = (nn.BatchNorm2d, BatchNormAct2d)
+from sdavs_model.lean_timm import timm
+
+FOLDED = (nn.BatchNorm2d, timm.layers.BatchNormAct2d)
 
 
 @torch.no_grad()
@@ -86,4 +87,6 @@ def _absorb(conv: nn.Conv2d, norm: Any) -> None:
 
 def _rest_of(norm: nn.Module) -> nn.Module:
     """What a normalisation does after normalising."""
-    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    return (
+        nn.Sequential(norm.drop, norm.act) if isinstance(norm, timm.layers.BatchNormAct2d) else nn.Identity()
+    )

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 
 import torch
-from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.encoders.loading import Weights, load_matching
+from sdavs_model.lean_timm import timm
 
 NUM_MEL_BINS = 64
 PICTURE_SIZE = 256
@@ -42,7 +42,7 @@ class HTSAT(Encoder):
     def __init__(self, *, weights: Weights | None = None) -> None:
         super().__init__()
         self.bn0 = nn.BatchNorm2d(NUM_MEL_BINS)
-        self.swin = SwinTransformer(
+        self.swin = timm.models.SwinTransformer(
             img_size=PICTURE_SIZE,
             patch_size=4,
             in_chans=1,

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.encoder import Encoder
 from sdavs_model.encoders.loading import Weights, load_matching
+from sdavs_model.lean_timm import timm
 
 STRIDES = (4, 8, 16, 32)
 

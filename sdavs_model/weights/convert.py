@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from sdavs_model.encoders.htsat import HTSAT, under_our_names
 from sdavs_model.encoders.loading import Weights, require_fit
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
+from sdavs_model.lean_timm import timm
 from sdavs_model.weights.catalogue import Pretrained
 from sdavs_model.weights.onnx_file import read_convolutions
 from sdavs_model.weights.read import parse_weights

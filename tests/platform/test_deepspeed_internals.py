@@ -139,11 +139,11 @@ def test_a_model_with_a_frozen_part_stays_whole_for_two_then_one_then_three_work
         assert frozen
 
 
-def test_on_cpu_deepspeed_compiles_no_collective():
+def test_on_cpu_deepspeed_compiles_no_collective_and_comes_without_mlflow():
     program = (
-        "import deepspeed; from deepspeed.comm.torch import build_shm_op; "
-        "from sdavs_platform.deepspeed_internals import skip_compiled_collective; "
-        "skip_compiled_collective(); print(build_shm_op())"
+        "import sys; from sdavs_platform.deepspeed_internals import import_deepspeed, skip_compiled_collective; "
+        "import_deepspeed(); from deepspeed.comm.torch import build_shm_op; "
+        "skip_compiled_collective(); print('mlflow' in sys.modules, build_shm_op())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -152,7 +152,7 @@ def test_on_cpu_deepspeed_compiles_no_collective():
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "None"
+    assert done.stdout.splitlines()[-1] == "False None"
 
 
 def test_an_optimizer_without_a_loss_scale_has_scale_1():

@@ -105,7 +105,7 @@ def test_a_training_in_another_thread_can_be_aborted(cluster, tmp_path):
             self._queue.put(ray.get_runtime_context().current_actor)
 
     def worker() -> None:
-        folder = Path(tempfile.mkdtemp())
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
         (folder / "weights").write_text("1")
         ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
         time.sleep(1000)

@@ -276,6 +276,7 @@ def running_stack(**changes: object) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDAVS_HOME", str(folder))
         patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("TMPDIR", str(folder))
         patch.setenv("RAY_AUTH_MODE", "disabled")
         # MLflow calls only https and public addresses unless configured otherwise.
         patch.setenv("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")

@@ -11,7 +11,7 @@ from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.study import SWAPPED, parse_study
 from sdavs_platform.tuning.sweep import load_sweep
 
-from sdavs_model.analysis.noise_mixing import ORIGINAL
+from sdavs_model.analysis.sound_conditions import ORIGINAL
 
 ROOT = Path(__file__).resolve().parents[2]
 

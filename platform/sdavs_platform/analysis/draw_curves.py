@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition, snr_condition
+from sdavs_model.analysis.sound_conditions import ORIGINAL, factor_condition, snr_condition
 
 Scores = Mapping[str, Mapping[str, float]]
 MEASURES = {"miou": "J", "fscore": "F"}

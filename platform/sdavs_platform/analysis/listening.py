@@ -3,14 +3,9 @@
 from typing import Any
 
 from sdavs_model.analysis.clip_scores import annotated, score_clip, score_probability, sounding_masks
-from sdavs_model.analysis.listening import (
-    NOISE_ONLY,
-    RIGHT,
-    WHITE_NOISE,
-    listening_sounds,
-    nothing_visible_sounds,
-)
+from sdavs_model.analysis.listening import listening_sounds, nothing_visible_sounds
 from sdavs_model.analysis.noise_mixing import BrownianNoise, WhiteNoise
+from sdavs_model.analysis.sound_conditions import NOISE_ONLY, RIGHT, WHITE_NOISE
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.metrics import fscore_in_words
 from sdavs_model.metrics.listening import marked_fraction

@@ -5,17 +5,14 @@ from typing import Any
 
 from sdavs_model.analysis.clip_scores import score_clip
 from sdavs_model.analysis.noise_mixing import (
-    ORIGINAL,
-    PAPER_FACTOR,
     TRAIN_RECORDING,
     BrownianNoise,
     Noise,
     NoisySound,
     RecordedNoise,
-    factor_condition,
-    snr_condition,
     snr_of_factor,
 )
+from sdavs_model.analysis.sound_conditions import ORIGINAL, PAPER_FACTOR, factor_condition, snr_condition
 from sdavs_model.architectures.sdavs.config import SDAVSConfig
 from sdavs_model.metrics import fscore_in_words
 from sdavs_platform.analysis.draw_curves import noise_curve

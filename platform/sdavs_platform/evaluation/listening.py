@@ -9,15 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sdavs_model.analysis.listening import (
-    OFF_SCREEN,
-    RIGHT,
-    SILENCE,
-    SWAPPED,
-    WHITE_NOISE,
-    listening_sounds,
-)
+from sdavs_model.analysis.listening import listening_sounds
 from sdavs_model.analysis.noise_mixing import WhiteNoise
+from sdavs_model.analysis.sound_conditions import OFF_SCREEN, RIGHT, SILENCE, SWAPPED, WHITE_NOISE
 from sdavs_model.audio_control import ReplacedSound
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips

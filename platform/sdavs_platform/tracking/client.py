@@ -1,4 +1,9 @@
-"""MLflow clients with explicit addresses, without MLflow's global state and without its chatter."""
+"""MLflow clients with explicit addresses, without MLflow's global state and without its chatter.
+
+Importing MLflow takes seconds of CPU time, which a worker that sends nothing saves.
+"""
+
+from __future__ import annotations
 
 import logging
 import os
@@ -7,12 +12,15 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
-from mlflow import MlflowClient
 
 from sdavs_platform.config.paths import state_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +40,8 @@ def tracking_uri(configured: str | None = None) -> str:
 
 def mlflow_client(uri: str) -> MlflowClient:
     """A client for runs and registry at `uri`; creates the folder of a sqlite file."""
+    from mlflow import MlflowClient
+
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

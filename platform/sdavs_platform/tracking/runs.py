@@ -1,6 +1,7 @@
 """MLflow runs: one per training, found again by the training's name after a restart.
 
-All calls go through `MlflowClient` with a run id, because driver and workers write to the same run.
+All calls go through `MlflowClient` with a run id, because driver and workers write to the same run. MLflow is imported
+where it is called: `tracking.client` says why.
 """
 
 import json
@@ -11,14 +12,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from PIL.Image import Image
 
 from sdavs_model.config import RENAMED_KEYS
+from sdavs_platform.config.cli import validated
 from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import (
@@ -29,6 +29,9 @@ from sdavs_platform.tracking.client import (
     require_mlflow,
     tracking_uri,
 )
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 Point = tuple[int, dict[str, float]]
 """Optimizer step, and values by metric."""
@@ -123,6 +126,12 @@ class TrainingRun:
         )
         return cls(uri=uri, run_id=found[0].info.run_id) if found else None
 
+    def recorded_config(self) -> RunConfig:
+        """The training's config as this run keeps it."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(self.client.download_artifacts(self.run_id, "config.yaml", folder))
+            return validated(yaml.safe_load(file.read_text()))
+
     def set_data_digest(self, digest: str, *, has_checkpoints: bool) -> None:
         """Record the data of this training.
 
@@ -148,6 +157,8 @@ class TrainingRun:
         Args:
             digest: sha256 of its content; MLflow takes the first 36 characters, the tag `data_digest` holds all.
         """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
         kind = root.partition("://")[0] if "://" in root else "local"
         dataset = Dataset(
             name=root.rstrip("/").rpartition("/")[2][:500],
@@ -160,12 +171,12 @@ class TrainingRun:
 
     def log_metrics(self, values: dict[str, float], *, step: int) -> None:
         """Log one point of several metrics; `step` counts optimizer steps."""
-        now = int(time.time() * 1000)
-        metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
-        self.client.log_batch(self.run_id, metrics=metrics)
+        self.log_points([(step, values)])
 
     def log_points(self, points: list[Point]) -> None:
         """Log the points of several steps in one request."""
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         metrics = [Metric(k, float(v), now, step) for step, values in points for k, v in values.items()]
         for start in range(0, len(metrics), 1000):
@@ -178,6 +189,8 @@ class TrainingRun:
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Add or replace tags."""
+        from mlflow.entities import RunTag
+
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def log_figure(self, figure: Any, file: str) -> None:
@@ -215,6 +228,8 @@ class TrainingRun:
         self.client.set_terminated(self.run_id, status)
 
     def _log_config(self, config: RunConfig, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
         self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in params.items()])
         self.client.log_text(self.run_id, resolved_yaml(config), "config.yaml")
 

@@ -15,7 +15,7 @@ from sdavs_model.encoders.visual import STRIDES
 from sdavs_model.precision import cast
 from sdavs_model.training_step import move, training_loss
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
-from sdavs_platform.deepspeed_internals import loss_scale, skip_compiled_collective
+from sdavs_platform.deepspeed_internals import import_deepspeed, loss_scale, skip_compiled_collective
 from sdavs_platform.training.averaging import keep_average
 from sdavs_platform.training.pace import Pace
 from sdavs_platform.training.schedule import lr_factor
@@ -30,8 +30,7 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
     """Wrap the model, its optimizer and its schedule; every worker calls this at the same time."""
     if not config.cluster.use_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed looks for one itself
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     if not config.cluster.use_gpu:
         skip_compiled_collective()
     # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use, and count steps elsewhere, so a

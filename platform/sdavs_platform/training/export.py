@@ -1,19 +1,16 @@
 """Any checkpoint of a training, which may still run or have been killed, as an artifact folder."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-import yaml
 
 from sdavs_model import ModelConfig, SegmentationModel, build_model, save_artifact
 from sdavs_model.metrics import ObjectMetrics
 from sdavs_model.precision import cast
 from sdavs_model.weights.store import describe_weights
-from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.tracking.runs import TrainingRun
@@ -59,7 +56,7 @@ def export_from_storage(
     run = TrainingRun.find(name, storage=storage, uri=uri)
     if run is None:
         raise ValueError(f"--tracking-uri: {uri} knows no run of {name!r} with checkpoints at {storage}")
-    config, run_id = recorded_config(run), run.run_id
+    config, run_id = run.recorded_config(), run.run_id
     trained = ray.train.Result.from_path(f"{storage.rstrip('/')}/{name}")
     chosen, metrics = _chosen(trained, checkpoint, criterion=config.training.criterion)
     address = checkpoint_address(storage, name, chosen.path)
@@ -188,10 +185,3 @@ def _chosen(
         return known[checkpoint]
     names = ", ".join(known)
     raise ValueError(f"--checkpoint: there is no {checkpoint!r}; allowed: best, newest, {names}")
-
-
-def recorded_config(run: TrainingRun) -> RunConfig:
-    """A training's config as its MLflow run keeps it."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(run.client.download_artifacts(run.run_id, "config.yaml", folder))
-        return validated(yaml.safe_load(file.read_text()))

@@ -4,6 +4,8 @@ The driver finds the weights once and writes them next to the checkpoints-to-be,
 and an alias that moves changes nothing. They are read until the training has a checkpoint of its own.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import logging
@@ -13,15 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from sdavs_model import build_model, load_artifact
-from sdavs_model.architectures.base import SegmentationModel
+import sdavs_model
 from sdavs_model.artifact_files import CARD_FILE, WEIGHTS_FILE
 from sdavs_model.config import ModelConfig
 from sdavs_model.encoders.encoder import Encoder
@@ -29,11 +30,12 @@ from sdavs_model.suggestions import nearest_or_all
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.storage.filesystem import Storage
-from sdavs_platform.tracking.registry import fetch_version, resolve
 from sdavs_platform.tracking.runs import TrainingRun
 from sdavs_platform.training.checkpoints.checkpoint import load_weights, verify_complete
 from sdavs_platform.training.checkpoints.listing import best_checkpoint, checkpoint_address
-from sdavs_platform.training.export import recorded_config
+
+if TYPE_CHECKING:
+    from sdavs_model import SegmentationModel
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +209,7 @@ def head_of(config: ModelConfig) -> set[str]:
 
 def _require_same_encoders(source: Source, config: ModelConfig) -> None:
     """Features are cached with the encoders that the config names: the source must have the same ones."""
-    own = build_model(config).state_dict()
+    own = sdavs_model.build_model(config).state_dict()
     for name, value in own.items():
         if name.startswith(("visual_encoder.", "audio_encoder.")) and not torch.equal(
             value, source.weights[name]
@@ -219,8 +221,11 @@ def _require_same_encoders(source: Source, config: ModelConfig) -> None:
 
 
 def _registered(name: str, *, uri: str) -> Source:
+    # Comes with MLflow, which workers do not need.
+    from sdavs_platform.tracking.registry import fetch_version, resolve
+
     found = resolve(name, uri=uri)
-    loaded = load_artifact(fetch_version(found, uri=uri), sha256=found.sha256)
+    loaded = sdavs_model.load_artifact(fetch_version(found, uri=uri), sha256=found.sha256)
     return Source(
         address=f"models:/{found.name}/{found.version}",
         run_id=found.run_id,
@@ -232,7 +237,7 @@ def _registered(name: str, *, uri: str) -> Source:
 
 def _of_run(run_id: str, *, uri: str) -> Source:
     run = TrainingRun(uri=uri, run_id=run_id)
-    config = recorded_config(run)
+    config = run.recorded_config()
     if (done := run.finished_result()) and done["version"] is not None:
         return _registered(f"models:/{config.tracking.registered_model}/{done['version']}", uri=uri)
     assert config.storage.uri is not None
@@ -246,7 +251,7 @@ def _artifact(storage: Storage) -> Source:
         for name in (CARD_FILE, WEIGHTS_FILE):
             with storage.open(name) as stream:
                 (Path(scratch) / name).write_bytes(stream.read())
-        loaded = load_artifact(scratch)
+        loaded = sdavs_model.load_artifact(scratch)
     return Source(
         address=storage.uri,
         run_id=str(loaded.lineage.get("run_id", "")),
@@ -261,7 +266,7 @@ def _checkpoint(address: str, *, uri: str) -> Source:
     run = TrainingRun.find(name, storage=storage, uri=uri)
     if run is None:
         raise ValueError(f"{FIELD}: {uri} knows no training {name!r} with checkpoints at {storage}")
-    config = recorded_config(run)
+    config = run.recorded_config()
     with ray.train.Checkpoint(address).as_directory() as folder:
         verify_complete(Path(folder))
         weights = load_weights(Path(folder), zero_stage=config.deepspeed.zero_stage)
@@ -270,7 +275,7 @@ def _checkpoint(address: str, *, uri: str) -> Source:
 
 def _on_meta(config: ModelConfig) -> SegmentationModel:
     with torch.device("meta"):
-        return build_model(config.without_weights())
+        return sdavs_model.build_model(config.without_weights())
 
 
 def _storage(config: RunConfig) -> Storage:

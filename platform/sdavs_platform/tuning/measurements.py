@@ -12,14 +12,19 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sdavs_model import benchmark, build_model, load_artifact
 from sdavs_model.analysis.clip_scores import annotated, score_clip
-from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, WHITE_NOISE, NoiseOnly, OffScreenSound
+from sdavs_model.analysis.listening import NoiseOnly, OffScreenSound
 from sdavs_model.analysis.noise_mixing import (
-    PAPER_FACTOR,
     BrownianNoise,
     Noise,
     NoisySound,
     RecordedNoise,
     WhiteNoise,
+)
+from sdavs_model.analysis.sound_conditions import (
+    OFF_SCREEN,
+    PAPER_FACTOR,
+    SILENCE,
+    WHITE_NOISE,
     factor_condition,
 )
 from sdavs_model.audio_control import AudioControl, AudioControlled, ReplacedSound

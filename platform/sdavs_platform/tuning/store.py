@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from sdavs_model.analysis.noise_mixing import ORIGINAL
+from sdavs_model.analysis.sound_conditions import ORIGINAL
 from sdavs_platform.storage.filesystem import Storage
 
 logger = logging.getLogger(__name__)

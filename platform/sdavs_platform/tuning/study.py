@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, WHITE_NOISE
-from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
+from sdavs_model.analysis.sound_conditions import OFF_SCREEN, ORIGINAL, SILENCE, WHITE_NOISE, factor_condition
 from sdavs_model.architectures import ARCHITECTURES
 from sdavs_model.recipes import recipes_of
 from sdavs_model.suggestions import nearest_or_all

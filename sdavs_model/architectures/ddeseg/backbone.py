@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sdavs_model.encoders.loading import Weights
 from sdavs_model.encoders.visual import VisualEncoder
+from sdavs_model.lean_timm import timm
 
 Between = Callable[[int, Tensor], Tensor]
 """Called with a stage's number, from 0, and its embedded patches [N, C, H, W]; gives what the blocks get instead."""
@@ -34,7 +34,7 @@ class InterleavedBackbone(VisualEncoder):
         blocks = [block for stage in self._stages() for block in stage.blocks]
         rates = torch.linspace(0, drop_path, len(blocks), device="cpu").tolist()
         for block, rate in zip(blocks, rates, strict=True):
-            block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+            block.drop_path1, block.drop_path2 = timm.layers.DropPath(rate), timm.layers.DropPath(rate)
 
     def forward(self, frames: Tensor, between: Between = lambda stage, patches: patches) -> list[Tensor]:
         """frames: [N, 3, H, W] -> four maps [N, C_i, H / s / 2^i, W / s / 2^i], s the first stride."""

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 import requests
-from mlflow.exceptions import MlflowException
 
 from sdavs_platform.tracking.runs import Point, TrainingRun
 
@@ -108,6 +107,8 @@ class DeliveryQueue:
 
 
 def _is_away(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
     if isinstance(error, MlflowException):
         return error.error_code in _AWAY
     return isinstance(error, requests.ConnectionError | requests.Timeout | requests.HTTPError)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mlflow.exceptions import MlflowException
 
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.storage.filesystem import Storage
@@ -52,6 +51,8 @@ class StepProfiler:
 
     def _store(self, name: str) -> None:
         """Into the storage, where all traces of a training lie together, and to MLflow."""
+        from mlflow.exceptions import MlflowException
+
         assert self._profile is not None
         storage = Storage(str(self._config.storage.uri), field="storage.uri")
         with tempfile.TemporaryDirectory(prefix="sdavs-profile-") as folder:

@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdavs_model.analysis.listening import OFF_SCREEN, SILENCE, WHITE_NOISE
-from sdavs_model.analysis.noise_mixing import ORIGINAL
+from sdavs_model.analysis.sound_conditions import OFF_SCREEN, ORIGINAL, SILENCE, WHITE_NOISE
 from sdavs_model.metrics.listening import combined_scores
 from sdavs_model.recipes import recipes_of
 from sdavs_platform.tuning.report.comparison import Comparison, compare

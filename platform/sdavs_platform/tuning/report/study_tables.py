@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdavs_model.analysis.noise_mixing import ORIGINAL, factor_condition
+from sdavs_model.analysis.sound_conditions import ORIGINAL, factor_condition
 from sdavs_model.recipes import RecipeBook
 from sdavs_platform.tuning.report.comparison import Comparison, compare
 from sdavs_platform.tuning.store import TrialRecord
