@@ -14,6 +14,14 @@ from waiting import patience
 
 ROOT = Path(__file__).resolve().parents[1]
 
+QUICK_TRAIN = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # One process more for every group of workers; test_nodes, where nodes are drained, has it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""What tests want of Ray Train, as variables of Ray's processes and drivers."""
+
 
 @contextmanager
 def process(command: list[Any], **options: Any) -> Iterator[subprocess.Popen[Any]]:

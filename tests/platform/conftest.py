@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import ray_cluster, ray_driver, ray_environment
+from running import QUICK_TRAIN, ray_cluster, ray_driver, ray_environment
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
 from worker_forks import forked_workers
@@ -60,13 +60,7 @@ def make_config(data: Path, state: Path) -> Any:
 @contextlib.contextmanager
 def train_environment() -> Iterator[None]:
     """What the trainings of these tests want of Ray Train."""
-    quick = {
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        # One process more for every group of workers; test_nodes, where nodes are drained, has it.
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    }
-    with ray_environment(**quick):
+    with ray_environment(**QUICK_TRAIN):
         yield
 
 

@@ -32,7 +32,7 @@ class Answers:
 
 
 @contextmanager
-def traffic(stack: Stack, video: bytes) -> Iterator[Answers]:
+def traffic(stack: Stack, video: bytes, *, num_clients: int = NUM_CLIENTS) -> Iterator[Answers]:
     """The same clip again and again, from a few clients at once."""
     answers, over, lock = Answers(), threading.Event(), threading.Lock()
 
@@ -47,7 +47,7 @@ def traffic(stack: Stack, video: bytes) -> Iterator[Answers]:
                 else:
                     answers.refusals.append(answer.text)
 
-    clients = [threading.Thread(target=ask) for _ in range(NUM_CLIENTS)]
+    clients = [threading.Thread(target=ask) for _ in range(num_clients)]
     for client in clients:
         client.start()
     try:

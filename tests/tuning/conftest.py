@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import ray_cluster, ray_driver, ray_environment
+from running import QUICK_TRAIN, ray_cluster, ray_driver, ray_environment
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     home = str(tmp_path_factory.mktemp("home"))
     with (
-        ray_environment(Path(__file__).parent, SDAVS_HOME=home),
+        ray_environment(Path(__file__).parent, SDAVS_HOME=home, **QUICK_TRAIN),
         ray_cluster(num_cpus=2, include_dashboard=False) as nodes,
     ):
         environment = worker_environment(RunConfig()) | {"RAY_ADDRESS": nodes.address}
