@@ -7,7 +7,7 @@ must not be compiled. During the import a stand-in serves both. The compiler its
 import importlib
 import sys
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -19,7 +19,9 @@ _COMPILER = "torch._dynamo"
 class _StandIn(ModuleType):
     """Has a module's names for now; the module itself is imported for any other name."""
 
-    __path__: ClassVar[list[str]] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # that of a package without modules: nothing else is found in it by mistake
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
