@@ -9,6 +9,7 @@ longer than its limit, does not keep the next from running; the file says why.
 """
 
 import argparse
+import contextlib
 import json
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from _flags import add_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,14 +107,21 @@ def _measured(subject: Subject) -> tuple[Any, dict[str, Any]]:
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *subject.arguments, "--json"]
     started = time.monotonic()
     results, error = None, None
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        ran = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=subject.limit_s, check=True
-        )
-        results = json.loads(ran.stdout)
+        printed, _ = process.communicate(timeout=subject.limit_s)
+        if process.returncode:
+            error = f"exit status {process.returncode}"
+        else:
+            results = json.loads(printed)
     except subprocess.TimeoutExpired:
         error = f"not done after {subject.limit_s:g} s"
-    except (subprocess.CalledProcessError, json.JSONDecodeError) as problem:
+        # Its Ray and its training, too: they would take time from the next subject.
+        for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.communicate()
+    except json.JSONDecodeError as problem:
         error = str(problem)
     shown = shlex.join(["python", "jobs/benchmark.py", *subject.arguments])
     return results, {"command": shown, "seconds": round(time.monotonic() - started, 1), "error": error}
