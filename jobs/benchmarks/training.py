@@ -4,7 +4,7 @@
     python jobs/benchmark.py training --config jobs/configs/ms3_swin.yaml --data /data/MS3 --rounds 10
     python jobs/benchmark.py training --json
 
-One worker runs blocks of steps of both kinds in turn, on the same batches.
+One worker runs blocks of steps of both kinds in turn, on the same batches. The data set needs clips for two of them.
 """
 
 import argparse
