@@ -409,14 +409,14 @@ def _losses_of(
     config: Any, *, num_steps: int, save: Path | None = None, load: Path | None = None
 ) -> list[float]:
     """Losses of a new engine on one and the same batch."""
-    from sdavs_platform.deepspeed_internals import apply_gradients, save_shards
+    from sdavs_platform.deepspeed_internals import apply_gradients, load_shards, save_shards
     from sdavs_platform.training.engine import build_engine, step_losses
     from sdavs_platform.training.pace import Pace
 
     torch.manual_seed(0)
     engine = build_engine(config, build_model(config.model), pace=Pace(4), world_size=1)
     if load:
-        engine.load_checkpoint(str(load), tag="shards")
+        load_shards(engine, load, tag="shards")
     batch = _batch(config.model, 2, torch.device("cpu"), torch.float32)
     losses = []
     for _ in range(num_steps):

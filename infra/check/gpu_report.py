@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ class Report:
             raise
         except Exception as error:  # whatever it is, what follows is still worth measuring
             first = (str(error).splitlines() or [""])[0][:300]
-            self.failures.append(f"{what}: {type(error).__name__}: {first}")
+            raised = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(raised.filename).name}:{raised.lineno}"
+            self.failures.append(f"{what}: {type(error).__name__} in {where}: {first}")
             print(f"{'FAILED':<12} {self.failures[-1]}", flush=True)
             self._write()
 

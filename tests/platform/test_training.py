@@ -39,16 +39,25 @@ def failed_run(config):
     return run.data.tags["error"]
 
 
+RESUMED = {
+    "epochs": 2,
+    "batch_size": 4,
+    "log_every": 1,
+    "accumulate": 2,
+    "checkpoint_activations": True,
+    "ema": 0.5,
+}
+"""`training` of the run `resumed`."""
+
+
 @pytest.fixture(scope="module")
 def interrupted_and_resumed(make_config, cluster):
     """A training that its time budget stops in the first epoch, and the same name started again.
 
     Its batches are accumulated of parts, its activations computed again, its weights averaged.
     """
-    training = {"epochs": 2, "batch_size": 4, "log_every": 1}
-    training |= {"accumulate": 2, "checkpoint_activations": True, "ema": 0.5}
-    first = train(make_config("resumed", training=training | {"max_minutes": 1e-4}))
-    return first, train(make_config("resumed", training=training | {"profile": [3, 4]}))
+    first = train(make_config("resumed", training=RESUMED | {"max_minutes": 1e-4}))
+    return first, train(make_config("resumed", training=RESUMED | {"profile": [3, 4]}))
 
 
 def test_a_stopped_training_resumes_under_its_name_in_the_same_mlflow_run(
@@ -192,7 +201,7 @@ def test_a_checkpoint_that_lacks_a_shard_is_refused_with_the_file_name(interrupt
 
 def test_a_name_cannot_be_resumed_with_another_config(interrupted_and_resumed, make_config):
     with pytest.raises(ValueError, match=r"trained with another config \(optimizer.lr was 0.0001\)"):
-        train(make_config("resumed", optimizer={"lr": 0.5}))
+        train(make_config("resumed", training=RESUMED, optimizer={"lr": 0.5}))
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_naming_step_and_clips(make_config):

@@ -16,12 +16,20 @@ FROM_TABLES = ("ray_node_gpu", "ray_node_gram", "ray_cluster_", "ray_train_", "r
 """Checked in tests/infra/test_monitoring.py: they need a GPU, an autoscaler or a training."""
 
 
+def exported(address: str) -> str:
+    """What a target exports; nothing yet while its process starts."""
+    try:
+        return httpx.get(address, timeout=patience(30)).text
+    except httpx.ConnectError:
+        return ""
+
+
 def scraped(stack: Stack) -> set[str]:
     """Names of all samples that Prometheus would get now, by Ray's own list of targets and the endpoint."""
     targets = json.loads((stack.folder / "ray" / "prom_metrics_service_discovery.json").read_text())
     addresses = [f"http://{target}/metrics" for group in targets for target in group["targets"]]
     own = httpx.get(f"{stack.address}/metrics", headers=stack.admin, timeout=patience(30)).text
-    pages = [own, *(httpx.get(address, timeout=patience(30)).text for address in addresses)]
+    pages = [own, *map(exported, addresses)]
     return {
         line.split("{")[0].split(" ")[0]
         for page in pages

@@ -34,7 +34,7 @@ class Fuse(nn.Module):
         coarse = self.video(video)
         if coarse.shape[-2:] == audio.shape[-2:]:
             return self.audio(audio) + coarse
-        return self.audio(audio, add_to=_upsample(coarse, audio))
+        return _upsample(coarse, audio).add_(self.audio(audio))
 
 
 class Decoder(nn.Module):
@@ -119,18 +119,9 @@ class Pointwise(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
-    def forward(self, x: Tensor, *, add_to: Tensor | None = None) -> Tensor:
-        """x: [N, C, H, W] -> [N, C', H, W].
-
-        Args:
-            add_to: [N, C', H, W], channels-last: the result is added to it in place. Only without a bias.
-        """
-        tokens, weight = x.permute(0, 2, 3, 1), self.weight.flatten(1)
-        if add_to is None:
-            return F.linear(tokens, weight, self.bias).permute(0, 3, 1, 2)
-        assert self.bias is None
-        add_to.permute(0, 2, 3, 1).flatten(0, 2).addmm_(tokens.flatten(0, 2), weight.t())
-        return add_to
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W] -> [N, C', H, W]."""
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class GroupNorm(nn.GroupNorm):

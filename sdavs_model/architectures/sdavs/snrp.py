@@ -31,10 +31,16 @@ class SNRPOutput:
     spatial_gate: Tensor | None
     """w_s: [B, T, 1, H, W] in (0, 1), or None without the selector (equation 3)."""
 
+    kept: Tensor | None
+    """`channel_selected`, or None if it was written over."""
+
     @property
     def channel_selected(self) -> Tensor:
-        """F~_v after the channel selector: [B, T, C, H, W] (equation 2)."""
-        return self.source if self.channel_gate is None else self.source * self.channel_gate[..., None, None]
+        """F~_v after the channel selector: [B, T, C, H, W] (equation 2). In the graph that led to `video`, if any."""
+        if self.kept is not None:
+            return self.kept
+        assert self.channel_gate is not None
+        return self.source * self.channel_gate[..., None, None]
 
 
 class SNRP(nn.Module):
@@ -66,7 +72,10 @@ class SNRP(nn.Module):
             spatial_gate = self.spatial(selected, audio, present)
             result = selected if may_overwrite() and selected is not video else None
             refined = torch.mul(selected, spatial_gate, out=result)  # equation (3)
-        return SNRPOutput(video, refined, channel_gate, spatial_gate)
+        kept = (
+            None if refined is selected and selected is not video and self.spatial is not None else selected
+        )
+        return SNRPOutput(video, refined, channel_gate, spatial_gate, kept)
 
 
 class _Extractor(nn.Module):
