@@ -1,4 +1,4 @@
-"""The subjects with ratios, one after another, into one result file; under ten minutes on two idle cores.
+"""The subjects with ratios, one after another, into one result file, each within a time limit of its own.
 
     python jobs/benchmark.py all                                    prints the ratios, writes benchmarks/results/*.json
     python jobs/benchmark.py all --json                             prints the file's content
