@@ -1,6 +1,7 @@
 """What Ray starts in place of its `setup_worker.py`: asks the server of `worker_forks` for a worker.
 
-It runs for every worker, so it imports next to nothing. The server's socket is beside the link by which it is called.
+It runs for every worker, so it imports next to nothing. The server's socket is in the folder of
+the link by which it is called.
 """
 
 import json

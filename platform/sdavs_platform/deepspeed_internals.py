@@ -176,7 +176,7 @@ def _use_state_files(engine: Any) -> None:
             save_shard(state_dict, Path(path))
 
         def load(self, path: str, map_location: Any = None) -> Any:
-            # Into memory: what the optimizer goes on changing should not be mapped from a file.
+            # Into memory: the optimizer changes these in place, so they must not be mapped from a file.
             return tree_map_only(torch.Tensor, torch.clone, load_shard(Path(path)))
 
     if type(engine.checkpoint_engine).__name__ != StateFiles.__name__:

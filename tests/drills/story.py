@@ -1,7 +1,7 @@
 """One training's life, by the commands that a user would type: killed, moved, fine-tuned to other data, promoted.
 
     .venv/bin/python tests/drills/story.py
-    .venv/bin/python tests/drills/story.py --folder /tmp/story     a second call goes on after the last finished part
+    .venv/bin/python tests/drills/story.py --folder /tmp/story     a second call resumes after the last finished part
 
 Two data sets of a few composed clips, the configuration of the demo without pretrained weights, cut to a few steps, and
 MLflow's database in the same folder. Each command is printed before it runs, and what it says after it.
