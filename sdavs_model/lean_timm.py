@@ -37,9 +37,8 @@ def _remove_stand_ins() -> None:
 
 
 def _disable(function: Any = None, recursive: bool = True, **_: Any) -> Any:
-    return torch._disable_dynamo(
-        function, recursive
-    )  # the same mark, which loads the compiler at the first call
+    # The same mark, which loads the compiler at the first call.
+    return torch._disable_dynamo(function, recursive)
 
 
 def _is_compile_supported(device_type: str) -> bool:
