@@ -29,6 +29,8 @@ class Speed:
     """Seconds for the same frames through the bare timm backbone."""
     ratio: float
     """Median of the ratios whole model / bare backbone, each of two consecutive runs."""
+    cpu_ratio: float | None
+    """The same of the CPU time of all threads, which other programs on the machine hardly change; None with cuda."""
     clips_per_s: float
     frames_per_s: float
     peak_memory_mb: float | None
@@ -81,21 +83,24 @@ def speed(model: SegmentationModel, *, repeats: int, step: Callable[[], None] = 
     model.eval()
     device = next(model.parameters()).device
     frames, log_mel = (x.to(device) for x in example_clip(model.config))
-    whole, bare = [], []
+    whole: list[_Time] = []
+    bare: list[_Time] = []
     with torch.inference_mode():
         _reset_peak(device)
-        _seconds(lambda: model(frames, log_mel), device)
+        _time(lambda: model(frames, log_mel), device)
         peak = _peak_memory_mb(device)
-        _seconds(lambda: model.visual_encoder.backbone(frames[0]), device)
+        _time(lambda: model.visual_encoder.backbone(frames[0]), device)
         for _ in range(repeats):
-            bare.append(_seconds(lambda: model.visual_encoder.backbone(frames[0]), device))
-            whole.append(_seconds(lambda: model(frames, log_mel), device))
+            bare.append(_time(lambda: model.visual_encoder.backbone(frames[0]), device))
+            whole.append(_time(lambda: model(frames, log_mel), device))
             step()
-    clip_s = statistics.median(whole)
+    pairs = [*zip(whole, bare, strict=True)]
+    clip_s = statistics.median(each.wall_s for each in whole)
     return Speed(
         clip_s=clip_s,
-        backbone_s=statistics.median(bare),
-        ratio=statistics.median(w / b for w, b in zip(whole, bare, strict=True)),
+        backbone_s=statistics.median(each.wall_s for each in bare),
+        ratio=statistics.median(w.wall_s / b.wall_s for w, b in pairs),
+        cpu_ratio=None if device.type == "cuda" else statistics.median(w.cpu_s / b.cpu_s for w, b in pairs),
         clips_per_s=1 / clip_s,
         frames_per_s=model.config.num_frames / clip_s,
         peak_memory_mb=peak,
@@ -120,12 +125,20 @@ def _macs(forward: Callable[[], object]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _seconds(forward: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
+@dataclass(frozen=True, kw_only=True)
+class _Time:
+    """Of one run: seconds by the clock, and CPU seconds of all threads of the process."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def _time(forward: Callable[[], object], device: torch.device) -> _Time:
+    started, cpu_started = time.perf_counter(), time.process_time()
     forward()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return _Time(wall_s=time.perf_counter() - started, cpu_s=time.process_time() - cpu_started)
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -35,6 +35,7 @@ def test_any_config_is_counted_and_timed_and_not_held_to_the_papers_limits(repor
     assert without_stc["cost"]["macs"] > full["cost"]["macs"] > full["cost"]["backbone_macs"] > 0
     assert full["speed"]["frames_per_s"] == pytest.approx(2 / full["speed"]["clip_s"])
     assert full["speed"]["ratio"] > 1
+    assert full["speed"]["cpu_ratio"] > 1
     assert full["paper"] is None
     assert full["checks"] == []
 

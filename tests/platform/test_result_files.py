@@ -23,8 +23,9 @@ def test_a_file_states_command_hardware_versions_commit_and_date(tmp_path):
 
 
 def test_ratios_come_from_the_subjects_that_ran():
+    speed = {"ratio": 1.3, "cpu_ratio": 1.25}
     results = {
-        "model": {"rows": [{"backbone": "pvt_v2_b5", "image_size": 384, "speed": {"ratio": 1.3}}]},
+        "model": {"rows": [{"backbone": "pvt_v2_b5", "image_size": 384, "speed": speed}]},
         "data": {"wait": {"augmented": {"2": 0.01}}},
         "training": {"ratio": 0.99},
         "serve": [
@@ -35,6 +36,7 @@ def test_ratios_come_from_the_subjects_that_ran():
     }
     assert ratios(results) == {
         "whole model / bare backbone, pvt_v2_b5 at 384 px": 1.3,
+        "whole model / bare backbone, CPU time, pvt_v2_b5 at 384 px": 1.25,
         "training: platform / bare loop": 0.99,
         "waiting for the loader / step, augmented, 2 processes": 0.01,
         "serving: endpoint / bare model, clips/s at their best": 0.6,

@@ -67,7 +67,7 @@ def results_table(report: Report) -> str:
     header = ["backbone, recipe"]
     for title in ("parameters, M", "MACs, G", "frames/s"):
         header += [f"{title}\nhere", "\npaper"]
-    header += ["clips/s", "whole/bare", "memory, MB"]
+    header += ["clips/s", "whole/bare\nby the clock", "\nCPU time", "memory, MB"]
     rows: list[list[str]] = []
     last = None
     for row in report["rows"]:
@@ -87,6 +87,7 @@ def results_table(report: Report) -> str:
                 _cell(paper.get("frames_per_s"), 2),
                 _cell(speed.get("clips_per_s"), 3),
                 _cell(speed.get("ratio"), 3),
+                _cell(speed.get("cpu_ratio"), 3),
                 _cell(speed.get("peak_memory_mb") or None, 0),
             ]
         )

@@ -73,6 +73,8 @@ def ratios(results: Mapping[str, Any]) -> dict[str, float]:
             if row["speed"]:
                 name = f"{row['backbone']} at {row['image_size']} px"
                 found[f"whole model / bare backbone, {name}"] = row["speed"]["ratio"]
+                if row["speed"]["cpu_ratio"] is not None:
+                    found[f"whole model / bare backbone, CPU time, {name}"] = row["speed"]["cpu_ratio"]
     if "training" in results:
         found["training: platform / bare loop"] = results["training"]["ratio"]
     for way, waits in results.get("data", {}).get("wait", {}).items():
