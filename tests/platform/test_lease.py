@@ -7,12 +7,13 @@ import sys
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sdavs_platform.storage.filesystem import Storage
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.training.faults.lease import LEASE_FILE, Lease, _this_process, _written
-from sdavs_platform.training.run import train
+from sdavs_platform.training.run import _fit, train
 from waiting import patience, wait_until
 
 pytestmark = pytest.mark.slow
@@ -117,7 +118,34 @@ def test_the_lease_of_a_dead_command_of_another_machine_is_taken_over_without_wa
 def test_of_many_commands_at_once_one_gets_the_lease(tmp_path):
     storage = Storage(str(tmp_path), field="storage.uri")
     assert number_of_winners(storage, expected=None) == 1
-    assert number_of_winners(storage, expected=storage.read("file")) == 1
+    before = storage.read("file")
+    assert number_of_winners(storage, expected=before) == 1
+    assert not storage.delete_if("file", expected=before)
+    assert storage.delete_if("file", expected=storage.read("file"))
+    assert storage.read("file") is None
+
+
+def test_a_write_that_the_server_refused_or_whose_reply_was_lost_costs_no_lease(tmp_path, monkeypatch):
+    """S3 refuses a conditional write with 409 while it is busy with the object, and boto3 repeats a request whose reply
+    did not come, which the condition then refuses."""
+    lease = Lease(str(tmp_path), "run", renew_s=1000)
+    written = lease._storage.replace
+    monkeypatch.setattr(lease._storage, "replace", lambda *a, **k: written(*a, **k) and False)
+    lease.acquire()
+    assert lease._renew()
+    monkeypatch.setattr(lease._storage, "replace", lambda *a, **k: False)
+    assert lease._renew()
+    assert json.loads((tmp_path / "run" / LEASE_FILE).read_text())["renewals"] == 1
+    lease.release()
+    assert not (tmp_path / "run" / LEASE_FILE).exists()
+
+
+def test_a_lease_that_was_lost_before_the_workers_start_ends_the_training(make_config, tmp_path):
+    """As a command that waits for resources while another one takes over."""
+    lease = Lease(str(tmp_path), "run", **QUICK)
+    lease.is_lost = True
+    with pytest.raises(RuntimeError, match="name: another command has taken over 'run'"):
+        _fit(make_config("run"), SimpleNamespace(uri="", run_id="1"), lease, callbacks=(), start_from=None)
 
 
 def number_of_winners(storage: Storage, *, expected: bytes | None) -> int:

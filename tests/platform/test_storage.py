@@ -174,7 +174,9 @@ def test_of_many_writers_of_one_file_in_a_bucket_one_succeeds(server):
     second = winners(storage, expected=first[0])
     assert len(second) == 1
     assert not storage.replace("file", b"late", expected=first[0])
-    storage.delete("file")
+    assert not storage.delete_if("file", expected=first[0])
+    assert storage.delete_if("file", expected=second[0])
+    assert not storage.delete_if("file", expected=second[0])
     storage.delete("file")
     assert not storage.replace("file", b"late", expected=second[0])
     with pytest.raises(ValueError, match=r"storage.uri: s3://none/lease cannot be reached: .*NoSuchBucket"):

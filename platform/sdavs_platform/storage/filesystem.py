@@ -4,7 +4,7 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -137,21 +137,21 @@ class Storage:
         """
         if isinstance(self._system, fs.S3FileSystem):
             return self._replace_on_s3(path, content, expected=expected)
-        if isinstance(self._system, fs.LocalFileSystem):
-            folder, _, name = f"{self._base}/{path}".rpartition("/")
-            with self._locked(f"{folder}/.{name}.lock"):
-                return self._compare_and_write(path, content, expected=expected)
-        return self._compare_and_write(path, content, expected=expected)
-
-    def _compare_and_write(self, path: str, content: bytes, *, expected: bytes | None) -> bool:
-        if self.read(path) != expected:
-            return False
-        self.write(path, content)
-        return True
+        with self._exclusively(path):
+            if self.read(path) != expected:
+                return False
+            self.write(path, content)
+            return True
 
     @contextmanager
-    def _locked(self, path: str) -> Iterator[None]:
-        """One process at a time; a killed one lets go. Network disks have such locks, too."""
+    def _exclusively(self, path: str) -> Iterator[None]:
+        """In folders one process at a time is in here for a file; a killed one lets go. Network disks have such locks,
+        too; storages that are no folders have none."""
+        if not isinstance(self._system, fs.LocalFileSystem):
+            yield
+            return
+        folder, _, name = f"{self._base}/{path}".rpartition("/")
+        path = f"{folder}/.{name}.lock"
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -164,7 +164,25 @@ class Storage:
             os.close(descriptor)
 
     def _replace_on_s3(self, path: str, content: bytes, *, expected: bytes | None) -> bool:
-        """pyarrow has no conditional writes; boto3 reads the same addresses and credentials."""
+        if expected is None:
+            return self._on_s3(
+                path, lambda s3, **where: s3.put_object(**where, Body=content, IfNoneMatch="*")
+            )
+
+        def put(s3: Any, **where: str) -> bool:
+            if (tag := _tag_if(expected, s3, **where)) is None:
+                return False
+            s3.put_object(**where, Body=content, IfMatch=tag)
+            return True
+
+        return self._on_s3(path, put)
+
+    def _on_s3(self, path: str, request: Callable[..., Any]) -> bool:
+        """Make conditional requests, which pyarrow has not; boto3 reads the same addresses and credentials.
+
+        Args:
+            request: gets a client, the bucket and the key; returns False where the condition does not hold.
+        """
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
@@ -174,15 +192,7 @@ class Storage:
         client = boto3.client("s3", config=Config(s3=s3, connect_timeout=5, read_timeout=20))
         bucket, _, key = f"{self._base}/{path}".partition("/")
         try:
-            if expected is None:
-                condition: Any = {"IfNoneMatch": "*"}
-            else:
-                found = client.get_object(Bucket=bucket, Key=key)
-                if found["Body"].read() != expected:
-                    return False
-                condition = {"IfMatch": found["ETag"]}
-            client.put_object(Bucket=bucket, Key=key, Body=content, **condition)
-            return True
+            return request(client, Bucket=bucket, Key=key) is not False
         except ClientError as error:
             # 412: the condition does not hold; 409: another writer came first; 404: there is nothing to replace.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
@@ -192,6 +202,28 @@ class Storage:
             raise self._unreachable(error, verb="written") from None
         except BotoCoreError as error:
             raise self._unreachable(error) from None
+
+    def delete_if(self, path: str, *, expected: bytes) -> bool:
+        """Remove a file if its content is `expected`; returns whether it was removed. As atomic as `replace`; on S3
+        where the server knows conditional deletes, as Amazon's does.
+
+        Raises:
+            ValueError: the storage cannot be reached, or refuses to be written.
+        """
+
+        def delete(s3: Any, **where: str) -> bool:
+            if (tag := _tag_if(expected, s3, **where)) is None:
+                return False
+            s3.delete_object(**where, IfMatch=tag)
+            return True
+
+        if isinstance(self._system, fs.S3FileSystem):
+            return self._on_s3(path, delete)
+        with self._exclusively(path):
+            if self.read(path) != expected:
+                return False
+            self.delete(path)
+            return True
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -225,6 +257,12 @@ class Storage:
                 f"them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile, or the machine's role"
             )
         return ValueError(f"{self._field}: {self.uri} cannot be {verb}: {error}")
+
+
+def _tag_if(expected: bytes, s3: Any, **where: str) -> str | None:
+    """The entity tag of an object in S3 whose content is `expected`; None if it has another one."""
+    found = s3.get_object(**where)
+    return found["ETag"] if found["Body"].read() == expected else None
 
 
 def require_writable(uri: str, name: str) -> None:

@@ -197,6 +197,7 @@ def _fit(
     }
     trainer = _trainer(config, settings, callbacks)
     lease.on_lost = stop.supersede
+    lease.require()  # it may have been lost while resources were waited for
     with stop, underway(config.name):
         try:
             trained = fit_through_outages(
@@ -208,8 +209,7 @@ def _fit(
         except ray.train.TrainingFailedError:
             if not stop.is_made:
                 raise
-    if lease.is_lost:
-        raise RuntimeError(f"name: another command has taken over {config.name!r}")
+    lease.require()
     if stop.is_made:
         sys.exit(EXIT_CODE)
     return trained

@@ -109,13 +109,19 @@ class Lease:
         self._is_over.set()
         self._thread.join()
         try:
-            if self._storage.read(self._file) == _written(self._holder):
-                self._storage.delete(self._file)
+            self._storage.delete_if(self._file, expected=_written(self._holder))
         except ValueError as error:  # it expires
             logger.warning("%s: the lease could not be given back: %s", self._name, error)
 
+    def require(self) -> None:
+        """Raises RuntimeError if another command has taken the lease over."""
+        if self.is_lost:
+            raise RuntimeError(f"name: another command has taken over {self._name!r}")
+
     def _try_take(self, content: bytes | None) -> bool:
         """Take the lease, given its file's content; False if another command was faster."""
+        if content == _written(self._holder):
+            return True  # by an attempt whose reply was lost
         if content is not None:
             holder = Holder(**json.loads(content))
             if not (holder.has_ended or self._takes_over or self._has_expired(content, holder)):
@@ -136,19 +142,27 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._is_over.wait(self._renew_s):
-            renewed = replace(self._holder, renewals=self._holder.renewals + 1)
             try:
-                kept = self._storage.replace(self._file, _written(renewed), expected=_written(self._holder))
-                if not kept and self._storage.read(self._file) == _written(renewed):
-                    kept = True  # written by an attempt whose reply was lost
+                is_kept = self._renew()
             except ValueError as error:
                 logger.warning("%s: the lease could not be renewed: %s", self._name, error)
                 continue
-            if not kept:
+            if not is_kept:
                 self.is_lost = True
                 self.on_lost()
                 return
+
+    def _renew(self) -> bool:
+        """Write the next renewal; returns whether the lease is still this command's."""
+        renewed = replace(self._holder, renewals=self._holder.renewals + 1)
+        if self._storage.replace(self._file, _written(renewed), expected=_written(self._holder)):
             self._holder = renewed
+            return True
+        content = self._storage.read(self._file)
+        if content == _written(renewed):  # written by an attempt whose reply was lost
+            self._holder = renewed
+        # The same as before: the server was busy, and the next attempt renews it.
+        return content == _written(self._holder)
 
 
 def _this_process() -> Holder:
