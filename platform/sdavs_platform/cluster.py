@@ -253,6 +253,11 @@ def _alive_nodes() -> list[dict]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def may_have_other_nodes(config: ClusterConfig) -> bool:
+    """Whether workers may run on other machines than this one, now or later."""
+    return config.autoscales or config.min_workers < config.max_workers or len(_alive_nodes()) > 1
+
+
 def num_places(config: ClusterConfig) -> int:
     """Workers that fit into the whole cluster as it is, were nothing else running."""
     return sum(_places_on(config, node["Resources"]) for node in _alive_nodes())

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import ray
 from mlflow.exceptions import MlflowException
+from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking import registry
 from sdavs_platform.tracking.client import mlflow_client
+from sdavs_platform.tracking.runs import changed_keys
 from sdavs_platform.training.preflight import RECORD_FILE, CheckpointRecord
 from sdavs_platform.training.run import train
 
@@ -65,6 +67,16 @@ def test_keys_that_may_change_on_a_resume_are_no_other_config(trained):
         changed = with_keys(trained, section, **keys)
         record = CheckpointRecord(changed, storage=str(trained.storage.uri), has_checkpoints=True)
         record.require_same_config()
+
+
+def test_pretrained_weights_may_be_in_another_folder_on_a_resume_but_not_others():
+    before = {"model.audio_weights": "/here/weights/yamnet.audioset.safetensors"}
+    moved, other = (
+        validated({"model": {"audio_encoder": "yamnet", "audio_weights": f"/there/{name}.safetensors"}})
+        for name in ("yamnet.audioset", "other")
+    )
+    assert changed_keys(moved, before) == []
+    assert changed_keys(other, before) == ["model.audio_weights"]
 
 
 def test_a_name_without_checkpoints_begins_again_with_any_config(trained):

@@ -255,7 +255,7 @@ def test_finishing_is_tried_again_when_its_storage_fails_and_when_its_node_is_lo
     run = SimpleNamespace(uri="", run_id="1", finished_result=lambda: None, set_finished_result=dict)
     best = SimpleNamespace(path="bucket/finished/checkpoint_1")
     trained = SimpleNamespace(best_checkpoints=[(best, {"val_miou": 0.5})])
-    result = _finish(config, run, trained, digest="", lineage={}, finishes=True)
+    result = _finish(config, run, trained, digest="", weights={}, lineage={}, finishes=True)
     assert result.model_version == 3
     assert len(list(tmp_path.iterdir())) == 3
 

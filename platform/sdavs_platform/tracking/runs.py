@@ -67,6 +67,9 @@ RESUMABLE = (
     "training.profile",
 )
 
+_FILE_KEYS = ("model.backbone_weights", "model.audio_weights", "model.bank")
+"""Files whose folder may differ on a resume, as that of another machine does."""
+
 _RENAMED_KEYS = {f"model.{old}": f"model.{new}" for old, new in RENAMED_KEYS.items()}
 
 
@@ -249,8 +252,14 @@ def changed_keys(config: RunConfig, before: Mapping[str, str]) -> list[str]:
     return [
         key
         for key, old in before.items()
-        if params.get(_RENAMED_KEYS.get(key, key)) != old and not key.startswith(RESUMABLE)
+        if not _is_same(key, params.get(_RENAMED_KEYS.get(key, key)), old) and not key.startswith(RESUMABLE)
     ]
+
+
+def _is_same(key: str, value: str | None, old: str) -> bool:
+    if value is not None and _RENAMED_KEYS.get(key, key) in _FILE_KEYS:
+        return Path(value).name == Path(old).name
+    return value == old
 
 
 def require_same_config(config: RunConfig, before: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from sdavs_model.data.core.clip import Clip
 from sdavs_model.ensemble import Ensemble
 from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import format_scores
-from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.evaluation.scoring import Scores, score
 from sdavs_platform.evaluation.shares import Scorers
@@ -39,12 +38,14 @@ def finish_training(
     uri: str,
     run_id: str,
     data_digest: str,
+    weights: Mapping[str, Any],
     lineage_tags: dict[str, str] | None = None,
     others: Sequence[tuple[ray.train.Checkpoint, RunConfig]] = (),
 ) -> tuple[dict[str, Scores], int | None]:
     """Export, score the test splits, register. Runs as a Ray task with a worker's resources.
 
     Args:
+        weights: what `describe_weights` says of the pretrained weights, which this machine need not have.
         lineage_tags: where the training belongs to, such as its sweep; added to the lineage and the version's tags.
         others: the checkpoints and configs of trainings that make an ensemble together with this one.
 
@@ -70,7 +71,7 @@ def finish_training(
         "git_commit": git_commit(),
         "seed": config.seed,
         "audio": config.data.audio,
-        "weights": describe_weights(config.model),
+        "weights": weights,
         "checkpoint": _address(checkpoint),
     } | (lineage_tags or {})
     with tempfile.TemporaryDirectory(prefix="sdavs-artifact-") as scratch:

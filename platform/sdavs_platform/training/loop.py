@@ -12,7 +12,7 @@ import numpy as np
 import ray.train
 import torch
 
-from sdavs_model import build_model
+from sdavs_model import SegmentationModel, build_model
 from sdavs_model.cpu_memory import keep_freed_memory
 from sdavs_platform import console
 from sdavs_platform.config.tree import RunConfig
@@ -35,6 +35,7 @@ from sdavs_platform.training.faults.spikes import SpikeGuard
 from sdavs_platform.training.faults.watchdog import Watchdog
 from sdavs_platform.training.fine_tuning import freeze_parts, load_start
 from sdavs_platform.training.pace import Clock, Pace
+from sdavs_platform.training.shared_files import with_files_here
 from sdavs_platform.training.telemetry.phase_timers import StepTimes, gpu_readings
 from sdavs_platform.training.telemetry.profiling import StepProfiler
 from sdavs_platform.training.telemetry.progress import Progress, means
@@ -49,7 +50,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     Args:
         settings: `config` (RunConfig as plain values), `tracking_uri`, `run_id`, `stop_key` (see `StopRequest`), and
-            `start_from` (None or the checkpoint of another training).
+            `start_from` (None or the checkpoint of another training), `shared_files` (see `share_files`).
 
     Raises:
         ValueError: a file of the data set cannot be read; names it.
@@ -75,7 +76,8 @@ class Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         started = time.monotonic()
-        config = self.config = with_agreed_precision(RunConfig.model_validate(settings["config"]))
+        config = with_files_here(RunConfig.model_validate(settings["config"]), settings["shared_files"])
+        config = self.config = with_agreed_precision(config)
         context = ray.train.get_context()
         rank, world_size = context.get_world_rank(), context.get_world_size()
         uri, run_id = settings["tracking_uri"], settings["run_id"]
@@ -89,8 +91,11 @@ class Worker:
         self.times = StepTimes(
             use_gpu=bool(config.cluster.use_gpu), watches_collectives=config.training.profile is not None
         )
-        model = build_model(config.model if config.start.source is None else config.model.without_weights())
-        if config.start.source is not None and not own_checkpoints():
+        # A checkpoint has all weights, frozen ones and banks among them.
+        has_checkpoint = bool(own_checkpoints()) or settings["start_from"] is not None
+        starts_anew = not has_checkpoint and config.start.source is None
+        model = build_initial(config) if starts_anew else build_model(config.model.without_weights())
+        if config.start.source is not None and not has_checkpoint:
             load_start(model, config)
         freeze_parts(model, config.training.freeze)
         whole = copy.deepcopy(model) if config.deepspeed.zero_stage == 3 else None
@@ -292,6 +297,20 @@ class Worker:
             self.config.deepspeed.zero_stage,
             sum(p.numel() for p in self.engine.module.parameters()) / 1e6,
         )
+
+
+def build_initial(config: RunConfig) -> SegmentationModel:
+    """The model of a new training, with its pretrained weights.
+
+    Raises:
+        ConnectionError: timm's hub is away. The driver has reached it, so it is worth another attempt.
+    """
+    try:
+        return build_model(config.model)
+    except ValueError as error:
+        if str(error).startswith("pretrained:"):
+            raise ConnectionError(str(error)) from error
+        raise
 
 
 def configure_logging(rank: int) -> None:

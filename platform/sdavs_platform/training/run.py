@@ -30,6 +30,7 @@ from sdavs_platform.training.faults.notices import EXIT_CODE, StopRequest
 from sdavs_platform.training.faults.retries import EndWithoutRetry, fit_through_outages, root_cause
 from sdavs_platform.training.fine_tuning import check_frozen_parts, prepare_start
 from sdavs_platform.training.preflight import CheckpointRecord, check_data, require_registry, resolved
+from sdavs_platform.training.shared_files import share_files
 from sdavs_platform.training.telemetry.metrics import underway
 
 logger = logging.getLogger(__name__)
@@ -110,8 +111,23 @@ def train(
             with joined_cluster(config):
                 run.record_process(ray.util.get_node_ip_address())
                 require_resources(config.cluster)
-                trained = _fit(config, run, lease, callbacks=callbacks, start_from=start_from)
-                result = _finish(config, run, trained, digest=digest, lineage=lineage, finishes=finishes)
+                trained = _fit(
+                    config,
+                    run,
+                    lease,
+                    shared=share_files(config),
+                    callbacks=callbacks,
+                    start_from=start_from,
+                )
+                result = _finish(
+                    config,
+                    run,
+                    trained,
+                    digest=digest,
+                    weights=describe_weights(config.model),
+                    lineage=lineage,
+                    finishes=finishes,
+                )
         run.finish()
     _log_summary(config, result, uri)
     return result
@@ -176,6 +192,7 @@ def _fit(
     run: TrainingRun,
     lease: Lease,
     *,
+    shared: Mapping[str, str],
     callbacks: Sequence[ray.train.UserCallback],
     start_from: str | None,
 ) -> ray.train.Result:
@@ -193,6 +210,7 @@ def _fit(
         "tracking_uri": run.uri,
         "run_id": run.run_id,
         "start_from": start_from,
+        "shared_files": dict(shared),
         "stop_key": stop.key,
     }
     trainer = _trainer(config, settings, callbacks)
@@ -257,6 +275,7 @@ def _finish(
     trained: ray.train.Result,
     *,
     digest: str,
+    weights: Mapping[str, Any],
     lineage: dict[str, str],
     finishes: bool,
 ) -> TrainResult:
@@ -297,6 +316,7 @@ def _finish(
                 uri=run.uri,
                 run_id=run.run_id,
                 data_digest=digest,
+                weights=weights,
                 lineage_tags=lineage,
             )
         )

@@ -14,6 +14,7 @@ from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import log_or_warn, without_credentials
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
 from sdavs_platform.training.preflight import check_data, resolved
+from sdavs_platform.training.shared_files import share_files
 from sdavs_platform.tuning.driver import run_trials
 from sdavs_platform.tuning.live_table import LiveTable
 from sdavs_platform.tuning.recorder import TrialRecorder
@@ -211,6 +212,7 @@ def _settings(
         # A search never sees the test splits; otherwise it would select the trial that fits them best.
         conditions=study.conditions if study else (),
         tags=child_tags(sweep, parent),
+        shared_files=share_files(shared),
         run_names={r.id: r.run_name for r in records if r.state not in ENDED and r.run_name},
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 import ray.train
 from mlflow.entities import Param
 
+from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import experiment_id, mlflow_client, quoted, require_mlflow
 from sdavs_platform.tracking.registry import promote
@@ -88,14 +89,16 @@ def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore)
     def config_of(trial: TrialRecord) -> RunConfig:
         return resolved(with_values(config, trial.values | {"name": trial.run_name}))
 
+    config_of_best = config_of(best)
     _, version = on_a_worker(
         finish_training,
-        config_of(best),
+        config_of_best,
         checkpoint=ray.train.Checkpoint(best.checkpoint),
         val_scores=val_scores,
         uri=config.tracking.uri,
         run_id=best.run_id,
         data_digest=best.data_digest,
+        weights=describe_weights(config_of_best.model),
         lineage_tags=tags,
         others=[
             (ray.train.Checkpoint(each.checkpoint), config_of(each)) for each in others if each.checkpoint

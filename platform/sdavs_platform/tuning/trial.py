@@ -22,6 +22,7 @@ from sdavs_platform.ray_internals import abort_training
 from sdavs_platform.training.checkpoints.listing import checkpoint_address
 from sdavs_platform.training.preflight import resolved
 from sdavs_platform.training.run import TrainResult, train
+from sdavs_platform.training.shared_files import with_files_here
 from sdavs_platform.tuning.measurements import clip_assets, measure_cost, on_a_worker, score_clips
 from sdavs_platform.tuning.space import with_values
 
@@ -39,6 +40,8 @@ class TrialSettings:
     """Sounds of the test; with () the test splits are not used."""
     tags: dict[str, str]
     """Tags of every trial's MLflow run."""
+    shared_files: dict[str, str]
+    """See `share_files`: this process may run on another machine than the sweep's."""
     run_names: dict[str, str]
     """Trial -> the training to continue, for interrupted trials that had moved to another trial's checkpoint."""
 
@@ -66,7 +69,8 @@ class Trial(tune.Trainable):
         """
         if self._training is None:
             # What an architecture makes of its files, such as the classes of a bank, decides on the model's shapes.
-            self._config = resolved(with_values(self._settings.config, self._values | {"name": self._name}))
+            config = with_values(self._settings.config, self._values | {"name": self._name})
+            self._config = resolved(with_files_here(config, self._settings.shared_files))
             self._cost = on_a_worker(measure_cost, self._config)
             tags = self._settings.tags | {"sdavs.trial": self.trial_name}
             if self._donor is not None:
