@@ -147,6 +147,12 @@ PROXY_MIDDLEWARES = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 declarative config has no key for them."""
 
 
+FORCE_STOP_UNHEALTHY = "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS"
+"""Environment variable of the node with Serve's controller: with 1, a replica that failed its health checks is killed.
+Otherwise Serve asks it to finish its requests, which one that hangs never does, and it keeps its GPU for as long as
+`graceful_shutdown_timeout_s`."""
+
+
 def abort_connection(send: Any) -> None:
     """Close the connection behind an ASGI `send` of uvicorn, Serve's HTTP server, at once.
 

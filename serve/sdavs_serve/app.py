@@ -6,6 +6,7 @@ Deployed once, it follows the alias by itself.
 """
 
 import logging
+from typing import Any
 
 import ray
 from ray import serve
@@ -22,6 +23,12 @@ logger = logging.getLogger("ray.serve")
 INGRESS, CONTROLLER, MODEL = "ingress", "rollout", "model-{slot}"
 
 SURPLUS = 32
+
+HEALTH: dict[str, Any] = {"health_check_period_s": 2, "health_check_timeout_s": 10}
+"""How Serve checks replicas: one that has not answered three checks in a row, each within the time-out, is replaced,
+that is after half a minute; with Serve's default of 30 s it would be a minute and a half. Checks run on an event loop
+that model passes and loads do not occupy: they have threads of their own. What holds them up is an import of torch,
+which takes seconds, and once; three times in a row ten seconds is a process that is stopped or cut off."""
 
 SMALL_CPUS = 0.1
 """CPU cores reserved for an ingress replica and for the controller. Actors that reserve none land on Ray's head, too,
@@ -45,15 +52,15 @@ def build(args: dict) -> serve.Application:
             max_ongoing_requests=max(config.max_batch_frames, 2 * config.max_requests),
             max_queued_requests=config.max_queued,
             ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
-            health_check_period_s=2,
             graceful_shutdown_timeout_s=config.timeout_s,
+            **HEALTH,
             **_replicas(config),
         )(Predictor).bind(config, slot)
         for slot in SLOTS
     }
-    controller = serve.deployment(
-        name=CONTROLLER, ray_actor_options={"num_cpus": SMALL_CPUS}, health_check_period_s=2
-    )(RolloutController).bind(config, slots)
+    controller = serve.deployment(name=CONTROLLER, ray_actor_options={"num_cpus": SMALL_CPUS}, **HEALTH)(
+        RolloutController
+    ).bind(config, slots)
     # The ingress itself refuses surplus requests, with a body that names the limit, so Serve must not refuse earlier:
     # whatever uploads, requests and webhooks hold, SURPLUS slots are left for probes and refusals.
     ingress = serve.deployment(
@@ -61,8 +68,8 @@ def build(args: dict) -> serve.Application:
         num_replicas=config.ingress_replicas,
         max_ongoing_requests=config.max_uploads + config.max_requests + MAX_READING + SURPLUS,
         ray_actor_options={"num_cpus": SMALL_CPUS},
-        health_check_period_s=2,
         graceful_shutdown_timeout_s=config.timeout_s,
+        **HEALTH,
     )(Ingress)
     return ingress.bind(config, slots, controller)
 

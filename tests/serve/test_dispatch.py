@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -217,7 +218,15 @@ def test_a_device_that_has_failed_once_is_broken_for_good():
             await health.check(fail)
         with pytest.raises(RuntimeError, match="illegal memory access"):
             await health.check(lambda: None)
+        patient, loop = DeviceHealth(probe_s=0.2), asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        masks = asyncio.create_task(asyncio.to_thread(time.sleep, 0.5))
+        await asyncio.sleep(0)
+        await patient.check(lambda: None)
+        assert not masks.done(), "other work of the replica does not hold up the probe"
         hanging = DeviceHealth(probe_s=0.05)
+        await hanging.check(lambda: time.sleep(0.2), is_busy=lambda: True)
+        assert hanging.broken is None, "it waited for a batch"
         with pytest.raises(RuntimeError, match="no result of a small computation within"):
             await hanging.check(lambda: time.sleep(0.3))
 

@@ -3,17 +3,22 @@
 import asyncio
 import io
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from in_process import Endpoint, segment_scope
 from PIL import Image
+from sdavs_serve.decoding.sandboxed_decoders import Upload
 from sdavs_serve.errors import RequestError
 from sdavs_serve.http.form import negotiate
 from sdavs_serve.http.ingress import may_start
 from sdavs_serve.http.keys import KeyFile
 from sdavs_serve.rollout.state import Refusal, Release, RolloutState
+from waiting import patience
 
 
 @pytest.fixture
@@ -52,9 +57,10 @@ def test_the_accept_header_is_read_with_its_quality_values(accept, chosen):
 def test_a_wrong_method_is_refused_with_those_that_are_allowed(endpoint):
     for method, path, allowed in (
         ("GET", "/v1/segment", {"POST"}),
-        ("DELETE", "/v1/model", {"GET"}),
+        ("DELETE", "/v1/model", {"GET", "HEAD"}),
         ("GET", "/v1/rollout/nudge", {"POST"}),
-        ("POST", "/healthz", {"GET"}),
+        ("POST", "/healthz", {"GET", "HEAD"}),
+        ("PUT", "/v1/jobs/" + "0" * 32, {"GET", "HEAD", "DELETE"}),
     ):
         answer = endpoint.ask(method, path, key=endpoint.admin_key)
         assert answer.status_code == 405, path
@@ -153,13 +159,48 @@ def small_png() -> bytes:
 def test_as_many_pictures_as_max_frames_allows_reach_the_decoder(tmp_path):
     endpoint = Endpoint(tmp_path, max_frames=1500, max_seconds=2000)
     picture = small_png()
-    for count, expected in ((1200, (503, "no_model")), (1503, (400, "http"))):
+    for count, expected in ((1200, (503, "no_model")), (1503, (413, "too_large"))):
         files = [("frames", ("a.png", picture)) for _ in range(count)]
         answer = endpoint.ask(
             "POST", "/v1/segment", key=endpoint.segment_key, files=[*files, ("audio", b"x")]
         )
         problem = answer.json()
         assert (answer.status_code, problem["type"].rpartition(":")[2]) == expected, problem
+        assert problem.get("limit") == ("max_frames" if count > 1500 else None)
+
+
+def test_slow_decodes_do_not_hold_up_a_quick_one(tmp_path):
+    endpoint, held = Endpoint(tmp_path, fake=True, max_requests=8), threading.Event()
+    decode, waiting = endpoint.decoder.samples, []
+
+    def samples(upload: Upload, **options: Any) -> Any:
+        if upload.fps == 2:
+            waiting.append(upload)
+            assert held.wait(patience(60))
+        return decode(upload, **options)
+
+    endpoint.decoder.samples = samples
+
+    async def scenario() -> None:
+        # As many threads as Serve gives an ingress.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(5))
+        headers = {"Authorization": f"Bearer {endpoint.segment_key}"}
+        transport = httpx.ASGITransport(app=endpoint.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
+
+            def ask(number: int, fps: str) -> asyncio.Task:
+                files = {"video": f"clip {number}".encode()}
+                return asyncio.create_task(http.post("/v1/segment", files=files, data={"fps": fps}))
+
+            slow = [ask(number, "2") for number in range(7)]
+            while len(waiting) < 7:
+                await asyncio.sleep(0.01)
+            assert (await asyncio.wait_for(ask(7, "1"), patience(20))).status_code == 200
+            assert not any(request.done() for request in slow)
+            held.set()
+            assert {answer.status_code for answer in await asyncio.gather(*slow)} == {200}
+
+    asyncio.run(scenario())
 
 
 def test_every_status_that_is_returned_is_in_the_description(endpoint):
@@ -247,9 +288,10 @@ def test_an_endpoint_without_keys_answers_to_its_own_names_and_pages_alone(tmp_p
         assert status(host) == 200, host
     for host in ("evil.example", "127.0.0.1.evil.example", "", "[", "localhost@evil.example"):
         assert status(host) == 421, host
-    assert status("localhost", "http://localhost:8000") == 200
+    assert status("localhost:8000", "http://localhost:8000") == 200
+    assert status("localhost:8000", "http://box.lan") == 200
     assert status("localhost", "https://t.example") == 200
-    for origin in ("https://evil.example", "null", "https://localhost.evil.example"):
+    for origin in ("https://evil.example", "null", "https://localhost.evil.example", "http://localhost:1"):
         assert status("localhost", origin, "POST", "/v1/rollout/nudge") == 403, origin
 
 

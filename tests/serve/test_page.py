@@ -64,6 +64,13 @@ def test_a_bad_file_is_explained_and_nothing_is_lost(opened, make_video):
 
 
 def test_muted_and_swapped_sound_are_asked_for_and_compared(opened, stack, make_wav):
+    """All three of one version, also while another one takes over."""
+    pins: list[str | None] = []
+    is_clip = "/v1/segment"
+    opened.on(
+        "request",
+        lambda sent: pins.append(sent.headers.get("x-model-version")) if sent.url.endswith(is_clip) else None,
+    )
     opened.locator("[data-sample=turns]").click()
     expect(opened.locator(".row.bars")).to_have_count(1)
     clip = httpx.get(f"{stack.address}/page/samples/turns.mp4").content
@@ -82,6 +89,7 @@ def test_muted_and_swapped_sound_are_asked_for_and_compared(opened, stack, make_
     opened.locator("[name=listen][value=own]").focus()
     opened.keyboard.press("Space")
     expect(opened.locator(".row.current")).to_have_text("Own sound")
+    assert pins == [None, *2 * [str(stack.serving())]], "the first response names the version of the others"
 
 
 def test_a_video_that_the_browser_cannot_play_is_shown_as_the_endpoints_overlay(opened, make_video):

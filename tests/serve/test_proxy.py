@@ -13,6 +13,7 @@ from sdavs_platform import ray_internals
 from sdavs_serve.http.proxy import ReadLimits, middlewares
 from waiting import patience
 
+DOCKERFILE = Path(__file__).resolve().parents[2] / "infra" / "docker" / "Dockerfile"
 PIECE = bytes(1 << 20)
 NUM_PIECES = 16
 
@@ -109,6 +110,8 @@ def test_of_too_many_slow_clients_the_oldest_ends():
     asyncio.run(server.run(scenario))
 
 
-def test_serve_takes_the_middleware_from_the_variable():
+def test_serve_takes_the_middleware_and_the_end_of_replicas_that_hang_from_variables():
     assert validate_http_proxy_callback_return(middlewares())[0].cls is ReadLimits
-    assert f'"{ray_internals.PROXY_MIDDLEWARES}"' in Path(constants.__file__).read_text()
+    for variable in (ray_internals.PROXY_MIDDLEWARES, ray_internals.FORCE_STOP_UNHEALTHY):
+        assert f'"{variable}"' in Path(constants.__file__).read_text()
+        assert f" {variable}=" in DOCKERFILE.read_text()

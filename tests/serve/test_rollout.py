@@ -1,5 +1,6 @@
 """From a click in the MLflow UI to another version, or to a reason why not: under load, and with processes killed."""
 
+import signal
 import time
 
 import pytest
@@ -8,13 +9,13 @@ from moments import deployment_of, promote_soon, reach, replaced
 from spoiled import change_file, corrupt, spoil_golden
 from stack import kill
 from traffic import traffic
-from waiting import wait_until
+from waiting import patience, wait_until
 
 
 def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_at_once(stack, make_video):
     before = stack.serving()
     with traffic(stack, make_video(2)) as answers:
-        better = stack.register(seed=1, marked=0.45)
+        better = stack.register(seed=1, marked=0.95)
         stack.promote(better)
         state = stack.until(lambda state: state.served.version == better and state.phase == "idle")
         assert state.gates[-1].gate == "bake", state.gates
@@ -37,15 +38,24 @@ def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_
 def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, make_video):
     """Every moment with every victim, each in a rollout of its own: `python tests/drills/kill_in_rollout.py`.
 
-    The version has the same files as the one that the test before has left warm, and is not to be taken for it.
+    The version has the same files as the one that the test before has left warm, and is not to be taken for it. The
+    replica that is to load it hangs, and has to be replaced first.
     """
     victims = {"verify": [], "shadow": [], "canary": ["candidate"], "switch": ["served"]}
     with traffic(stack, make_video(2)) as answers:
-        before, better = stack.serving(), stack.register(seed=1, marked=0.45)
+        before, better = stack.serving(), stack.register(seed=1, marked=0.95)
         controller = stack.processes("rollout")
+        slot = deployment_of("candidate", stack.state())
+        hanging, stopped_at = stack.processes(slot), time.monotonic()
+        kill(hanging, signal.SIGSTOP)
         promote_soon(stack, better)
         for moment, others in victims.items():
             state = reach(stack, moment, better)
+            if moment == "shadow":
+                assert not set(stack.processes(slot)) & set(hanging), "it has been killed"
+                assert time.monotonic() - stopped_at < patience(60), (
+                    "replaced after half a minute, and loaded"
+                )
             kill(controller)
             for victim in others:
                 kill(stack.processes(deployment_of(victim, state)))

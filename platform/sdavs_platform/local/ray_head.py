@@ -11,7 +11,12 @@ from sdavs_platform.config.paths import CHECKOUT
 from sdavs_platform.local import processes
 from sdavs_platform.local.state import RayState
 from sdavs_platform.local.token import require_token
-from sdavs_platform.ray_internals import PROXY_MIDDLEWARES, dashboard_headers, latest_cluster_file
+from sdavs_platform.ray_internals import (
+    FORCE_STOP_UNHEALTHY,
+    PROXY_MIDDLEWARES,
+    dashboard_headers,
+    latest_cluster_file,
+)
 
 START_LIMIT_S = 180.0
 
@@ -125,6 +130,7 @@ def _environment(home: Path, mlflow_uri: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",  # time to save a checkpoint; Ray's default is 3 seconds
         PROXY_MIDDLEWARES: "sdavs_serve.http.proxy:middlewares",
+        FORCE_STOP_UNHEALTHY: "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would starve the rest of a small machine
     }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdavs_serve.errors import RequestError
@@ -56,8 +57,9 @@ def _malformed(scope: Scope) -> RequestError | None:
     return None
 
 
-def route_with_files(max_files: int) -> type[APIRoute]:
-    """A route class whose forms may have so many files; Starlette's own limit is 1000."""
+def route_with_files(max_frames: int) -> type[APIRoute]:
+    """A route class whose forms may have so many pictures, a video and a sound; Starlette's own limit is 1000 files."""
+    max_files = max_frames + 2
 
     class FormRequest(Request):
         def form(self, **limits: Any) -> Any:
@@ -68,7 +70,15 @@ def route_with_files(max_files: int) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def handler(request: Request) -> Response:
-                return await handle(FormRequest(request.scope, request.receive))
+                try:
+                    return await handle(FormRequest(request.scope, request.receive))
+                except HTTPException as error:
+                    if not str(error.detail).startswith("Too many files"):
+                        raise
+                    detail = f"more than {max_frames} pictures"
+                    raise RequestError(
+                        status=413, kind="too_large", detail=detail, limit="max_frames", field="frames"
+                    ) from None
 
             return handler
 

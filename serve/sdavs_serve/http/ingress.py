@@ -210,7 +210,7 @@ def create_app(
     add_page(app, config)
     add_docs(app)
     keyed = [Security(KEY)] if keys_required(config) else []
-    uploads = APIRouter(route_class=route_with_files(config.max_frames + 2))
+    uploads = APIRouter(route_class=route_with_files(config.max_frames))
     _add_segment(uploads, config=config, segmenter=segmenter, sandbox=sandbox, metrics=metrics, keyed=keyed)
     if offers_jobs(config):
         add_jobs(

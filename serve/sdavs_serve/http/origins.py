@@ -53,12 +53,17 @@ class HostCheck:
         await problem_response(error, scope)(scope, receive, send)
 
     def _refusal(self, headers: Headers) -> RequestError | None:
-        host, origin = _name(f"//{headers.get('host', '')}"), headers.get("origin")
-        if host not in self._hosts:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if _name(f"//{host}") not in self._hosts:
             detail = f"this endpoint is {' or '.join(self._hosts)}; serve.allowed_hosts adds names"
             return RequestError(status=421, kind="wrong_host", detail=detail, limit="allowed_hosts")
-        if origin is None or origin in self._origins or _name(origin) in self._hosts:
+        if origin is None or origin in self._origins or origin in (f"http://{host}", f"https://{host}"):
             return None
+        name = _name(origin)
+        if name in self._hosts and not is_loopback(name):
+            return (
+                None  # behind a proxy that changes Host; at a loopback name, other ports are other programs
+            )
         detail = (
             "requests from pages of other origins are not accepted; serve.cors_origins names those that are"
         )

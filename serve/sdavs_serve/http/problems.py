@@ -7,12 +7,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Message, Scope, Send
 
 from sdavs_serve.errors import RequestError
 from sdavs_serve.schema import Problem
 
 MEDIA_TYPE = "application/problem+json"
+
+METHODS = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
 
 REQUEST_ID_HEADER = "x-request-id"
 """Serve's proxy adds it to every request without one, and to every response."""
@@ -89,5 +92,17 @@ def handle_problems(app: FastAPI) -> None:
     async def of_http(request: Request, error: HTTPException) -> Response:
         ours = RequestError(status=error.status_code, kind="http", detail=str(error.detail))
         answer = problem_response(ours, request.scope)
-        answer.headers.update(error.headers or {})  # such as Allow, with a 405
+        answer.headers.update(error.headers or {})
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(_allowed(app, request.scope))
         return answer
+
+
+def _allowed(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods of a path: Starlette names those of its first route alone, and knows nothing of `Conformance`."""
+    found = [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]
+    return ["HEAD", *found] if "GET" in found and "HEAD" not in found else found

@@ -6,9 +6,10 @@ its requests quickly, has the shortest queue, and attracts traffic. It has to en
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-PROBE_S = 20.0
-"""Longest time of a probe, below Serve's limit for a health check (30 s); a busy device answers after its batch."""
+PROBE_S = 8.0
+"""Longest time of a probe, below Serve's limit for a health check (`app.HEALTH`)."""
 
 
 class DeviceHealth:
@@ -20,14 +21,17 @@ class DeviceHealth:
             probe_s: see PROBE_S.
         """
         self._probe_s = probe_s
+        # Of its own: in the event loop's few threads it would wait for masks of large frames.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="device probe")
         self.broken: str | None = None
         """Why the device computes no more; stays, because nothing in this process mends it."""
 
-    async def check(self, probe: Callable[[], None]) -> None:
+    async def check(self, probe: Callable[[], None], *, is_busy: Callable[[], bool] = lambda: False) -> None:
         """Ask the device; returns at once where that has failed before.
 
         Args:
             probe: computes something on the device; raises if that fails. Blocking.
+            is_busy: whether the device has other work by now, which a slow probe may have waited for.
 
         Raises:
             RuntimeError: the device computes no more.
@@ -35,8 +39,10 @@ class DeviceHealth:
         if self.broken is None:
             try:
                 async with asyncio.timeout(self._probe_s):
-                    await asyncio.to_thread(probe)
+                    await asyncio.get_running_loop().run_in_executor(self._thread, probe)
             except TimeoutError:
+                if is_busy():
+                    return
                 self.broken = f"no result of a small computation within {self._probe_s:g} s"
             except Exception as error:
                 # torch raises RuntimeErrors and errors of its own for what CUDA reports.

@@ -84,7 +84,7 @@ class Predictor:
             raise RuntimeError(f"a batch has been running for {self._infer.busy_s:.0f} s")
         # While a batch runs, it occupies the device; if it fails, `_run_batch` asks.
         if self._model and (self._device.broken or not self._infer.busy_s):
-            await self._device.check(self._model.probe_device)
+            await self._device.check(self._model.probe_device, is_busy=lambda: self._infer.busy_s > 0)
 
     def _hangs(self, *, active: bool) -> bool:
         """Whether the running batch takes so long that no request waits for it any more."""
