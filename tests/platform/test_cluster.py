@@ -32,13 +32,15 @@ def main():
     from sdavs_platform.cluster import joined_cluster
     from sdavs_platform.config.cli import load_config
 
-    with joined_cluster(load_config([{"cluster": {"address": sys.argv[1]}}])):
+    env = {"NCCL_SOCKET_IFNAME": "eth1"}
+    with joined_cluster(load_config([{"cluster": {"address": sys.argv[1], "env": env}}])):
         print(ray.get_runtime_context().gcs_address)
-        print(ray.get(ray.remote(lambda: os.environ["RAY_ADDRESS"]).remote()))
+        names = ("RAY_ADDRESS", "NCCL_SOCKET_IFNAME", "FI_PROVIDER")
+        print(*ray.get(ray.remote(lambda: [os.environ[name] for name in names]).remote()))
 
 run_job(main)
 """
-"""Joins a cluster and prints its address, here and as a worker has it."""
+"""Joins a cluster and prints its address, here and as a worker has it, and the worker's network settings."""
 
 
 @pytest.fixture
@@ -160,13 +162,14 @@ def joins(address: str, user: dict[str, str], **changes: str) -> subprocess.Comp
 
 
 def test_a_job_joins_a_cluster_with_a_token_by_its_address(shell):
-    ran = joins(shell["HEAD"], shell)
+    ran = joins(shell["HEAD"], shell, FI_PROVIDER="efa")
     assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[2:] == ["eth1", "efa"]
     assert ran.stdout.split()[0].endswith(shell["HEAD"].rpartition(":")[2])
 
 
 def test_the_workers_of_a_private_cluster_ask_that_cluster_and_not_another_one_of_this_machine(shell):
-    ran = joins("local", shell)
+    ran = joins("local", shell, FI_PROVIDER="efa")
     assert ran.returncode == 0, ran.stderr
     here, worker = ran.stdout.split()[:2]
     assert here == worker

@@ -20,7 +20,7 @@ from sdavs_platform.training.engine import (
     with_agreed_precision,
 )
 from sdavs_platform.training.faults.spikes import SpikeGuard, UsualLoss
-from sdavs_platform.training.mixing import ClipOrder
+from sdavs_platform.training.mixing import ClipOrder, open_training_sets
 from sdavs_platform.training.pace import Clock, Pace
 from sdavs_platform.training.preflight import check_data
 from sdavs_platform.training.schedule import lr_factor
@@ -109,6 +109,9 @@ def test_a_mixed_training_reads_both_sets_and_refuses_one_of_another_kind(make_c
     assert len(names) == 8  # of 8 + 3 clips in batches of 4
     assert {name.rpartition("_")[0] for name in names} == {"train", "val"}
     assert check_data(config) != check_data(make_config("alone"))
+    folds = {"num_folds": 2, "fold": 0, "fold_by": "clips"}
+    divided = open_training_sets(make_config("divided", data={"mix": [second], **folds}))
+    assert [len(clips) for clips in divided] == [4, 3], "folds are of the first set alone"
     with pytest.raises(ValueError, match=r"data.mix: has no effect on cached features"):
         make_config(
             "cached",

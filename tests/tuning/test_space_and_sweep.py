@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from sdavs_platform.config.cli import validated
 from sdavs_platform.tuning.driver import asha_scheduler
+from sdavs_platform.tuning.run import _settings
 from sdavs_platform.tuning.search import OptunaQueue, planned_trials, trial_queue
 from sdavs_platform.tuning.space import Dimension, draw, normalized, with_values
-from sdavs_platform.tuning.store import TrialRecord
+from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.study import parse_study
 from sdavs_platform.tuning.sweep import SweepConfig, load_sweep
 
@@ -254,3 +255,13 @@ def test_names_in_a_sweep_are_taken_as_typed(tmp_path):
     sweep = load_sweep(path, {})
     assert sweep.name == "2026-07-01"
     assert sweep.base == {"tracking": {"experiment": "007"}, "training": {"epochs": 2}}
+
+
+def test_a_trial_waits_for_its_workers_however_long_others_keep_them(tmp_path):
+    """A trial that gave up would count as failed, and a continued sweep would not run it again."""
+    config = BASE.model_copy(update={"storage": BASE.storage.model_copy(update={"uri": str(tmp_path)})})
+    sweep = sweep_of(space={"seed": {"choice": [0, 1]}})
+    store = SweepStore(str(tmp_path), sweep.name)
+    settings = _settings(sweep, config, None, store, SimpleNamespace(run_id="parent"), [])
+    assert settings.config.cluster.wait_seconds >= 30 * 24 * 3600
+    assert settings.config.cluster.autoscales, "what a lost node takes away comes back"

@@ -150,7 +150,9 @@ def clip_order(config: RunConfig, sets: Sequence[TrainingClips]) -> ClipOrder:
 
 
 def _with_data_of(config: RunConfig, mixed: MixedSet) -> RunConfig:
-    data = config.data.model_copy(update={"root": mixed.root, "kind": mixed.kind})
+    # Folds are of data.root's clips alone.
+    whole = {"num_folds": None, "fold": None}
+    data = config.data.model_copy(update={"root": mixed.root, "kind": mixed.kind, **whole})
     return config.model_copy(update={"data": data})
 
 
