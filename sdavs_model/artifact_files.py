@@ -72,10 +72,12 @@ def check_files(folder: Path, *, sha256: str | None = None) -> str:
     """
     pickles = sorted(p.name for p in folder.rglob("*") if p.suffix in PICKLE_SUFFIXES)
     if pickles:
-        raise ValueError(f"{folder / pickles[0]}: refused; a model artifact holds no pickle file")
+        raise ValueError(f"{folder / pickles[0]}: refused; a model artifact may not hold pickle files")
     digest = check_digest(folder, WEIGHTS_FILE)
     if sha256 is not None and sha256 != digest:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: sha256 {digest} is not {sha256}, as the registry records")
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE}: sha256 {digest} is not {sha256}, which the registry records"
+        )
     return digest
 
 
@@ -89,5 +91,5 @@ def check_digest(folder: Path, name: str) -> str:
     if recorded is None or not path.is_file():
         raise ValueError(f"{path}: missing from the model artifact")
     if (digest := sha256_of(path)) != recorded:
-        raise ValueError(f"{path}: sha256 {digest} is not {recorded}, as {CARD_FILE} records")
+        raise ValueError(f"{path}: sha256 {digest} is not {recorded}, which {CARD_FILE} records")
     return digest

@@ -69,7 +69,7 @@ class PreprocessConfig:
         check_literals(self)
         require(self.log_offset > 0, "log_offset", self.log_offset, "above 0")
         if self.example == "htsat" and self.audio_window != "second":
-            raise ValueError("audio_window: HTS-AT hears whole seconds; allowed: second")
+            raise ValueError("audio_window: HTS-AT takes whole seconds; allowed: second")
 
     @property
     def log_mel_shape(self) -> tuple[int, int, int]:
@@ -281,7 +281,7 @@ def _check_backbone_name(name: str) -> None:
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
-            f"backbone: timm {timm.__version__} knows no {name!r}; {hint}"
+            f"backbone: timm {timm.__version__} has no backbone {name!r}; {hint}"
             "allowed: any timm features_only model with stages of stride 4, 8, 16 and 32, such as "
             f"{', '.join(KNOWN_BACKBONES)}"
         )

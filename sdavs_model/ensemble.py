@@ -28,7 +28,7 @@ class Ensemble(SegmentationModel):
             raise ValueError("members: have different configs; allowed: models that differ in their weights")
         if self.config.heard_classes:
             raise ValueError(
-                f"members: {self.config.architecture} says which classes it hears; allowed: models without such classes"
+                f"members: {self.config.architecture} reports what it hears; allowed: models without such classes"
             )
         self.members = nn.ModuleList(members)
 

@@ -56,7 +56,7 @@ class TrainingClips(Dataset):
         log_mels: SoundCache | None = None,
     ) -> None:
         if augment is not None and augment.mix_prob > 0 and not all(files.sources for files in source.files):
-            raise ValueError(f"augment.mix_prob: {source.root} does not say which categories its clips hold")
+            raise ValueError(f"augment.mix_prob: {source.root} does not record the categories of its clips")
         self.source = source
         self.preprocessor = preprocessor
         self._training = training or augment is not None

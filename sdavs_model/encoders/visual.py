@@ -102,7 +102,7 @@ def find_layout(name: str, image_size: int) -> Layout:
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             reason = str(error) or type(error).__name__
             raise ValueError(
-                f"backbone: {name!r} takes no pictures of image_size={image_size}: {reason}"
+                f"backbone: {name!r} does not support image_size={image_size}: {reason}"
             ) from error
     channels = tuple(features.feature_info.channels()[-4:])
     # EfficientNets, MobileNets and HRNets do not say; they are channels-first.

@@ -49,7 +49,9 @@ def asset_interval(
         ValueError: no clip, a clip without assets, or fewer than two assets in all.
     """
     if not scores or len(scores) != len(assets):
-        raise ValueError(f"scores: {len(scores)} for the assets of {len(assets)} clips; both need one a clip")
+        raise ValueError(
+            f"scores: {len(scores)} for the assets of {len(assets)} clips; both need one per clip"
+        )
     values = np.asarray(scores, float)
     means = clip_weights(assets, num_resamples=num_resamples, rng=np.random.default_rng(seed)) @ values
     tail = (1 - confidence) / 2
@@ -73,7 +75,7 @@ def clip_weights(
     names = sorted({name for own in assets for name in own})
     if len(names) < 2:
         raise ValueError(
-            f"assets: all clips are made of {names[0]!r} alone; an interval needs two or more assets"
+            f"assets: all clips are made of only {names[0]!r}; an interval needs at least two assets"
         )
     number = {name: index for index, name in enumerate(names)}
     contains = np.zeros((len(assets), len(names)))

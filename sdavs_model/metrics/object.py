@@ -79,7 +79,7 @@ class ObjectMetrics(Metrics):
         """
         if logits.shape != target.shape or logits.ndim != 3 or not len(logits):
             raise ValueError(
-                f"update() takes logits and target of one shape [N, H, W], N > 0; "
+                f"update() needs logits and target of the same shape [N, H, W], N > 0; "
                 f"got {list(logits.shape)} and {list(target.shape)}"
             )
         target = target.float()

@@ -54,7 +54,7 @@ class SemanticMetrics(Metrics):
         """
         if predicted.shape != target.shape or predicted.ndim != 3:
             raise ValueError(
-                f"update() takes predicted and target of one shape [N, H, W]; "
+                f"update() needs predicted and target of the same shape [N, H, W]; "
                 f"got {list(predicted.shape)} and {list(target.shape)}"
             )
         if int(target.max()) >= self.num_classes:

@@ -97,7 +97,7 @@ def read_bank(path: str | Path, *, field: str = "bank") -> AudioBank:
             f.name: tuple(v) if isinstance(v := values[f.name], list) else v for f in fields(BankRecord)
         }
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{field}: {path} is no bank of audio semantics: {error}") from error
+        raise ValueError(f"{field}: {path} is not a bank of audio semantics: {error}") from error
     record = BankRecord(**given)
     if prototypes.ndim != 3 or len(prototypes) != len(record.classes):
         raise ValueError(

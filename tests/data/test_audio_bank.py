@@ -105,7 +105,7 @@ def test_a_class_with_few_seconds_repeats_them(tmp_path):
 @pytest.mark.usefixtures("listens")
 def test_clips_that_do_not_say_what_they_hold_are_refused():
     nothing = SimpleNamespace(root="made-up", split="train", files=[])
-    with pytest.raises(ValueError, match=r"made-up: split 'train' does not say of any second"):
+    with pytest.raises(ValueError, match=r"made-up: split 'train' does not record any second"):
         make_bank(nothing, CONFIG, num_prototypes=2)
 
 

@@ -147,7 +147,7 @@ def test_a_corrupt_or_shortened_wav_is_refused_with_its_file_name(copy, preproce
     path = copy / "audio_wav" / "train" / f"{VIDEO}.wav"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert_refused(copy, preprocessor, path.name, "corrupt wav")
+    assert_refused(copy, preprocessor, path.name, "truncated wav")
     path.write_bytes(b"RIFF of nothing at all" * 40)
     assert_refused(copy, preprocessor, path.name, "cannot be read as sound")
 

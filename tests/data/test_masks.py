@@ -127,7 +127,7 @@ UNCLEAR = {
     ),
     "alpha around black": (with_alpha(0 * WHITE, WHITE), "two different masks"),
     "half transparent pixels": (with_alpha(WHITE, OPAQUE // 2), "partly transparent"),
-    "a photograph": (RNG.integers(0, 256, (48, 64, 3), np.uint8), "colours; a mask has few"),
+    "a photograph": (RNG.integers(0, 256, (48, 64, 3), np.uint8), "colours; a mask has only a few"),
     "a blurred mask": (Image.fromarray(WHITE).filter(ImageFilter.GaussianBlur(6)), "grey values"),
 }
 
@@ -142,7 +142,7 @@ def test_what_is_not_clear_is_refused_with_the_name_of_the_file(tmp_path, kind):
 
 def test_a_mask_of_another_colour_space_is_refused(tmp_path):
     Image.new("CMYK", (64, 48)).save(tmp_path / "mask.jpg")
-    with pytest.raises(ValueError, match=r"mask\.jpg: .*CMYK is no kind of mask"):
+    with pytest.raises(ValueError, match=r"mask\.jpg: .*CMYK is not a mask format"):
         read_binary_mask(tmp_path / "mask.jpg")
 
 
@@ -180,7 +180,7 @@ def test_class_indices_that_are_not_clear_or_too_large_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"mask\.png: values up to 71; allowed: class indices below 71"):
         read_class_mask(path, 71)
     Image.new("RGB", (2, 2), (1, 2, 3)).save(path)
-    with pytest.raises(ValueError, match=r"mask\.png: has colours of no class"):
+    with pytest.raises(ValueError, match=r"mask\.png: has colours that belong to no class"):
         read_class_mask(path, 71)
 
 

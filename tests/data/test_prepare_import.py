@@ -171,7 +171,7 @@ def test_all_bad_files_of_a_folder_are_named_in_one_pass_and_the_good_ones_stay(
     with pytest.raises(ValueError, match="masks_gone") as refusal:
         import_here(tmp_path, *names)
     assert str(refusal.value).splitlines() == [
-        f"{masks / 'masks_gone'}: is empty; one png a second is needed",
+        f"{masks / 'masks_gone'}: is empty; one png per second is needed",
         f"{videos / 'nothing.mp4'}: is empty",
         f"{masks / 'two_bad_masks' / 'second_0.png'}: 20x20, but its video is 51x37",
         f"{masks / 'two_bad_masks' / 'second_1.png'}: is empty",
@@ -269,7 +269,7 @@ def test_an_empty_table_and_one_that_is_none_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"table\.csv: is empty"):
         read_rows(path, {"a": 0})
     path.write_bytes(bytes(range(128, 256)))
-    with pytest.raises(ValueError, match=r"table\.csv: is no table"):
+    with pytest.raises(ValueError, match=r"table\.csv: is not a table"):
         read_rows(path, {"a": 0})
 
 

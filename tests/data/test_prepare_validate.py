@@ -74,7 +74,7 @@ def test_every_defect_is_listed_with_its_file_and_not_only_the_first(broken):
         ("train_00002_2.png", "256 grey values"),
         ("train_00003.mp4_3.png", "30x30, but train_00003.mp4_1.png is 48x48"),
         ("train_00004.wav", "without sound"),
-        ("val_00000.wav", "corrupt wav"),
+        ("val_00000.wav", "truncated wav"),
         ("train_00005:", "missing, the masks"),
         ("val_00001:", "6 frames, expected 5"),
     ):
@@ -102,7 +102,7 @@ def test_vpo_and_avis_are_validated_file_by_file_as_well(tmp_path):
     mask = next((tmp_path / "VPO" / "VPO-SS" / "mask").rglob("*.png"))
     Image.new("L", (24, 16), 200).save(mask)
     defects = (*validate(tmp_path, "avis").defects, *validate(tmp_path, "vpo-ss").defects)
-    assert has(defects, wav.name, "corrupt wav")
+    assert has(defects, wav.name, "truncated wav")
     assert has(defects, frame.name, "missing")
     assert has(defects, mask.name, "unknown values [200]")
 

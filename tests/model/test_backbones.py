@@ -112,9 +112,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
 
 
 def test_a_size_that_the_backbone_cannot_take_is_refused_before_anything_is_computed():
-    with pytest.raises(
-        ValueError, match=r"backbone: 'efficientformer_l1' takes no pictures of image_size=64: "
-    ):
+    with pytest.raises(ValueError, match=r"backbone: 'efficientformer_l1' does not support image_size=64: "):
         build_model(SDAVSConfig(backbone="efficientformer_l1", **SMALL))
 
 

@@ -260,7 +260,7 @@ def test_a_file_that_is_no_bank_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"bank: no such file: .*nowhere; allowed: a file that .* bank"):
         build(str(tmp_path / "nowhere"))
     torch.save({}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"bank: .*other.pt is no bank of audio semantics"):
+    with pytest.raises(ValueError, match=r"bank: .*other.pt is not a bank of audio semantics"):
         build(str(tmp_path / "other.pt"))
     changed = Path(save_bank(tmp_path / "changed"))
     content = bytearray(changed.read_bytes())
@@ -269,7 +269,7 @@ def test_a_file_that_is_no_bank_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"bank: .*changed was changed after it was written: sha256"):
         build(str(changed))
     changed.write_bytes(content[:-100])
-    with pytest.raises(ValueError, match=r"bank: .*changed is no bank of audio semantics"):
+    with pytest.raises(ValueError, match=r"bank: .*changed is not a bank of audio semantics"):
         build(str(changed))
 
 

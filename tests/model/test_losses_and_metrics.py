@@ -159,7 +159,7 @@ def test_two_workers_merge_to_what_one_computes():
 def test_metrics_refuse_wrong_shapes_other_values_and_no_video_at_all():
     with pytest.raises(ValueError, match="no video was evaluated"):
         ObjectMetrics().compute()
-    with pytest.raises(ValueError, match=r"one shape \[N, H, W\]"):
+    with pytest.raises(ValueError, match=r"same shape \[N, H, W\]"):
         ObjectMetrics().update(torch.zeros(1, 4, 4), torch.zeros(1, 5, 4))
     with pytest.raises(ValueError, match="other than 0 and 1"):
         ObjectMetrics().update(torch.zeros(1, 4, 4), torch.full((1, 4, 4), 255))

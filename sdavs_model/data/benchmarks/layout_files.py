@@ -40,7 +40,7 @@ def read_rows(path: Path, columns: Mapping[str, int | None]) -> list[dict[str, s
     positions = {name: _position(path, header, name, position) for name, position in columns.items()}
     for name, place in positions.items():
         if list(positions.values()).count(place) > 1:
-            raise ValueError(f"{path}: needs the columns {', '.join(columns)}; {name!r} has none of its own")
+            raise ValueError(f"{path}: needs the columns {', '.join(columns)}; there is none for {name!r}")
     for number, row in rows[1:]:
         if len(row) <= max(positions.values()):
             raise ValueError(f"{path}: line {number} has too few columns")
@@ -101,7 +101,7 @@ def _decoded(path: Path) -> str:
     for encoding in encodings:
         with contextlib.suppress(UnicodeDecodeError):
             return content.decode(encoding)
-    raise ValueError(f"{path}: is no table, or in another encoding than UTF-8, UTF-16 and cp1252")
+    raise ValueError(f"{path}: is not a table, or its encoding is not UTF-8, UTF-16 or cp1252")
 
 
 def _position(path: Path, header: list[str], name: str, position: int | None) -> int:

@@ -23,7 +23,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         names = sorted(indices, key=lambda name: int(indices[name]))
         numbers = sorted(int(index) for index in indices.values())
     except FileNotFoundError:
-        raise ValueError(f"{path}: missing, the names of the classes") from None
+        raise ValueError(f"{path}: missing; it names the classes") from None
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: not a JSON of class names and indices ({error})") from error
     if (
@@ -109,7 +109,9 @@ def read_class_mask(path: Path, num_classes: int) -> np.ndarray:
             f"{path}: its greys are both classes' colours and class indices; save it without a palette"
         )
     if values.numbers is None:
-        raise ValueError(f"{path}: has colours of no class; class indices below {num_classes} were expected")
+        raise ValueError(
+            f"{path}: has colours that belong to no class; class indices below {num_classes} were expected"
+        )
     return _below(path, values.numbers, num_classes)[values.indices]
 
 

@@ -56,11 +56,13 @@ def read_binary_mask(path: Path) -> np.ndarray:
     black = _black(path, values)
     visible, hidden = values.alpha == 255, values.alpha == 0
     if not (visible | hidden).all():
-        raise ValueError(f"{path}: is partly transparent; a mask's pixels are visible or not")
+        raise ValueError(
+            f"{path}: is partly transparent; each pixel of a mask must be fully visible or fully transparent"
+        )
     sounds = ~black & visible
     if hidden.any() and sounds.sum() != visible.sum() and (not sounds.any() or not black[hidden].all()):
         raise ValueError(
-            f"{path}: its transparency and its colours are two different masks; save one of them"
+            f"{path}: its transparency and its colours give two different masks; save only one of them"
         )
     return sounds.astype(np.uint8)[values.indices]
 
@@ -84,7 +86,7 @@ def read_index_mask(path: Path) -> np.ndarray:
 def require_opaque(path: Path, values: Values) -> None:
     """Raises ValueError naming the file if any pixel is transparent."""
     if (values.alpha != 255).any():
-        raise ValueError(f"{path}: is partly transparent, so its values are not clear")
+        raise ValueError(f"{path}: is partly transparent, so its values are ambiguous")
 
 
 def read_values(path: Path) -> Values:
@@ -105,7 +107,7 @@ def read_values(path: Path) -> Values:
         elif image.mode in ("LA", "PA", "RGB", "RGBA"):
             pixels, colours, alpha = _packed(image)
         else:
-            raise ValueError(f"{image.mode} is no kind of mask")
+            raise ValueError(f"{image.mode} is not a mask format")
     used = np.flatnonzero(np.bincount(pixels.reshape(-1), minlength=len(colours)))
     new_index = np.zeros(len(colours), np.int32)
     new_index[used] = np.arange(len(used))
@@ -128,7 +130,7 @@ def _greys(image: Image.Image) -> Table:
         return np.asarray(image).astype(np.uint8), np.array([[0] * 3, [255] * 3]), np.full(2, 255)
     pixels = np.asarray(image).astype(np.int64)
     if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
-        raise ValueError(f"holds values up to {pixels.max(initial=0)}; a mask has 8 or 16 bit")
+        raise ValueError(f"holds values up to {pixels.max(initial=0)}; a mask has 8 or 16 bits")
     # White is 65535 of 16 bit; a file of 16 bit that uses only the lowest eight is read as one of 8 bit.
     size = 256 if pixels.max(initial=0) < 256 else 65536
     shown = np.arange(size) * 255 / (size - 1)
@@ -160,13 +162,13 @@ def _black(path: Path, values: Values) -> np.ndarray:
     level = values.colours.max(axis=1)
     shown = values.alpha > 0
     if len(level) > MAX_COLOURS:
-        raise ValueError(f"{path}: {len(level)} colours; a mask has few")
+        raise ValueError(f"{path}: {len(level)} colours; a mask has only a few")
     if values.is_jpeg or (values.is_grey and len(np.unique(level[shown])) > 2):
         return _dark(path, values)
     if shown.all() and len(level) > 1 and (level == level[0]).all() and values.is_grey:
         raise ValueError(f"{path}: its palette gives different indices the same colour")
     if shown.all() and len(level) > 1 and not (level == 0).any():
-        raise ValueError(f"{path}: none of its {len(level)} colours is black, so the background is not clear")
+        raise ValueError(f"{path}: none of its {len(level)} colours is black, so the background is ambiguous")
     return level == 0
 
 
@@ -181,7 +183,7 @@ def _dark(path: Path, values: Values) -> np.ndarray:
     both = dark.any() and bright.any() and not indices
     if not values.is_grey or not edges.all() or not (both or values.is_jpeg):
         greys = f"{len(level)} grey values" if values.is_grey else f"{len(level)} colours"
-        raise ValueError(f"{path}: {greys}; a binary mask has two, 0 and another")
+        raise ValueError(f"{path}: {greys}; a binary mask has two values, 0 and another")
     return level < 128
 
 

@@ -33,7 +33,7 @@ class Preprocessor:
     def __init__(self, config: PreprocessConfig) -> None:
         if config.sample_rate != SAMPLE_RATE:
             raise ValueError(
-                f"preprocess.sample_rate: VGGish hears {SAMPLE_RATE} Hz, not {config.sample_rate}"
+                f"preprocess.sample_rate: VGGish needs {SAMPLE_RATE} Hz, not {config.sample_rate}"
             )
         self.config = config
         self._mean = torch.tensor(config.mean).view(1, 3, 1, 1)

@@ -47,7 +47,7 @@ def read_wav(file: BinaryIO, name: str) -> tuple[np.ndarray, int]:
     data = file.read() if size is None else file.read(size)
     frame = form.width * form.channels
     if size is not None and len(data) < size:
-        raise ValueError(f"{name}: corrupt wav, it ends before its {size // frame} samples")
+        raise ValueError(f"{name}: truncated wav; it ends before its {size // frame} samples")
     data = data[: len(data) // frame * frame]
     return _as_float(data, form).reshape(-1, form.channels).T, form.rate
 

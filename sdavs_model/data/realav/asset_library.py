@@ -58,7 +58,7 @@ class AssetLibrary:
         self.folder = folder
         manifest = folder / "manifest.csv"
         if not manifest.is_file():
-            raise ValueError(f"{manifest}: missing, so there are no assets to compose clips of")
+            raise ValueError(f"{manifest}: missing, so there are no assets to compose clips from")
         self.digest = sha256_of(manifest)
         with manifest.open(newline="") as file:
             self.rows = list(csv.DictReader(file))
@@ -104,7 +104,7 @@ class AssetLibrary:
         if not path.is_file():
             raise ValueError(f"{path}: missing from the bundled data set")
         if sha256_of(path) != row["sha256"]:
-            raise ValueError(f"{path}: does not have the sha256 that {self.folder / 'manifest.csv'} gives")
+            raise ValueError(f"{path}: does not have the sha256 in {self.folder / 'manifest.csv'}")
         return path
 
 

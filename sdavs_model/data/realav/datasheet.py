@@ -96,7 +96,7 @@ def require_apart(made_of: Mapping[str, set[str]], assets: AssetLibrary) -> None
     names = {row["sha256"]: row["path"] for row in assets.rows}
     for one, other in combinations(made_of, 2):
         if shared := sorted(made_of[one] & made_of[other]):
-            raise ValueError(f"{names.get(shared[0], shared[0])}: is used in {one} and in {other}")
+            raise ValueError(f"{names.get(shared[0], shared[0])}: is used in both {one} and {other}")
 
 
 def as_text(sheet: Mapping[str, Any]) -> str:

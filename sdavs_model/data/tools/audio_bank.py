@@ -57,7 +57,7 @@ def make_bank(
             progress("listening", index + 1, len(clips))
     if not embeddings:
         raise ValueError(
-            f"{clips.root}: split {clips.split!r} does not say of any second that one class sounds alone in it; "
+            f"{clips.root}: split {clips.split!r} does not record any second in which one class sounds alone; "
             "make the bank from a data set that does"
         )
     names = sorted(embeddings)

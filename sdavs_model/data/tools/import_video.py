@@ -220,11 +220,11 @@ def _write_clip(
 def _find_masks(folder: Path) -> list[Path]:
     """The masks of one video, in the order of the last number in their names."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: missing; one png a second is needed")
+        raise ValueError(f"{folder}: missing; one png per second is needed")
     files = [path for path in folder.iterdir() if not is_litter(path)]
     masks = [path for path in files if path.suffix.lower() == ".png"]
     if not masks:
-        raise ValueError(f"{folder}: {'holds no png' if files else 'is empty'}; one png a second is needed")
+        raise ValueError(f"{folder}: {'holds no png' if files else 'is empty'}; one png per second is needed")
     return sorted(masks, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)][-1:], path))
 
 
