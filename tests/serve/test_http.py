@@ -1,6 +1,7 @@
 """HTTP as its RFCs have it: negotiation, methods, malformed headers, and a description that lists every status."""
 
 import asyncio
+import contextlib
 import io
 import re
 import threading
@@ -126,14 +127,28 @@ def test_a_client_that_hangs_up_is_counted_as_499(endpoint):
         with pytest.raises(asyncio.CancelledError):
             await request
 
+    async def late() -> None:
+        """The connection is closed as soon as the whole response is there, before the endpoint has cleaned up."""
+        scope = segment_scope(endpoint.segment_key, content_type="") | {"method": "GET", "path": "/healthz"}
+
+        async def send(message: dict) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                asyncio.get_running_loop().call_soon(request.cancel)
+                await asyncio.sleep(0)
+
+        request = asyncio.create_task(endpoint.app(scope, asyncio.Event().wait, send))
+        with contextlib.suppress(asyncio.CancelledError):
+            await request
+
     asyncio.run(scenario())
+    asyncio.run(late())
     counted = {
-        sample.labels["status"]: sample.value
+        (sample.labels["path"], sample.labels["status"]): sample.value
         for family in endpoint.metrics.requests.collect()
         for sample in family.samples
         if sample.name.endswith("_total")
     }
-    assert counted == {"499": 1}
+    assert counted == {("/v1/segment", "499"): 1, ("/healthz", "200"): 1}
 
 
 def test_the_endpoint_comes_up_only_when_a_version_serves():

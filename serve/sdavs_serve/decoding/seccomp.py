@@ -38,6 +38,19 @@ FORBIDDEN: dict[str, tuple[int, int | None]] = {
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "pidfd_getfd": (438, 438),
+    "process_mrelease": (448, 448),
+    "kcmp": (312, 272),
+    # Other processes of the same user: slow them down, move them. `prlimit64` is below.
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    # Its own limits stay what they are.
+    "setrlimit": (160, 164),
     # New processes; `clone` is allowed for threads.
     "fork": (57, None),
     "vfork": (58, None),
@@ -63,7 +76,7 @@ FORBIDDEN: dict[str, tuple[int, int | None]] = {
 }
 """Numbers on x86-64 and on aarch64; None where there is no such call."""
 
-CLONE, CLONE3, TGKILL = (56, 220), (435, 435), (234, 131)
+CLONE, CLONE3, TGKILL, PRLIMIT = (56, 220), (435, 435), (234, 131), (302, 261)
 
 
 def is_supported() -> bool:
@@ -103,7 +116,7 @@ def restrict() -> None:
 
 
 def _program(machine: str, pid: int) -> bytes:
-    """The filter as BPF. Offsets in `seccomp_data`: number 0, architecture 4, first argument 16."""
+    """The filter as BPF. Offsets in `seccomp_data`: number 0, architecture 4, first argument 16, third one 32."""
     column = list(ARCHITECTURES).index(machine)
     program = [
         _load(4),
@@ -121,6 +134,9 @@ def _program(machine: str, pid: int) -> bytes:
     program += _if_equal(CLONE[column], [*threads_only, _return(ALLOW)])
     # abort() signals its own process.
     program += _if_equal(TGKILL[column], [_load(16), *_unless_equal(pid, DENY + EPERM), _return(ALLOW)])
+    # Reading limits is how glibc finds the size of a stack; a third argument sets them, also those of other processes.
+    no_new_limits = [part for half in (32, 36) for part in (_load(half), *_unless_equal(0, DENY + EPERM))]
+    program += _if_equal(PRLIMIT[column], [*no_new_limits, _return(ALLOW)])
     return b"".join([*program, _return(ALLOW)])
 
 

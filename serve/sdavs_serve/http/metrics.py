@@ -143,7 +143,9 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, seen)
         except asyncio.CancelledError:
-            seen.status = HUNG_UP
+            # With the response passed on, only cleaning up was cancelled.
+            if not seen.complete:
+                seen.status = HUNG_UP
             raise
         finally:
             self._metrics.open.dec()

@@ -56,11 +56,15 @@ class SeenStatus:
         self._send = send
         self.status = 500
         """Until the response begins, what a client gets that the app leaves without one."""
+        self.complete = False
+        """The whole response has been passed on."""
 
     async def __call__(self, message: Message) -> None:
         """ASGI's `send`."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+        elif not message.get("more_body", False):
+            self.complete = True
         await self._send(message)
 
 
