@@ -2,7 +2,9 @@
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,29 @@ def transparent_palette() -> Image.Image:
     return image
 
 
+def png(depth: int, kind: int, samples: np.ndarray, *, transparent: bytes = b"") -> bytes:
+    """A PNG of any depth (1 to 16 bit) and kind (0 grey, 2 RGB, 4 with alpha), which Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    flat = samples.reshape(len(samples), -1)
+    if depth == 16:
+        lines = [row.astype(">u2").tobytes() for row in flat]
+    else:
+        bits = np.unpackbits(flat.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :]
+        lines = [row.tobytes() for row in np.packbits(bits.reshape(len(flat), -1), axis=1)]
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], depth, kind, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + (chunk(b"tRNS", transparent) if transparent else b"")
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines)))
+        + chunk(b"IEND", b"")
+    )
+
+
 OPAQUE = np.full_like(WHITE, 255)
 EYE = np.eye(48, 64, dtype=np.uint8)
 RED = np.stack([SQUARE * np.uint8(128), 0 * SQUARE, 0 * SQUARE], axis=2)
@@ -78,14 +103,45 @@ def test_the_same_square_is_read_from_every_kind_of_file(tmp_path, kind):
     np.testing.assert_array_equal(mask, SQUARE)
 
 
+SQUARE_FILES = {
+    "grey of 2 bit": png(2, 0, SQUARE),
+    "grey of 4 bit": png(4, 0, 15 * SQUARE),
+    "grey with transparent black": png(8, 0, WHITE, transparent=b"\0\0"),
+    "colours of 16 bit": png(16, 2, np.repeat(SQUARE[..., None].astype(int) * 65535, 3, axis=2)),
+    "colours of 16 bit that are 0 and 1": png(16, 2, np.repeat(SQUARE[..., None], 3, axis=2)),
+}
+
+
+@pytest.mark.parametrize("kind", SQUARE_FILES)
+def test_the_same_square_is_read_from_pngs_of_every_depth(tmp_path, kind):
+    (tmp_path / "mask.png").write_bytes(SQUARE_FILES[kind])
+    np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.png"), SQUARE)
+
+
+def test_a_soft_edge_of_alpha_is_halved_like_one_of_grey(tmp_path):
+    alpha = Image.fromarray(WHITE).resize((128, 96), Image.Resampling.BILINEAR)
+    Image.merge("LA", (Image.new("L", (128, 96), 255), alpha)).save(tmp_path / "mask.png")
+    mask = read_binary_mask(tmp_path / "mask.png")
+    np.testing.assert_array_equal(mask, SQUARE.repeat(2, axis=0).repeat(2, axis=1))
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_near_blacks_of_webp_are_background(tmp_path, lossless):
+    Image.fromarray(WHITE).convert("RGB").save(tmp_path / "mask.webp", quality=80, lossless=lossless)
+    for name in ("mask.webp", "converted.png"):
+        Image.open(tmp_path / "mask.webp").convert("RGB").save(tmp_path / "converted.png")
+        np.testing.assert_array_equal(read_binary_mask(tmp_path / name), SQUARE)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("quality", [60, 75, 95])
+@pytest.mark.parametrize("quality", [30, 60, 75, 95])
 def test_the_ringing_of_jpeg_is_taken_for_the_black_and_white_that_it_was(tmp_path, mode, quality):
     image = as_jpeg(Image.fromarray(WHITE).convert(mode), quality)
     (tmp_path / "mask.png").write_bytes(image.fp.getvalue())  # a JPEG under another name
     np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.png"), SQUARE)
-    image.convert(mode).save(tmp_path / "converted.png")
-    np.testing.assert_array_equal(read_binary_mask(tmp_path / "converted.png"), SQUARE)
+    if quality >= 60:
+        image.convert(mode).save(tmp_path / "converted.png")
+        np.testing.assert_array_equal(read_binary_mask(tmp_path / "converted.png"), SQUARE)
 
 
 def test_an_empty_and_a_full_mask_are_empty_and_full_also_as_jpeg(tmp_path):
@@ -111,6 +167,8 @@ RNG = np.random.default_rng(0)
 BELOW = np.tri(48, 64, dtype=np.uint8)
 """1 below the diagonal."""
 
+ALMOST_BLACK = np.stack([SQUARE + BELOW, 0 * SQUARE, WHITE], axis=2)
+
 UNCLEAR = {
     "greys everywhere": (RNG.integers(0, 256, (48, 64), np.uint8), "256 grey values"),
     "class indices in a binary data set": (SQUARE + SQUARE * BELOW, "3 grey values"),
@@ -125,6 +183,8 @@ UNCLEAR = {
         with_alpha(WHITE, WHITE[::-1].copy()),
         "two different masks",
     ),
+    "colours almost black": (ALMOST_BLACK, "almost black"),
+    "a mask that is invisible": (with_alpha(WHITE, 0 * WHITE), "two different masks"),
     "alpha around black": (with_alpha(0 * WHITE, WHITE), "two different masks"),
     "half transparent pixels": (with_alpha(WHITE, OPAQUE // 2), "partly transparent"),
     "a photograph": (RNG.integers(0, 256, (48, 64, 3), np.uint8), "colours; a mask has only a few"),
@@ -138,6 +198,46 @@ def test_what_is_not_clear_is_refused_with_the_name_of_the_file(tmp_path, kind):
     (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(tmp_path / "mask.png")
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / 'mask.png'))}: .*{words}"):
         read_binary_mask(tmp_path / "mask.png")
+
+
+UNCLEAR_FILES = {
+    "grey whose white is transparent": (png(8, 0, WHITE, transparent=b"\0\xff"), "two different masks"),
+    "one bit whose white is transparent": (png(1, 0, SQUARE, transparent=b"\0\1"), "two different masks"),
+    "16 bit whose white is transparent": (
+        png(16, 0, SQUARE * np.uint16(65535), transparent=b"\xff\xff"),
+        "two different masks",
+    ),
+    "grey of 16 bit with alpha, both small": (
+        png(16, 4, np.stack([SQUARE, SQUARE], axis=2)),
+        "black in the upper eight",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNCLEAR_FILES)
+def test_files_that_are_not_clear_are_refused_with_their_name(tmp_path, kind):
+    content, words = UNCLEAR_FILES[kind]
+    (tmp_path / "mask.png").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"mask\.png: .*{words}"):
+        read_binary_mask(tmp_path / "mask.png")
+
+
+def test_a_compressed_mask_in_colours_and_one_of_0_and_1_are_refused(tmp_path):
+    red = as_jpeg(Image.fromarray(np.stack([WHITE, 0 * WHITE, 0 * WHITE], axis=2)), 95)
+    red.convert("RGB").save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"mask\.png: some of its \d+ colours are almost black"):
+        read_binary_mask(tmp_path / "mask.png")
+    Image.fromarray(SQUARE).save(tmp_path / "mask.jpg", quality=100)
+    with pytest.raises(ValueError, match=r"mask\.jpg: a JPEG that is almost black"):
+        read_binary_mask(tmp_path / "mask.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "tif"])
+def test_a_file_of_several_pictures_is_no_mask(tmp_path, suffix):
+    path = tmp_path / f"mask.{suffix}"
+    Image.fromarray(WHITE).save(path, save_all=True, append_images=[Image.fromarray(255 - WHITE)])
+    with pytest.raises(ValueError, match=rf"mask\.{suffix}: .*holds 2 pictures"):
+        read_binary_mask(path)
 
 
 def test_a_mask_of_another_colour_space_is_refused(tmp_path):
@@ -156,6 +256,7 @@ def test_class_indices_are_read_from_greys_and_from_a_palette_in_any_order(tmp_p
         "grey": Image.fromarray(CLASSES),
         "16 bit": Image.fromarray(CLASSES.astype(np.uint16)),
         "grey with alpha": with_alpha(CLASSES, np.full_like(CLASSES, 255)),
+        "grey with a transparent background": with_alpha(CLASSES, (CLASSES > 0) * np.uint8(255)),
         "three channels": Image.fromarray(CLASSES).convert("RGB"),
         "colours": Image.fromarray(palette(71)[CLASSES]),
         "classes' palette": in_palette(CLASSES, palette(71).reshape(-1).tolist()),
@@ -179,6 +280,11 @@ def test_class_indices_that_are_not_clear_or_too_large_are_refused(tmp_path):
     Image.fromarray(np.array([[71]], np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"mask\.png: values up to 71; allowed: class indices below 71"):
         read_class_mask(path, 71)
+    path.write_bytes(png(4, 0, np.array([[0, 1]], np.uint8)))  # the class 1 as stored, 17 as shown
+    with pytest.raises(ValueError, match=r"mask\.png: its greys of less than 8 bit"):
+        read_class_mask(path, 71)
+    path.write_bytes(png(4, 0, np.array([[0, 6]], np.uint8)))
+    assert read_class_mask(path, 71).tolist() == [[0, 6]], "there is no class 102"
     Image.new("RGB", (2, 2), (1, 2, 3)).save(path)
     with pytest.raises(ValueError, match=r"mask\.png: has colours that belong to no class"):
         read_class_mask(path, 71)

@@ -122,3 +122,8 @@ def test_a_still_picture_is_read_upright_as_its_exif_says(tmp_path):
         pixels = read_picture(tmp_path / name)
         assert pixels.shape == (WIDTH, HEIGHT, 3)
         assert corner_of(pixels, channel=0) == "top right"
+
+
+def test_greys_of_16_bit_are_shown_as_greys_of_8_bit(tmp_path):
+    Image.fromarray(np.array([[0, 255, 257, 32896, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png")[0, :, 0].tolist() == [0, 1, 1, 128, 255]

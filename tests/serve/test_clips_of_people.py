@@ -87,6 +87,8 @@ def test_a_picture_that_does_not_change_is_held_while_the_sound_continues(kind, 
     assert len(samples) == 8
     last = [sample.picture for sample in samples[1:]]
     assert all(np.array_equal(picture, last[0]) for picture in last)
+    greys = [int(sample.picture[-8, -8].mean()) for sample in samples[:2]]
+    assert greys == pytest.approx([60, 100], abs=6), "of 0.3 s and, from 1 s on, of 1 s"
     assert all(np.abs(sample.second).max() > 0.2 for sample in samples), "every frame has its own sound"
     assert (ends.picture_end_s, ends.sound_end_s) == pytest.approx((1.0, 8.0), abs=0.15)
 
@@ -306,10 +308,11 @@ def test_webp_stills_and_photographs_of_12_megapixels_are_read():
     (large,) = decode_pictures([still("JPEG", (4032, 3024))], sound, fps=1, limits=LIMITS)
     assert large.picture.shape == (3024, 4032, 3)
     frames = [Image.fromarray(corner(value)) for value in (40, 200)]
-    file = io.BytesIO()
-    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
-    with pytest.raises(MediaError, match="an animated WebP; send a picture a second"):
-        list(decode_pictures([file.getvalue()], sound, fps=1, limits=LIMITS))
+    for kind in ("WebP", "PNG"):
+        file = io.BytesIO()
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+        with pytest.raises(MediaError, match=f"an animated {kind}; send a picture a second"):
+            list(decode_pictures([file.getvalue()], sound, fps=1, limits=LIMITS))
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"mif1"])

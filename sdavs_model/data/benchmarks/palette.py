@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdavs_model.data.core.mask_files import read_values, require_opaque
+from sdavs_model.data.core.mask_files import read_values, require_one_number, require_opaque
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -91,6 +91,9 @@ def read_class_mask(path: Path, num_classes: int) -> np.ndarray:
     values = read_values(path)
     require_opaque(path, values)
     if values.numbers is not None and not values.has_palette:
+        if values.numbers.max(initial=0) >= num_classes and values.step > 1:
+            return _below(path, values.numbers // values.step, num_classes)[values.indices]
+        require_one_number(path, values)
         return _below(path, values.numbers, num_classes)[values.indices]
     # A palette's order is up to the program that saved it, so its colours decide, whether they are greys or classes'.
     meanings: list[np.ndarray] = []

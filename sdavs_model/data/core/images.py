@@ -29,7 +29,18 @@ def read_picture(path: Path) -> np.ndarray:
         ValueError: missing or corrupt; names the file.
     """
     with opened(path) as image:
-        return upright(np.asarray(image.convert("RGB")), exif_orientation(image))
+        return displayed(image)
+
+
+def displayed(image: Image.Image) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of an open picture as a viewer shows it, upright as its EXIF says."""
+    shown = image
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        # Pillow's own conversion makes white of every grey of 16 bit above 255.
+        shown = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+    pixels = np.asarray(shown.convert("RGB"))
+    # Read last: PNG may hold its EXIF behind the pixels.
+    return upright(pixels, exif_orientation(image))
 
 
 def read_frames(paths: Sequence[Path]) -> np.ndarray:

@@ -215,8 +215,11 @@ def _shown(track: PictureTrack, sound: SoundTrack | PacketTrack, moments: Moment
     for picture in track.sampled(moments):
         yield picture
         index += 1
+    last: np.ndarray | None = None
     while sound.lasts_beyond(max(moments[index], track.end + PADDING_S)):
-        yield picture
+        # Not the last one sampled: others may have followed it before the pictures ended.
+        last = track.last_picture() if last is None else last
+        yield last
         index += 1
 
 

@@ -8,12 +8,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from sdavs_model.data.core.orientation import (
-    exif_orientation,
-    frame_orientation,
-    size_in_square_pixels,
-    upright,
-)
+from sdavs_model.data.core.images import displayed
+from sdavs_model.data.core.orientation import frame_orientation, size_in_square_pixels, upright
 from sdavs_serve.decoding.colours import as_rgb
 from sdavs_serve.decoding.containers import HEIC_ADVICE, is_heic, reading, video_stream
 from sdavs_serve.errors import MediaError
@@ -68,6 +64,7 @@ class PictureTrack:
         self._field = field
         self.end = 0.0
         """End of the last picture decoded so far, in seconds."""
+        self._shown: tuple[av.VideoFrame, tuple[int, int]] | None = None
         codec = self._stream.codec_context
         _check_pixels(codec.width, codec.height, max_pixels, field)
 
@@ -77,23 +74,26 @@ class PictureTrack:
         Raises:
             MediaError: no picture, or one without a time stamp ("corrupt"), or one beyond `max_pixels`.
         """
-        shown: av.VideoFrame | None = None
-        shown_size = (0, 0)
         index, last = 0, 0.0
         for frame in self._frames():
             size = size_in_square_pixels(frame.width, frame.height, self._stream.sample_aspect_ratio)
             _check_pixels(*size, self._max_pixels, self._field)
             time = self._time_of(frame, last)
-            while shown is not None and moments[index] < time:
-                yield _as_displayed(shown, shown_size)
+            while self._shown is not None and moments[index] < time:
+                yield self.last_picture()
                 index += 1
-            shown, shown_size, last = frame, size, time
+            self._shown, last = (frame, size), time
             self.end = time + self._length(frame)
-        if shown is None:
+        if self._shown is None:
             raise MediaError("corrupt", "the video track holds no picture", field=self._field)
         while moments[index] < self.end or index == 0:
-            yield _as_displayed(shown, shown_size)
+            yield self.last_picture()
             index += 1
+
+    def last_picture(self) -> np.ndarray:
+        """[H, W, 3] uint8 RGB: the last picture that has been decoded."""
+        assert self._shown is not None, "no picture has been decoded"
+        return _as_displayed(*self._shown)
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         with reading(self._field):
@@ -126,9 +126,10 @@ def decode_picture(data: bytes | memoryview, *, max_pixels: int, field: str) -> 
     try:
         with Image.open(io.BytesIO(data), formats=STILLS) as image:
             _check_pixels(*image.size, max_pixels, field)
-            if image.format == "WEBP" and getattr(image, "is_animated", False):
-                raise MediaError("unsupported", "an animated WebP; send a picture a second", field=field)
-            return upright(np.asarray(image.convert("RGB")), exif_orientation(image))
+            if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+                kind = "PNG" if image.format == "PNG" else "WebP"
+                raise MediaError("unsupported", f"an animated {kind}; send a picture a second", field=field)
+            return displayed(image)
     except Image.DecompressionBombError as error:  # Pillow's own limit, far above any sensible max_pixels
         raise MediaError("too_large", str(error), field=field, limit="max_pixels") from error
     except Image.UnidentifiedImageError as error:
