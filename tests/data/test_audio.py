@@ -79,14 +79,16 @@ def wav_bytes(
     riff: bytes = b"RIFF",
     size: int | None = None,
     extensible: bool = False,
+    valid_bits: int | None = None,
+    frame: int | None = None,
     before: bytes = b"",
 ) -> bytes:
     """A mono wav at 16 kHz with the given header."""
-    frame = bits // 8
+    frame = bits // 8 if frame is None else frame
     form = struct.pack("<HHIIHH", 0xFFFE if extensible else tag, 1, 16000, 16000 * frame, frame, bits)
     if extensible:
         guid = bytes.fromhex("000000001000800000aa00389b71")
-        form += struct.pack("<HHIH", 22, bits, 4, tag) + guid
+        form += struct.pack("<HHIH", 22, valid_bits or bits, 4, tag) + guid
     chunks = before + b"fmt " + struct.pack("<I", len(form)) + form
     chunks += b"data" + struct.pack("<I", len(samples) if size is None else size) + samples
     return riff + struct.pack("<I", 0xFFFFFFFF if size else 4 + len(chunks)) + b"WAVE" + chunks
@@ -109,13 +111,30 @@ WAVS = {
         size=0xFFFFFFFF,
         before=b"ds64" + struct.pack("<IQQQI", 28, 0, len(SAMPLES), 16000, 0),
     ),
+    "RF64 from a pipe": wav_bytes(
+        SAMPLES,
+        riff=b"RF64",
+        size=0xFFFFFFFF,
+        before=b"ds64" + struct.pack("<IQQQI", 28, *[2**64 - 1] * 3, 0),
+    ),
+    "RF64 whose sizes were never written": wav_bytes(
+        SAMPLES, riff=b"RF64", size=0xFFFFFFFF, before=b"ds64\x1c\0\0\0" + bytes(28)
+    ),
+    "BW64": wav_bytes(SAMPLES, riff=b"BW64"),
+    "with the size of the whole file": wav_bytes(SAMPLES, size=len(SAMPLES) + 44),
+    "with the size of all behind the first eight bytes": wav_bytes(SAMPLES, size=len(SAMPLES) + 36),
+    "with a wrong size of a frame": wav_bytes(SAMPLES, frame=4),
     "extensible": wav_bytes(SAMPLES, extensible=True),
+    "extensible of 24 bit in 32": wav_bytes(
+        (tone(16000).astype("<i4") << 16).tobytes(), bits=32, valid_bits=24, extensible=True
+    ),
     "extensible of 24 bit": wav_bytes(DEEP, bits=24, extensible=True),
     "of 24 bit": wav_bytes(DEEP, bits=24),
     "of floats": wav_bytes(FLOATS.tobytes(), tag=3, bits=32),
     "extensible of floats": wav_bytes(FLOATS.tobytes(), tag=3, bits=32, extensible=True),
     "of doubles": wav_bytes(FLOATS.astype(np.float64).tobytes(), tag=3, bits=64),
     "with a chunk of odd length before the sound": wav_bytes(SAMPLES, before=b"LIST\x03\0\0\0abc\0"),
+    "with a chunk of odd length and nothing behind it": wav_bytes(SAMPLES, before=b"LIST\x03\0\0\0abc"),
     "with tags behind the sound": wav_bytes(SAMPLES) + b"LIST\x04\0\0\0abcd",
 }
 
@@ -127,6 +146,16 @@ def test_a_wav_of_every_kind_is_read_exactly(tmp_path, kind):
     expected = FLOATS[1:] if "switched off" in kind else FLOATS
     np.testing.assert_array_equal(read_audio(path), expected)
     np.testing.assert_array_equal(read_audio(io.BytesIO(WAVS[kind])), expected)
+
+
+def test_samples_that_are_not_numbers_and_big_endian_ones_are_refused(tmp_path):
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav_bytes(np.full(16000, np.nan, np.float32).tobytes(), tag=3, bits=32))
+    with pytest.raises(ValueError, match=r"x\.wav: holds samples that are not numbers"):
+        read_audio(path)
+    path.write_bytes(wav_bytes(SAMPLES, riff=b"RIFX"))
+    with pytest.raises(ValueError, match=r"x\.wav: a wav of big-endian samples"):
+        read_audio(path)
 
 
 def test_a_wav_that_lacks_samples_holds_none_or_is_empty_is_refused(tmp_path):

@@ -16,6 +16,8 @@ from sdavs_serve.decoding.media import Timeline, decode_pictures, decode_video
 from sdavs_serve.errors import MediaError
 from sdavs_serve.tools.fuzz import mux_sound
 
+from sdavs_model.data.core.audio import read_audio
+
 LIMITS = ServeConfig()
 RATE = 48_000
 WIDTH, HEIGHT = 64, 48
@@ -271,6 +273,38 @@ def test_avi_and_transport_streams_are_read_as_other_videos(kind, codecs):
         assert len(decoded(stamped)[0]) == seconds
 
 
+def reordered_avi(seconds: int, rate: int) -> bytes:
+    """AVI whose pictures lie in another order than they are shown in."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as container:
+        video = container.add_stream("libx264", rate=rate, options={"bf": "3"})
+        video.height, video.width, video.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        audio = container.add_stream("libmp3lame", rate=RATE, layout="mono")
+        for index in range(seconds * rate):
+            frame = av.VideoFrame.from_ndarray(corner(40 + 20 * (index // rate)), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        mux_sound(container, audio, tone(seconds))
+    return file.getvalue()
+
+
+def test_pictures_of_an_avi_are_shown_in_their_own_second():
+    samples, ends = decoded(reordered_avi(5, 5))
+    assert [int(sample.picture[-8, -8].mean()) for sample in samples] == pytest.approx(
+        [40, 60, 80, 100, 120], abs=6
+    )
+    assert ends.picture_end_s == pytest.approx(5, abs=0.05)
+
+
+def test_an_avi_that_was_cut_is_refused_and_one_from_a_pipe_is_read():
+    video = bytearray(reordered_avi(3, 5))
+    with pytest.raises(MediaError, match=r"cut short: [\d.]+ of 3\.\d s"):
+        decoded(bytes(video[: len(video) // 3]))
+    for size in (0, 0x7FFFFFFF, 0xFFFFFFFF):
+        video[4:8] = struct.pack("<I", size)
+        assert len(decoded(bytes(video))[0]) == 3
+
+
 @pytest.mark.parametrize(
     ("transfer", "code", "wanted"),
     [(16, 0.5807, 244), (16, 0.5070, 191), (16, 0.9, 254), (18, 0.75, 244), (18, 0.6296, 191), (18, 0.0, 0)],
@@ -333,6 +367,61 @@ def test_an_mp3_needs_no_id3_header_at_any_rate(rate, make_png):
     assert file.getvalue()[0] == 0xFF
     samples = list(decode_pictures([make_png(corner())] * 3, file.getvalue(), fps=1, limits=LIMITS))
     assert all(np.abs(sample.second).max() > 0.2 for sample in samples)
+
+
+def header(*, size: int, kind: bytes = b"RIFF", bits: int = 16, extensible: bytes = b"") -> bytes:
+    """Of a mono wav at 16 kHz, with any size of its samples."""
+    form = struct.pack("<HHIIHH", 0xFFFE if extensible else 1, 1, 16_000, 2_000 * bits, bits // 8, bits)
+    form += extensible
+    return (
+        kind
+        + b"\xff" * 4
+        + b"WAVEfmt "
+        + struct.pack("<I", len(form))
+        + form
+        + b"data"
+        + size.to_bytes(4, "little")
+    )
+
+
+def test_a_wav_is_heard_in_serving_as_in_training(tmp_path, make_png):
+    samples = tone(2, 16_000)
+    plain, deep = samples.tobytes(), (samples.astype("<i4") << 16).tobytes()
+    of_24_bit = struct.pack("<HHIH", 22, 24, 4, 1) + bytes.fromhex("000000001000800000aa00389b71")
+    sounds = (
+        *(header(size=size) + plain for size in (0, 0xFFFFFFFF, 0x7FFFF000, len(plain), len(plain) + 44)),
+        header(size=0xFFFFFFFF, kind=b"BW64") + plain,
+        header(size=len(deep), bits=32, extensible=of_24_bit) + deep,
+    )
+    for content in sounds:
+        (tmp_path / "x.wav").write_bytes(content)
+        heard = list(decode_pictures([make_png(corner())] * 2, content, fps=1, limits=LIMITS))
+        np.testing.assert_array_equal(
+            np.concatenate([sample.second for sample in heard]), read_audio(tmp_path / "x.wav")
+        )
+        np.testing.assert_array_equal(heard[0].second, samples[:16_000] / np.float32(32_768))
+
+
+def test_a_wav_that_was_cut_or_holds_no_numbers_is_refused(make_png):
+    samples = tone(2, 16_000).tobytes()
+    nothing = header(size=0, bits=32).replace(b"\x10\0\0\0\1", b"\x10\0\0\0\3") + b"\xff" * 64_000
+    for content, words in ((header(size=64_000) + samples[:9_000], "ends before"), (nothing, "not numbers")):
+        with pytest.raises(MediaError, match=words) as refused:
+            list(decode_pictures([make_png(corner())] * 2, content, fps=1, limits=LIMITS))
+        assert (refused.value.kind, refused.value.field) == ("corrupt", "audio")
+
+
+def test_tags_and_zeros_in_front_of_a_sound_are_passed_over(make_png):
+    file = io.BytesIO()
+    with av.open(file, "w", format="flac") as container:
+        mux_sound(container, container.add_stream("flac", rate=16_000, layout="mono"), tone(2, 16_000))
+    tagged = b"ID3\3\0\0\0\0\0\x0a" + bytes(10) + file.getvalue()
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3", options={"id3v2_version": "0"}) as container:
+        mux_sound(container, container.add_stream("libmp3lame", rate=16_000, layout="mono"), tone(2, 16_000))
+    for content in (tagged, bytes(300) + file.getvalue()):
+        heard = list(decode_pictures([make_png(corner())] * 2, content, fps=1, limits=LIMITS))
+        assert all(np.abs(sample.second).max() > 0.3 for sample in heard)
 
 
 def test_what_only_looks_like_an_mp3_is_refused(make_png):

@@ -38,6 +38,8 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) ->
         channels, rate = _read(source, name)
     if channels.shape[1] == 0:
         raise ValueError(f"{name}: holds no sound")
+    if not np.isfinite(channels).all():
+        raise ValueError(f"{name}: holds samples that are not numbers")
     return resample(channels.mean(axis=0, dtype=np.float32), rate, sample_rate)
 
 

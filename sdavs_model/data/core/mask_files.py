@@ -245,7 +245,7 @@ def _dark(path: Path, values: Values) -> np.ndarray:
     is_greyish = np.ptp(values.colours, axis=1).max(initial=0) <= NEAR
     if not is_greyish or not _is_edge(values, between, dark, bright) or not (both or values.is_jpeg):
         greys = f"{len(level)} grey values" if values.is_grey else f"{len(level)} colours"
-        raise ValueError(f"{path}: {greys}; a binary mask has two, 0 and another")
+        raise ValueError(f"{path}: {greys}; a binary mask has two values, 0 and another")
     if not bright.any() and _has_area(level > 0, values):
         raise ValueError(f"{path}: a JPEG that is almost black; 0 and 1 are not clear in one, save it as png")
     return level < 128

@@ -1,5 +1,6 @@
 """PCM wav files: integer or float of any width, RF64, and those written into pipes without their length."""
 
+import io
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -9,8 +10,11 @@ import numpy as np
 INTEGER, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 """Format tags; an extensible header holds one of the other two further behind."""
 
-UNKNOWN_SIZE = 0x7FFF0000
+UNKNOWN_SIZE = 0x7F000000
 """From here on the size of the samples is a placeholder: of a program that wrote to a pipe and could not go back."""
+
+UNKNOWN_LONG_SIZE = 1 << 62
+"""The same for sizes of 64 bit."""
 
 DTYPES = {(INTEGER, 1): "u1", (INTEGER, 2): "<i2", (INTEGER, 4): "<i4", (FLOAT, 4): "<f4", (FLOAT, 8): "<f8"}
 """By format and bytes of a sample; 3 bytes have no type of their own."""
@@ -31,6 +35,11 @@ class WavFormat:
     channels: int
     rate: int
 
+    @property
+    def frame(self) -> int:
+        """Bytes of the samples of all channels at one moment."""
+        return self.width * self.channels
+
 
 def read_wav(file: BinaryIO, name: str) -> tuple[np.ndarray, int]:
     """[C, N] float32 in [-1, 1] (floats as they are), and the sample rate.
@@ -41,15 +50,30 @@ def read_wav(file: BinaryIO, name: str) -> tuple[np.ndarray, int]:
 
     Raises:
         NotPCM: it is no wav, or compressed.
-        ValueError: it ends before the samples that its header promises; names it.
+        ValueError: it ends before the samples that its header promises, or has them big-endian; names it.
     """
-    form, size = _find_samples(file)
-    data = file.read() if size is None else file.read(size)
-    frame = form.width * form.channels
-    if size is not None and len(data) < size:
-        raise ValueError(f"{name}: truncated wav; it ends before its {size // frame} samples")
-    data = data[: len(data) // frame * frame]
+    form, size = find_samples(file, name)
+    data = file.read(size)
+    data = data[: size // form.frame * form.frame]
     return _as_float(data, form).reshape(-1, form.channels).T, form.rate
+
+
+def find_samples(file: BinaryIO, name: str) -> tuple[WavFormat, int]:
+    """Move to the first sample; the format, and how many bytes of samples follow. Raises as `read_wav`."""
+    top = file.tell()
+    if file.read(4) == b"RIFX":
+        raise ValueError(f"{name}: a wav of big-endian samples (RIFX); save it as an ordinary wav")
+    file.seek(top)
+    form, size = _find_samples(file)
+    begin = file.tell()
+    end = file.seek(0, io.SEEK_END)
+    file.seek(begin)
+    # Some programs write the size of the whole file, or of all behind its first eight bytes.
+    if size is None or size in (end, end - 8):
+        return form, end - begin
+    if size > end - begin:
+        raise ValueError(f"{name}: corrupt wav: it ends before its {size // form.frame} samples")
+    return form, size
 
 
 def wav_format(file: BinaryIO) -> WavFormat:
@@ -70,7 +94,9 @@ def _find_samples(file: BinaryIO) -> tuple[WavFormat, int | None]:
             if form is None:
                 raise NotPCM
             return form, _size_of_samples(file, size, long_size)
-        content = file.read(size + size % 2)
+        content = file.read(size)
+        if size % 2 and file.read(1) not in (b"\0", b""):
+            file.seek(-1, io.SEEK_CUR)  # the byte that makes sizes even was left out
         if kind == b"fmt ":
             form = _format(content)
         elif kind == b"ds64" and len(content) >= 16:
@@ -79,7 +105,7 @@ def _find_samples(file: BinaryIO) -> tuple[WavFormat, int | None]:
 
 
 def _size_of_samples(file: BinaryIO, size: int, long_size: int | None) -> int | None:
-    if size == 0xFFFFFFFF and long_size:
+    if size == 0xFFFFFFFF and long_size and long_size < UNKNOWN_LONG_SIZE:
         return long_size
     if size >= UNKNOWN_SIZE:
         return None
@@ -98,8 +124,11 @@ def _format(content: bytes) -> WavFormat:
     tag, channels, rate, _, frame, bits = struct.unpack("<HHIIHH", content[:16])
     if tag == EXTENSIBLE and len(content) >= 26:
         (tag,) = struct.unpack("<H", content[24:26])
-    width = frame // channels if channels else 0
-    if ((tag, width) not in DTYPES and (tag, width) != (INTEGER, 3)) or not rate or bits > 8 * width:
+    width = -(-bits // 8)
+    if (tag, width) not in DTYPES and (tag, width) != (INTEGER, 3):
+        raise NotPCM
+    # Of 24 bit in 32, and not by the extensible header's rule, there are several kinds; FFmpeg knows them.
+    if not rate or not channels or (width, frame) == (3, 4 * channels):
         raise NotPCM
     return WavFormat(tag=tag, width=width, channels=channels, rate=rate)
 

@@ -10,6 +10,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from sdavs_model.data.core.wav import FLOAT, INTEGER, UNKNOWN_SIZE, NotPCM, find_samples
 from sdavs_serve.errors import MediaError
 
 # Content decides, never the name or the declared type. FFmpeg gets the format instead of guessing it: its guesses
@@ -23,7 +24,19 @@ VIDEO_MAGIC = {
     b"skip": "mov",
 }
 EBML_MAGIC = b"\x1aE\xdf\xa3"
-SOUND_MAGIC = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}
+SOUND_MAGIC = {
+    **{b"RIFF": "wav", b"RIFX": "wav", b"RF64": "wav", b"BW64": "wav"},
+    **{b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"},
+}
+
+RAW_FORMATS = {
+    **{(INTEGER, 1): "u8", (INTEGER, 2): "s16le", (INTEGER, 3): "s24le", (INTEGER, 4): "s32le"},
+    **{(FLOAT, 4): "f32le", (FLOAT, 8): "f64le"},
+}
+"""FFmpeg's names of samples without a header, by format and bytes of a sample."""
+
+MAX_ZEROS = 4096
+"""Zero bytes that are passed over in front of an mp3."""
 
 TS_PACKET, TS_SYNC = 188, b"G"
 """A transport stream is packets of this many bytes, each of which begins with this byte (ISO 13818-1, 2.4.3)."""
@@ -68,11 +81,21 @@ def _is_transport_stream(data: Content) -> bool:
 def sound_format(data: Content) -> str | None:
     """FFmpeg's name of a sound file, or of a video with sound; None if it is not accepted."""
     head = bytes(data[:8])
-    if _is_mp3_frame(head):
+    if _is_mp3_frame(head) or _is_mp3_frame(bytes(data[:MAX_ZEROS]).lstrip(b"\0")):
         return "mp3"
+    if bytes(data[_end_of_id3(data) :][:4]) == b"fLaC":
+        return "flac"
     if found := video_format(data):
         return found
     return next((kind for magic, kind in SOUND_MAGIC.items() if head.startswith(magic)), None)
+
+
+def _end_of_id3(data: Content) -> int:
+    """Where the tag in front of a file ends: its size is in four times seven bit (id3v2.4.0, 3.1)."""
+    head = bytes(data[:10])
+    if len(head) < 10 or not head.startswith(b"ID3"):
+        return 0
+    return 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
 
 
 def _is_mp3_frame(head: bytes) -> bool:
@@ -84,9 +107,40 @@ def _is_mp3_frame(head: bytes) -> bool:
     return version != 1 and layer == 1 and bitrate != 15 and rate != 3
 
 
+def riff_size(data: Content) -> int | None:
+    """Bytes that an AVI has according to its header; None if it was written to a pipe, or is of another kind."""
+    size = int.from_bytes(bytes(data[4:8]), "little")
+    is_known = bytes(data[:4]) == b"RIFF" and 0 < size < UNKNOWN_SIZE
+    return 8 + size if is_known else None
+
+
 def open_media(data: Content, kind: str) -> av.container.InputContainer:
     """Open an upload as the given container; seekable, without copying it."""
     return av.open(_View(data), mode="r", format=kind)
+
+
+def open_sound(data: Content, kind: str, *, field: str) -> av.container.InputContainer:
+    """The same for a sound. A wav of plain samples is opened behind its header, which training reads as well.
+
+    Raises:
+        MediaError: a wav that ends before its samples do.
+    """
+    if kind == "wav":
+        header = _View(data)
+        try:
+            form, size = find_samples(header, "the file")
+        except NotPCM:
+            return open_media(data, kind)
+        except ValueError as error:
+            raise MediaError("corrupt", str(error).removeprefix("the file: "), field=field) from error
+        begin = header.tell()
+        options = {
+            "sample_rate": str(form.rate),
+            "ch_layout": f"{form.channels}c" if form.channels <= 8 else f"{form.channels} channels",
+        }
+        samples = _View(memoryview(data)[begin : begin + size // form.frame * form.frame])
+        return av.open(samples, mode="r", format=RAW_FORMATS[form.tag, form.width], options=options)
+    return open_media(data, kind)
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -104,8 +158,8 @@ class Clock:
     """Where the last track ends according to the file's headers, in seconds from `start`; 0 if they do not say."""
 
     @classmethod
-    def of(cls, container: av.container.InputContainer) -> "Clock":
-        """Read from the headers."""
+    def of(cls, container: av.container.InputContainer, data: Content = b"") -> "Clock":
+        """Read from the headers; `data` is the file, whose size says whether an AVI is whole."""
         tracks: list[Any] = [
             track for track in (video_stream(container), *container.streams.audio[:1]) if track
         ]
@@ -115,6 +169,12 @@ class Clock:
         # Where a track does not tell its own end, the container's counts, which may be that of another track.
         ends = [_end_of(track, None if len(tracks) < len(container.streams) else whole) for track in tracks]
         end = min(whole, max((end for end in ends if end is not None), default=0.0))
+        if container.format.name == "avi":
+            # FFmpeg's durations are of what is left of a file, and guessed where the header says nothing.
+            if (size := riff_size(data)) is None:
+                end = start
+            elif size > len(data):
+                end = max([end, *(float(track.frames * track.time_base) for track in tracks)])
         return cls(start=start, announced_end=max(0.0, end - start))
 
 

@@ -24,6 +24,7 @@ from sdavs_serve.decoding.containers import (
     Content,
     is_heic,
     open_media,
+    open_sound,
     reading,
     sound_format,
     video_format,
@@ -174,7 +175,7 @@ def decode_video(
     with ExitStack() as opened:
         with reading(field):
             pictures, sounds = (opened.enter_context(open_media(data, kind)) for _ in range(2))
-        clock = Clock.of(pictures)
+        clock = Clock.of(pictures, data)
         _check_moment(clock.announced_end - END_SLACK_S, limits, field)
         track = PictureTrack(pictures, start=clock.start, max_pixels=limits.max_pixels, field=field)
         heard: SoundTrack
@@ -252,7 +253,7 @@ def _sound_file(data: Content) -> Iterator[SoundTrack]:
         raise MediaError("unsupported", "not a wav, flac, ogg or mp3 file", field="audio")
     with ExitStack() as opened:
         with reading("audio"):
-            container = opened.enter_context(open_media(data, kind))
+            container = opened.enter_context(open_sound(data, kind, field="audio"))
         track = SoundTrack(container, start=Clock.of(container).start, field="audio")
         yield track
         if not track.num_decoded:
@@ -267,7 +268,7 @@ def decode_stereo(data: Content, *, until: float) -> Iterator[np.ndarray]:
     """
     kind = sound_format(data)
     assert kind is not None, "decoding has already read this sound"
-    with reading("audio"), open_media(data, kind) as source:
+    with reading("audio"), open_sound(data, kind, field="audio") as source:
         start = Clock.of(source).start
         left = round(until * OVERLAY_RATE)
         for block, _ in gapless(source, start=start, rate=OVERLAY_RATE, layout="stereo", field="audio"):

@@ -64,6 +64,7 @@ class PictureTrack:
         self._field = field
         self.end = 0.0
         """End of the last picture decoded so far, in seconds."""
+        self._first_dts: int | None = None
         self._shown: tuple[av.VideoFrame, tuple[int, int]] | None = None
         codec = self._stream.codec_context
         _check_pixels(codec.width, codec.height, max_pixels, field)
@@ -102,8 +103,14 @@ class PictureTrack:
     def _time_of(self, frame: av.VideoFrame, last: float) -> float:
         """When a picture appears, in seconds; `last` is when the one before it did."""
         if "avi" in self._container.format.name:
-            # AVI stores the order in which pictures are decoded, not when they are shown.
-            return self.end if frame.time is None else max(last, frame.time - self._start)
+            # AVI counts pictures in the order in which they are decoded, not shown. `dts` is that of the packet with
+            # which a picture came out, so it ascends, late by as many packets as the decoder holds back.
+            if frame.dts is None or not frame.time_base:
+                return self.end
+            if self._first_dts is None:
+                self._first_dts = frame.dts
+            begin = float((self._stream.start_time or 0) * frame.time_base) - self._start
+            return max(last, begin + float((frame.dts - self._first_dts) * frame.time_base))
         if frame.time is None:
             raise MediaError("corrupt", "a picture has no time stamp", field=self._field)
         return frame.time - self._start

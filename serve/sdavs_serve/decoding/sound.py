@@ -102,6 +102,8 @@ class SoundTrack:
             for block, heard in blocks:
                 if heard:
                     self.num_decoded += block.shape[1]
+                if not np.isfinite(block).all():
+                    raise MediaError("corrupt", "holds samples that are not numbers", field=self._field)
                 yield block.mean(axis=0, dtype=np.float32)
 
 
