@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFile, ImageFilter
 
 from sdavs_model.data.core.images import opened
 from sdavs_model.data.core.orientation import exif_orientation, upright
@@ -120,8 +120,9 @@ def read_values(path: Path) -> Values:
         ValueError: no readable picture, of a mode that no mask has, or of too many colours; names the file.
     """
     with opened(path) as image:
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"it holds {image.n_frames} pictures; a mask is one")
+        num_pictures = getattr(image, "n_frames", 1)
+        if image.format != "MPO" and num_pictures > 1:
+            raise ValueError(f"it holds {num_pictures} pictures; a mask is one")
         coding = _coding(image)
         image.load()
         orientation, is_jpeg = exif_orientation(image), image.format in ("JPEG", "MPO")
@@ -157,7 +158,8 @@ Table = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _coding(image: Image.Image) -> str:
     """How Pillow names the coding of a file's pixels, such as "L;4"; "" where it does not."""
-    arguments = image.tile[0].args if image.tile else None
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0].args if tiles else None
     coding = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return coding if isinstance(coding, str) else ""
 
@@ -169,6 +171,7 @@ def _lower_bytes(path: Path, coding: str) -> Table:
     if swapped is None:
         raise ValueError("its 16 bits are black in the upper eight; save it with 8 bits")
     with Image.open(path) as image:
+        assert isinstance(image, ImageFile.ImageFile)
         image.tile = [image.tile[0]._replace(args=swapped)]
         image.load()
         return _packed(image)

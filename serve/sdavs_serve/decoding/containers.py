@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import av
 from av.stream import Disposition
@@ -126,7 +126,7 @@ def open_sound(data: Content, kind: str, *, field: str) -> av.container.InputCon
         MediaError: a wav that ends before its samples do.
     """
     if kind == "wav":
-        header = _View(data)
+        header = cast(BinaryIO, _View(data))
         try:
             form, size = find_samples(header, "the file")
         except NotPCM:
