@@ -72,7 +72,7 @@ def find_samples(file: BinaryIO, name: str) -> tuple[WavFormat, int]:
     if size is None or size in (end, end - 8):
         return form, end - begin
     if size > end - begin:
-        raise ValueError(f"{name}: corrupt wav: it ends before its {size // form.frame} samples")
+        raise ValueError(f"{name}: truncated wav; it ends before its {size // form.frame} samples")
     return form, size
 
 
