@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import ctypes
 import multiprocessing
+import os
+import signal
 import socket
 import sys
 import tempfile
@@ -22,6 +25,8 @@ from sdavs_serve.http.keys import KeyFile
 from sdavs_serve.http.proxy import ReadLimits
 from stack import free_port, running_stack
 
+from sdavs_model.files import write_atomically
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -31,6 +36,9 @@ class Target:
     keys: KeyFile
     processes: Callable[[], dict[str, list[psutil.Process]]]
     """Its processes by their part; decoders are their children."""
+    allocated_mb: Callable[[], dict[str, float]] = dict
+    """What malloc has given out, by part, in MB, where that is known. Resident memory also has what was freed, which
+    malloc keeps for the next time, apart for every thread."""
 
     def memory_mb(self) -> dict[str, float]:
         """Resident memory by part and of the decoders, in MB; and how many decoders there are."""
@@ -43,7 +51,7 @@ class Target:
                     decoders = process.children(recursive=True)
                     found["number of decoders"] += len(decoders)
                     found["decoders"] += sum(one.memory_info().rss for one in decoders) / 1e6
-        return found
+        return found | self.allocated_mb()
 
 
 @contextmanager
@@ -80,10 +88,20 @@ def http_only(**limits: object) -> Iterator[Target]:
             while socket.socket().connect_ex(("127.0.0.1", port)):
                 assert server.is_alive()
                 time.sleep(0.1)
+
+            def allocated_mb() -> dict[str, float]:
+                note = Path(folder) / "allocated"
+                note.unlink(missing_ok=True)
+                os.kill(server.pid, signal.SIGUSR1)
+                while not note.exists():
+                    time.sleep(0.1)
+                return {"server, allocated": float(note.read_text())}
+
             yield Target(
                 address=f"http://127.0.0.1:{port}",
                 keys=KeyFile(Path(folder) / "keys.json"),
                 processes=lambda: {"server": [psutil.Process(server.pid)]},
+                allocated_mb=allocated_mb,
             )
         finally:
             server.terminate()
@@ -91,6 +109,7 @@ def http_only(**limits: object) -> Iterator[Target]:
 
 
 def _serve(folder: Path, port: int, limits: dict[str, object]) -> None:
+    signal.signal(signal.SIGUSR1, lambda *_: write_atomically(folder / "allocated", f"{_allocated_mb():.1f}"))
     endpoint = Endpoint(folder, **limits)
     endpoint.followed.state = serving()
 
@@ -114,3 +133,16 @@ def _serve(folder: Path, port: int, limits: dict[str, object]) -> None:
             pumping.cancel()
 
     uvicorn.run(ReadLimits(app), host="127.0.0.1", port=port, log_level="critical", lifespan="off")
+
+
+def _allocated_mb() -> float:
+    """What malloc has given out to this process, in MB: glibc's mallinfo2."""
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
+    class Info(ctypes.Structure):
+        _fields_ = tuple((name, ctypes.c_size_t) for name in names.split())
+
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallinfo2.restype = Info
+    info = libc.mallinfo2()
+    return (info.uordblks + info.hblkhd) / 1e6
