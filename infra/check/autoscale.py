@@ -67,7 +67,7 @@ def autoscaling_cluster(folder: Path) -> Iterator[str]:
     """A head without CPUs and an autoscaler that may bring two nodes of one CPU; gives its address."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-    gcs, dashboard, autoscaler = free_ports(3)
+    gcs, dashboard, client, autoscaler = free_ports(4)
     config = autoscaler_config(f"127.0.0.1:{gcs}", FAKE_HEAD_NODE_ID)
     (folder / "autoscaler.json").write_text(json.dumps(config))
     own = {
@@ -82,7 +82,7 @@ def autoscaling_cluster(folder: Path) -> Iterator[str]:
     command: list[str | Path] = [Path(sys.executable).with_name("ray"), "start", "--head", "--block"]
     command += [f"--temp-dir={folder}/ray", f"--autoscaling-config={folder}/autoscaler.json", "--num-cpus=0"]
     command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--object-store-memory={200 * MB}"]
-    command += [f"--dashboard-port={dashboard}", "--ray-client-server-port=0"]
+    command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     command += ["--dashboard-agent-listen-port=0"]
     with (folder / "head.log").open("w") as log:
         head = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log)

@@ -138,7 +138,6 @@ def shell() -> Iterator[dict[str, str]]:
         port = probe.getsockname()[1]
     ray = str(Path(sys.executable).with_name("ray"))
     options = ["--head", "--block", "--port", str(port), "--num-cpus", "1", "--include-dashboard", "false"]
-    options += ["--ray-client-server-port", "0"]
     log = home / "log"
     try:
         with (

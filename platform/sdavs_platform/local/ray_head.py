@@ -44,8 +44,7 @@ def start(*, home: Path, port: int, dashboard_port: int, mlflow_uri: str) -> Ray
         *(_executable("ray"), "start", "--head", "--block", "--disable-usage-stats"),
         *("--port", str(chosen), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(chosen_dashboard)),
         *("--dashboard-agent-listen-port", str(processes.next_free(52365))),
-        # No server for `ray://`, which nothing here uses: on a busy machine it gives up after 30 s and ends all of Ray.
-        *("--ray-client-server-port", "0"),
+        *("--ray-client-server-port", str(processes.next_free(20001))),
         *("--num-cpus", str(LOGICAL_CPUS), "--object-store-memory", str(OBJECT_STORE_BYTES)),
     ]
     service = processes.start(
