@@ -17,9 +17,9 @@ import httpx
 import psutil
 import pytest
 from running import process
-from sdavs_platform.local import processes, state
+from sdavs_platform.local import processes, ray_head, stack, state
 from sdavs_platform.local.processes import Service
-from sdavs_platform.local.state import MLflowState, StackState
+from sdavs_platform.local.state import MLflowState, RayState, StackState
 from waiting import patience, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,6 +159,26 @@ def test_ctrl_c_leaves_nothing_running(shell: Shell):
         demo.stdout.read()
         assert demo.wait(timeout=patience(60)) == 130
         assert not processes_of(shell)
+
+
+def test_ray_is_started_again_when_it_ends_during_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[RayState] = []
+
+    def start(**_: object) -> RayState:
+        command = ["sleep", "60"] if started else ["false"]
+        service = processes.start(command, cwd=tmp_path, environment=os.environ, log=tmp_path / "log")
+        started.append(RayState(dashboard="http://127.0.0.1:1", gcs_address="127.0.0.1:1", service=service))
+        return started[-1]
+
+    monkeypatch.setattr(ray_head, "start", start)
+    monkeypatch.setattr(ray_head, "accepts_jobs", lambda dashboard: len(started) == 2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    ports = {name: processes.next_free(port) for name, port in [("ray", 23000), ("dashboard", 24000)]}
+    try:
+        assert stack.up(ports=stack.Ports(**ports), home=tmp_path).ray == started[1]
+        assert state.read(tmp_path).ray == started[1]
+    finally:
+        processes.stop_children()
 
 
 def test_what_a_process_starts_while_it_ends_is_ended_with_it(tmp_path: Path):

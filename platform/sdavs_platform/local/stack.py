@@ -31,6 +31,11 @@ class Stack:
     ray: RayState
 
 
+MAX_RAY_STARTS = 3
+"""On a busy machine a part of Ray may give up waiting for another after 30 s, which no setting changes; `ray start
+--block` then ends all of them."""
+
+
 def up(*, ports: Ports, home: Path | None = None) -> Stack:
     """Start what is missing and reuse what runs; returns when both answer.
 
@@ -48,14 +53,30 @@ def up(*, ports: Ports, home: Path | None = None) -> Stack:
         mlflow = mlflow_server.start(home=home, port=ports.mlflow)
     # Written before waiting, so that `down` knows what to end whatever happens next.
     state.write(home, known.model_copy(update={"mlflow": mlflow}))
+
+    def start_ray() -> RayState:
+        started = ray_head.start(
+            home=home, port=ports.ray, dashboard_port=ports.dashboard, mlflow_uri=mlflow.uri
+        )
+        state.write(home, known.model_copy(update={"mlflow": mlflow, "ray": started}))
+        return started
+
     ray = known.ray if known.ray and known.ray.service else _foreign_ray(ports)
-    if ray is None:
-        ray = ray_head.start(home=home, port=ports.ray, dashboard_port=ports.dashboard, mlflow_uri=mlflow.uri)
+    attempts = 1 if ray else MAX_RAY_STARTS
+    ray = ray or start_ray()
     state.write(home, known.model_copy(update={"mlflow": mlflow, "ray": ray}))
     if mlflow.service:
         mlflow_server.wait(mlflow, home=home)
-    ray_head.wait(ray, home=home)
-    return Stack(mlflow=mlflow, ray=ray)
+    while True:
+        try:
+            ray_head.wait(ray, home=home)
+            return Stack(mlflow=mlflow, ray=ray)
+        except RuntimeError:
+            attempts -= 1
+            if attempts == 0 or (ray.service and ray.service.is_alive()):
+                raise
+        logger.warning("Ray ended during its start, as it does on a busy machine; starting it again")
+        ray = start_ray()
 
 
 def down(*, home: Path | None = None) -> None:
