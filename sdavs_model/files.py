@@ -1,5 +1,7 @@
 """Files on disk: found however their names are coded, never left half written under their names, and their digests."""
 
+import codecs
+import contextlib
 import csv
 import hashlib
 import os
@@ -45,6 +47,29 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_text(path: Path, what: str = "text") -> str:
+    """The text of a file in UTF-8, UTF-16 or Windows's cp1252, with or without a byte order mark.
+
+    Raises:
+        ValueError: an empty file, or no text; names it.
+    """
+    content = path.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{path}: is empty")
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encodings = ["utf-16"]
+    elif 0 in content[:2]:
+        encodings = ["utf-16-be" if content[0] == 0 else "utf-16-le"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if "\0" not in text:
+                return text
+    raise ValueError(f"{path}: is not {what}, or not encoded in UTF-8, UTF-16 or cp1252")
 
 
 def composed(text: str) -> str:

@@ -253,6 +253,10 @@ ENCODINGS = {
     "big-endian UTF-16": "a,b\nx,träin\n".encode("utf-16-be"),
     "tabs in UTF-16, as Excel saves text": "a\tb\r\nx\tträin\r\n".encode("utf-16"),
     "semicolons, as Excel saves where decimals have commas": "a;b\r\nx;träin\r\n".encode("cp1252"),
+    "semicolons and Excel's note of them": "sep=;\r\na;b\r\nx;träin\r\n".encode("cp1252"),
+    "tabs around a name with a comma": "a\tb\tseen, heard\nx\tträin\t1,5\n".encode(),
+    "commas in quotes between semicolons": '"a";"b";"c, d"\nx;träin;"1,5"\n'.encode(),
+    "lines that hold nothing": "a,b\nx,träin\n,\n  \n".encode(),
 }
 
 
@@ -271,6 +275,9 @@ def test_an_empty_table_and_one_that_is_none_are_refused_by_name(tmp_path):
     path.write_bytes(bytes(range(128, 256)))
     with pytest.raises(ValueError, match=r"table\.csv: is not a table"):
         read_rows(path, {"a": 0})
+    path.write_bytes(b"x1,train\nx2,train\nx3,test\n")
+    with pytest.raises(ValueError, match=r"table\.csv: its first line is no header \('train' is a value"):
+        read_rows(path, {"video_id": 0, "split": 1})
 
 
 def import_here(root: Path, *names: str) -> dict[str, int]:

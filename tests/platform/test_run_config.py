@@ -141,6 +141,32 @@ def test_texts_of_sections_and_lists_are_taken_as_typed_too(tmp_path):
     assert config.data.test_splits == ("1", "02")
     assert config.data.train_split == "1"
     assert config.storage.uri == "/results #2"
+    (tmp_path / "b.yaml").write_text(
+        "data: {mix: [{root: /2026, split: 01, weight: 2}]}\ncluster: {env: {A: 1, B: no, on: 1.0}}\n"
+    )
+    config = load_config([tmp_path / "b.yaml"])
+    assert [(each.root, each.split, each.weight) for each in config.data.mix] == [("/2026", "01", 2.0)]
+    assert config.cluster.env == {"A": "1", "B": "no", "on": "1.0"}
+    assert parsed(["--cluster.env", "{A: no}"]).cluster.env == {"A": "no"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+def test_a_file_may_have_the_encodings_of_windows(tmp_path, encoding):
+    (tmp_path / "a.yaml").write_bytes("tracking: {experiment: Größe}\r\n".encode(encoding))
+    assert load_config([tmp_path / "a.yaml"]).tracking.experiment == "Größe"
+    (tmp_path / "a.yaml").write_bytes(b"\x81\x8d\0\xff")
+    with pytest.raises(ValueError, match=r"a\.yaml: is not text"):
+        load_config([tmp_path / "a.yaml"])
+
+
+def test_a_dotted_key_in_a_file_and_a_name_with_other_letters_get_a_line_of_their_own(tmp_path):
+    (tmp_path / "a.yaml").write_text("tracking.experiment: x\nname: Größe\n")
+    with pytest.raises(ValueError, match="name: ") as refused:
+        load_config([tmp_path / "a.yaml"])
+    assert sorted(str(refused.value).splitlines()) == [
+        "name: Größe is not allowed: must begin with a letter from A to Z or a digit, and hold only these and . _ -",
+        "tracking.experiment: in a file, a key stands in its section: tracking: {experiment: ...}",
+    ]
 
 
 def test_null_unsets_a_text_key_that_may_be_unset_and_quotes_make_it_text(tmp_path):

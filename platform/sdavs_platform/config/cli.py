@@ -18,9 +18,12 @@ import yaml
 from pydantic import ValidationError
 
 from sdavs_model.architectures import ARCHITECTURES
-from sdavs_model.files import as_on_disk
+from sdavs_model.files import as_on_disk, read_text
 from sdavs_model.suggestions import did_you_mean, nearest_key
-from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.config.tree import NAME, RunConfig
+
+TEXTS = "mapping to text"
+"""The kind of a key that holds names and texts, such as environment variables."""
 
 
 class Key(NamedTuple):
@@ -63,6 +66,12 @@ def config_kinds(architecture: str | None = None) -> dict[str, str]:
         for key in config_keys()
         if architecture is None or architecture in key.architectures
     }
+
+
+def text_kinds() -> dict[str, str]:
+    """`config_kinds`, and the keys of mappings in lists, such as `data.mix.*.root`."""
+    schema = RunConfig.model_json_schema()
+    return config_kinds() | dict(_walk_lists(schema, schema["$defs"], ""))
 
 
 def load_config(
@@ -157,13 +166,14 @@ def overrides_of(flags: dict[str, str], unknown: Sequence[str]) -> dict[str, Any
     Raises:
         ValueError: an argument is no flag.
     """
-    kinds = config_kinds()
-    return {key: _value(text, kinds.get(key, "")) for key, text in (flags | _loose_flags(unknown)).items()}
+    kinds = text_kinds()
+    return {key: _value(text, key, kinds) for key, text in (flags | _loose_flags(unknown)).items()}
 
 
 def yaml_text(value: Any) -> str:
     """A value as one line of YAML, as it can be typed on the command line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("\n...\n").strip()
 
 
 def _walk(node: dict[str, Any], defs: dict[str, Any], default: Any, prefix: str) -> Iterator[Key]:
@@ -177,6 +187,16 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], default: Any, prefix: str)
         else:
             help_text = " ".join(field.get("description", "").split())
             yield Key(path=path, kind=_kind(field), default=default[name], help=help_text)
+
+
+def _walk_lists(node: dict[str, Any], defs: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in node["properties"].items():
+        ref = field.get("$ref", "").removeprefix("#/$defs/")
+        item = field.get("items", {}).get("$ref", "").removeprefix("#/$defs/")
+        if ref and "properties" in defs[ref]:
+            yield from _walk_lists(defs[ref], defs, f"{prefix}{name}.")
+        for key, inside in defs[item]["properties"].items() if item else ():
+            yield f"{prefix}{name}.*.{key}", _kind(inside)
 
 
 def _walk_architectures(refs: Mapping[str, str], defs: dict[str, Any], prefix: str) -> Iterator[Key]:
@@ -222,6 +242,8 @@ def _kind(field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         items = field.get("items") or field["prefixItems"][0]
         return f"list of {_kind(items)}"
+    if field.get("additionalProperties") == {"type": "string"}:
+        return TEXTS
     words = {"string": "text", "boolean": "true | false", "integer": "whole number", "object": "mapping"}
     limits = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     bounds = [f"{word} {field[limit]:g}" for limit, word in limits.items() if limit in field]
@@ -240,7 +262,7 @@ def read_yaml(path: Path, kinds: Mapping[str, str] | None = None) -> dict[str, A
     path = as_on_disk(path)
     if not path.is_file():
         raise ValueError(f"--config: there is no file {path}")
-    content = path.read_text()
+    content = read_text(path) if path.read_bytes().strip() else ""
     try:
         values = yaml.safe_load(content)
     except yaml.YAMLError as error:
@@ -251,7 +273,7 @@ def read_yaml(path: Path, kinds: Mapping[str, str] | None = None) -> dict[str, A
         raise ValueError(f"{path}: must hold keys and values, not a {type(values).__name__}")
     # BaseLoader leaves every scalar as it was typed.
     typed = yaml.load(content, yaml.BaseLoader)
-    return _with_text(values, typed, config_kinds() if kinds is None else kinds, "")
+    return _with_text(values, typed, text_kinds() if kinds is None else kinds, "")
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,8 +290,9 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _value(text: str, kind: str) -> Any:
+def _value(text: str, key: str, kinds: Mapping[str, str]) -> Any:
     """The value of a flag: its text itself for a text key, else what YAML reads in it."""
+    kind = kinds.get(key, "")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -277,7 +300,7 @@ def _value(text: str, kind: str) -> Any:
     is_quoted = isinstance(value, str) and text.lstrip()[:1] in ("'", '"')
     if _is_text(kind) and not is_quoted and not (value is None and "null" in kind):
         return text
-    return _with_text(value, yaml.load(text, yaml.BaseLoader), {"": kind}, "")
+    return _with_text(value, yaml.load(text, yaml.BaseLoader), kinds, key)
 
 
 def _with_text(value: Any, typed: Any, kinds: Mapping[str, str], path: str) -> Any:
@@ -290,10 +313,17 @@ def _with_text(value: Any, typed: Any, kinds: Mapping[str, str], path: str) -> A
     """
     kind = kinds.get(path, "")
     if isinstance(value, dict) and isinstance(typed, dict):
+        if kind == TEXTS:
+            return {
+                raw: _with_text(each, typed[raw], {"": "text"}, "")
+                for raw, each in zip(typed, value.values(), strict=True)
+            }
         inside = {key: f"{path}.{key}" if path else str(key) for key in value}
         return {key: _with_text(each, typed.get(str(key)), kinds, inside[key]) for key, each in value.items()}
     if isinstance(value, list) and isinstance(typed, list) and kind == "list of text":
         return [raw if isinstance(raw, str) else each for each, raw in zip(value, typed, strict=True)]
+    if isinstance(value, list) and isinstance(typed, list):
+        return [_with_text(each, raw, kinds, f"{path}.*") for each, raw in zip(value, typed, strict=True)]
     is_null = value is None and "null" in kind
     return typed if _is_text(kind) and isinstance(typed, str) and not is_null else value
 
@@ -335,7 +365,11 @@ def _explain(error: Any) -> str:
         return f"{path}.architecture: no {name!r}; {hint and f'{hint} '}allowed: {', '.join(ARCHITECTURES)}"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = config_kinds(architecture)
-        if owners := _owners(path):
+        if path in known and "." in str(error["loc"][-1]):
+            *sections, leaf = path.split(".")
+            opened, closed = "".join(f"{section}: {{" for section in sections), "}" * len(sections)
+            return f"{path}: in a file, a key stands in its section: {opened}{leaf}: ...{closed}"
+        if path.startswith("model.") and (owners := _owners(path)):
             own = ", ".join(key for key in known if key.startswith("model."))
             return f"{path}: a key of model.architecture={' or '.join(owners)}, not of {architecture}; allowed: {own}"
         return f"{path}: unknown key; {nearest_key(path, list(known))}"
@@ -346,6 +380,9 @@ def _explain(error: Any) -> str:
     kinds = config_kinds()
     parent = re.sub(r"(\.\d+)+$", "", path)
     allowed = f"; allowed: {kinds[parent]}" if parent in kinds else ""
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME:
+        message = "must begin with a letter from A to Z or a digit, and hold only these and . _ -"
+        allowed = ""
     return f"{path}: {yaml_text(error['input'])} is not allowed: {message}{allowed}"
 
 

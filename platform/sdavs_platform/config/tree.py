@@ -22,6 +22,9 @@ from sdavs_platform.config.paths import absolute
 from sdavs_platform.config.section import Count, CountOrZero, Fraction, Name, NotNegative, Positive, Section
 from sdavs_platform.config.serve import ServeConfig
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""A name of a training or sweep: it is a folder, a part of an address and a name in Ray."""
+
 
 class MixedSet(Section):
     """One more data set to train on."""
@@ -499,7 +502,7 @@ else:
 class RunConfig(Section):
     """The whole config of a run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)] = "sdavs"
+    name: Annotated[str, Field(pattern=NAME, max_length=80)] = "sdavs"
     """Name of the run. The same name resumes where it stopped, in the same MLflow run."""
 
     seed: CountOrZero = 0

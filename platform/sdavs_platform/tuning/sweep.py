@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from sdavs_model.suggestions import nearest_or_all
-from sdavs_platform.config.cli import config_kinds, read_yaml
-from sdavs_platform.config.tree import Section
+from sdavs_platform.config.cli import read_yaml, text_kinds
+from sdavs_platform.config.tree import NAME, Section
 from sdavs_platform.tuning.space import Dimension
 from sdavs_platform.tuning.store import TrialRecord
 
@@ -72,7 +72,7 @@ class PbtConfig(Section):
 class SweepConfig(Section):
     """One sweep, without the config that it varies."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=48)] = "sweep"
+    name: Annotated[str, Field(pattern=NAME, max_length=48)] = "sweep"
     """Identity: a sweep of the same name is continued."""
 
     base: dict[str, Any] = Field(default_factory=dict)
@@ -192,7 +192,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--sweep: there is no file {path}")
     if path.suffix != ".py":
-        base = {f"base.{key}": kind for key, kind in config_kinds().items()}
+        base = {f"base.{key}": kind for key, kind in text_kinds().items()}
         return read_yaml(path, base | {"name": "text"})
     make = runpy.run_path(str(path)).get("sweep")
     if not callable(make):

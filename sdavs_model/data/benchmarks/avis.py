@@ -13,6 +13,7 @@ from sdavs_model.data.core.audio import num_seconds_of
 from sdavs_model.data.core.clip import SAMPLE_RATE, ClipFiles
 from sdavs_model.data.core.clip_set import ClipSet
 from sdavs_model.data.core.images import size_text
+from sdavs_model.files import read_text
 
 Run = dict[str, Any]
 """A mask as pycocotools has it: {"size": [H, W], "counts": bytes}."""
@@ -126,7 +127,7 @@ def read_ground_truth(path: Path) -> tuple[tuple[str, ...], dict[str, TrackedVid
         ValueError: missing, no JSON of this format, or tracks that do not fit their video; names file and video.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
         categories = sorted(content["categories"], key=lambda c: c["id"])
         indices = {category["id"]: index for index, category in enumerate(categories, 1)}
         tracks: dict[int, list[Track]] = {video["id"]: [] for video in content["videos"]}

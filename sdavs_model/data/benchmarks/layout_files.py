@@ -1,15 +1,13 @@
 """The files of a data set's layout: csv tables with their columns, and files that must be there."""
 
-import codecs
-import contextlib
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from sdavs_model.files import as_on_disk, composed
+from sdavs_model.files import as_on_disk, composed, read_text
 
 _noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 
@@ -31,16 +29,19 @@ def read_rows(path: Path, columns: Mapping[str, int | None]) -> list[dict[str, s
     """
     if not path.is_file():
         raise ValueError(f"{path}: missing")
-    text = composed(_decoded(path))
-    header_line = next(iter(text.splitlines()), "")
-    delimiter = next((mark for mark in ",;\t" if mark in header_line), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = [(number, row) for number, row in enumerate(reader, 1) if row]
+    rows = _cells(path, composed(read_text(path, "a table")), columns)
     header = [name.strip() for name in rows[0][1]] if rows else []
     positions = {name: _position(path, header, name, position) for name, position in columns.items()}
     for name, place in positions.items():
         if list(positions.values()).count(place) > 1:
             raise ValueError(f"{path}: needs the columns {', '.join(columns)}; there is none for {name!r}")
+    for name, place in positions.items():
+        values = {row[place].strip() for _, row in rows[1:] if place < len(row)}
+        if name not in header and header[place] in values:
+            raise ValueError(
+                f"{path}: its first line is no header ({header[place]!r} is a value below, too); "
+                f"begin with a line of column names: {', '.join(columns)}"
+            )
     for number, row in rows[1:]:
         if len(row) <= max(positions.values()):
             raise ValueError(f"{path}: line {number} has too few columns")
@@ -88,20 +89,27 @@ def found(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _decoded(path: Path) -> str:
-    content = path.read_bytes()
-    if not content.strip():
-        raise ValueError(f"{path}: is empty")
-    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        encodings = ["utf-16"]
-    elif 0 in content[:2]:
-        encodings = ["utf-16-be" if content[0] == 0 else "utf-16-le"]
-    else:
-        encodings = ["utf-8-sig", "cp1252"]
-    for encoding in encodings:
-        with contextlib.suppress(UnicodeDecodeError):
-            return content.decode(encoding)
-    raise ValueError(f"{path}: is not a table, or its encoding is not UTF-8, UTF-16 or cp1252")
+def _cells(path: Path, text: str, columns: Iterable[str]) -> list[tuple[int, list[str]]]:
+    """The lines that hold anything, with their numbers, cut where it gives most of the columns."""
+    marks = ",;\t"
+    # Excel's own note of how the columns are separated.
+    if (first := text.partition("\n")[0].strip()) in {f"sep={mark}" for mark in marks}:
+        text, marks = text.partition("\n")[2], first[-1]
+    readings = [_cut(path, text, mark) for mark in marks]
+
+    def fits(rows: list[tuple[int, list[str]]]) -> tuple[int, int]:
+        header = [cell.strip() for cell in rows[0][1]] if rows else []
+        return sum(name in header for name in columns), len(header)
+
+    return max(readings, key=fits)
+
+
+def _cut(path: Path, text: str, mark: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+    try:
+        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num} cannot be read ({error})") from error
 
 
 def _position(path: Path, header: list[str], name: str, position: int | None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sdavs_model.data.core.mask_files import read_values, require_one_number, require_opaque
+from sdavs_model.files import read_text
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -19,7 +20,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         ValueError: missing, no JSON of {name: index}, indices with gaps, or another first class.
     """
     try:
-        indices = json.loads(path.read_text())
+        indices = json.loads(read_text(path))
         names = sorted(indices, key=lambda name: int(indices[name]))
         numbers = sorted(int(index) for index in indices.values())
     except FileNotFoundError:
