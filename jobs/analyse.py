@@ -1,9 +1,9 @@
-"""Analyse a registered model as the paper does, one command each; figures and plots go to disk and MLflow.
+"""Run the paper's analyses on a registered model; figures and plots are written to disk and MLflow.
 
     python jobs/analyse.py noise --without-snrp models:/sdavs-without-snrp/1
     python jobs/analyse.py all --model models:/sdavs@champion --split test_strict
 
-Each analysis writes report.json, report.txt, clips.csv and its plots to a folder of its own, logs them below
+Each analysis writes report.json, report.txt, clips.csv and its plots to its own folder, logs them below
 analysis/ of the MLflow run that trained the model, and prints its table. docs/analyses.md explains every figure.
 """
 

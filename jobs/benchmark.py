@@ -2,7 +2,7 @@
 
     python jobs/benchmark.py model                    parameters, MACs and speed, and the paper's Table X
     python jobs/benchmark.py data                     clips/s of the data loader and of a training step
-    python jobs/benchmark.py serve                    the endpoint at rising load, and the bare model
+    python jobs/benchmark.py serve                    the endpoint under increasing load, and the bare model
     python jobs/benchmark.py sweep                    cost per trial of the driver of a sweep
     python jobs/benchmark.py recovery                 seconds to the first step and after a killed worker
     python jobs/benchmark.py scaling                  cost of a step by workers and ZeRO stage; predictions for GPUs

@@ -1,7 +1,7 @@
-"""Make the bundled photographs and recordings again from the Debian packages that they come from.
+"""Rebuild the bundled photographs and recordings from the Debian packages that they come from.
 
-Reads `sdavs_model/data/realav/assets/manifest.csv`, cuts every asset out of its package, and writes the files and
-their sha256, so that their origin can be checked. Download the packages named in ATTRIBUTION.md first:
+Reads `sdavs_model/data/realav/assets/manifest.csv`, extracts every asset from its package, and writes the files with
+their sha256, so that their origin can be verified. Download the packages named in ATTRIBUTION.md first:
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data scratch openttd-opensfx \\
         lincity-ng-data simutrans-pak64 sonic-pi-samples

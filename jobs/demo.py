@@ -16,7 +16,9 @@ from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, find_
 
 def main() -> int:
     parser = job_parser(__doc__)
-    parser.add_argument("--retrain", action="store_true", help="train again even if this config was trained")
+    parser.add_argument(
+        "--retrain", action="store_true", help="train again even if this config has been trained"
+    )
     parser.add_argument(
         "--model",
         default=DEFAULT_ARCHITECTURE,
@@ -28,9 +30,7 @@ def main() -> int:
         action="store_true",
         help="train a small model from random weights instead of SDAVS's parts on pretrained encoders; no download",
     )
-    parser.add_argument(
-        "--stop", action="store_true", help="stop what earlier runs started, and do nothing else"
-    )
+    parser.add_argument("--stop", action="store_true", help="only stop what earlier runs started")
     add_stack_ports(parser)
     flags = parser.parse_args()
     try:

@@ -1,11 +1,11 @@
-"""Deploy the endpoint on a Ray cluster. Once is enough: from then on it follows the alias by itself.
+"""Deploy the endpoint on a Ray cluster. Once is enough: it then follows the alias by itself.
 
     python jobs/deploy.py
     python jobs/deploy.py --port 8001 --serve.max_seconds 600 --serve.rollout.shadow_share 0.5
-    python jobs/deploy.py --model models:/sdavs/3                 this version, whatever the alias says
+    python jobs/deploy.py --model models:/sdavs/3                 this version, regardless of the alias
 
 Needs a running Ray (`make demo`, or `ray start --head`) and a registered model. Waits until the version serves, or
-says at which gate it was refused (docs/rollout.md). The endpoint keeps running when this command ends. Then:
+reports at which gate it was refused (docs/rollout.md). The endpoint keeps running when this command ends. Then:
 curl -F video=@clip.mp4 http://127.0.0.1:8000/v1/segment
 """
 

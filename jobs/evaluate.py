@@ -1,13 +1,13 @@
-"""Score a registered model by its data set's protocol: with the right sound, without sound, with other clips' sound.
+"""Score a registered model by its data set's protocol, with the right, muted and swapped sound.
 
     python jobs/evaluate.py --model models:/sdavs@champion --data .sdavs/data
     python jobs/evaluate.py --model models:/sdavs-avss/1 --data /data/AVSBench --kind avsbench-avss --mode corrected
     python jobs/evaluate.py --model models:/sdavs/3 --data s3://bucket/S4 --device cuda --workers 8
     python jobs/evaluate.py --model models:/sdavs/3 --blind models:/sdavs-blind/1 --split test_new_scenes
 
-A model that listens scores lower when muted, and lower still with swapped sound. The table also shows the best
+A model that listens scores lower with muted or swapped sound. The table also shows the best
 constant mask and, with --blind, a model that was trained on silence. On binary masks it adds off-screen sound, white
-noise, AVSBench-Robust's figures, the deaf oracle (every visible object marked) where the data set records what is
+noise, AVSBench-Robust's figures, the deaf oracle (every visible object marked) if the data set records what is
 visible, and intervals of J by a bootstrap over the photographs and recordings that clips are composed of. The figures
 are also logged to the model's MLflow run. docs/listening.md explains them.
 """
@@ -32,14 +32,15 @@ def main() -> None:
         "--mode",
         default="official",
         choices=("official", "corrected"),
-        help="the published scripts' figures with their quirks, or the same without them (default: %(default)s)",
+        help="official: as the published scripts compute, quirks included; corrected: without the quirks "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--videos-per-batch",
         type=int,
         default=1,
         choices=(1, 2, 4),
-        help="object protocol, official F: videos that share a best threshold; AVSBench's test.sh takes 4, "
+        help="object protocol, official F: number of videos that share a best threshold; AVSBench's test.sh uses 4, "
         "AVSegFormer's configs 2 (default: %(default)s)",
     )
     parser.add_argument(
@@ -71,9 +72,11 @@ def main() -> None:
     parser.add_argument(
         "--flips",
         action="store_true",
-        help="average predictions with those of mirrored frames; the table and the names in MLflow say so",
+        help="average predictions with those of mirrored frames; marked as such in the table and in MLflow",
     )
-    parser.add_argument("--masks", metavar="FOLDER", help="also write the masks, in the size of the frames")
+    parser.add_argument(
+        "--masks", metavar="FOLDER", help="also write the predicted masks, in the size of the frames"
+    )
     add_json(parser)
     parser.add_argument("--no-log", action="store_true", help="log nothing to MLflow")
     add_tracking_uri(parser)

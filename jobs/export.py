@@ -1,4 +1,4 @@
-"""Turn a checkpoint of a training, running, killed or finished, into an artifact folder that sdavs_model loads.
+"""Export a checkpoint of a running, killed or finished training as an artifact folder that sdavs_model loads.
 
 python jobs/export.py --name demo --out model/
 python jobs/export.py --name demo --checkpoint newest --out model/
@@ -22,8 +22,8 @@ def main() -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="largest difference of logits from the training's, relative to the largest logit, in fp32 (default: the "
-        "training's consolidation_tolerance); raise it to export on another kind of device",
+        help="largest allowed difference of logits from the training's, relative to the largest logit, in fp32 "
+        "(default: the training's consolidation_tolerance); raise it to export on another kind of device",
     )
     add_storage(parser)
     add_tracking_uri(parser)

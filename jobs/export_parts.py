@@ -1,11 +1,11 @@
-"""Write what was trained of a model on frozen pretrained encoders to one small file, and its model card.
+"""Write the trained parts of a model on frozen pretrained encoders to one small file, with a model card.
 
     python jobs/export_parts.py --model models:/sdavs@champion
     python jobs/export_parts.py --artifact model/ --out parts/mine.safetensors
 
-The file holds the trained weights in fp16, without the encoders, which whoever loads it fetches by name
-(`sdavs_model.trained_parts`). The card, README.md next to it, gives the figures of that very file: it is joined and
-scored on every test split with right, muted and swapped sound.
+The file holds the trained weights in fp16 without the encoders, which are fetched by name when the file is loaded
+(`sdavs_model.trained_parts`). The card, README.md next to it, gives the scores of exactly this file, combined with the
+encoders, on every test split with right, muted and swapped sound.
 """
 
 from pathlib import Path

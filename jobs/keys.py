@@ -1,11 +1,11 @@
-"""API keys of the endpoint: make one, list them, revoke one.
+"""Create, list and revoke API keys of the endpoint.
 
     python jobs/keys.py add --scope segment --note "phone app"
     python jobs/keys.py add --days 90 --per-minute 30 --per-day 2000 --at-once 2
     python jobs/keys.py list
     python jobs/keys.py remove 1f2e3d4c
 
-A key is printed once; the file keeps its SHA-256 alone. A running endpoint rereads the file by itself. Keys are
+A key is printed only once; the file stores its SHA-256. A running endpoint rereads the file by itself. Keys are
 required unless the endpoint listens on a loopback address: curl -H "Authorization: Bearer sdavs_..." ...
 """
 
@@ -19,21 +19,23 @@ def main() -> None:
     parser = job_parser(__doc__)
     parser.add_argument("--file", type=Path, help="key file (default: keys.json in the state folder)")
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions", dest="action")
-    add = actions.add_parser("add", help="make a key and print it")
+    add = actions.add_parser("add", help="create a key and print it")
     add.add_argument(
         "--scope",
         choices=("segment", "admin"),
         default="segment",
-        help="segment: send clips. admin: that, the rollout and the metrics (default: %(default)s)",
+        help="segment: send clips; admin: also read the rollout and the metrics (default: %(default)s)",
     )
-    add.add_argument("--note", default="", help="whose it is")
-    add.add_argument("--days", type=float, help="refuse the key after so many days (default: never)")
-    add.add_argument("--at-once", type=int, help="clips that it may have in work at once (default: no limit)")
-    add.add_argument("--per-minute", type=int, help="clips that it may send in a minute (default: no limit)")
-    add.add_argument("--per-day", type=int, help="clips that it may send in a day, UTC (default: no limit)")
+    add.add_argument("--note", default="", help="a note, such as the owner")
+    add.add_argument("--days", type=float, help="number of days until the key expires (default: never)")
+    add.add_argument(
+        "--at-once", type=int, help="clips that may be processed at the same time (default: no limit)"
+    )
+    add.add_argument("--per-minute", type=int, help="clips per minute (default: no limit)")
+    add.add_argument("--per-day", type=int, help="clips per day (UTC) (default: no limit)")
     actions.add_parser("list", help="list ids, scopes and limits of all keys")
     remove = actions.add_parser("remove", help="revoke a key")
-    remove.add_argument("id", help="its number, as list shows it")
+    remove.add_argument("id", help="its id, as shown by list")
     flags = parser.parse_args()
     from sdavs_platform.config.tree import ServeConfig
     from sdavs_serve.http.keys import KeyFile

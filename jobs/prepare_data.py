@@ -12,7 +12,7 @@
     python jobs/prepare_data.py shard data/own s3://bucket/own-shards
     python jobs/prepare_data.py import --help              its flags; every subcommand has its own
 
-Without a subcommand it is `demo`. An interrupted run is continued by the same command.
+Without a subcommand it is `demo`. The same command resumes an interrupted run.
 """
 
 import sys
@@ -51,4 +51,4 @@ def main() -> int | None:
 
 
 if __name__ == "__main__":
-    run_job(main, logs_to_stderr=True, when_interrupted="the same command continues from here")
+    run_job(main, logs_to_stderr=True, when_interrupted="the same command resumes from here")

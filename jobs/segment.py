@@ -4,8 +4,8 @@
     python jobs/segment.py clip.mp4 --endpoint http://127.0.0.1:8001 --out masks
 
 Writes, for each second, mask-0.png (0 and 255) and overlay-0.png; overlay.mp4 with the sound; answer.json. The clip is
-sent once, as a job; twice to an endpoint without jobs.
-Where the endpoint requires an API key, SDAVS_API_KEY holds it: flags are seen by every user of a machine.
+sent once, as a job, or twice if the endpoint has no jobs. If the endpoint requires an API key, set SDAVS_API_KEY (flags
+would be visible to every user of the machine).
 """
 
 import os
@@ -34,7 +34,7 @@ def main() -> None:
         help="folder to write to (default: %(default)s)",
     )
     parser.add_argument("--fps", type=float, help="masks per second (default: the endpoint's)")
-    parser.add_argument("--model-version", type=int, help="insist on this version (default: the served one)")
+    parser.add_argument("--model-version", type=int, help="require this version (default: the served one)")
     flags = parser.parse_args()
     if not flags.video.is_file():
         raise ValueError(f"there is no file {flags.video}")
@@ -61,7 +61,7 @@ def main() -> None:
     except EndpointError as error:
         raise RuntimeError(str(error)) from error
     except httpx.TransportError as error:
-        raise RuntimeError(f"nothing answers at {flags.endpoint}: {error}") from error
+        raise RuntimeError(f"no response from {flags.endpoint}: {error}") from error
     (flags.out / "answer.json").write_text(answer.model_dump_json(indent=2))
     model = answer.model
     print(f"{model.name} version {model.version} answered in {answer.timings_ms.total:.0f} ms")

@@ -1,9 +1,9 @@
-"""Start MLflow on Postgres, with its artifacts on an S3 server, on this machine: what a team's platform has.
+"""Start MLflow on Postgres with artifacts on an S3 server on this machine, as a team would use it.
 
     make services                      # what users type; prepares the environment first
     python jobs/services.py --s3-port 9100
 
-Prints the environment variables to export. `make stop` ends the servers; their data stay in the state folder.
+Prints the environment variables to export. `make stop` ends the servers; their data stays in the state folder.
 """
 
 import shlex

@@ -6,7 +6,7 @@
     python jobs/train.py --config jobs/configs/ms3_pvt.yaml --data.root /data/MS3 --dry-run
 
 Without arguments: jobs/configs/demo.yaml, the bundled photographs and sounds on two CPU workers.
-The same --name resumes where it stopped. While one command trains under a name, another one is refused.
+The same --name resumes a training where it stopped. Only one command at a time may train under a name.
 """
 
 import signal
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="train also where another command trains under the same name; that one ends",
+        help="stop another command that trains under the same name, and train instead of it",
     )
     config, flags = parse_config(
         parser,

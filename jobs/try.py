@@ -1,10 +1,10 @@
-"""Serve the trained model that comes with the product: its endpoint and page, without data and training.
+"""Serve the included trained model with its web page, without data or training.
 
     make try                           # what users type; prepares the environment first
     python jobs/try.py --endpoint-port 8001
 
 Starts Ray and MLflow, or reuses them, fetches the pretrained encoders and registers the model as `sdavs-shipped`. The
-champion of your own trainings stays what it is; `python jobs/deploy.py` serves it again.
+champion of your own trainings keeps its alias; `python jobs/deploy.py` serves it again.
 """
 
 from _flags import add_stack_ports, job_parser, stack_ports

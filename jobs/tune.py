@@ -1,4 +1,4 @@
-"""Search for better configurations, or run the paper's ablation study; ends in a report.
+"""Search for better configurations, or run a study such as the paper's ablations; ends with a report.
 
     ray job submit -- python jobs/tune.py --sweep jobs/configs/sweeps/search.yaml
     python jobs/tune.py --study ablation/tables --seeds 0 1 2 --config jobs/configs/ms3_swin.yaml
@@ -7,8 +7,8 @@
     python jobs/tune.py --study architectures                          all architectures on the same encoders
 
 Any key of the config tree can be set for all trials, as for jobs/train.py: --optimizer.lr 3e-4. The same command
-continues where it stopped, whatever stopped it, and repeats no finished trial. jobs/report.py builds the report of
-a sweep that still runs.
+resumes a sweep where it stopped, for whatever reason, and does not repeat finished trials. jobs/report.py builds the
+report of a running sweep.
 """
 
 import argparse
@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--study", help="ablation/tables, ablation/III,VI, ablation/full,rm_add, noise or architectures"
     )
-    sweep.add_argument("--name", help="identity; the same name continues (default: the file's, else sweep)")
+    sweep.add_argument(
+        "--name", help="name of the sweep; the same name resumes it (default: the file's, else sweep)"
+    )
     sweep.add_argument("--seeds", type=int, nargs="+", help="seeds of every variant of a study (default: 0)")
     sweep.add_argument("--num-trials", type=int, help="trials of a random or Optuna search (default: 20)")
     sweep.add_argument("--max-concurrent", type=int, help="trials at once (default: what the cluster holds)")
@@ -83,7 +85,7 @@ def main() -> int:
     if opens and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
         webbrowser.open(report.as_uri())
     if result.interrupted:
-        complain("interrupted; finished trials are kept, the same command continues")
+        complain("interrupted; finished trials are kept, and the same command resumes the sweep")
         return INTERRUPTED
     if result.failure:
         complain(f"{sweep.name}: {result.failure}")
@@ -92,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_job(main, expected=(RuntimeError,), when_interrupted="the same command continues")
+    run_job(main, expected=(RuntimeError,), when_interrupted="the same command resumes the sweep")

@@ -1,11 +1,11 @@
-"""The subjects with ratios, one after another, into one result file, each within a time limit of its own.
+"""Run the subjects with ratios one after another, each with its own time limit, into one result file.
 
     python jobs/benchmark.py all                                    prints the ratios, writes benchmarks/results/*.json
     python jobs/benchmark.py all --json                             prints the file's content
     python jobs/benchmark.py all --only model data --out /tmp/out
 
-The file is written after every subject, so a run that is cut off leaves what it has. A subject that fails, or takes
-longer than its limit, does not keep the next from running; the file says why.
+The file is written after every subject, so an interrupted run keeps its results so far. If a subject fails or exceeds
+its limit, the reason is written to the file and the next one runs.
 """
 
 import argparse

@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--data", help="data set folder or bucket (default: the config's, else the bundled data set)"
     )
-    what.add_argument("--s3", metavar="URI", help="fetch this copy of the data set, too")
+    what.add_argument("--s3", metavar="URI", help="also fetch this copy of the data set")
     add_numbers(what, "--workers", (0, 1, 2, 4), "loader processes to try")
     what.add_argument("--clips", type=int, default=64, help="clips to load each time (default: %(default)s)")
     what.add_argument(

@@ -2,11 +2,11 @@
 
     python jobs/benchmark.py model                                          Swin-B, the rows of Table X
     python jobs/benchmark.py model --backbone pvt_v2_b5 --recipes full      the other model of the paper
-    python jobs/benchmark.py model --config jobs/configs/demo.yaml          whatever a training trains
-    python jobs/benchmark.py model --no-speed --json                        counting alone, as JSON
+    python jobs/benchmark.py model --config jobs/configs/demo.yaml          the model of a training
+    python jobs/benchmark.py model --no-speed --json                        only counts, as JSON
     python jobs/benchmark.py model --backbone pvt_v2_b5 swin_base_patch4_window12_384 --out efficiency --log
 
-Without VGGish's parameters, as the paper counts; inference on one clip of five frames.
+VGGish's parameters are not counted, as in the paper; inference on one clip of five frames.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where it goes")
     add_json(where)
     where.add_argument("--out", type=Path, help="folder for efficiency.png (Fig. 9) and efficiency.json")
-    where.add_argument("--log", action="store_true", help="also log to MLflow, as a run of its own")
+    where.add_argument("--log", action="store_true", help="also log to MLflow, as a separate run")
     add_tracking_uri(where)
 
 

@@ -1,10 +1,10 @@
-"""Seconds to a training's first step, seconds from a killed worker to the next step, milliseconds a checkpoint blocks.
+"""Time to a training's first step, from a killed worker to the next step, and for which a checkpoint blocks training.
 
     python jobs/benchmark.py recovery                                       a small model on the bundled data set
     python jobs/benchmark.py recovery --config jobs/configs/ms3_pvt.yaml --set data.root=/data/MS3
     python jobs/benchmark.py recovery --json
 
-Runs `jobs/train.py` on a Ray cluster of its own, as a Ray job would on a running one, and kills one of its workers.
+Runs `jobs/train.py` on its own Ray cluster, as a Ray job would on a running one, and kills one of its workers.
 """
 
 import argparse

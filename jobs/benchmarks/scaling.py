@@ -4,8 +4,8 @@
     python jobs/benchmark.py scaling --workers 1 2 --gpus 64 --clips-per-gpu 8 --json
     python jobs/benchmark.py scaling --config jobs/configs/ms3_pvt.yaml --workers 1 2 4 --steps 3
 
-Measured with processes on this machine's CPU, one thread each, on made-up clips; the model and its assumptions:
-docs/scaling.md. Minutes on idle cores, and 10 GB of memory.
+Measured with processes on this machine's CPU, one thread each, on synthetic clips. Takes minutes on
+idle cores and 10 GB of memory. docs/scaling.md explains the model and its assumptions.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""The endpoint's throughput and latency at rising load, next to the bare model in process.
+"""Throughput and latency of the endpoint under increasing load, compared with the bare model in-process.
 
     python jobs/benchmark.py serve                                          the champion, a drawn clip of five seconds
     python jobs/benchmark.py serve --video clip.mp4 --clients 1 4 16 --seconds 30
     python jobs/benchmark.py serve --num-gpus 0.5 --max-batch-frames 80
-    python jobs/benchmark.py serve --untrained                              random weights, a registry of its own
+    python jobs/benchmark.py serve --untrained                              random weights, without MLflow
     python jobs/benchmark.py serve --max-replicas 2 --clients 8             replicas added and removed with the load
 
-Starts a Ray of its own, twice: once answering window by window, once in batches. With --max-replicas above 1 it
+Starts its own Ray twice: once without batching, once with. With --max-replicas above 1 it
 shows how the number of replicas follows the load instead. A running endpoint is not touched.
 """
 
@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--untrained",
         action="store_true",
-        help="measure a small model of random weights in place of --model; needs no MLflow",
+        help="measure a small model with random weights instead of --model; needs no MLflow",
     )
     what.add_argument(
         "--video", type=Path, help="clip that every request sends (default: a drawn one of 5 s)"
@@ -47,7 +47,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--max-requests",
         type=int,
-        help="requests that are taken at once; more are refused and counted apart (default: the most clients)",
+        help="requests that are admitted at the same time; others are refused and counted separately "
+        "(default: the most clients)",
     )
     what.add_argument(
         "--max-batch-frames", type=int, help="frames of one forward pass (default: the endpoint's)"

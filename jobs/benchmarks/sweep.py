@@ -1,9 +1,9 @@
-"""Time and memory that the driver of a sweep takes per trial, with simulated trainings.
+"""Time and memory per trial of a sweep's driver, with simulated trainings.
 
     python jobs/benchmark.py sweep                                  10, 100 and 1000 trials
     python jobs/benchmark.py sweep --num-trials 10 50 --concurrent 2
 
-Each sweep runs in a process of its own on a private Ray cluster; the processes of the trials are not counted.
+Each sweep runs in its own process on a private Ray cluster; the processes of the trials are not counted.
 """
 
 import argparse

@@ -4,7 +4,8 @@
     python jobs/benchmark.py training --config jobs/configs/ms3_swin.yaml --data /data/MS3 --rounds 10
     python jobs/benchmark.py training --json
 
-One worker runs blocks of steps of both kinds in turn, on the same batches. The data set needs clips for two of them.
+One worker alternates between blocks of steps of both kinds, on the same batches. The data set must have clips for at
+least two batches.
 """
 
 import argparse

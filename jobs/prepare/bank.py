@@ -4,8 +4,8 @@
     python jobs/prepare_data.py bank /data/AVSBench/Single-source --audio-encoder htsat \\
         --audio-weights htsat.audioset --out bank.safetensors
 
-A training makes its own bank from its training split; this makes one of other data, for the key model.bank. It prints
-the classes and the digest of the split, which model.bank_data_digest takes.
+A training makes its own bank from its training split; this command makes one from other data, for the key model.bank.
+It prints the classes and the digest of the split for model.bank_data_digest.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `prepare_data.py bank`."""
     add_data_set(parser)
     how = parser.add_argument_group("how")
-    how.add_argument("--split", default="train", help="split to listen to (default: %(default)s)")
+    how.add_argument("--split", default="train", help="split to use (default: %(default)s)")
     how.add_argument(
         "--audio-encoder", default="yamnet", help="as model.audio_encoder (default: %(default)s)"
     )

@@ -4,8 +4,8 @@
     python jobs/prepare_data.py --out data --num-train 2000 --size 224
 
 It is written in AVSBench's MS3 layout and has four splits: train; val (assets kept out of training);
-test_new_scenes (the training's assets in new scenes); test_strict (assets never seen or heard before).
-A second run with the same flags finds the data complete and does nothing; an interrupted run continues.
+test_new_scenes (the training's assets in new scenes); test_strict (assets never used in training).
+A second run with the same flags finds the data complete and does nothing; an interrupted run is resumed.
 """
 
 import argparse

@@ -4,10 +4,10 @@
     python jobs/prepare_data.py import --videos raw --masks masks --table splits.csv --out data/own --size 224
 
 MASKS/<video's name>/ holds one png for each second of the video, in the order of the numbers in their names; black is
-background. The picture of a second is the one shown in its middle, and the sound is that second at 16 kHz mono: the
-endpoint's own decoder does it, so that training sees and hears what serving will. A wav next to a video, with the same
-name, is heard in place of the video's own sound, which it then need not have. Long videos become several clips.
-Run again for another split or after changes: what is unchanged stays.
+background. The picture of a second is the one shown in its middle, and the sound is that second at 16 kHz mono. Videos
+are decoded by the endpoint's own decoder, so that training and serving get the same input. A wav next to a video, with
+the same name, replaces the video's own sound, which may then be missing. Long videos become several clips. Run again
+for another split or after changes: unchanged videos are kept.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--videos",
         type=Path,
         required=True,
-        help="folder of mp4, webm, mkv, mov, avi or ts files, with sound or a wav each",
+        help="folder of mp4, webm, mkv, mov, avi or ts files, each with sound or a wav",
     )
     what.add_argument("--masks", type=Path, required=True, help="folder with a folder of pngs for each video")
     splits = what.add_mutually_exclusive_group()

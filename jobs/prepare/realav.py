@@ -1,11 +1,11 @@
 """RealAV: four subsets that mirror the benchmarks, from the photographs and recordings of seven Debian packages.
 
     python jobs/prepare_data.py realav --out data/realav                   apt-get downloads 310 MB, installs nothing
-    python jobs/prepare_data.py realav --out data/realav --debs packages   from .deb files that are there already
+    python jobs/prepare_data.py realav --out data/realav --debs packages   from .deb files that you already have
 
-Writes OUT/s4, OUT/ms3, OUT/avss and OUT/offscreen, each a data root of its own in the layout of the benchmark it
+Writes OUT/s4, OUT/ms3, OUT/avss and OUT/offscreen, each a separate data root in the layout of the benchmark it
 mirrors (offscreen: MS3's), with the splits train, val, test_new_scenes and test_strict; OUT/DATASHEET.md with counts,
-licences and digests; OUT/contact_sheet.jpg; and the assets in OUT/assets. docs/realav.md says what is in it.
+licences and digests; OUT/contact_sheet.jpg; and the assets in OUT/assets. docs/realav.md describes the data set.
 """
 
 import argparse

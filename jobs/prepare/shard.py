@@ -1,9 +1,9 @@
-"""Write a data set as shards, whose clips a training fetches while it runs.
+"""Write a data set as shards, from which a training fetches clips while it runs.
 
     python jobs/prepare_data.py shard data/own s3://bucket/own-shards
     python jobs/train.py --data.root s3://bucket/own-shards --data.cache_gb 50
 
-Shards are tar files in the data set's own layout, with an index of where each clip is and digests of all. Credentials
+Shards are tar files in the data set's own layout, with an index of the position and digest of every file. Credentials
 and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE, an instance's role).
 """
 

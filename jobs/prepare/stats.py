@@ -1,4 +1,4 @@
-"""Count what a data set holds: clips, categories, sizes, and how much of the pictures sounds.
+"""Count the content of a data set: clips, categories, sizes, and the fraction of sounding pixels.
 
 python jobs/prepare_data.py stats data/own
 python jobs/prepare_data.py stats data/realav/avss --json

@@ -1,10 +1,10 @@
-"""Copy a data set to a bucket, so that every node of a cluster can read it by one address.
+"""Copy a data set to a bucket, so that every node of a cluster can read it at the same address.
 
     python jobs/prepare_data.py upload data/own s3://bucket/own
     python jobs/train.py --data.root s3://bucket/own
 
-Files go there as they are, and at last a manifest with the sha256 of each, without which nobody reads the folder. An
-interrupted upload is continued. Credentials and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE,
+Files are copied unchanged, followed by a manifest with the sha256 of each; a folder without a manifest is not read. An
+interrupted upload is resumed. Credentials and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE,
 an instance's role).
 """
 

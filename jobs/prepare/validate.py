@@ -3,9 +3,9 @@
     python jobs/prepare_data.py validate /data/AVSBench/Multi-sources
     python jobs/prepare_data.py validate /data/AVSBench --kind avsbench-s4 --json
 
-Every picture, mask and sound of every split is read: missing files, wrong counts and sizes, unreadable pictures and
-sounds, unknown colours and values in masks. Sounds shorter than their frames are listed as notes: training continues
-them as the data set's own scripts do.
+Every picture, mask and sound of every split is read to find missing files, wrong counts and sizes, unreadable pictures
+and sounds, unknown colours and values in masks. Sounds shorter than their frames are listed as notes: training
+continues them as the data set's own scripts do.
 """
 
 import argparse
