@@ -40,7 +40,7 @@ class Followed:
                     if at > since and fits(text):
                         return at, text
                 if self._process.poll() is not None or not self._changed.wait(deadline - time.monotonic()):
-                    raise RuntimeError(f"what was waited for did not come:\n{self._tail()}")
+                    raise RuntimeError(f"the expected output did not appear:\n{self._tail()}")
 
     def wait_for_step(self, step: int, *, since: float = 0.0) -> float:
         """When this step or a later one was reported."""

@@ -62,7 +62,7 @@ def wait_for(uri: str, *, seconds: float = 300.0) -> None:
         except requests.ConnectionError:
             pass
         time.sleep(2)
-    raise TimeoutError(f"{uri} did not answer within {seconds:g} s")
+    raise TimeoutError(f"{uri} did not respond within {seconds:g} s")
 
 
 def set_user(auth, uri: str, user: str, password: str) -> None:

@@ -84,7 +84,7 @@ class RayJobs:
                 method, url, headers=dashboard_headers(), timeout=TIMEOUT_S, trust_env=False
             )
         except httpx.HTTPError as error:
-            raise ConnectionError(f"no Ray dashboard answers at {self.dashboard}: {error}") from error
+            raise ConnectionError(f"no Ray dashboard responds at {self.dashboard}: {error}") from error
         if not answer.is_success:
             raise ValueError(
                 f"Ray dashboard {self.dashboard}: {answer.status_code} {answer.text.strip()[:300]}"
@@ -178,7 +178,7 @@ def stop(entry: Entry, jobs: RayJobs) -> str:
         ValueError: it does not run, or it runs where it cannot be reached from here.
     """
     if entry.state not in ("running", "pending"):
-        raise ValueError(f"{entry.name} does not run; it is {entry.state}")
+        raise ValueError(f"{entry.name} is not running; it is {entry.state}")
     if entry.job is not None and not _is_bare(entry.job):
         jobs.stop(entry.job)
         return f"stopping Ray job {entry.job}"

@@ -68,7 +68,7 @@ def read_state(file: Path, *, classes: Sequence[type] = ()) -> Any:
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
         text = (content.metadata() or {}).get(_STATE)
     if text is None:
-        raise ValueError(f"{file}: no state of a training; expected the metadata entry {_STATE!r}")
+        raise ValueError(f"{file}: not the state of a training; expected the metadata entry {_STATE!r}")
 
     def decode(value: Any) -> Any:
         if isinstance(value, list):

@@ -60,8 +60,8 @@ def deploy(config: ServeConfig, *, dashboard: str = DASHBOARD) -> str:
     keys = KeyFile.of(config)
     if keys_required(config) and not keys.entries():
         raise ValueError(
-            f"host: {config.host} can be reached by others and {keys.path} holds no API key; "
-            "make one with `python jobs/keys.py add --scope admin`"
+            f"host: {config.host} is reachable from other machines, and {keys.path} has no API key; "
+            "create one with `python jobs/keys.py add --scope admin`"
         )
     # Replicas have neither this process's environment nor its working directory, so addresses are resolved here.
     resolved = {"tracking_uri": tracking_uri(config.tracking_uri), "keys_file": str(keys.path.resolve())}

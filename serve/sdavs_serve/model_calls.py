@@ -19,7 +19,7 @@ CALL_LOST = (RayActorError, DeploymentUnavailableError)
 
 
 class ReplicaBroken(Exception):
-    """This replica computes no more, whatever it is sent; another one can."""
+    """The device of this replica is broken; another replica can process the request."""
 
 
 async def within(seconds: float, call: Any) -> Any:

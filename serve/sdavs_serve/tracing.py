@@ -160,7 +160,7 @@ def _exporter(address: str) -> Any:
                 self._http.post(address, json=as_otlp(spans)).raise_for_status()
             except httpx.HTTPError as error:
                 if not self._failed:
-                    logger.warning("%s takes no traces: %s", address, error)
+                    logger.warning("could not send traces to %s: %s", address, error)
                 self._failed = True
                 return SpanExportResult.FAILURE
             self._failed = False

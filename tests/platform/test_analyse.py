@@ -190,5 +190,5 @@ def test_the_job_analyses_a_bare_artifact_folder_and_prints_json(registered, dat
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
     assert report["num_clips"] == 2
-    assert "not logged, a folder belongs to no MLflow run" in ran.stderr
+    assert "not logged, because a folder has no MLflow run" in ran.stderr
     assert len(list((tmp_path / "out").glob("listening-*/clips.csv"))) == 1

@@ -37,7 +37,7 @@ def test_a_command_that_returns_has_succeeded_unless_it_returns_a_status():
     [
         (ValueError("data.root: no such folder"), "train.py: data.root: no such folder"),
         (PermissionError(13, "Permission denied", "/results"), "train.py: /results: Permission denied"),
-        (ConnectionError("no Ray dashboard answers"), "train.py: no Ray dashboard answers"),
+        (ConnectionError("no Ray dashboard responds"), "train.py: no Ray dashboard responds"),
         (ValueError("a: wrong\nb: wrong, too"), "train.py: a: wrong\ntrain.py: b: wrong, too"),
     ],
 )
@@ -70,8 +70,8 @@ def test_a_service_that_fails_is_named_and_not_called_a_bug(capsys):
 
 
 def test_ctrl_c_ends_with_status_130_and_says_how_to_continue(capsys):
-    assert ends(KeyboardInterrupt(), when_interrupted="the same command continues") == 130
-    assert capsys.readouterr().err == "train.py: interrupted; the same command continues\n"
+    assert ends(KeyboardInterrupt(), when_interrupted="the same command resumes the sweep") == 130
+    assert capsys.readouterr().err == "train.py: interrupted; the same command resumes the sweep\n"
 
 
 def test_a_refusal_exits_with_status_2(capsys):

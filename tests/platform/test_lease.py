@@ -39,7 +39,7 @@ def test_a_second_command_is_refused_with_who_trains_and_since_when(held, tmp_pa
     held._holder = elsewhere
     Storage(str(tmp_path / "run"), field="storage.uri").write(LEASE_FILE, _written(elsewhere))
     with pytest.raises(
-        ValueError, match=rf"'run' is being trained by {elsewhere.user} on elsewhere \(process"
+        ValueError, match=rf"'run' is already being trained by {elsewhere.user} on elsewhere \(process"
     ):
         Lease(str(tmp_path), "run", **QUICK).acquire()
 
@@ -48,14 +48,16 @@ def test_a_training_of_a_name_that_is_being_trained_is_refused_in_a_failed_run(m
     config = make_config("taken")
     lease = Lease(config.storage.uri, config.name, renew_s=0.1)
     lease.acquire()
-    with pytest.raises(ValueError, match=r"name: 'taken' is being trained by .* or end it with --take-over"):
+    with pytest.raises(
+        ValueError, match=r"name: 'taken' is already being trained by .* or stop it with --take-over"
+    ):
         train(config)
     lease.release()
     client = mlflow_client(config.tracking.uri)
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     refused = client.search_runs([experiment.experiment_id], "run_name = 'refused'", max_results=1)[0]
     assert refused.info.status == "FAILED"
-    assert "'taken' is being trained" in refused.data.tags["error"]
+    assert "'taken' is already being trained" in refused.data.tags["error"]
 
 
 def test_a_lease_given_back_is_free_at_once(tmp_path):

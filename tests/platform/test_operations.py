@@ -81,7 +81,7 @@ def test_an_entry_is_found_by_name_run_id_and_job():
 
 
 def test_only_what_runs_within_reach_is_stopped():
-    with pytest.raises(ValueError, match="a does not run; it is finished"):
+    with pytest.raises(ValueError, match="a is not running; it is finished"):
         stop(Entry(name="a", kind="training", state="finished"), NOWHERE)
     far = Entry(name="a", kind="training", state="running", process="elsewhere:12", job="02000000")
     with pytest.raises(ValueError, match="a is process 12 on elsewhere, not a submitted job; end it there"):
@@ -112,5 +112,5 @@ def test_details_name_the_checkpoints_in_the_storage(tmp_path):
 
 
 def test_without_a_dashboard_the_address_is_named():
-    with pytest.raises(ConnectionError, match=r"no Ray dashboard answers at http://127\.0\.0\.1:9"):
+    with pytest.raises(ConnectionError, match=r"no Ray dashboard responds at http://127\.0\.0\.1:9"):
         NOWHERE.all()

@@ -138,7 +138,7 @@ def test_best_and_latest_skip_versions_of_others_and_those_without_files(with_st
     [
         ("m", "4", "champion", "version 4 was not registered by this platform"),
         ("m", "3", "champion", "its files are gone from"),
-        ("m", "v3", "champion", "not a model address"),
+        ("m", "v3", "champion", "not a model URI"),
         ("m", "1", "latest", "--alias: MLflow refuses 'latest'"),
         ("m", "1", "v3", "--alias: MLflow refuses 'v3'"),
         ("m", "1", "", "--alias: MLflow refuses ''"),

@@ -107,7 +107,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_also_by_f
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{shard.name}: not the bytes that were written"):
+    with pytest.raises(ValueError, match=f"{shard.name}: differs from what was written"):
         verify_complete(newest)
     again = train(config("killed", num_workers=1), finishes=False)
     assert again.run_id == killed.run_id

@@ -63,5 +63,5 @@ def test_objects_of_named_classes_come_back_and_others_are_refused_on_both_ways(
 
 def test_other_safetensors_files_are_no_states(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    with pytest.raises(ValueError, match="no state of a training"):
+    with pytest.raises(ValueError, match="not the state of a training"):
         read_state(tmp_path / "weights.safetensors")

@@ -121,7 +121,7 @@ def test_a_folder_without_manifest_a_missing_bucket_and_a_hostile_manifest_are_r
         local_copy("s3://no-such-bucket/x", cache=tmp_path)
     hostile = {"version": 1, "files": {"../../x": {"bytes": 1, "sha256": "0"}}}
     Storage("s3://data/hostile", field="x").write(MANIFEST, json.dumps(hostile).encode())
-    with pytest.raises(ValueError, match="leads out of the folder"):
+    with pytest.raises(ValueError, match="is outside the folder"):
         local_copy("s3://data/hostile", cache=tmp_path)
 
 

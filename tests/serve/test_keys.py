@@ -90,7 +90,7 @@ def test_keys_are_required_wherever_others_can_connect(host, required):
 def test_an_endpoint_for_others_is_not_deployed_without_keys(stack, tmp_path):
     config = stack.config.model_copy(update={"keys_file": str(tmp_path / "none.json")})
     assert config.host == "0.0.0.0"
-    with pytest.raises(ValueError, match=r"holds no API key; make one with `python jobs/keys.py add"):
+    with pytest.raises(ValueError, match=r"has no API key; create one with `python jobs/keys.py add"):
         deploy(config, dashboard=stack.dashboard)
 
 

@@ -56,7 +56,7 @@ def test_all_folds_become_one_version_with_the_mean_of_the_out_of_fold_scores(tm
 def test_there_is_no_ensemble_without_a_fold_that_failed(tmp_path, finished):
     store = named(records.folds_store(tmp_path))
     store.write_trial(store.trials()[1].model_copy(update={"state": "failed"}))
-    with pytest.raises(RuntimeError, match="no ensemble without fold_1-s0, which has failed"):
+    with pytest.raises(RuntimeError, match="cannot build the ensemble: fold_1-s0 has failed"):
         register(store)
     assert finished == []
 

@@ -45,7 +45,7 @@ def test_the_end_of_a_run_is_logged_when_mlflow_is_back(mlflow, tmp_path, monkey
     recorder = stopped_early(uri, run_id, tmp_path)
     client = mlflow_client(uri)
     assert client.get_run(run_id).info.status == "RUNNING"
-    assert "1 ends of runs are logged later" in caplog.text
+    assert "1 final states of runs are logged later" in caplog.text
     recorder.on_step_end(0, [])
     assert client.get_run(run_id).info.status == "RUNNING"
     recorder.on_step_end(0, [])

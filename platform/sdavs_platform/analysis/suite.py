@@ -141,4 +141,4 @@ def _keep(
         if log_or_warn(result.name, lambda: log_result(result, folder, run_id=run_id, uri=uri), uri=uri):
             logger.info(f"{result.name}: logged to run {run_id} as analysis/{result.name}/")
     elif request.log:
-        logger.info(f"{result.name}: not logged, a folder belongs to no MLflow run")
+        logger.info(f"{result.name}: not logged, because a folder has no MLflow run")

@@ -51,7 +51,7 @@ def measure(
     if repeats < 1:
         raise ValueError(f"--repeats: {repeats} is below 1")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device: {device!r} is not on this machine; allowed: cpu")
+        raise ValueError(f"--device: {device!r} is not available on this machine; allowed: cpu")
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     bases = _bases(config, backbones, image_size)

@@ -175,7 +175,7 @@ class _Training:
             if self.moments.placed is None and {w.pid for w in self._workers()} - self._known:
                 self.moments.placed = time.monotonic()
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise ValueError("the training did not get so far:\n" + "".join(self._lines[-30:]))
+                raise ValueError("the training ended too early:\n" + "".join(self._lines[-30:]))
             time.sleep(POLL_S)
 
     def kill_a_worker(self) -> Moments:

@@ -112,8 +112,8 @@ def compare_on_worker(settings: dict[str, Any]) -> None:
     ]
     if not batches:
         raise ValueError(
-            f"training.batch_size: {len(worker.batches.clips)} clips in {worker.config.data.root} make no batch of "
-            f"{worker.config.training.batch_size}; choose fewer, or another --data"
+            f"training.batch_size: {len(worker.batches.clips)} clips in {worker.config.data.root} are too few "
+            f"for a batch of {worker.config.training.batch_size}; choose fewer, or another --data"
         )
     worker.model.train()
     bare_step = _bare_step(worker.config, device=worker.engine.device)

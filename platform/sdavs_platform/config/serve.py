@@ -69,7 +69,7 @@ class RolloutConfig(Section):
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if list(value) != sorted(set(value)):
-            raise ValueError("must rise without repeats")
+            raise ValueError("must be strictly ascending")
         return value
 
 
@@ -231,7 +231,7 @@ class ServeConfig(Section):
             )
         if self.max_replicas > self.min_replicas and self.rollout.bake_s > self.scale_down_after_s:
             raise ValueError(
-                f"rollout.bake_s: {self.rollout.bake_s:g} is above scale_down_after_s: the version before would be "
-                f"scaled down while it may have to take over; allowed: up to {self.scale_down_after_s:g}"
+                f"rollout.bake_s: {self.rollout.bake_s:g} is above scale_down_after_s: the previous version would be "
+                f"scaled down while it may still have to take over; allowed: up to {self.scale_down_after_s:g}"
             )
         return self

@@ -185,7 +185,7 @@ class OptimizerConfig(Section):
     @classmethod
     def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if list(value) != sorted(set(value)):
-            raise ValueError("must ascend without repeats")
+            raise ValueError("must be strictly ascending")
         return value
 
     @model_validator(mode="after")
@@ -467,7 +467,7 @@ class TrackingConfig(Section):
         # MLflow's rule for the models of a run, which each version is made from; its registry allows some of these.
         if value is not None and (not value.strip() or any(letter in value for letter in "/:.%\"'")):
             raise ValueError(
-                f"{value!r} is no name for a model; it may not be empty or contain / : . % \" or '"
+                f"{value!r} is not a valid model name; it must not be empty or contain / : . % \" or '"
             )
         return value
 
@@ -564,7 +564,7 @@ class RunConfig(Section):
             self.model.freeze_backbone and self.model.audio_encoder_is_frozen
         ):
             raise ValueError(
-                "data.cache_features: encoders that are trained give other features after every step; set "
+                "data.cache_features: the features of trained encoders change at every step; set "
                 "model.freeze_backbone=true and model.freeze_audio_encoder=true, or data.cache_features=false"
             )
         return self

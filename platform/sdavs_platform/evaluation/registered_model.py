@@ -376,7 +376,7 @@ def test_splits(data: Path, kind: str) -> list[str]:
     """The splits of a data set whose name starts with "test". Raises ValueError if there is none."""
     found = sorted(split for split in splits_of(kind, data) if split.startswith("test"))
     if not found:
-        raise ValueError(f"{data}: no split whose name starts with test; name one with --split")
+        raise ValueError(f"{data}: no split whose name starts with test; choose one with --split")
     return found
 
 

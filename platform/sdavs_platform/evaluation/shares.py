@@ -160,7 +160,9 @@ class Scorers:
         places = placement_group([bundle] * len(others), strategy="SPREAD")
         try:
             if not places.wait(self.wait_seconds):
-                logger.info("no resources are free for %d more workers; scoring alone", len(others))
+                logger.info(
+                    "no free resources for %d more workers; scoring in this process only", len(others)
+                )
                 return merged([score_share(model, heard, range(num_clips), device=device, **options)])
             task = ray.remote(
                 num_cpus=self.num_cpus,

@@ -86,7 +86,7 @@ class ObjectStore:
                 if not service.is_alive():
                     raise RuntimeError(f"the S3 server ended:\n{processes.tail(log)}") from None
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"the S3 server does not answer ({error}); see {log}") from None
+                    raise RuntimeError(f"the S3 server does not respond ({error}); see {log}") from None
                 time.sleep(0.1)
 
     def client(self) -> Any:

@@ -149,7 +149,7 @@ def wait_until(
         if service and not service.is_alive():
             raise RuntimeError(f"{what} ended:\n{tail(log)}")
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{what} did not answer within {limit_s:g} s; see {log}")
+            raise RuntimeError(f"{what} did not respond within {limit_s:g} s; see {log}")
         time.sleep(0.2)
 
 

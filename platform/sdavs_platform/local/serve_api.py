@@ -56,7 +56,7 @@ def _request(method: str, dashboard: str, config: dict[str, Any] | None = None) 
     except httpx.UnsupportedProtocol as error:
         raise ValueError(f"Ray dashboard {dashboard}: write the address as http://HOST:PORT") from error
     except httpx.TransportError as error:
-        raise ConnectionError(f"no Ray dashboard answers at {dashboard}: {error}") from error
+        raise ConnectionError(f"no Ray dashboard responds at {dashboard}: {error}") from error
     if not answer.is_success:
         raise ValueError(f"Ray dashboard {dashboard}: {answer.status_code} {answer.text.strip()[:500]}")
     return answer

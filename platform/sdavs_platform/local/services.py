@@ -53,7 +53,7 @@ def run(ports: Ports) -> dict[str, str]:
     home = state_folder()
     with state.lock(home, command="make services"):
         environment = up(ports=ports, home=home)
-    logger.info("MLflow, Postgres and the S3 server answer; buckets: %s", ", ".join(BUCKETS))
+    logger.info("MLflow, Postgres and the S3 server are running; buckets: %s", ", ".join(BUCKETS))
     return environment
 
 
@@ -70,7 +70,7 @@ def up(*, ports: Ports, home: Path) -> dict[str, str]:
     known = state.read(home)
     if known.mlflow and known.mlflow.service and not known.mlflow.on_postgres:
         raise RuntimeError(
-            f"MLflow at {known.mlflow.uri} runs on sqlite for this folder (`make demo`); end it with `make stop`"
+            f"MLflow at {known.mlflow.uri} runs on sqlite for this folder (`make demo`); stop it with `make stop`"
         )
     folder = home / "services"
     keys = _keys(folder)

@@ -241,7 +241,7 @@ def _inside(name: str) -> str:
         ValueError: it does not.
     """
     if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"the path {name} leads out of the folder")
+        raise ValueError(f"the path {name} is outside the folder")
     return name
 
 

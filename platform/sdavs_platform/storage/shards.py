@@ -132,7 +132,7 @@ def read_index(storage: Storage) -> Index:
         ]
         for path, *_ in (file for record in records for file in record.files):
             if path.startswith("/") or ".." in path.split("/"):
-                raise ValueError(f"the path {path} leads out of the folder")
+                raise ValueError(f"the path {path} is outside the folder")
         return Index(
             digest=hashlib.sha256(content).hexdigest(),
             kind=values["kind"],

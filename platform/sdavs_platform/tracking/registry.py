@@ -124,7 +124,7 @@ def resolve(model_uri: str, *, uri: str | None = None) -> RegisteredVersion:
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+|latest))", model_uri)
     if not match:
         raise ValueError(
-            f"{model_uri}: not a model address; allowed: models:/NAME@ALIAS, models:/NAME/NUMBER, models:/NAME/latest"
+            f"{model_uri}: not a model URI; allowed: models:/NAME@ALIAS, models:/NAME/NUMBER, models:/NAME/latest"
         )
     name, alias, number = match.groups()
     address = tracking_uri(uri)

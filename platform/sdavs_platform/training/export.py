@@ -52,10 +52,10 @@ def export_from_storage(
         ValueError: no such training or checkpoint, or the checkpoint is incomplete; names it.
     """
     if not has_checkpoints(storage, name, field="--storage"):
-        raise ValueError(f"--name: no training {name!r} has left checkpoints at {storage}")
+        raise ValueError(f"--name: there are no checkpoints of a training {name!r} at {storage}")
     run = TrainingRun.find(name, storage=storage, uri=uri)
     if run is None:
-        raise ValueError(f"--tracking-uri: {uri} knows no run of {name!r} with checkpoints at {storage}")
+        raise ValueError(f"--tracking-uri: {uri} has no run of {name!r} with checkpoints at {storage}")
     config, run_id = run.recorded_config(), run.run_id
     trained = ray.train.Result.from_path(f"{storage.rstrip('/')}/{name}")
     chosen, metrics = _chosen(trained, checkpoint, criterion=config.training.criterion)

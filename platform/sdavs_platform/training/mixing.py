@@ -132,7 +132,7 @@ def clip_order(config: RunConfig, sets: Sequence[TrainingClips]) -> ClipOrder:
     categories = [category for clips in sets for category in clips.categories] if data.class_balance else []
     if data.class_balance and not all(categories):
         raise ValueError(
-            f"data.class_balance: {sets[0].source.root} does not say which categories its clips hold; allowed: 0"
+            f"data.class_balance: {sets[0].source.root} does not record the categories of its clips; allowed: 0"
         )
     weights = None
     if any(mixed.weight is not None for mixed in data.mix):

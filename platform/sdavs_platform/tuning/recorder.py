@@ -164,7 +164,7 @@ class TrialRecorder(Callback):
         while self._unsent:
             if reason := unreachable(self._tracking_uri):
                 logger.warning(
-                    f"MLflow does not respond ({reason}); {len(self._unsent)} ends of runs are logged later"
+                    f"MLflow does not respond ({reason}); {len(self._unsent)} final states of runs are logged later"
                 )
                 self._next_attempt = time.monotonic() + _RETRY_S
                 return

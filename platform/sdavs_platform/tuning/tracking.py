@@ -82,7 +82,7 @@ def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore)
     if found := fold_scores(trials):
         failed = [trial for trial in trials if trial.state != "finished"]
         if failed:
-            raise RuntimeError(f"no ensemble without {failed[0].id}, which has {failed[0].state}")
+            raise RuntimeError(f"cannot build the ensemble: {failed[0].id} has {failed[0].state}")
         others = [trial for trial in trials if trial is not best]
         val_scores, tags = found.mean, {"sweep": sweep.name, "folds": str(len(trials))}
 

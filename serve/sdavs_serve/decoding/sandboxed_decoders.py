@@ -82,7 +82,7 @@ class Decoding:
                     raise ValueError(f"more than {limits.max_frames} samples")
                 sample = _sample(message, max_pixels=limits.max_pixels)
             except (ValueError, KeyError, TypeError) as error:
-                logger.error("a decoder was taken over, or has a bug: %s", error)
+                logger.error("a decoder is compromised or has a bug: %s", error)
                 raise self._death(0) from error
             yield sample
 
@@ -131,7 +131,7 @@ class Decoding:
             detail = f"takes more than {limits.timeout_s:g} s to decode"
             return MediaError("too_large", detail, field=self._field, limit="timeout_s")
         name = signal.Signals(number).name if number else "no signal"
-        return MediaError("corrupt", f"the decoder crashed on it ({name})", field=self._field)
+        return MediaError("corrupt", f"the decoder crashed while reading it ({name})", field=self._field)
 
 
 def _sample(message: protocol.Message, *, max_pixels: int) -> Sample:

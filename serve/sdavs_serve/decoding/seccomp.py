@@ -112,7 +112,7 @@ def restrict() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     argument = ctypes.byref(Program(len(program) // 8, ctypes.cast(code, ctypes.c_void_p)))
     if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, argument, 0, 0):
-        raise OSError(ctypes.get_errno(), "the kernel takes no system call filter")
+        raise OSError(ctypes.get_errno(), "the kernel does not accept the system call filter")
 
 
 def _program(machine: str, pid: int) -> bytes:

@@ -142,7 +142,7 @@ class _Upload:
         if time.monotonic() - self._began >= limits.upload_timeout_s:
             detail = f"the upload takes longer than {limits.upload_timeout_s:g} s"
             return RequestError(status=408, kind="slow_upload", detail=detail, limit="upload_timeout_s")
-        detail = f"the upload is slower than {limits.min_upload_kb_s:g} kB a second"
+        detail = f"the upload is slower than {limits.min_upload_kb_s:g} kB/s"
         return RequestError(status=408, kind="slow_upload", detail=detail, limit="min_upload_kb_s")
 
     def _failed(self, error: RequestError) -> RequestError:

@@ -114,7 +114,7 @@ class JobRunner:
                 try:
                     await self.look()
                 except Exception:
-                    logger.exception("the jobs cannot be read; trying again")
+                    logger.exception("cannot read the jobs; retrying")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL_S)
         finally:
@@ -169,7 +169,7 @@ class JobRunner:
             while not work.done():
                 await asyncio.wait({work}, timeout=BEAT_S)
                 if not work.done() and not await self._report(job, num_frames=frames[0]):
-                    logger.info("job %s was cancelled, or taken up by another replica", job.id)
+                    logger.info("job %s was cancelled, or taken over by another replica", job.id)
                     return
             await self._end(job, await work)
         except RequestError as error:

@@ -88,7 +88,7 @@ class JobTable:
                 job = self.get(job_id)
             except ValidationError as error:
                 if job_id not in self._unreadable:
-                    logger.error("%s.json is no record of a job: %s", job_id, error)
+                    logger.error("%s.json is not a job record: %s", job_id, error)
                 self._unreadable.add(job_id)
                 continue
             if job:

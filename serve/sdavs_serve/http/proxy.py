@@ -84,7 +84,8 @@ class ReadLimits:
                 waited = time.monotonic() - began
                 if not written.done() and self._is_too_slow(sending, waited_s=waited, size=size):
                     logger.warning(
-                        "a client that stopped reading after %d bytes is cut off", sending.num_bytes
+                        "closing the connection of a client that stopped reading after %d bytes",
+                        sending.num_bytes,
                     )
                     # The server then drops the rest of the response, and the proxy learns that the client has gone.
                     abort_connection(send)

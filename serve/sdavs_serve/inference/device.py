@@ -24,7 +24,7 @@ class DeviceHealth:
         # Of its own: in the event loop's few threads it would wait for masks of large frames.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device probe")
         self.broken: str | None = None
-        """Why the device computes no more; stays, because nothing in this process mends it."""
+        """Why the device no longer computes; permanent, because this process cannot repair it."""
 
     async def check(self, probe: Callable[[], None], *, is_busy: Callable[[], bool] = lambda: False) -> None:
         """Ask the device; returns at once where that has failed before.
@@ -34,7 +34,7 @@ class DeviceHealth:
             is_busy: whether the device has other work by now, which a slow probe may have waited for.
 
         Raises:
-            RuntimeError: the device computes no more.
+            RuntimeError: the device no longer computes.
         """
         if self.broken is None:
             try:
@@ -48,4 +48,4 @@ class DeviceHealth:
                 # torch raises RuntimeErrors and errors of its own for what CUDA reports.
                 self.broken = f"{type(error).__name__}: {error}"
         if self.broken is not None:
-            raise RuntimeError(f"the device computes no more: {self.broken}")
+            raise RuntimeError(f"the device no longer computes: {self.broken}")

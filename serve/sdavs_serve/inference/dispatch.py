@@ -86,7 +86,7 @@ class Dispatcher:
                     raise
                 # Once more: its batch may have failed for another clip, or the device of this replica is broken. Then
                 # the replica refuses at once, until Serve replaces it, and another one answers.
-                logger.warning("version %d failed and is asked again: %s", route.release.version, error.cause)
+                logger.warning("version %d failed; retrying: %s", route.release.version, error.cause)
                 failed = failed or not broken
                 if broken:
                     await asyncio.sleep(PAUSE_S * 2**attempt)

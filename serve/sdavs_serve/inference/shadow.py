@@ -73,12 +73,12 @@ class Observer:
         except (*CALL_LOST, BackPressureError):
             return
         except TimeoutError:
-            logger.warning("version %s hangs in the shadow", route.mirror.version)
+            logger.warning("version %s does not respond in shadow mode", route.mirror.version)
             seconds = self._call_timeout_s
             self._add(Observation(stage=route.stage, who=who, ok=False, seconds=seconds))
             return
         except RayTaskError as error:
-            logger.warning("version %s failed in the shadow: %s", route.mirror.version, error.cause)
+            logger.warning("version %s failed in shadow mode: %s", route.mirror.version, error.cause)
             self._add(Observation(stage=route.stage, who=who, ok=False, seconds=0.0))
             return
         finally:

@@ -82,7 +82,7 @@ class RolloutController:
                 await self._tick()
             except Exception:
                 # MLflow or Ray's head may be unavailable for a while; the next tick starts from the state then.
-                logger.exception("the rollout controller failed; trying again")
+                logger.exception("the rollout controller failed; retrying")
             try:
                 await asyncio.wait_for(self._nudged.wait(), TICK_S)
             except TimeoutError:
@@ -211,7 +211,7 @@ class RolloutController:
         except Exception as error:
             self._trouble = f"{type(error).__name__}: {error}"
             logger.warning(
-                "phase %s failed and is tried again: %s",
+                "phase %s failed; retrying: %s",
                 self._work[0][1] if self._work else "",
                 self._trouble,
             )

@@ -97,7 +97,7 @@ def verify(target: Target, config: ServeConfig) -> Release | Failure:
         if model.num_frames > config.max_batch_frames:
             raise ValueError(
                 f"max_batch_frames: {config.max_batch_frames} is below the {model.num_frames} frames that "
-                f"version {target.version} sees at once"
+                f"version {target.version} takes at once"
             )
     except ValueError as error:
         return Failure(gate="signature", reason=str(error))

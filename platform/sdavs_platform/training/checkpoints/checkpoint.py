@@ -258,7 +258,7 @@ def verify_complete(folder: Path, *, is_read: Callable[[int], bool] = lambda ran
                     f"{file}: {is_now}, but {written['bytes']} bytes were written; incomplete checkpoint"
                 )
             if is_read(rank) and sha256_of(file) != written["sha256"]:
-                raise ValueError(f"{file}: not the bytes that were written; damaged checkpoint")
+                raise ValueError(f"{file}: differs from what was written; damaged checkpoint")
     return world_size
 
 

@@ -111,7 +111,7 @@ class Lease:
         try:
             self._storage.delete_if(self._file, expected=_written(self._holder))
         except ValueError as error:  # it expires
-            logger.warning("%s: the lease could not be given back: %s", self._name, error)
+            logger.warning("%s: could not release the lease: %s", self._name, error)
 
     def require(self) -> None:
         """Raises RuntimeError if another command has taken the lease over."""
@@ -126,13 +126,13 @@ class Lease:
             holder = Holder(**json.loads(content))
             if not (holder.has_ended or self._takes_over or self._has_expired(content, holder)):
                 raise ValueError(
-                    f"name: {self._name!r} is being trained by {holder}; wait for its end, choose another --name, "
-                    f"or end it with --take-over"
+                    f"name: {self._name!r} is already being trained by {holder}; wait until it ends, "
+                    f"choose another --name, or stop it with --take-over"
                 )
         return self._storage.replace(self._file, _written(self._holder), expected=content)
 
     def _has_expired(self, content: bytes, holder: Holder) -> bool:
-        logger.info("%s: is %s still training?", self._name, holder)
+        logger.info("%s: checking whether %s is still training", self._name, holder)
         deadline = time.monotonic() + self._expire_s
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._renew_s / 4))

@@ -38,7 +38,7 @@ class SupersededError(StoppedError):
 
 
 class PreemptedError(RuntimeError):
-    """The workers have saved, because a node is taken away; they start again on what is left."""
+    """The workers have saved, because a node is being drained; they start again on what is left."""
 
 
 class StopRequest:
@@ -120,7 +120,7 @@ class Notices:
             return SupersededError("another command has taken over")
         if stopping:
             return StoppedError("stopped after a checkpoint")
-        return PreemptedError("a node is taken away") if preempted else None
+        return PreemptedError("a node is being drained") if preempted else None
 
     def _listen(self, key: str) -> None:
         while self._request != _SUPERSEDED:

@@ -76,7 +76,7 @@ class DeliveryQueue:
             self._changed.notify()
         self._thread.join(patience_s)
         if self._thread.is_alive():
-            raise RuntimeError(f"MLflow at {self._run.uri} did not answer for {patience_s:g} s")
+            raise RuntimeError(f"MLflow at {self._run.uri} did not respond for {patience_s:g} s")
         if self._error:
             raise self._error
 

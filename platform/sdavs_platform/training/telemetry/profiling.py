@@ -64,4 +64,4 @@ class StepProfiler:
                 TrainingRun(uri=uri, run_id=run_id).client.log_artifact(run_id, str(trace), FOLDER)
             except MlflowException as error:
                 # Points wait for a server that is away; a trace is in the storage already.
-                logger.warning("%s: MLflow did not take %s: %s", self._config.name, name, error)
+                logger.warning("%s: could not log %s to MLflow: %s", self._config.name, name, error)

@@ -69,4 +69,4 @@ class TensorBoard:
                 self._storage.write(f"tensorboard/{file.name}", file.read_bytes())
         except ValueError as error:
             # The next upload sends everything, and MLflow has the same points.
-            logger.warning("TensorBoard's files are not sent: %s", error)
+            logger.warning("could not upload the TensorBoard files: %s", error)
