@@ -103,7 +103,7 @@ class ModelConfig:
     """The keys that decide on names and shapes of the weights, besides `num_classes`. A subclass adds its own."""
 
     architecture: str
-    """Name in `sdavs_model.architectures.ARCHITECTURES`; decides which other keys of this section there are."""
+    """Name in `sdavs_model.architectures.ARCHITECTURES`; determines which other keys this section has."""
     backbone: str = "pvt_v2_b5"
     """Any timm name that offers `features_only` with stages of stride 4, 8, 16 and 32."""
     image_size: int = 384
@@ -111,12 +111,12 @@ class ModelConfig:
     num_frames: int = 5
     """Frames, and seconds of sound, in a training clip; the model itself takes any number."""
     num_classes: int = 1
-    """1: a binary mask of what sounds (S4, MS3). K > 1: K semantic classes with background first (AVSS)."""
+    """1: a binary mask of the sounding objects (S4, MS3). K > 1: K semantic classes with background first (AVSS)."""
     pretrained: bool = False
     """Load the backbone's ImageNet weights through timm (needs its hub or a filled cache)."""
     backbone_weights: str | None = None
-    """Pretrained backbone: a name of `jobs/prepare_weights.py list`, or a local file (.safetensors, .pth, .pt). Takes
-    the place of `pretrained`."""
+    """Pretrained backbone: a name of `jobs/prepare_weights.py list`, or a local file (.safetensors, .pth, .pt).
+    Overrides `pretrained`."""
     freeze_backbone: bool = False
     """Never train the backbone; it then always runs in eval mode."""
     audio_encoder: AudioEncoderName = "vggish"
@@ -126,17 +126,17 @@ class ModelConfig:
     """Pretrained audio encoder: a name of `jobs/prepare_weights.py list`, or a local file such as torchvggish's
     `vggish-10086976.pth`. Unset: it is trained from scratch."""
     freeze_audio_encoder: bool | None = None
-    """Never train the audio encoder; it then always runs in eval mode. Unset: frozen, as in the paper, where
+    """Never train the audio encoder; it then always runs in eval mode. Unset: frozen, as in the paper, if
     `audio_weights` are given."""
     from_scratch: bool = False
-    """Start from random weights, whatever `pretrained`, `backbone_weights` and `audio_weights` ask for."""
+    """Start from random weights and ignore `pretrained`, `backbone_weights` and `audio_weights`."""
     feature_noise: float = 0.0
     """Gaussian noise on the encoders' outputs while training, relative to each channel's standard deviation: varies
     clips whose encoders are frozen, at no cost. Our choice; the paper has none."""
     feature_dropout: float = 0.0
     """Probability of dropping a channel of the encoders' outputs while training."""
     vggish_width: float = 1.0
-    """Channels of VGGish relative to the published network. Below 1 no public weights fit: our choice for
+    """Channels of VGGish relative to the published network. Below 1, public weights do not fit; our choice for
     machines without a GPU."""
     audio_window: AudioWindow = "second"
     """See `PreprocessConfig.audio_window`."""

@@ -27,7 +27,7 @@ class RolloutConfig(Section):
     """Fraction of the windows that also go to the other version, for comparison only."""
 
     canary_weights: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.25, 0.5)
-    """Fraction of the requests that the new version answers, step by step; the switch follows."""
+    """Fraction of the requests that the new version serves, step by step; the switch follows."""
 
     step_seconds: NotNegative = 5.0
     """Shortest duration of the shadow and of each canary step, in seconds; with autoscaling, longer than its delay."""
@@ -36,30 +36,31 @@ class RolloutConfig(Section):
     """Fewest predictions of either version from which the shadow and each canary step are judged."""
 
     step_timeout_s: Positive = 3600.0
-    """A step without enough predictions after so many seconds refuses the version."""
+    """Seconds after which a step without enough predictions refuses the version."""
 
     bake_s: NotNegative = 300.0
-    """How long the new version is watched after it has taken over, in seconds; if it does badly, the version before
-    serves again. 0: not at all."""
+    """How long the new version is watched after the switch, in seconds; if it fails, the previous version serves
+    again. 0: not at all."""
 
     call_timeout_s: Positive = 20.0
-    """Longest time in which the new version may predict one window, in seconds. Then the old version answers the
+    """Longest time in which the new version may predict one window, in seconds. Then the old version processes the
     request, and the failure counts as an error; also the time after which a replica that hangs is replaced."""
 
     probe_after_s: Positive = 1.0
-    """After so many seconds without traffic, golden clips are sent to both versions instead."""
+    """Seconds without traffic after which golden clips are sent to both versions instead."""
 
     max_error_rate: Fraction = 0.02
     """Fraction of the new version's predictions in a step that may fail."""
 
     max_latency_ratio: Annotated[float, Field(gt=1)] = 1.5
-    """Largest ratio of the new version's 95th percentile of latency to the old one's; medians where there are few."""
+    """Largest ratio of the new version's 95th percentile of latency to the old one's; medians if there are few
+    predictions."""
 
     latency_slack_ms: NotNegative = 50.0
     """Milliseconds by which the new version may always be slower: latencies of small models are mostly noise."""
 
     max_disagreement: Fraction = 0.5
-    """Mean of 1 - IoU of both versions' masks. A better model differs; a broken one differs more. 1 never refuses."""
+    """Mean of 1 - IoU of both versions' masks. A better model differs; a broken one differs more. 1: never refused."""
 
     max_restarts: CountOrZero = 2
     """How often replicas of the new version may be lost once it was loaded. Each time it is loaded again, and the
@@ -83,7 +84,7 @@ class JobsConfig(Section):
     """How long a job and its results are kept after it has ended, in seconds."""
 
     at_once: Count = 1
-    """Jobs that one ingress replica works at; other requests share model and processors with them."""
+    """Jobs that one ingress replica processes at the same time; they share model and CPUs with other requests."""
 
     max_queued: Count = 100
     """Jobs that may wait; one more gets 429 with Retry-After."""
@@ -96,7 +97,7 @@ class JobsConfig(Section):
     """Longest time of one job, in seconds."""
 
     webhook_hosts: tuple[str, ...] = ()
-    """Hosts that the webhook of a job may have. Empty: jobs may not have one."""
+    """Hosts to which the webhook of a job may be sent. Empty: jobs may not have one."""
 
     webhook_secret_file: str | None = None
     """File with the secret that signs these webhooks; needed with webhook_hosts."""
@@ -143,13 +144,14 @@ class ServeConfig(Section):
     """Largest accepted request body, in megabytes."""
 
     max_uploads: Count = 32
-    """Uploads that one ingress replica receives at once, besides `max_requests`; one more gets 429 with Retry-After."""
+    """Uploads that one ingress replica receives at once, in addition to `max_requests`; one more gets 429 with
+    Retry-After."""
 
     upload_timeout_s: Positive = 600.0
     """Longest time for receiving one upload, in seconds; then 408."""
 
     min_upload_kb_s: Positive = 8.0
-    """Slowest accepted upload, in kilobytes a second on average after its first ten seconds; slower ones get 408."""
+    """Slowest accepted upload, in kilobytes per second on average after its first ten seconds; slower ones get 408."""
 
     max_seconds: Positive = 60.0
     """Longest accepted clip, in seconds."""
@@ -161,10 +163,10 @@ class ServeConfig(Section):
     """Largest accepted picture, in pixels (width times height): 4K video, and photographs of 12 megapixels."""
 
     decoder_memory_mb: Positive = 1024.0
-    """Memory, in megabytes, that the process that decodes one upload may use; beyond it, 413."""
+    """Memory, in megabytes, that the decoder of one upload may use; beyond it, 413."""
 
     decoder_cpu_s: Positive = 60.0
-    """Processor time, in seconds, that it may use; beyond it, 413."""
+    """CPU time, in seconds, that the decoder of one upload may use; beyond it, 413."""
 
     max_requests: Count = 8
     """Requests that one ingress replica processes at once; one more gets 429 with Retry-After."""
@@ -173,17 +175,17 @@ class ServeConfig(Section):
     """Windows of clips that may wait for a model replica in one ingress replica; one more gets 503 with Retry-After."""
 
     ingress_replicas: Count = 1
-    """Replicas of the ingress. With two, a killed one costs only the requests that it had."""
+    """Replicas of the ingress. With two, the loss of one affects only the requests that it was processing."""
 
     timeout_s: Positive = 120.0
     """Longest time for one response, in seconds; then 504."""
 
     fps: Positive = 1.0
-    """Masks per second of video where the request does not say; the model was trained at 1."""
+    """Masks per second of video if the request does not specify it; the model was trained at 1."""
 
     reuse_mb: NotNegative = 256.0
-    """Disk space of an ingress replica for responses, in megabytes, that are sent again for the same clip, parameters,
-    version and API key; 0: none."""
+    """Disk space, in megabytes, in which an ingress replica caches responses for the same clip, parameters, version
+    and API key; 0: no cache."""
 
     max_batch_frames: Count = 20
     """Frames that one forward pass may hold, over all requests in it; at least the model's num_frames."""

@@ -78,15 +78,15 @@ class DataConfig(Section):
 
     fold_by: FoldBy = "assets"
     """What is held out together. "assets": clips that share a photograph or a recording; "clips": each clip by itself,
-    for sets composed of so few assets that no clip shares none."""
+    for sets in which all clips share assets."""
 
     mix: tuple[MixedSet, ...] = ()
-    """More data sets to train on, each {root, kind, split, weight}, in one order with data.root's; an epoch has as many
-    clips as all hold. Validation and tests are data.root's. Not with cache_features."""
+    """More data sets to train on, each {root, kind, split, weight}, shuffled together with data.root; an epoch has as
+    many clips as all of them together. Validation and tests use data.root only. Not with cache_features."""
 
     class_balance: Fraction = 0.0
-    """How far rare categories of clips are drawn more often: 0 takes each clip once an epoch, 1 draws all categories
-    equally often. Needs a data set that says what its clips hold; not with cache_features."""
+    """How far rare categories of clips are drawn more often: 0 draws each clip once per epoch, 1 draws all categories
+    equally often. Needs a data set that records the categories of its clips; not with cache_features."""
 
     audio: Literal["right", "muted"] = "right"
     """"muted" trains an audio-blind model: on the same clips, with silence as sound."""
@@ -99,28 +99,28 @@ class DataConfig(Section):
 
     whole_clips: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of the epochs, at the end, that train on whole clips instead of `augment.window`, in batches of as many
-    frames; an epoch keeps its number of steps. Short windows learn faster, but what compares distant seconds is trained
-    by whole clips alone."""
+    frames; an epoch keeps its number of steps. Short windows train faster, but parts that compare distant seconds are
+    trained only by whole clips."""
 
     num_workers: CountOrZero = 0
     """Loader processes per training worker; 0 loads in the training process (best on few cores)."""
 
     cache_gb: Positive | None = None
-    """Of a data set in shards, how many GB of clips a machine keeps in the state folder; those used longest ago go
-    first. Unset: all that it has fetched."""
+    """For a data set in shards: GB of clips that a machine keeps in the state folder; the least recently used ones are
+    removed first. Unset: all fetched clips are kept."""
 
     cache_sound: bool = True
-    """Decode every sound once and keep it in the state folder; its log-mel where the sound is not augmented."""
+    """Decode every sound once and keep it in the state folder, or its log-mel if the sound is not augmented."""
 
     cache_features: bool = False
-    """Keep the encoders' outputs for every clip in the state folder, 0.5 MB a clip at 128 px, and train on them:
-    so no step runs the encoders. Needs both encoders frozen. Of data.augment only `window` applies; the features can be
-    augmented instead (model.feature_noise, model.feature_dropout)."""
+    """Keep the encoders' outputs for every clip in the state folder, 0.5 MB per clip at 128 px, and train on them, so
+    that no step runs the encoders. Needs both encoders frozen. Of data.augment only `window` applies; the features can
+    be augmented instead (model.feature_noise, model.feature_dropout)."""
 
     paired_sounds: bool = False
-    """Train on every picture under two sounds in the same batch, its own and another clip's, each with its own masks: a
-    model that does not listen is wrong under one of them. An epoch is as long and shows half of the clips, others each
-    time. Needs cache_features, and a data set that records all visible objects, as RealAV does."""
+    """Train on every picture under two sounds in the same batch, its own and another clip's, each with its own masks:
+    a model that does not listen is wrong under one of them. An epoch has as many steps but shows half of the clips,
+    different ones each time. Needs cache_features, and a data set that records all visible objects, as RealAV does."""
 
     @field_validator("root")
     @classmethod
@@ -164,7 +164,7 @@ class OptimizerConfig(Section):
     a cosine (Loshchilov and Hutter 2017); "poly": (1 - progress) to the power of poly_power; "constant": not at all."""
 
     final_lr_factor: Fraction = 0.0
-    """What lr approaches, relative to lr; 0 for "constant", which stays at lr."""
+    """Final value of lr, relative to its peak; 0 for "constant", which stays at lr."""
 
     poly_power: Positive = 0.9
     """Power of the schedule "poly"; 0.9 is DeepLab's."""
@@ -267,11 +267,12 @@ class TrainingConfig(Section):
     gradients and learning rate are those of the undivided batch_size. Not for deepspeed.zero_stage 3."""
 
     checkpoint_activations: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
 
     compile: bool = False
     """Compile the model with torch.compile at the first step, for any batch size and clip length; batches with padding
-    stay uncompiled in part. Takes minutes once a worker, and on CPUs a C++ compiler. Not for deepspeed.zero_stage 3."""
+    are only partly compiled. Takes minutes once per worker, and needs a C++ compiler on CPUs. Not for
+    deepspeed.zero_stage 3."""
 
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an average of the weights, such as 0.999; the average is then scored, exported and registered
@@ -289,7 +290,7 @@ class TrainingConfig(Section):
     """Training stops after this many validations without a better score (select_by). Unset: never."""
 
     select_by: Literal["J", "listening"] = "J"
-    """What the best checkpoint is chosen by, on the validation split. "J"; or "listening": J plus the difference of J
+    """Criterion for the best checkpoint, on the validation split. "J"; or "listening": J plus the difference of J
     between the right and swapped sound, which a model that marks whatever it sees cannot raise. The latter validates
     twice, and needs clips with different sounds in data.val_split."""
 
@@ -306,12 +307,12 @@ class TrainingConfig(Section):
     checkpoint. null: no limit."""
 
     max_skipped: Annotated[int, Field(ge=0)] = 10
-    """Most consecutive steps with non-finite gradients. Such a step leaves the weights as they are; one more ends the
+    """Most consecutive steps with non-finite gradients. Such a step leaves the weights unchanged; one more ends the
     training."""
 
     spike_factor: Annotated[float, Field(gt=1)] | None = None
-    """A step whose loss is above this many times the average of about 50 before it leaves the weights as they are, and
-    counts towards max_skipped. Unset: no step is skipped for its loss."""
+    """A step whose loss exceeds this factor times the average of about 50 steps before it leaves the weights unchanged
+    and counts towards max_skipped. Unset: no step is skipped for its loss."""
 
     log_every: Count = 10
     """Steps between log lines, and between points of the metrics."""
@@ -348,7 +349,7 @@ class DeepSpeedConfig(Section):
     """Elements per collective; DeepSpeed's default of 5e8 would need 2 GB per worker."""
 
     offload_optimizer: bool = False
-    """Keep optimizer states, and compute updates, in main memory instead of GPU memory; for stages 1 to 3."""
+    """Keep optimizer states, and compute updates, in CPU memory instead of GPU memory; for stages 1 to 3."""
 
     @model_validator(mode="after")
     def _has_states_to_offload(self) -> "DeepSpeedConfig":

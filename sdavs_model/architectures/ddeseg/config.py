@@ -64,7 +64,7 @@ class DDESegConfig(ModelConfig):
     audio_mlp_width: int | None = None
     """Hidden channels of the MLP that adapts tokens to a stage. Unset: four times those of the tokens, as published."""
     num_centres: int = 5
-    """Learned centres by which the picture is described to the tokens."""
+    """Number of learned centres that represent the picture for the tokens."""
     num_heads: int = 8
     """Most heads of an attention; a stage whose channels they do not divide has the most that do."""
     placement: Literal["before_blocks", "after_stages"] = "after_stages"

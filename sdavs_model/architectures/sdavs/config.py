@@ -14,14 +14,14 @@ class Ablation:
     """
 
     snrp: Literal["before", "after", "none"] = "before"
-    """Where SNRP stands: before the fusion (the paper's), after it (Table V), or nowhere (Table III)."""
+    """Position of SNRP: before the fusion (the paper's), after it (Table V), or nowhere (Table III)."""
     channel_selector: bool = True
     """SNRP's channel feature selector, CFS (equations 1 and 2; Table IV)."""
     spatial_selector: bool = True
     """SNRP's spatial feature selector, SFS (equation 3; Table IV)."""
     spatial_gate: Literal["agreement", "audio"] = "agreement"
-    """What SFS looks at. "agreement": where the picture agrees with the sound (our choice: audio alone cannot
-    know where anything is). "audio": the reading of the paper's figure, a map decoded from audio alone."""
+    """Input of SFS. "agreement": where the picture agrees with the sound (our choice: audio alone has no spatial
+    position). "audio": as in the paper's figure, a map decoded from audio alone."""
     damf: bool = True
     """The discriminative audio-visual mutual fusion (equations 4 to 7; Table III)."""
     direction: Literal["both", "av", "va"] = "both"
@@ -32,8 +32,8 @@ class Ablation:
     car: bool = True
     """STC's channel-wise adaptive recalibration (equation 6)."""
     rm: Literal["multiply", "add", "straight"] = "multiply"
-    """How an attention's output meets the other stream: residual multiplication (equation 7), addition,
-    or not at all (Table VIII)."""
+    """How an attention's output is combined with the other stream: residual multiplication (equation 7), addition, or
+    not at all (Table VIII)."""
 
     def __post_init__(self) -> None:
         check_literals(self)

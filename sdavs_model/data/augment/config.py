@@ -13,51 +13,51 @@ class Augment:
     """
 
     window: int = 0
-    """Seconds of a clip that are trained on at a time, a random run of them; 0 is the whole clip. Neighbouring
-    frames show nearly the same, so short runs put more different scenes into one batch."""
+    """Number of consecutive seconds of a clip, starting at random, that are trained on at a time; 0 is the whole clip.
+    Neighbouring frames show nearly the same, so short runs put more different scenes into one batch."""
     flip_prob: float = 0.5
-    """Chance that a clip is mirrored left to right."""
+    """Probability that a clip is mirrored left to right."""
     zoom: float = 0.5
     """The clip is enlarged by up to 1 + zoom, or shrunk by up to 1 + zoom / 3."""
     shift: float = 0.1
-    """How far the clip is moved, at least, as a part of the side; a crop may lie anywhere in the picture."""
+    """Minimum range of the shift, as a fraction of the side; a crop may lie anywhere in the picture."""
     rotation: float = 12.0
-    """Largest turn in degrees, either way."""
+    """Largest rotation in degrees, in either direction."""
     reverse_prob: float = 0.3
-    """Chance that the seconds run backwards (each second itself stays as it is)."""
+    """Probability that the order of the seconds is reversed (each second itself stays unchanged)."""
     brightness: float = 0.35
     """Largest relative change of brightness, of contrast, and of each colour channel (a third of it)."""
     saturation: float = 0.6
     """Largest relative change of saturation."""
     hue: float = 0.12
-    """Largest turn of the hues, in full circles."""
+    """Largest rotation of the hue, in full circles."""
     gray_prob: float = 0.2
-    """Chance of losing all colour."""
+    """Probability that the clip becomes greyscale."""
     blur_prob: float = 0.3
-    """Chance of a blur of up to 1.5 % of the side."""
+    """Probability of a blur of up to 1.5 % of the side."""
     erase_prob: float = 0.4
-    """Chance of each of two rectangles that hide a part of every frame; the masks lose it too."""
+    """Probability of each of two rectangles that hide a part of every frame; the masks lose it too."""
     pixel_noise: float = 0.06
     """Largest standard deviation of the noise on the pixels (of 1)."""
     gain_db: float = 9.0
-    """Largest change of loudness, either way, in dB."""
+    """Largest change of loudness, in either direction, in dB."""
     pitch: float = 0.2
     """Largest relative change of pitch and speed, inside each second."""
     equalizer_db: float = 10.0
     """Largest gain or loss, in dB, of a smooth random frequency response."""
     band_prob: float = 0.5
-    """Chance of a low-pass (2 to 7 kHz), and of a high-pass (60 to 500 Hz)."""
+    """Probability of a low-pass (2 to 7 kHz), and of a high-pass (60 to 500 Hz)."""
     sound_noise_db: float = -18.0
     """Loudest added coloured noise against the clip's own level, in dB; it goes down to 40 dB below that."""
     sound_noise_prob: float = 0.6
-    """Chance of that noise."""
+    """Probability of that noise."""
     mel_time_mask: int = 16
     """Longest stretch of the 96 log-mel frames of a second that is silenced."""
     mel_band_mask: int = 10
     """Widest band of the 64 log-mel bins that is silenced."""
     mix_prob: float = 0.0
-    """Chance that the sound of another clip, of categories not seen in this one, is added. Needs a data set
-    that says which categories its clips hold, so it is off unless asked for."""
+    """Probability that the sound of another clip, of categories not seen in this one, is added. Needs a data set that
+    records the categories of its clips, so it is off by default."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
