@@ -2,7 +2,8 @@
 
     .venv/bin/python infra/local/multinode.py
 
-The machines (see `machines`) share a network and nothing else: data, checkpoints and weights go through an S3 server.
+The machines (see `machines`) share a network and nothing else: data, checkpoints and weights go through an S3 server,
+also the pretrained weights that only the first one has.
 The first cut is short; the second lasts until Ray declares the machine dead. Afterwards the weights must equal those of
 an undisturbed training bit by bit, and MLflow must have every step once.
 """
@@ -26,6 +27,8 @@ from sdavs_platform.tracking.runs import TrainingRun
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUCKET = "sdavs"
+WEIGHTS = f"{HOME}/backbone.safetensors"
+"""The pretrained backbone of the trainings."""
 RAY_PORT, MLFLOW_PORT, S3_PORT = 7410, 7420, 7440
 NUM_STEPS = 160
 """Steps of infra/local/multinode.yaml: 40 epochs of 4."""
@@ -101,6 +104,12 @@ class Site:
             "--num-test-strict 1 --size 32 --workers 1"
         )
         self.run(f"jobs/prepare_data.py upload ~/clips s3://{BUCKET}/clips")
+        # Made up, and only on the first machine; the second one gets them by way of S3.
+        self.run(
+            "-c 'import timm, safetensors.torch; "
+            'weights = timm.create_model("test_resnet").state_dict(); '
+            f'safetensors.torch.save_file(weights, "{WEIGHTS}")\''
+        )
         while processes.ask(f"{self.mlflow_uri}/health") is None:
             time.sleep(0.3)
 
@@ -128,7 +137,9 @@ class Site:
 
     def train(self, name: str) -> Followed:
         """Start a training, with its driver on the first machine."""
-        command = self.command(f"jobs/train.py --config infra/local/multinode.yaml --name {name}")
+        command = self.command(
+            f"jobs/train.py --config infra/local/multinode.yaml --name {name} --model.backbone_weights {WEIGHTS}"
+        )
         return Followed(command, log=self.folder / f"{name}.log")
 
     def weights(self, name: str) -> str:
