@@ -1,9 +1,12 @@
-"""Export a checkpoint of a running, killed or finished training as an artifact folder that sdavs_model loads.
+"""Export a checkpoint of a running, killed or finished training, or a registered model, such as the ensemble of a
+cross-validation, as an artifact folder that sdavs_model loads.
 
 python jobs/export.py --name demo --out model/
 python jobs/export.py --name demo --checkpoint newest --out model/
+python jobs/export.py --model models:/sdavs@candidate --out model/
 """
 
+import shutil
 from pathlib import Path
 
 from _flags import add_storage, add_tracking_uri, job_parser
@@ -12,7 +15,9 @@ from _job import run_job
 
 def main() -> None:
     parser = job_parser(__doc__)
-    parser.add_argument("--name", required=True, help="the training's name")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--name", help="the training's name")
+    what.add_argument("--model", metavar="MODEL", help="a registered model, as it is")
     parser.add_argument("--out", required=True, type=Path, help="folder for the artifact")
     parser.add_argument(
         "--checkpoint",
@@ -30,8 +35,13 @@ def main() -> None:
     flags = parser.parse_args()
     from sdavs_platform.config.paths import absolute, state_folder
     from sdavs_platform.tracking.client import tracking_uri
+    from sdavs_platform.tracking.registry import fetch
     from sdavs_platform.training.export import export_from_storage
 
+    if flags.model:
+        shutil.copytree(fetch(flags.model, uri=flags.tracking_uri), flags.out, dirs_exist_ok=True)
+        print(f"{flags.out}: {flags.model}")
+        return
     exported = export_from_storage(
         flags.name,
         storage=absolute(flags.storage or state_folder() / "results"),
