@@ -318,6 +318,8 @@ def configure_logging(rank: int) -> None:
     console.configure()
     if rank:
         logging.getLogger("sdavs_platform").setLevel(logging.WARNING)
+    # `ray.train.LoggingConfig` does not hold back what it logs of every checkpoint.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     log_only(logging.WARNING)
 
 
