@@ -4,11 +4,12 @@
     .venv/bin/python tests/drills/story.py --folder /tmp/story     a second call resumes after the last finished part
 
 Two data sets of a few composed clips, the configuration of the demo without pretrained weights, cut to a few steps, and
-MLflow's database in the same folder. Each command is printed before it runs, and what it says after it.
+MLflow's database in the same folder. Each command is printed before it runs, and the main lines of its output after it.
 """
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -26,6 +27,11 @@ CUT = (
     "--optimizer.warmup_steps 0 --data.whole_clips 0"
 )
 
+SHOWN = re.compile(r": (starting|resuming)| step \d+/| validated |^  |written$|is now version|Error")
+"""Lines of the commands' outputs that are printed."""
+PROCESS = re.compile(r"^\S*\(\w+ pid=\d+\)\S* ")
+"""What Ray puts before a line of a worker."""
+
 
 class Story:
     """Runs commands in a folder of its own.
@@ -38,12 +44,11 @@ class Story:
         self.folder = folder
         self.environment = os.environ | {"SDAVS_HOME": str(folder), "PYTHONUNBUFFERED": "1"}
 
-    def run(self, part: str, command: str, *, shown: int, kill_at: str | None = None) -> None:
+    def run(self, part: str, command: str, *, kill_at: str | None = None) -> None:
         """Run a command unless it has been run before.
 
         Args:
             part: name of its mark.
-            shown: lines of its output that are printed, its last ones.
             kill_at: SIGKILL for the command and its Ray as soon as a line holds this text.
         """
         mark = self.folder / f".{part}"
@@ -71,7 +76,8 @@ class Story:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         status = process.wait() if status is None else status
-        print("\n".join(line[:150] for line in [one for one in lines if one.strip()][-shown:]))
+        plain = [PROCESS.sub("", line) for line in lines]
+        print("\n".join(line for line in plain if SHOWN.search(line)))
         print(
             f"({'killed' if kill_at else f'exit status {status}'} after {time.monotonic() - began:.0f} s)",
             flush=True,
@@ -89,29 +95,25 @@ def tell(folder: Path) -> None:
         story.run(
             f"data-{name}",
             f"python jobs/prepare_data.py --out {folder / name} {counts} --seed {seed}",
-            shown=1,
         )
     first, second = (f"--data.root {folder / name}" for name in ("first", "second"))
     train = f"python jobs/train.py {CUT}"
     story.run(
         "killed",
         f"{train} --name story {first} --training.epochs 4 --training.checkpoint_every 2 --cluster.num_workers 2",
-        shown=4,
         kill_at="step 7/",
     )
     story.run(
         "moved",
         f"{train} --name story {first} --training.epochs 4 --training.checkpoint_every 2 --cluster.num_workers 1",
-        shown=8,
     )
-    story.run("promoted", "python jobs/promote.py --version latest", shown=1)
+    story.run("promoted", "python jobs/promote.py --version latest")
     story.run(
         "tuned",
         f"{train} --name tuned {second} --start.from models:/sdavs@champion --training.epochs 2 --optimizer.lr 1e-4 "
         "--cluster.num_workers 1",
-        shown=8,
     )
-    story.run("tuned-promoted", "python jobs/promote.py --version latest", shown=1)
+    story.run("tuned-promoted", "python jobs/promote.py --version latest")
     client = mlflow_client(f"sqlite:///{folder / 'mlflow.db'}")
     version = client.get_model_version_by_alias("sdavs", "champion")
     kept = {key: version.tags[key] for key in ("training", "start_from") if key in version.tags}
