@@ -166,7 +166,9 @@ def details(entry: Entry, *, storage: str) -> dict[str, Any]:
     place = entry.storage or storage
     if entry.kind in ("training", "trial"):
         files = Storage(f"{place.rstrip('/')}/{entry.name}", field="--storage").sizes()
-        names = sorted({path.split("/")[0] for path in files if path.startswith("checkpoint_")})
+        names = sorted(
+            {path.split("/")[0] for path in files if path.startswith("checkpoint_") and "/" in path}
+        )
         known |= {"storage": place, "checkpoints": names, "resumable": CHECKPOINT_LIST in files}
     return known
 

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from sdavs_platform.operations import Entry, RayJobs, details, find, overview, stop
+from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.runs import PROCESS_TAG, TrainingRun
 from waiting import patience
 
@@ -109,6 +110,10 @@ def test_details_name_the_checkpoints_in_the_storage(tmp_path):
     shown = details(Entry(name="a", kind="training", state="failed"), storage=str(tmp_path))
     assert shown["checkpoints"] == ["checkpoint_000001"]
     assert shown["resumable"] is False
+    (tmp_path / "a" / CHECKPOINT_LIST).write_text("{}")  # its name begins like theirs
+    shown = details(Entry(name="a", kind="training", state="failed"), storage=str(tmp_path))
+    assert shown["checkpoints"] == ["checkpoint_000001"]
+    assert shown["resumable"] is True
 
 
 def test_without_a_dashboard_the_address_is_named():
