@@ -1,6 +1,6 @@
 """SDAVS (IEEE TMM 2026) and other architectures in pure PyTorch: models, losses, metrics, data sets, preprocessing.
 
-Nothing here knows of a cluster, a tracker or a server. Public surface::
+The package is independent of clusters, trackers and servers. Public surface::
 
     config = sdavs_model.SDAVSConfig(backbone="pvt_v2_b5", image_size=384)
     model = sdavs_model.build_model(config)

@@ -1,4 +1,5 @@
-"""The registered model: saved to, and loaded from, a folder without pickle (`artifact_files` says what is in it)."""
+"""The registered model (artifact): saved to and loaded from a folder without pickle (`artifact_files` lists its
+files)."""
 
 import json
 from collections.abc import Sequence

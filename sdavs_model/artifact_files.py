@@ -1,4 +1,4 @@
-"""What a model artifact's folder holds, read and verified without torch.
+"""The files of a model artifact, read and verified without torch.
 
 model.safetensors   all weights, fp32
 golden.safetensors  clips and the logits that the model gave for them when it was saved
@@ -33,7 +33,7 @@ def signature(config: ModelConfig) -> dict[str, Any]:
 
 
 def _heard(config: ModelConfig) -> dict[str, Any]:
-    """Outputs of models that say which classes they hear, by second; k is not fixed here."""
+    """Outputs of models that report which classes they hear, by second; k is not fixed here."""
     if not config.heard_classes:
         return {}
     return {

@@ -100,7 +100,8 @@ class ModelConfig:
         "audio_encoder",
         "vggish_width",
     )
-    """The keys that decide on names and shapes of the weights, besides `num_classes`. A subclass adds its own."""
+    """The keys that determine names and shapes of the weights, in addition to `num_classes`. A subclass adds its
+    own."""
 
     architecture: str
     """Name in `sdavs_model.architectures.ARCHITECTURES`; determines which other keys this section has."""
@@ -182,7 +183,8 @@ class ModelConfig:
 
     @property
     def heard_classes(self) -> tuple[str, ...]:
-        """Names of the classes that the model says it hears (`SegmentationModel.segment`); empty if it says nothing."""
+        """Names of the classes that the model reports to hear (`SegmentationModel.segment`); empty if it reports
+        none."""
         return ()
 
     @property
@@ -246,7 +248,7 @@ def check_keys(cls: type, values: dict[str, Any], prefix: str = "") -> None:
 
 
 def require(holds: bool, name: str, value: Any, allowed: str) -> None:
-    """Refuse the value of a field with a ValueError that says what is allowed."""
+    """Refuse the value of a field with a ValueError that lists what is allowed."""
     if not holds:
         raise ValueError(f"{name}: {value!r} is not allowed; allowed: {allowed}")
 

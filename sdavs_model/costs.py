@@ -40,7 +40,7 @@ class PaperRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A quantity and the bounds it must lie within, in its own unit."""
+    """A quantity and its bounds, in its own unit."""
 
     quantity: str
     value: float
@@ -50,10 +50,10 @@ class Check:
 
     @property
     def within(self) -> bool:
-        """Whether the value lies within the bounds."""
+        """Whether the value is within the bounds."""
         return self.low <= self.value and (self.high is None or self.value <= self.high)
 
 
 def near(quantity: str, value: float, target: float, tolerance: float) -> Check:
-    """A check that a value lies within a fraction of a target."""
+    """A check that a value is within a fraction of a target."""
     return Check(quantity=quantity, value=value, low=target * (1 - tolerance), high=target * (1 + tolerance))

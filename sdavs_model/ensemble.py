@@ -1,4 +1,4 @@
-"""Several models of one config that answer as one: the mean of their probabilities, as nnU-Net's folds do."""
+"""An ensemble of models of one config: the mean of their probabilities, as of nnU-Net's folds."""
 
 from collections.abc import Sequence
 

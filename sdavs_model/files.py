@@ -98,7 +98,8 @@ def is_litter(path: Path) -> bool:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left half written anywhere below `folder`, into which nobody else may write."""
+    """Remove incomplete files of killed processes anywhere below `folder`, to which no other process may be
+    writing."""
     for part in folder.rglob("*.part"):
         part.unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ class RecipeBook:
     """The recipes of one architecture."""
 
     recipes: Mapping[str, Recipe]
-    """By name; the first is the reference that the others are compared with. Its docstring says what a recipe is."""
+    """By name; the first is the reference that the others are compared with. The docstring of each describes it."""
     tables: Mapping[str, tuple[str, ...]]
     """Table -> its recipes, in the paper's order."""
     titles: Mapping[str, str]
@@ -31,7 +31,7 @@ class RecipeBook:
     base: ModelConfig
     """The config that the paper's ablations start from."""
     compared: tuple[str, ...]
-    """The recipes that stand for the architecture in a comparison of architectures."""
+    """The recipes that represent the architecture in a comparison of architectures."""
 
     @property
     def reference(self) -> str:

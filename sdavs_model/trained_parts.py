@@ -33,7 +33,7 @@ WEIGHT_KEYS = ("backbone_weights", "audio_weights")
 
 @dataclass(frozen=True, kw_only=True)
 class PartsCard:
-    """What a file of parts says of itself."""
+    """The metadata of a file of parts."""
 
     config: ModelConfig
     """Names the encoders' pretrained weights."""

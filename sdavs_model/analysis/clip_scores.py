@@ -21,7 +21,7 @@ class ClipScore:
     miou: float
     """J against the clip's own masks as AVSBench computes it; its mean over clips is M_J of `ObjectMetrics`."""
     fscore: float
-    """F, likewise; the threshold is the best of this clip."""
+    """F of the clip, at the best threshold of this clip."""
     probability: Tensor
     """Probability of "sounds at all": [T, H, W], on the CPU."""
 

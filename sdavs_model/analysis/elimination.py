@@ -1,4 +1,4 @@
-"""Do the scores of a model that says what it hears separate sounds on screen from sounds off screen?
+"""Whether the scores of a model that reports what it hears separate sounds on screen from sounds off screen.
 
 `Heard.seen` is trained by masks alone: no label says who is off screen. Data sets that record second by second what
 sounds on screen and off, such as RealAV, can test it. The measure is ours.
@@ -17,7 +17,7 @@ Where = Literal["on screen", "off screen", "silent"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredClass:
-    """One of the classes that a model says it hears in a second, and whether it does sound there."""
+    """A class that a model reports to hear in a second, and whether it really sounds then."""
 
     second: int
     name: str
@@ -34,7 +34,7 @@ def scored_classes(
     on_screen: Sequence[Collection[str]],
     off_screen: Sequence[Collection[str]],
 ) -> Iterator[ScoredClass]:
-    """What a model says of one clip, with the record of what sounds.
+    """A model's reports for one clip, with the record of what sounds.
 
     Args:
         heard: of a batch of one clip, [1, T, k].

@@ -1,4 +1,4 @@
-"""The listening test: does a model segment what it hears, or whatever it sees?
+"""The listening test: whether a model segments what it hears, or whatever it sees.
 
 The paper names the failure as its limitation (IV-H) and does not measure it; the test is ours. Each clip is scored
 with several sounds: its own, silence, the sound of a clip with other categories, a sound from off screen (of a category

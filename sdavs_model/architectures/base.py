@@ -1,4 +1,5 @@
-"""What all architectures have in common: two encoders, a forward pass, and what the rest of the code asks a model."""
+"""What all architectures have in common: two encoders, a forward pass, and the members that the rest of the code
+uses."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -18,7 +19,8 @@ from sdavs_model.weights.read import configured_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """Which classes a model heard in each second, and which of them it sees. Low: heard and not seen, off screen."""
+    """The classes that a model heard in each second, and how much of each it sees. Low: heard, but not seen (off
+    screen)."""
 
     classes: Tensor
     """[B, T, k], indices into the config's `heard_classes`, nearest first; -1 for padding."""
@@ -30,12 +32,12 @@ class Heard:
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """Masks, and what a model says about them."""
+    """Masks, and what a model reports about them."""
 
     logits: Tensor
     """[B, T, K, H, W]; 0 for padding."""
     heard: Heard | None = None
-    """None from models that do not say what they hear."""
+    """None from models that do not report what they hear."""
 
 
 class SegmentationModel(nn.Module, ABC):
@@ -92,7 +94,7 @@ class SegmentationModel(nn.Module, ABC):
         return self.forward_features(features)
 
     def segment(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Segmentation:
-        """As `forward`, with all that the model says besides the logits."""
+        """As `forward`, with everything that the model reports in addition to the logits."""
         return Segmentation(logits=self(frames, log_mel, present))
 
     def encode(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Features:

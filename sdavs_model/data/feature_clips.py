@@ -127,7 +127,7 @@ class FeatureClips(Dataset):
         return self._kept(index, lambda file, _: file.get_slice(EMBEDDINGS)[seconds].float())
 
     def window(self, index: int, valid: np.ndarray) -> slice:
-        """Which seconds of a clip are in its item; `valid` says which have masks."""
+        """The seconds of a clip that are in its item; `valid` marks those with masks."""
         if self._augment is None or self._epoch.has_whole_clips:
             return slice(0, len(valid))
         return draw_window(len(valid), self._augment, self._epoch.rng(index), valid)

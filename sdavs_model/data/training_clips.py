@@ -82,7 +82,7 @@ class TrainingClips(Dataset):
         return self.source.seen
 
     def objects(self, index: int) -> torch.Tensor:
-        """[T, S, S] int64 of `ClipSet.objects`, in the size of `masks` and padded likewise."""
+        """[T, S, S] int64 of `ClipSet.objects`, in the size of `masks` and padded in the same way."""
         with self.source.hold(self.source.files[index]):
             return _padded(self.preprocessor.masks(self.source.objects(index)), self.source.num_frames)
 
@@ -139,7 +139,7 @@ class TrainingClips(Dataset):
         return item
 
     def _from_sound(self, index: int, rng: np.random.Generator) -> tuple[Clip, torch.Tensor]:
-        """The clip, varied if that was asked for, and the log-mel of its sound."""
+        """The clip, augmented if requested, and the log-mel of its sound."""
         files = self.source.files[index]
         if self._augment is None and self._log_mels is not None:
             return self.source.pictures(index), self._kept_log_mel(index, self._log_mels)

@@ -1,6 +1,6 @@
 """HTS-AT (Chen et al. 2022), a Swin transformer trained on AudioSet, up to its embedding; on timm's Swin.
 
-It hears its own log-mel examples, in decibels; see `PreprocessConfig.example`.
+It takes its own log-mel examples, in decibels; see `PreprocessConfig.example`.
 """
 
 import re
@@ -58,7 +58,7 @@ class HTSAT(Encoder):
     def forward(self, log_mel: Tensor) -> Tensor:
         """log_mel: [N, 1, frames, 64] in decibels, 87 frames for a second -> embeddings [N, 768].
 
-        Frozen and in train mode, which is DDESeg's ablation, it also hears masked spectrograms (SpecAugment).
+        Frozen and in train mode, which is DDESeg's ablation, it also gets masked spectrograms (SpecAugment).
         """
         normed = self.bn0(log_mel.transpose(1, 3)).transpose(1, 3)  # each mel bin by itself
         if self.training and self.frozen:

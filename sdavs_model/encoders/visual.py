@@ -75,7 +75,7 @@ class Layout:
     channels_last: bool
     """Whether timm yields them as [N, H, W, C]; everything after `VisualEncoder` is channels-first."""
     arguments: dict[str, Any]
-    """What `timm.create_model` needs to know besides: the input size, if the architecture depends on it."""
+    """Further arguments of `timm.create_model`: the input size, if the architecture depends on it."""
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """YAMNet (Plakal and Ellis 2019), a MobileNet trained on AudioSet's 521 classes, up to its embedding.
 
-It hears the same log-mel examples as VGGish, but with an offset of 0.001 in the logarithm; see `PreprocessConfig`.
+It takes the same log-mel examples as VGGish, but with an offset of 0.001 in the logarithm; see `PreprocessConfig`.
 """
 
 from torch import Tensor, nn

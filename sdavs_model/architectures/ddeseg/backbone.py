@@ -1,4 +1,4 @@
-"""A backbone that hears: what is done to a stage's tokens comes between its patch embedding and its blocks.
+"""A backbone that uses the sound: a stage's tokens are changed between its patch embedding and its blocks.
 
 DDESeg's backbone is MiT-B5 (SegFormer, Xie et al. 2021). timm has no MiT under that name, but its pvt_v2_b5 has the
 same layers with the same sizes, and its filter reads the names of MiT's weight files.

@@ -1,4 +1,4 @@
-"""Dynamic elimination: which of the derived sounds does the picture show?
+"""Dynamic elimination: which of the derived sounds the picture shows.
 
 One module for each of the four stages. Each token looks at the picture and gets a score; what is left of the tokens
 then marks the pixels that make these sounds. A token that is eliminated was heard and not seen: off-screen sound.

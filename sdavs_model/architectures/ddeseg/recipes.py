@@ -64,7 +64,7 @@ def eight_nearest(base: DDESegConfig) -> DDESegConfig:
 
 
 def one_prototype(base: DDESegConfig) -> DDESegConfig:
-    """n = 1: the mean of each class is all that the bank knows of it."""
+    """n = 1: the bank has only the mean of each class."""
     return _with(base, num_prototypes=1)
 
 

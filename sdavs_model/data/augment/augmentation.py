@@ -49,7 +49,7 @@ def draw_window(
     rng: np.random.Generator,
     valid: Sequence[bool] | np.ndarray | None = None,
 ) -> slice:
-    """Which seconds of a clip of `num_frames` are used this time; `valid` says which frames have masks.
+    """The seconds of a clip of `num_frames` that are used this time; `valid` marks the frames with masks.
 
     Raises:
         ValueError: the window is longer than the clip.

@@ -58,7 +58,7 @@ class VPO(ClipSet):
     full_size = True
     folder: ClassVar[str]
     by_category: ClassVar[bool] = False
-    """Whether pictures lie in a folder named after their category."""
+    """Whether pictures are in a folder named after their category."""
 
     classes = CLASSES
 
@@ -121,7 +121,7 @@ class VPO(ClipSet):
         return [row | {"split": "test" if row["split"] == "val" else row["split"]} for row in rows]
 
     def _pictures(self, root: Path, row: dict[str, str]) -> tuple[Path, Path]:
-        """Photograph and mask of a row; MSMI's rows without several instances lie in VPO-MS."""
+        """Photograph and mask of a row; MSMI's rows without several instances are in VPO-MS."""
         folder = root / "VPO" / ("VPO-MS" if _is_zero(row.get("multi_instance", "1")) else self.folder)
         inner = row["cateName"] if self.by_category else ""
         image, annotation = row["img_Id"].zfill(12), row["ann_Ids"].zfill(12)

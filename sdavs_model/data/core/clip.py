@@ -1,6 +1,6 @@
-"""A clip: T frames, one a second, the T seconds of sound that belong to them, and masks of what sounds.
+"""A clip: T frames, one per second, the T seconds of sound that belong to them, and masks of the sounding objects.
 
-`ClipFiles` says where it is on disk, `Clip` holds it in memory.
+`ClipFiles` is a clip on disk, `Clip` a clip in memory.
 """
 
 from dataclasses import dataclass, replace
@@ -83,11 +83,11 @@ class ClipFiles:
     log_mel: Path | None = None
     """AVSBench's precomputed log-mel, read where there is no sound file."""
     category: str = ""
-    """The categories that are heard, joined by "+" in alphabetical order; "" where the data set does not say."""
+    """The categories that are heard, joined by "+" in alphabetical order; "" if the data set does not record them."""
     more: tuple[Path, ...] = ()
     """Other files that decide what the clip is, such as a second recording."""
     sources: Path | None = None
-    """A JSON that says who is heard and who is seen; composed data sets have one for each clip."""
+    """A JSON file with the sources that are heard and seen; composed data sets have one for each clip."""
     objects: Path | None = None
     """A picture of all visible objects, as `read_objects` reads it; composed data sets have one for each clip."""
 

@@ -61,7 +61,7 @@ class ClipSet(ABC):
     classes: tuple[str, ...] = BINARY_CLASSES
     """Names of the mask values from 0 on, background first."""
     tables: tuple[Path, ...] = ()
-    """Files that say what is in the split and are part of its digest."""
+    """Files that list the content of the split and are part of its digest."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ClipSet(ABC):
         return 1 if self.classes == BINARY_CLASSES else len(self.classes)
 
     def clip(self, index: int, seconds: slice = slice(None)) -> Clip:
-        """The clip as it is on disk, or a run of its seconds. Raises ValueError as the class says."""
+        """The clip as it is on disk, or consecutive seconds of it. Raises ValueError as documented in the class."""
         files = self.files[index]
         num_frames = len(files.frames)
         with self.hold(files):

@@ -23,7 +23,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8 RGB, upright as its EXIF says.
+    """[H, W, 3] uint8 RGB, turned upright according to its EXIF.
 
     Raises:
         ValueError: missing or corrupt; names the file.
@@ -33,7 +33,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def displayed(image: Image.Image) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of an open picture as a viewer shows it, upright as its EXIF says."""
+    """[H, W, 3] uint8 RGB of an open picture as a viewer shows it, turned upright according to its EXIF."""
     shown = image
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         # Pillow's own conversion makes white of every grey of 16 bit above 255.

@@ -1,4 +1,4 @@
-"""Ground-truth masks, read from pictures of any kind: grey, with alpha, in a palette, in colours, of 16 bit.
+"""Ground-truth masks, read from pictures of any kind: grey, with alpha, with a palette, in colours, 16-bit.
 
 The pixels of a mask have few different values. Each is looked up as a viewer shows it (a palette's order is up to the
 program that saved it), and what is ambiguous is refused with the file's name.

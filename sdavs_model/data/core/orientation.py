@@ -1,4 +1,5 @@
-"""Pictures as a viewer or player shows them: turned, mirrored and stretched as their file says.
+"""Turns pictures and video frames upright, as viewers and players do: rotated, mirrored and stretched by their
+metadata.
 
 Cameras store pictures as the sensor lies and note how to turn them: photographs in EXIF, videos in a display matrix.
 Both name one of the same eight orientations, numbered from 1 to 8 in EXIF (its tag 274).
@@ -32,7 +33,7 @@ _AXES = {
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """1 to 8 as a picture's EXIF says; 1 where it says nothing or nonsense."""
+    """EXIF's orientation of a picture, 1 to 8; 1 if it is missing or invalid."""
     orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
     return orientation if orientation in _AXES.values() else UPRIGHT
 
@@ -46,13 +47,13 @@ def matrix_orientation(matrix: bytes) -> int:
 
 
 def frame_orientation(frame: "av.VideoFrame") -> int:
-    """1 to 8 as a decoded frame's display matrix says; 1 where it has none."""
+    """The orientation in a decoded frame's display matrix, 1 to 8; 1 if it has none."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     return UPRIGHT if matrix is None else matrix_orientation(bytes(matrix))
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A stored picture [H, W] or [H, W, 3] as it is shown; from 5 on height and width change places."""
+    """Turn a stored picture [H, W] or [H, W, 3] upright; from 5 on height and width are swapped."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

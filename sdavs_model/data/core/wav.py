@@ -26,7 +26,7 @@ class NotPCM(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class WavFormat:
-    """What the header says."""
+    """The fields of the header."""
 
     tag: int
     """`INTEGER` or `FLOAT`."""

@@ -42,7 +42,7 @@ class RealAVConfig:
     num_test_new_scenes: int = 80
     """Test clips of the training's objects and recordings, over new backgrounds."""
     num_test_strict: int = 80
-    """Test clips of objects and recordings never seen or heard before."""
+    """Test clips of objects and recordings that are not used in training."""
     size: int = 128
     """Side of the stored frames in pixels."""
     num_frames: int = 5
@@ -180,7 +180,7 @@ def _remove(layout: Path) -> None:
 
 
 def _count_files(layout: Path) -> dict[str, int]:
-    """How many data files there are and their bytes in total, which tell if any was lost or cut."""
+    """The number of data files and their total size in bytes, which show whether any was lost or truncated."""
     count = size = 0
     # The tables and the stamp lie in the layout's own folder, the data below it.
     for folder, _, names in (entry for entry in os.walk(layout) if entry[0] != str(layout)):

@@ -1,4 +1,4 @@
-"""RealAV's composer: photographs and recordings -> clips in which some of what is seen is heard.
+"""RealAV's composer: photographs and recordings -> clips in which some of the visible objects are heard.
 
 The recipe is VPO's (cut-outs and recordings matched by category). A network must not solve the clips without
 listening, so each shortcut is closed: most clips show silent objects of other categories from the same pool,

@@ -29,7 +29,7 @@ from sdavs_model.files import write_atomically, write_table
 TRAIN = "train"
 
 Scenes = Callable[[StableRandom, Pool, int], Scene]
-"""Draws who is seen and heard in a clip of so many seconds."""
+"""Draws the visible and audible objects of a clip of this many seconds."""
 
 AVSS_PARTS = ("v2", "v1s", "v2", "v1m")
 """Every second clip is of ten frames, as more than half of AVSBench-semantic are."""
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Where the files of one clip lie."""
+    """Where the files of one clip are."""
 
     frames: tuple[Path, ...]
     masks: tuple[Path, ...]
@@ -94,7 +94,7 @@ class Layout:
         )
 
     def classes(self, categories: Sequence[str]) -> dict[str, int] | None:
-        """The mask's value for each category; None for masks that only tell sounding from the rest."""
+        """The mask's value for each category; None for masks that only separate sounding objects from the rest."""
         return None
 
     def write_tables(self, root: Path, plans: Sequence[Plan], categories: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ class Layout:
 
 
 class S4Layout(Layout):
-    """S4's: files lie by category, and the split "train" has a mask for the first frame alone."""
+    """S4's layout: one folder per category; in the split "train" only the first frame has a mask."""
 
     def plan(self, split: str, index: int, num_frames: int, categories: Sequence[str]) -> Plan:
         category = categories[index % len(categories)]

@@ -1,4 +1,4 @@
-"""Who is seen and heard in RealAV's subsets: one source, several, or sound without its object."""
+"""The visible and audible objects of RealAV's subsets: one source, several, or sound without its object."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Who is seen and heard, and when: what picture, sound and masks are all made from."""
+    """Which objects are visible and audible, and when; picture, sound and masks are made from this."""
 
     sources: tuple[Source, ...]
     noise: str | None
@@ -125,7 +125,7 @@ def draw_multi_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
 
 
 def draw_offscreen_scene(rng: StableRandom, pool: Pool, num_seconds: int) -> Scene:
-    """Sound without its object: one or two sources are heard only, and what is seen looks like them.
+    """Sound without its object: one or two sources are only heard, and the visible objects resemble them.
 
     In half of the clips nothing that is seen ever sounds, and every mask is empty.
     """
@@ -173,7 +173,7 @@ def draw_run(rng: StableRandom, num_seconds: int) -> tuple[int, int]:
 
 
 def sounding_seconds(run: tuple[int, int], num_seconds: int) -> tuple[bool, ...]:
-    """Whether each second lies in a run."""
+    """Whether each second belongs to a run."""
     return tuple(run[0] <= second < run[1] for second in range(num_seconds))
 
 

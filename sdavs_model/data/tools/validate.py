@@ -119,7 +119,7 @@ def _hear(clips: ClipSet, files: ClipFiles, index: int) -> list[str]:
 
 
 def _unknown_colours(clips: ClipSet, mask: Path) -> list[str]:
-    """Colours of no class, which the loaders take for background."""
+    """Colours that belong to no class, which the loaders treat as background."""
     coloured = mask.parent.parent / "labels_rgb" / mask.name
     if clips.protocol == "semantic" and coloured.is_file():
         picture = read_picture(coloured)
