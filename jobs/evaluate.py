@@ -138,7 +138,7 @@ def _scorers(flags: argparse.Namespace, joined: contextlib.ExitStack) -> Any:
         return None
     from sdavs_platform.cluster import joined_cluster
     from sdavs_platform.config.cli import load_config
-    from sdavs_platform.evaluation.shares import Scorers
+    from sdavs_platform.evaluation.scorers import Scorers
 
     use_gpu = flags.device.startswith("cuda")
     joined.enter_context(

@@ -20,11 +20,11 @@ STORAGE_VARIABLES = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
 )
-"""Where storage is and where its keys lie. Keys themselves are not handed on: the dashboard shows what is, so each
-node has its own, in a file or by its role."""
+"""Location of the storage and of its keys. The keys themselves are not passed on, because the dashboard shows what is;
+each node has its own, in a file or from its role."""
 
 NETWORK_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "UCX_")
-"""Beginnings of the names of variables that tell collectives how to reach other nodes (FI_: libfabric, for EFA)."""
+"""Prefixes of variables that configure how collectives reach other nodes (FI_: libfabric, for EFA)."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 
 """What a client of HTTP/2, and so of gRPC, begins with (RFC 9113, 3.4): the preface and empty settings."""
 
 HTTP2_SETTINGS = 4
-"""Type of the frame that a server answers with, in its fourth byte."""
+"""Type of the server's reply frame, in its fourth byte."""
 
 
 @contextlib.contextmanager
@@ -157,7 +157,7 @@ def _in_use(address: str, source: str) -> str:
 
 
 def _speaks_grpc(connection: socket.socket) -> bool:
-    """Whether the other side answers as Ray's head does; a dashboard, or whoever took over the port, does not."""
+    """Whether the other side responds like Ray's head; a dashboard or another program on the port does not."""
     connection.sendall(HTTP2_HELLO)
     try:
         with connection.makefile("rb") as answer:
@@ -167,7 +167,7 @@ def _speaks_grpc(connection: socket.socket) -> bool:
 
 
 def _use_passing_token() -> None:
-    """Guard a private cluster with a token that is gone with it.
+    """Protect a private cluster with a token that is deleted with it.
 
     Left alone Ray would write one to ~/.ray, and from then on every `ray start` would ask for a token that
     `ray job submit` does not send. A token that is there already is used as it is.
@@ -213,7 +213,7 @@ def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = pri
     """Make sure that all workers, or the fewest to train with, fit now.
 
     Raises:
-        ValueError: the cluster is too small, or stays too busy for `wait_seconds`; says what is missing.
+        ValueError: the cluster is too small, or stays too busy for `wait_seconds`; names what is missing.
     """
     wanted = f"{config.min_workers} workers of {_describe(config)}"
     if not config.autoscales and num_places(config) < config.min_workers:

@@ -39,7 +39,7 @@ class Entry:
     error: str | None = None
     run_id: str | None = None
     job: str | None = None
-    """Submission id, or id, of the job in the Ray cluster; None if it is not there any more."""
+    """Submission id, or id, of the job in the Ray cluster; None if the cluster no longer has it."""
     process: str | None = None
     """HOST:PID of the driver, with the host's name."""
     data_digest: str | None = None

@@ -1,4 +1,4 @@
-"""What this project uses of Ray that Ray does not document, as read in Ray 2.60.0.
+"""Undocumented parts of Ray that this project uses, as read in Ray 2.60.0.
 
 Each function says why no documented way serves, and has a test in tests/platform/test_ray_internals.py: an upgrade of
 Ray that breaks one fails there and is mended here alone. Ray is imported inside the functions, because that takes
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 NAMESPACE = b"sdavs"
-"""Of all our keys in Ray's key-value store; what belongs together shares a prefix."""
+"""Namespace of all our keys in Ray's key-value store; related keys have a common prefix."""
 
 CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints of a run, in the run's folder. Without it nothing can be resumed. Its content is
@@ -60,7 +60,7 @@ def kv_delete(key: str) -> None:
 
 
 def is_preempted() -> bool:
-    """Whether Ray Train has notified this worker that a node of its group is about to be taken away.
+    """Whether Ray Train has notified this worker that a node of its group is about to be drained.
 
     `ray.train.get_preemption_info` reports the same to all workers at once, through an actor that they all wait for: a
     round trip in every step. Our workers agree in a collective that overlaps the step (`training.faults.notices`).

@@ -14,8 +14,8 @@ import pytest
 import ray
 import ray.train
 from sdavs_platform.evaluation.registered_model import evaluate_registered, log_results, results_table
+from sdavs_platform.evaluation.scorers import Scorers
 from sdavs_platform.evaluation.scoring import best_constant
-from sdavs_platform.evaluation.shares import Scorers
 from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.registry import fetch

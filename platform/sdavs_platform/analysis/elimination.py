@@ -1,4 +1,4 @@
-"""Whether "heard, not seen" is so: the scores of elimination of sounds on screen, off screen, and of no sound."""
+"""Tests "heard, but not seen": elimination scores of sounds on screen, off screen, and of classes without sound."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +24,7 @@ NUM_RESAMPLES = 500
 
 
 def require_elimination(model: Any) -> None:
-    """Raises ValueError if the model does not say what it hears and sees."""
+    """Raises ValueError if the model does not report what it hears and sees."""
     if not model.config.heard_classes:
         raise ValueError("elimination: the model has no scores of elimination (ablation)")
 
@@ -87,7 +87,7 @@ def _rows(
     on_screen: list[set[str]],
     off_screen: list[set[str]],
 ) -> list[Row]:
-    """A row for each class that the model says it hears in a second of the clip with this sound."""
+    """A row for each class that the model reports to hear in a second of the clip with this sound."""
     frames, heard = inputs.tensors(item | {"log_mel": log_mel})
     said = inputs.model.segment(frames, heard).heard
     assert said is not None

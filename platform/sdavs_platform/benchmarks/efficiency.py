@@ -152,7 +152,7 @@ def write_results(report: Report, folder: Path) -> None:
 
 
 def log_results(report: Report, *, uri: str | None = None) -> str:
-    """Log the figures, the plot and the JSON as an MLflow run of its own; returns its id."""
+    """Log the figures, the plot and the JSON as a separate MLflow run; returns its id."""
     client = mlflow_client(tracking_uri(uri))
     created = client.create_run(experiment_id(client, RunConfig().tracking.experiment), run_name="efficiency")
     run_id = created.info.run_id

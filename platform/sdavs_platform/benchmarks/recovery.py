@@ -1,4 +1,4 @@
-"""Measures how long a training takes to its first step, and after the death of a worker to the next one.
+"""Measures the time to a training's first step, and from the death of a worker to the next step.
 
 The training is `jobs/train.py` with a Ray cluster, MLflow records and a storage of its own in a temporary folder. What
 it prints and which worker processes it has tells where the time goes.
@@ -169,7 +169,7 @@ class _Training:
         self._reader.start()
 
     def wait(self, is_done: Any) -> None:
-        """Return when `is_done()`, and note meanwhile when new workers appear."""
+        """Wait until `is_done()`, and record when new workers appear."""
         deadline = time.monotonic() + LIMIT_S
         while not is_done():
             if self.moments.placed is None and {w.pid for w in self._workers()} - self._known:

@@ -26,7 +26,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def environment(command: str) -> dict[str, Any]:
-    """What a figure depends on, besides the code: {"command", "hardware", "versions", "commit", "date"}."""
+    """What a figure depends on in addition to the code: {"command", "hardware", "versions", "commit", "date"}."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "command": command,
@@ -89,6 +89,6 @@ def ratios(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _cpu_name(cpu_info: str) -> str:
-    """The processor's name as Linux knows it."""
+    """The CPU's name as reported by Linux."""
     match = re.search(r"^model name\s*:\s*(.+)$", cpu_info, flags=re.MULTILINE)
     return match[1].strip() if match else platform.machine()

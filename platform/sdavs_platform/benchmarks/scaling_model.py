@@ -54,7 +54,7 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Nodes of GPUs. Where the figures come from: docs/scaling.md."""
+    """Nodes of GPUs. docs/scaling.md gives the sources of the figures."""
 
     name: str
     flops: float

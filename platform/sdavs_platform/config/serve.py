@@ -1,4 +1,4 @@
-"""The endpoint's part of the config tree: limits, replicas, and how a new version takes over."""
+"""The endpoint's section of the config tree: limits, replicas, and rollouts."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from sdavs_platform.config.section import Count, CountOrZero, Fraction, NotNegat
 
 
 class RolloutConfig(Section):
-    """How a new version takes over: its gates and its fraction of the traffic. docs/rollout.md"""
+    """How a new version is rolled out: its gates and its fraction of the traffic. See docs/rollout.md."""
 
     poll_s: Positive = 2.0
     """Seconds between look-ups of the alias; a nudge triggers one at once."""

@@ -73,8 +73,8 @@ class DataConfig(Section):
     stay in one part. `jobs/tune.py --study folds/5` trains all five."""
 
     fold: CountOrZero | None = None
-    """The part of num_folds, from 0, that is held out: it is scored and chosen by in place of val_split, and the others
-    are trained on."""
+    """The part of num_folds, from 0, that is held out: it replaces val_split for validation and is scored at the end;
+    the others are trained on."""
 
     fold_by: FoldBy = "assets"
     """What is held out together. "assets": clips that share a photograph or a recording; "clips": each clip by itself,

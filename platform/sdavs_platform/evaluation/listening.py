@@ -37,7 +37,7 @@ COMPARED = ("muted audio", "swapped audio", ORACLE, BLIND)
 SOUND_OF_ROBUST = {"right": RIGHT, "silence": SILENCE, "noise": WHITE_NOISE, "off-screen": OFF_SCREEN}
 """What AVSBench-Robust calls each sound."""
 NOISE_SEED = 0
-"""Evaluations of different models hear the same noise."""
+"""Evaluations of different models use the same noise."""
 
 Intervals = dict[str, dict[str, float]]
 
@@ -56,7 +56,7 @@ def sounds_of(clips: TrainingClips) -> tuple[dict[str, ReplacedSound], dict[str,
 def score_deaf_oracle(
     clips: TrainingClips, *, mode: Mode = "official", videos_per_batch: int = 1
 ) -> SoundMetrics:
-    """The scores of a model that segments every visible object perfectly and hears nothing.
+    """The scores of a model that segments every visible object perfectly and ignores the sound.
 
     Raises:
         ValueError: the data set does not record which objects are visible.

@@ -32,8 +32,8 @@ from sdavs_platform.evaluation.listening import (
     score_deaf_oracle,
     sounds_of,
 )
+from sdavs_platform.evaluation.scorers import Scorers
 from sdavs_platform.evaluation.scoring import best_constant, score, score_sound, score_sounds
-from sdavs_platform.evaluation.shares import Scorers
 from sdavs_platform.storage.datasets import bundled_data, local_copy
 from sdavs_platform.tables import text_table
 from sdavs_platform.tracking.client import require_mlflow, tracking_uri
@@ -192,7 +192,7 @@ class _Task:
 def _score_split(
     split: str, task: _Task, models: tuple[LoadedModel, LoadedModel | None], scorers: Scorers | None
 ) -> SplitReport:
-    """One split, with all that its protocol asks for."""
+    """One split, with everything that its protocol requires."""
     loaded, blind = models
     clips = open_for(loaded, task.kind, task.data, split)
     score_split = _score_object if clips.source.protocol == ObjectMetrics.protocol else _score_controls
@@ -217,7 +217,7 @@ def _score_split(
 
 
 def _score_split_apart(split: str, task: _Task, num_threads: int) -> tuple[str, SplitReport]:
-    """`_score_split` in a process of its own."""
+    """`_score_split` in a separate process."""
     console.configure(to_stderr=True)
     torch.set_num_threads(num_threads)
     keep_freed_memory()
@@ -278,7 +278,7 @@ def _score_controls(loaded: LoadedModel, clips: TrainingClips, setting: Setting)
 def _score_sounds(
     loaded: LoadedModel, clips: TrainingClips, sounds: Mapping[str, ReplacedSound], setting: Setting
 ) -> dict[str, SoundMetrics]:
-    """The metrics for each sound; workers share the clips of one sound after the other."""
+    """The metrics for each sound; the clips are divided among the workers, one sound after another."""
     if setting.scorers is None and not isinstance(loaded.model, Flipped):
         logger.info(f"{clips.source.split}: {len(clips)} clips, {', '.join(sounds)}")
         metrics = {row: setting.metrics() for row in sounds}

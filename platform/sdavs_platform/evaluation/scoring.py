@@ -12,7 +12,7 @@ from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.training_clips import TrainingClips, collate_clips
 from sdavs_model.metrics import Metrics, Mode, ObjectMetrics, open_metrics
 from sdavs_model.training_step import evaluate, move, predict_under_sounds
-from sdavs_platform.evaluation.shares import Scorers
+from sdavs_platform.evaluation.scorers import Scorers
 
 Scores = dict[str, float]
 
@@ -39,7 +39,7 @@ def score(
     """The protocol's figures for one split under one audio control; see `sdavs_model.metrics`.
 
     Args:
-        scorers: workers of a cluster that share the clips; None for this process alone.
+        scorers: workers of a cluster, among which the clips are divided; None for this process alone.
 
     Raises:
         ValueError: a file cannot be read; or, with "swapped", no other clip has other sounds.

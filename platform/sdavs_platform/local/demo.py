@@ -1,4 +1,4 @@
-"""`make demo`: from an empty state folder to an answered request, step by step, on this machine."""
+"""`make demo`: from an empty state folder to the response to a request, step by step, on this machine."""
 
 import json
 import logging

@@ -67,7 +67,7 @@ class ObjectStore:
         return processes.start(command, cwd=folder, environment=environment, log=folder / "log")
 
     def wait(self, service: Service, *, folder: Path, buckets: Iterable[str]) -> None:
-        """Return when the server answers; makes the buckets that are missing.
+        """Wait until the server responds; creates missing buckets.
 
         Raises:
             RuntimeError: it ended, or did not answer in time; with the end of its log.

@@ -57,7 +57,7 @@ def start(*, folder: Path, port: int, password: str) -> Service:
 
 
 def wait(service: Service, *, folder: Path, port: int, password: str) -> None:
-    """Return when the server answers and has MLflow's databases.
+    """Wait until the server responds and has MLflow's databases.
 
     Raises:
         RuntimeError: it ended, or did not answer in time; with the end of its log.

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 logger = logging.getLogger(__name__)
 
 GRACE_S = 10.0
-"""Seconds between asking a process tree to end and killing what is left of it."""
+"""Seconds between SIGTERM and SIGKILL of a process tree."""
 
 
 class Service(BaseModel):
@@ -31,7 +31,7 @@ class Service(BaseModel):
         return self._process() is not None
 
     def stop(self) -> None:
-        """End the process and all its descendants; returns when they are gone."""
+        """End the process and all its descendants; waits until they have ended."""
         parent = self._process()
         if parent is None:
             return
@@ -135,7 +135,7 @@ def choose_port(port: int, what: str) -> int:
 def wait_until(
     answers: Callable[[], bool], what: str, *, service: Service | None, log: Path, limit_s: float
 ) -> None:
-    """Return when a service answers.
+    """Wait until a service responds.
 
     Args:
         service: its process; None if it is not ours.
@@ -177,7 +177,7 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _session_of(leader: int) -> list[psutil.Process]:
-    """The processes of the session that this process started; they keep its number when it is gone."""
+    """The processes of the session that this process started; they keep its number after it has ended."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError):

@@ -56,7 +56,7 @@ def start(*, home: Path, port: int, dashboard_port: int, mlflow_uri: str) -> Ray
 
 
 def wait(head: RayState, *, home: Path) -> None:
-    """Return when the head accepts jobs.
+    """Wait until the head accepts jobs.
 
     Raises:
         RuntimeError: it ended, or did not answer in time; with the end of its log.

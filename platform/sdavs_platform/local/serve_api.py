@@ -39,7 +39,7 @@ def deploy_applications(dashboard: str, config: dict[str, Any]) -> None:
 
 
 def other_applications(dashboard: str) -> list[str]:
-    """Names of the Serve applications besides the endpoint; deploying the endpoint would remove them."""
+    """Names of the Serve applications other than the endpoint; deploying the endpoint would remove them."""
     return [name for name in applications(dashboard) if name != APPLICATION]
 
 

@@ -58,7 +58,7 @@ def run(ports: Ports) -> dict[str, str]:
 
 
 def up(*, ports: Ports, home: Path) -> dict[str, str]:
-    """Start what is missing and reuse what runs; returns when all of them answer.
+    """Start missing services and reuse running ones; waits until all of them respond.
 
     Returns:
         The environment variables for their users. The S3 keys are in a file, in AWS's own format.

@@ -37,7 +37,7 @@ MAX_RAY_STARTS = 3
 
 
 def up(*, ports: Ports, home: Path | None = None) -> Stack:
-    """Start what is missing and reuse what runs; returns when both answer.
+    """Start missing services and reuse running ones; waits until both respond.
 
     If MLFLOW_TRACKING_URI is set, that MLflow is used and none is started.
 

@@ -99,7 +99,7 @@ class Stages:
         return address
 
     def request(self, commands: Commands, address: str, clip: Clip) -> Path:
-        """A clip as a video to the endpoint; returns the folder of its answer."""
+        """Send a clip as a video to the endpoint; returns the folder of the response."""
         video, answer = self.out / "clip.mp4", self.out / "answer"
         with self.steps.step("Send it a clip it has never seen") as step:
             sample.write_video(clip, video)

@@ -45,7 +45,7 @@ class RayState(BaseModel):
 
 
 class StackState(BaseModel):
-    """Everything that runs, as far as this checkout knows."""
+    """The running processes that this checkout has started."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

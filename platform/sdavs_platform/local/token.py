@@ -1,4 +1,4 @@
-"""Ray's token authentication: on for every Ray that the demo starts, without the user having to know of it.
+"""Ray's token authentication: enabled for every Ray that the demo starts, without action of the user.
 
 Ray guards the dashboard, the jobs API and its RPCs with the token of ~/.ray/auth_token. `ray start` turns
 that on when the file exists, and the first local `ray.init()` writes it; but clients (`ray job submit`) send the

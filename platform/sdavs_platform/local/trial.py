@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 NUM_STEPS = 5
 MODEL = "sdavs-shipped"
-"""In the registry: a name of its own, so that the champion of the user's own trainings stays what it is."""
+"""Name in the registry; a separate one, so that the champion of the user's own trainings is not changed."""
 
 DIGEST_TAG = "parts_sha256"
 """Tag of a version: the digest of the file that it was made from, so that the file is registered once."""

@@ -1,4 +1,4 @@
-"""Where data sets come from: the bundled one, composed on first use, a folder, or a bucket, cached here by content.
+"""Sources of data sets: the bundled one, composed on first use, a folder, or a bucket, cached by content.
 
 A data set in a bucket comes with a manifest of digests. Each node downloads it once and verifies every file.
 """

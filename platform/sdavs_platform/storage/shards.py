@@ -154,7 +154,7 @@ def _clips(root: Path, splits: dict[str, ClipSet]) -> Iterator[list[str]]:
 
 
 def _written(tar: tarfile.TarFile, file: Any, root: Path, paths: Sequence[str]) -> dict[str, Any]:
-    """Add a record to an open shard; returns what the index says of it."""
+    """Add a record to an open shard; returns its entry in the index."""
     begin, files = file.tell(), []
     for path in paths:
         size = (root / path).stat().st_size

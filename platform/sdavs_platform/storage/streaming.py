@@ -195,7 +195,7 @@ class Ahead:
         self._pool = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="fetch")
 
     def fetch(self, clips: ClipSet, index: int) -> None:
-        """Begin to fetch a clip; does not wait. A failure is left to whoever needs the clip."""
+        """Start to fetch a clip without waiting. Errors are raised when the clip is needed."""
         self._pool.submit(_fetch, clips, index)
 
 

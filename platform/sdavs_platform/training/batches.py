@@ -154,14 +154,14 @@ class Batches:
         return self.train_loader
 
     def _fetch_ahead(self, items: list[int]) -> None:
-        """Begin to fetch the clips of a batch that comes later; nothing to do for those in a folder."""
+        """Prefetch the clips of a later batch; does nothing for clips in a folder."""
         if self._ahead is not None:
             for item in items:
                 clips, index = self.clips.located(item % self.sampler.num_clips)
                 self._ahead.fetch(clips.source, index)
 
     def validation(self) -> DataLoader[dict[str, Any]]:
-        """This worker's share of the validation clips; the shares' lengths differ by one clip at most."""
+        """This worker's part of the validation clips; the lengths of the parts differ by one clip at most."""
         return self._val_loader(self._val_items)
 
     def swapped_validation(self) -> DataLoader[dict[str, Any]] | None:

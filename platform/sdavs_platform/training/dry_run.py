@@ -18,7 +18,7 @@ from sdavs_platform.training.preflight import check_data, resolved
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes that a training worker needs besides Python, its libraries and the loader."""
+    """Bytes that a training worker needs in addition to Python, its libraries and the loader."""
 
     weights: float
     gradients: float

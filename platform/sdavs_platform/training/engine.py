@@ -94,7 +94,7 @@ def parameter_groups(model: SegmentationModel, config: OptimizerConfig) -> list[
 
 
 def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own config, derived from the run's; nobody edits it by hand."""
+    """DeepSpeed's own config, derived from the run's; it is never edited by hand."""
     largest_share = -(-config.training.batch_size // world_size)
     offload = {"offload_optimizer": {"device": "cpu"}} if config.deepspeed.offload_optimizer else {}
     return {
@@ -155,7 +155,7 @@ def compute_dtype(config: RunConfig) -> torch.dtype:
 
 
 def with_agreed_precision(config: RunConfig) -> RunConfig:
-    """The config with one number format for all workers in place of "auto"; all of them call this together.
+    """The config with one number format for all workers instead of "auto"; all workers call this together.
 
     Their GPUs may differ: if one has no bf16, all compute in fp16.
     """

@@ -1,4 +1,4 @@
-"""Training that starts from the weights of another: where they come from, what fits, what stays frozen.
+"""Fine-tuning: where the weights come from, which of them fit, and which stay frozen.
 
 The driver finds the weights once and writes them next to the checkpoints-to-be, so that all workers read the same ones
 and an alias that moves changes nothing. They are read until the training has a checkpoint of its own.
@@ -53,7 +53,7 @@ class Source:
     address: str
     """Without aliases: models:/NAME/VERSION, a checkpoint, or an artifact's folder."""
     run_id: str
-    """Of the training they come from; empty if it is not known."""
+    """Of the training they come from; empty if unknown."""
     config: ModelConfig
     classes: list[str] | None
     """Names of the mask values; None for a checkpoint, which does not have them."""
@@ -141,7 +141,7 @@ def freeze_parts(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def check_frozen_parts(config: RunConfig) -> None:
-    """`freeze_parts` on a model without memory, before anything is leased.
+    """`freeze_parts` on a model on the meta device, before anything is leased.
 
     Raises:
         ValueError: see there.

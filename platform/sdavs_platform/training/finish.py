@@ -17,8 +17,8 @@ from sdavs_model.ensemble import Ensemble
 from sdavs_model.metrics import headline_of
 from sdavs_model.metrics.base import format_scores
 from sdavs_platform.config.tree import RunConfig
+from sdavs_platform.evaluation.scorers import Scorers
 from sdavs_platform.evaluation.scoring import Scores, score
-from sdavs_platform.evaluation.shares import Scorers
 from sdavs_platform.storage.datasets import open_split
 from sdavs_platform.tracking.registry import find_version, register_artifact
 from sdavs_platform.tracking.runs import TrainingRun, git_commit

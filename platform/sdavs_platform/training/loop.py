@@ -166,7 +166,7 @@ class Worker:
         return every is not None and self.state.step % every == 0
 
     def train_epoch(self) -> None:
-        """What is left of the epoch, or less if time runs out."""
+        """Train the rest of the epoch, or less if time runs out."""
         state = self.state
         self.model.train()
         batches = self.batches.epoch(state.epoch, first_batch=state.batch)
@@ -280,7 +280,7 @@ class Worker:
         self.reporter.report(self.state, scores=scores, probe=probe, unsent=unsent, averaged=averaged)
 
     def _time_is_up(self) -> bool:
-        """Whether the time limit is reached; all workers ask together."""
+        """Whether the time limit is reached; all workers call this together."""
         is_up = self.pace.agree(self.clock, device=self.engine.device)
         self.state.time_fraction = self.pace.time_fraction
         return is_up
@@ -314,7 +314,7 @@ def build_initial(config: RunConfig) -> SegmentationModel:
 
 
 def configure_logging(rank: int) -> None:
-    """The first worker logs for all; the others only what goes wrong. DeepSpeed likewise."""
+    """The first worker logs for all; the others log only warnings and errors. The same holds for DeepSpeed."""
     console.configure()
     if rank:
         logging.getLogger("sdavs_platform").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""How far a training has come: by its steps or by its time, whichever is further."""
+"""Progress of a training: the larger of the fractions of its steps and of its time."""
 
 import time
 from collections.abc import Callable

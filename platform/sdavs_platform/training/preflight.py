@@ -1,4 +1,4 @@
-"""What a training settles before it leases anything: addresses, weights, data, registry, an unchanged config."""
+"""Checks of a training before it leases anything: addresses, weights, data, registry, an unchanged config."""
 
 import json
 import logging

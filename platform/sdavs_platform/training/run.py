@@ -160,7 +160,7 @@ def _leased(config: RunConfig, storage: str, *, take_over: bool) -> Iterator[Lea
 
 
 def _refused_in_mlflow(config: RunConfig, check: Callable[[], None]) -> None:
-    """Run a check that comes before the training's own MLflow run; a refusal leaves a FAILED run of its own."""
+    """Run a check before the training's own MLflow run; a refusal is recorded as a separate FAILED run."""
     try:
         check()
     except ValueError as error:
@@ -170,7 +170,7 @@ def _refused_in_mlflow(config: RunConfig, check: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _failure_recorded(run: TrainingRun, is_stopped: Callable[[], bool]) -> Iterator[None]:
-    """If the training inside fails or is stopped, its MLflow run says so and why."""
+    """Records in the MLflow run whether and why the training inside failed or was stopped."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

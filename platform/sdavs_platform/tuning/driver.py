@@ -19,8 +19,8 @@ from sdavs_platform.tuning.store import SweepStore, TrialRecord
 from sdavs_platform.tuning.sweep import METRICS, SweepConfig
 
 DRIVER_MEMORY_BYTES = 256 * 1024**2
-"""What a trial's own process reserves besides its workers. Our choice: no CPU, because it only waits, and a
-fraction of one would keep the last worker from a full node."""
+"""Resources that a trial's own process reserves in addition to its workers. Our choice: no CPU, because it only waits,
+and a fraction of one would keep the last worker from a full node."""
 
 # Tune's own records (one per trial and result, and a state of all trials) would grow with the sweep; this project
 # keeps its own on the storage.
@@ -107,7 +107,7 @@ def run_trials(
 
 
 class _QueueSearcher(Searcher):
-    """Adapts a trial queue to the interface by which Tune asks for trials."""
+    """Adapts a trial queue to the interface from which Tune gets trials."""
 
     def __init__(self, queue: TrialQueue, recorder: TrialRecorder, scheduler: TrialScheduler | None) -> None:
         super().__init__()

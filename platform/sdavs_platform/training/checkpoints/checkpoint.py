@@ -35,7 +35,7 @@ TAG = "shards"
 FORMAT = 3
 """Of the manifests that are written."""
 _READ_FORMATS = (2, FORMAT)
-"""2 had pickles in place of safetensors."""
+"""Format 2 had pickles instead of safetensors."""
 
 _SCRATCH = "sdavs-checkpoint-"
 _AVERAGED = "averaged.safetensors"
@@ -46,7 +46,7 @@ Losses = list[dict[str, torch.Tensor]]
 
 @dataclass
 class LoopState:
-    """How far the training loop has come; the same on all workers."""
+    """Progress of the training loop; the same on all workers."""
 
     epoch: int = 0
     """Epochs done."""
@@ -55,7 +55,7 @@ class LoopState:
     step: int = 0
     """Optimizer steps done."""
     best_score: float = -1.0
-    """Best validation score so far, of those that `training.select_by` stands for."""
+    """Best validation score so far, as chosen by `training.select_by`."""
     best_epoch: int = 0
     """Epoch of best_score."""
     validations_without_gain: int = 0

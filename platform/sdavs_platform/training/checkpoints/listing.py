@@ -56,7 +56,7 @@ def await_checkpoint() -> None:
 
 
 class KeepNewest(ray.train.UserCallback):
-    """Keeps the newest two checkpoints besides the best ones: if one is damaged, little is lost with it."""
+    """Keeps the newest two checkpoints in addition to the best ones, so that little is lost if one is damaged."""
 
     NUMBER = 2
 

@@ -1,4 +1,4 @@
-"""ZeRO shards of one number of workers as those of another, which DeepSpeed itself refuses to load.
+"""Reshards ZeRO checkpoints for another number of workers, which DeepSpeed itself refuses to load.
 
 Weights and moments lie in the shards as flat vectors, one per parameter group, cut into as many parts as there were
 workers. Here the parts are put together and cut again, and DeepSpeed's ordinary loader reads the result. Our choice

@@ -47,7 +47,7 @@ class Holder:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its process is known to be gone; only known of processes of this machine."""
+        """Whether its process is known to have ended; only known for processes of this machine."""
         if (self.host, self.boot) != (socket.gethostname(), _boot()):
             return False
         try:

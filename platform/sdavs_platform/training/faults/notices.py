@@ -1,4 +1,4 @@
-"""How all workers learn that they should save and leave: the job is stopped, or one of their nodes is taken away.
+"""How workers agree to save and exit: when the job is stopped or one of their nodes is drained.
 
 The driver's SIGTERM (`ray job stop`) reaches the first worker through the cluster's key-value store. A node's drain
 (`ray drain-node`, sent by an autoscaler before it takes a spot machine away) reaches all through Ray Train, each at its
@@ -38,11 +38,11 @@ class SupersededError(StoppedError):
 
 
 class PreemptedError(RuntimeError):
-    """The workers have saved, because a node is being drained; they start again on what is left."""
+    """The workers have saved, because a node is being drained; they restart on the remaining nodes."""
 
 
 class StopRequest:
-    """Inside this context SIGTERM asks the workers to save and leave; a second one ends this process at once.
+    """Inside this context SIGTERM requests the workers to save and exit; a second one ends this process at once.
 
     Without effect in any but the main thread, which alone receives signals.
 
@@ -106,7 +106,7 @@ class Notices:
             threading.Thread(target=self._listen, args=(stop_key,), name="notices", daemon=True).start()
 
     def begin(self) -> None:
-        """Share with the others what this worker knows, while the step runs."""
+        """Exchange this worker's notices with the others while the step runs."""
         known = (self._request == _SUPERSEDED, self._request == _STOPPED, is_preempted())
         self._shared = torch.tensor(known, dtype=torch.int32)
         self._sharing = dist.all_reduce(self._shared, dist.ReduceOp.MAX, group=self._group, async_op=True)

@@ -1,4 +1,4 @@
-"""Which failures a training retries, and the one line that says why it ended.
+"""Which failures a training retries, and the one-line reason why it ended.
 
 Ray Train restarts all workers after an error of any of them, also after an upload that failed too often, and ends after
 an error of its controller. `EndWithoutRetry` ends the training where the error would come again;
@@ -22,12 +22,12 @@ NOT_RETRIED = (ValueError, FloatingPointError)
 """Errors that a retry would meet again: bad files, a loss that is not finite."""
 
 OUTAGE_S = 300.0
-"""Our choice: how long storage may be away; a server's restart, or its machine's, takes less."""
+"""Our choice: how long the storage may be unavailable; restarting a server or its machine takes less."""
 _RETRY_S = 5.0
 
 
 class EndWithoutRetry(ray.train.UserCallback):
-    """Ends the training at once on an error that would come again, or a stop."""
+    """Ends the training at once on an error that would recur, or on a stop request."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """See `ray.train.UserCallback`; what is raised here is not retried, except for a preemption."""

@@ -44,7 +44,7 @@ _READS_DEVICE = re.compile(r"\.(item|tolist|cpu|numpy|synchronize)\(|\b(float|in
 
 
 class Watchdog:
-    """Fails the training when no `beat` has come for some time. It sleeps until the first one.
+    """Fails the training when no `beat` was called for some time. It is inactive until the first one.
 
     Args:
         seconds: see `training.hang_seconds`; None: it never wakes.
@@ -152,7 +152,7 @@ def _rank_of(name: str) -> int:
 
 
 def _read_stacks(file: Path) -> str:
-    """A worker's stack, or what its node knows of a process that has written none."""
+    """A worker's stack, or its node's description of a process that has written none."""
     stack = file.read_text()
     return stack if _frames(stack) else f"{stack}no stack: the process is {_status(stack)}\n"
 

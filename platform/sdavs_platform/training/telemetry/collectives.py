@@ -24,7 +24,7 @@ _COLLECTIVES = (
 
 
 class Collectives:
-    """Counts and times the collectives of this process, whoever starts them: DeepSpeed, batch norms, the loop.
+    """Counts and times the collectives of this process, whether called by DeepSpeed, batch norms or the loop.
 
     torch has no hook that works for gloo and NCCL alike, so the functions of `torch.distributed` are replaced for the
     life of the process. Make it before the engine: DeepSpeed keeps some of them.

@@ -13,7 +13,7 @@ _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 
 class DeliveryQueue:
-    """Sends from a thread of its own, so that training never waits for MLflow.
+    """Sends from a background thread, so that training never waits for MLflow.
 
     Args:
         points: to send first: those that a checkpoint kept because they had not arrived.
@@ -47,7 +47,7 @@ class DeliveryQueue:
             self._points.append(point)
 
     def send(self, picture: Callable[[], None] | None = None) -> None:
-        """Begin to deliver all points, and then to call `picture`; a later one replaces it while it waits.
+        """Start to deliver all points, and then call `picture`; a later one replaces a waiting one.
 
         Raises:
             MlflowException: MLflow refused what was sent before.

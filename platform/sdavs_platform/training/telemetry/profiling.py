@@ -50,7 +50,7 @@ class StepProfiler:
             self._profile = None
 
     def _store(self, name: str) -> None:
-        """Into the storage, where all traces of a training lie together, and to MLflow."""
+        """Write the traces to the training's folder in the storage, and to MLflow."""
         from mlflow.exceptions import MlflowException
 
         assert self._profile is not None

@@ -103,7 +103,7 @@ class Progress:
         self._last = (state.step, time.monotonic())
 
     def send(self) -> None:
-        """Begin to deliver the points gathered so far, in the background."""
+        """Start to deliver the points gathered so far, in the background."""
         if self._queue:
             self._queue.send()
 

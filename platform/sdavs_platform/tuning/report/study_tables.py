@@ -159,7 +159,7 @@ def verdicts(tables: list[Table]) -> list[str]:
 
 
 def resampled(tables: list[Table]) -> str:
-    """What the intervals of the tables resample besides seeds, in words."""
+    """What the intervals of the tables resample in addition to seeds, in words."""
     found = [row.miou for table in tables for row in table.rows if row.miou is not None]
     if found and all(comparison.num_assets for comparison in found):
         counts = {table.split: row.miou.num_assets for table in tables for row in table.rows if row.miou}

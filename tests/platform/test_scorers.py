@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from sdavs_platform.evaluation.flips import Flipped
-from sdavs_platform.evaluation.shares import cut, merged, score_share
+from sdavs_platform.evaluation.scorers import cut, merged, score_part
 
 from sdavs_model.data.training_clips import collate_clips
 from sdavs_model.metrics import Metrics, ObjectMetrics
@@ -55,24 +55,24 @@ class Model(torch.nn.Module):
         (SemanticMetrics(num_classes=5), 5),
     ],
 )
-@pytest.mark.parametrize("num_shares", [1, 2, 3])
-def test_shares_merge_to_the_figures_of_one_process(metrics: Metrics, num_classes: int, num_shares: int):
+@pytest.mark.parametrize("num_parts", [1, 2, 3])
+def test_parts_merge_to_the_figures_of_one_process(metrics: Metrics, num_classes: int, num_parts: int):
     clips, model = Clips(num_classes), Model(num_classes)
     batches = torch.utils.data.DataLoader(clips, batch_size=4, collate_fn=collate_clips)
     expected = evaluate(model, batches, device="cpu", metrics=copy.deepcopy(metrics)).compute()
-    shares = cut(len(clips), num_shares=num_shares, batch_size=4)
-    assert len(shares) == num_shares
+    parts = cut(len(clips), num_parts=num_parts, batch_size=4)
+    assert len(parts) == num_parts
     found = merged(
-        [score_share(model, clips, share, metrics=metrics, device="cpu", batch_size=4) for share in shares]
+        [score_part(model, clips, part, metrics=metrics, device="cpu", batch_size=4) for part in parts]
     )
     assert found.compute() == expected
     assert all(0 <= value <= 1 for value in expected.values())
 
 
 def test_clips_are_cut_between_batches_and_nobody_gets_none():
-    assert cut(11, num_shares=2, batch_size=4) == [range(0, 4), range(4, 11)]
-    assert cut(11, num_shares=9, batch_size=4) == [range(0, 4), range(4, 8), range(8, 11)]
-    assert cut(3, num_shares=2, batch_size=4) == [range(0, 3)]
+    assert cut(11, num_parts=2, batch_size=4) == [range(0, 4), range(4, 11)]
+    assert cut(11, num_parts=9, batch_size=4) == [range(0, 4), range(4, 8), range(8, 11)]
+    assert cut(3, num_parts=2, batch_size=4) == [range(0, 3)]
 
 
 def test_flips_make_a_prediction_that_mirrored_frames_mirror():

@@ -1,7 +1,7 @@
-"""One split scored by several workers of a Ray cluster, to the same figures as in one process, to the last bit.
+"""Distributed evaluation: scores a split with several Ray workers, with bit for bit the figures of one process.
 
-Workers get consecutive clips, cut between batches, so that every batch is the one that a single process would see. They
-return the state of each few clips apart; merged in the clips' order, the same numbers are summed in the same order.
+Workers get consecutive clips, split between batches, so that every batch is the same as in a single process. They
+return a separate state for each few clips; merged in the clips' order, the same numbers are summed in the same order.
 """
 
 import copy
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class GroupedMetrics(Metrics):
-    """Metrics of the same protocol for each few clips.
+    """Separate metrics of the same protocol for each few clips.
 
     Args:
         empty: metrics to which nothing was added.
@@ -62,28 +62,28 @@ class GroupedMetrics(Metrics):
         self.states += state
 
 
-def merged(shares: Sequence[GroupedMetrics]) -> Metrics:
-    """The metrics of consecutive shares of a split, all but the last of complete groups."""
+def merged(parts: Sequence[GroupedMetrics]) -> Metrics:
+    """The metrics of consecutive parts of a split; all but the last consist of complete groups."""
     # With the clips of an incomplete group, if there is one: their sums are still 0.
-    whole = copy.deepcopy(shares[-1].rest)
-    for share in shares:
-        for state in share.states:
+    whole = copy.deepcopy(parts[-1].rest)
+    for part in parts:
+        for state in part.states:
             whole.merge(state)
     return whole
 
 
-def cut(num_clips: int, *, num_shares: int, batch_size: int) -> list[range]:
-    """Consecutive shares of whole batches, of equal length but for one batch; no empty ones."""
+def cut(num_clips: int, *, num_parts: int, batch_size: int) -> list[range]:
+    """Consecutive, non-empty parts of whole batches, whose lengths differ by one batch at most."""
     num_batches = -(-num_clips // batch_size)
-    num_shares = max(1, min(num_shares, num_batches))
-    edges = [batch_size * (num_batches * share // num_shares) for share in range(num_shares)] + [num_clips]
+    num_parts = max(1, min(num_parts, num_batches))
+    edges = [batch_size * (num_batches * part // num_parts) for part in range(num_parts)] + [num_clips]
     return [range(start, end) for start, end in itertools.pairwise(edges)]
 
 
-def score_share(
+def score_part(
     model: Any,
     heard: Dataset[Any],
-    share: range,
+    part: range,
     *,
     metrics: Metrics,
     device: str | torch.device,
@@ -98,7 +98,7 @@ def score_share(
     """
     if root is not None:
         local_copy(root)
-    batches = DataLoader(Subset(heard, share), batch_size=batch_size, collate_fn=collate_clips)
+    batches = DataLoader(Subset(heard, part), batch_size=batch_size, collate_fn=collate_clips)
     grouped = GroupedMetrics(metrics)
     evaluate(model.to(device), batches, device=device, metrics=grouped)
     return grouped
@@ -106,9 +106,9 @@ def score_share(
 
 @dataclass(frozen=True, kw_only=True)
 class Scorers:
-    """Workers that share the clips of every split.
+    """Workers among which the clips of every split are divided.
 
-    All nodes need the data set at the same path; one in a bucket they copy for themselves.
+    All nodes need the data set at the same path, or copy it from a bucket.
     """
 
     num_workers: int
@@ -117,9 +117,9 @@ class Scorers:
     """Of each."""
     use_gpu: bool = False
     joins: bool = False
-    """Whether this process scores a share, too: one that holds resources of the cluster must not wait idly for more."""
+    """Whether this process scores a part, too: one that holds resources of the cluster must not wait idly for more."""
     root: str | None = None
-    """See `score_share`."""
+    """See `score_part`."""
     wait_seconds: float = 30.0
     """Longest wait for free resources; after it this process scores alone."""
     min_clips: int = 1
@@ -138,7 +138,7 @@ class Scorers:
 
         Args:
             metrics: empty ones of the data set's protocol.
-            device: of this process's own share.
+            device: of this process's own part.
 
         Raises:
             ValueError: a file cannot be read; names it.
@@ -148,43 +148,43 @@ class Scorers:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         num_clips = len(heard)  # type: ignore[arg-type]
-        num_shares = min(self.num_workers, max(1, num_clips // self.min_clips))
-        shares = cut(num_clips, num_shares=num_shares, batch_size=batch_size)
-        own, others = shares[: int(self.joins)], shares[int(self.joins) :]
+        num_parts = min(self.num_workers, max(1, num_clips // self.min_clips))
+        parts = cut(num_clips, num_parts=num_parts, batch_size=batch_size)
+        own, others = parts[: int(self.joins)], parts[int(self.joins) :]
         options: dict[str, Any] = {"metrics": metrics, "batch_size": batch_size}
         if not others:
-            return merged([score_share(model, heard, share, device=device, **options) for share in own])
+            return merged([score_part(model, heard, part, device=device, **options) for part in own])
         bundle: dict[str, float] = (
             {"CPU": self.num_cpus} if not self.use_gpu else {"CPU": self.num_cpus, "GPU": 1}
         )
-        places = placement_group([bundle] * len(others), strategy="SPREAD")
+        slots = placement_group([bundle] * len(others), strategy="SPREAD")
         try:
-            if not places.wait(self.wait_seconds):
+            if not slots.wait(self.wait_seconds):
                 logger.info(
                     "no free resources for %d more workers; scoring in this process only", len(others)
                 )
-                return merged([score_share(model, heard, range(num_clips), device=device, **options)])
+                return merged([score_part(model, heard, range(num_clips), device=device, **options)])
             task = ray.remote(
                 num_cpus=self.num_cpus,
                 num_gpus=int(self.use_gpu),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=places),
-            )(_score_share_on_worker)
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=slots),
+            )(_score_part_on_worker)
             shared = ray.put(copy.deepcopy(model).cpu())
             options_there = options | {"device": "cuda" if self.use_gpu else "cpu", "root": self.root}
-            running = [task.remote(shared, heard, share, self.num_cpus, options_there) for share in others]
-            done = [score_share(model, heard, share, device=device, **options) for share in own]
+            running = [task.remote(shared, heard, part, self.num_cpus, options_there) for part in others]
+            done = [score_part(model, heard, part, device=device, **options) for part in own]
             try:
                 return merged(done + ray.get(running))
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
         finally:
-            remove_placement_group(places)
+            remove_placement_group(slots)
 
 
-def _score_share_on_worker(
-    model: Any, heard: Dataset[Any], share: range, num_threads: int, options: dict[str, Any]
+def _score_part_on_worker(
+    model: Any, heard: Dataset[Any], part: range, num_threads: int, options: dict[str, Any]
 ) -> GroupedMetrics:
-    """See `score_share`."""
+    """See `score_part`."""
     torch.set_num_threads(num_threads)
     keep_freed_memory()
-    return score_share(model, heard, share, **options)
+    return score_part(model, heard, part, **options)
