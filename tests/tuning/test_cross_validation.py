@@ -50,6 +50,7 @@ def test_all_folds_become_one_version_with_the_mean_of_the_out_of_fold_scores(tm
     assert call["fold"] == 2, "the best one comes first"
     assert [config.data.fold for _, config in call["others"]] == [0, 1]
     assert call["val_scores"] == pytest.approx({"miou": 0.4, "fscore": 0.48})
+    assert call["data_digest"] == "d1" * 32, "of all data, not of a fold's part"
     assert call["lineage_tags"] == {"sweep": "demo-folds", "folds": "3"}
 
 

@@ -79,12 +79,17 @@ def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore)
     others: list[TrialRecord] = []
     val_scores = {"miou": best.best["val_miou"], "fscore": best.best["val_fscore"]}
     tags = {"sweep": sweep.name, "trial": best.id}
+    data_digest = best.data_digest
     if found := fold_scores(trials):
         failed = [trial for trial in trials if trial.state != "finished"]
         if failed:
             raise RuntimeError(f"cannot build the ensemble: {failed[0].id} has {failed[0].state}")
         others = [trial for trial in trials if trial is not best]
         val_scores, tags = found.mean, {"sweep": sweep.name, "folds": str(len(trials))}
+        # A fold's own digest is that of its part.
+        definition = store.definition()
+        assert definition is not None
+        data_digest = definition["data_digest"]
 
     def config_of(trial: TrialRecord) -> RunConfig:
         return resolved(with_values(config, trial.values | {"name": trial.run_name}))
@@ -97,7 +102,7 @@ def register_candidate(sweep: SweepConfig, config: RunConfig, store: SweepStore)
         val_scores=val_scores,
         uri=config.tracking.uri,
         run_id=best.run_id,
-        data_digest=best.data_digest,
+        data_digest=data_digest,
         weights=describe_weights(config_of_best.model),
         lineage_tags=tags,
         others=[
