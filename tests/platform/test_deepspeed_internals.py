@@ -1,9 +1,11 @@
 """One contract a function of `deepspeed_internals`: what an upgrade of DeepSpeed may not change unnoticed."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,27 +24,30 @@ STAGES = (0, 1, 2, 3)
 def saved(make_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of two workers with a frozen backbone after one step, in a folder a stage."""
     folder = tmp_path_factory.mktemp("shards")
+    buckets = {f"zero{stage}": {"zero_stage": stage} for stage in STAGES}
+    # More gradients than a bucket holds: DeepSpeed's own reduction.
+    buckets |= {f"zero{stage}-buckets": {"zero_stage": stage, "bucket_size": 1000} for stage in (1, 2)}
     model = {"backbone": "test_convnext2", "image_size": 32, "width": 16, "num_heads": 2}
     model["freeze_backbone"] = True
     lives = []
-    for stage in STAGES:
+    for name, deepspeed in buckets.items():
         config = make_config(
-            f"zero{stage}",
+            name,
             model=model,
             data={"augment": {"window": 2}},
-            deepspeed={"zero_stage": stage},
+            deepspeed=deepspeed,
             training={"batch_size": 4},
         )
         lives.append(
             {
-                "name": f"zero{stage}",
+                "name": name,
                 "config": config.model_dump(mode="json"),
                 "steps": (0, 1),
                 "load": None,
-                "save": (1, str(folder / f"zero{stage}")),
+                "save": (1, str(folder / name)),
             }
         )
-        (folder / f"zero{stage}").mkdir()
+        (folder / name).mkdir()
     run_group(2, lives, folder)
     return folder
 
@@ -137,6 +142,46 @@ def test_a_model_with_a_frozen_part_stays_whole_for_two_then_one_then_three_work
         assert frozen.keys() == shapes.keys()
         assert all(len(part) == -(-shapes[name].numel() // 3) for name, part in frozen.items())
         assert frozen
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_gradients_that_are_reduced_at_once_are_those_that_deepspeed_reduces_in_buckets(saved, stage):
+    results = json.loads((saved / "rendezvous-zero0.json").read_text())
+    at_once, in_buckets = saved / f"zero{stage}", saved / f"zero{stage}-buckets"
+    assert results[at_once.name]["norms"] == pytest.approx(results[in_buckets.name]["norms"])
+    pairs = [
+        *zip(
+            deepspeed_internals.optimizer_shards(at_once / "shards"),
+            deepspeed_internals.optimizer_shards(in_buckets / "shards"),
+            strict=True,
+        )
+    ]
+    assert len(pairs) == 2
+    for paths in pairs:
+        one, other = (deepspeed_internals.load_shard(path)["optimizer_state_dict"] for path in paths)
+        weights, optimizer = deepspeed_internals.shard_keys(one)
+        for index, group in enumerate(one[weights]):
+            torch.testing.assert_close(group, other[weights][index], rtol=1e-5, atol=1e-7)
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment, expected = (each[optimizer]["state"][index][name] for each in (one, other))
+                assert moment.any()
+                torch.testing.assert_close(moment, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_only_fp32_gradients_that_fit_into_one_bucket_are_reduced_at_once():
+    def is_taken(**changes: Any) -> bool:
+        known = {"single_partition_of_fp32_groups": [], "dtype": torch.float32, "cpu_offload": False}
+        known |= {"bit16_groups_flat": [torch.zeros(3)], "reduce_bucket_size": 3}
+        return deepspeed_internals.reduce_at_once(
+            SimpleNamespace(optimizer=SimpleNamespace(**known | changes))
+        )
+
+    assert not is_taken(reduce_bucket_size=2)
+    assert not is_taken(dtype=torch.bfloat16)
+    assert not is_taken(cpu_offload=True)
+    assert not deepspeed_internals.reduce_at_once(
+        SimpleNamespace(optimizer=torch.optim.SGD([torch.zeros(1)]))
+    )
 
 
 def test_on_cpu_deepspeed_compiles_no_collective_and_comes_without_mlflow():

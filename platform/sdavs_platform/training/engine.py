@@ -15,7 +15,12 @@ from sdavs_model.encoders.visual import STRIDES
 from sdavs_model.precision import cast
 from sdavs_model.training_step import move, training_loss
 from sdavs_platform.config.tree import OptimizerConfig, RunConfig
-from sdavs_platform.deepspeed_internals import import_deepspeed, loss_scale, skip_compiled_collective
+from sdavs_platform.deepspeed_internals import (
+    import_deepspeed,
+    loss_scale,
+    reduce_at_once,
+    skip_compiled_collective,
+)
 from sdavs_platform.training.averaging import keep_average
 from sdavs_platform.training.pace import Pace
 from sdavs_platform.training.schedule import lr_factor
@@ -57,6 +62,7 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
         config=deepspeed_config(config, world_size=world_size),
         dist_init_required=False,
     )
+    reduce_at_once(engine)
     cast(engine.module, compute_dtype(config))  # DeepSpeed converts weights alone
     if config.training.compile:
         engine.module.compile(dynamic=True)
