@@ -139,15 +139,15 @@ def reduce_at_once(engine: Any) -> bool:
     ]
 
     @torch.no_grad()
-    def reduce(**_: Any) -> None:
+    def reduce(**options: Any) -> None:
         for index, (whole, layout) in enumerate(zip(wholes, layouts, strict=True)):
             missing = [part for part, weight in layout if weight.grad is None]
             if missing:
                 torch._foreach_zero_(missing)
-            found = [(part, weight) for part, weight in layout if weight.grad is not None]
+            found = [(part, weight.grad) for part, weight in layout if weight.grad is not None]
             if found:
-                torch._foreach_copy_([part for part, _ in found], [weight.grad for _, weight in found])
-            for _, weight in found:
+                torch._foreach_copy_([part for part, _ in found], [gradient for _, gradient in found])
+            for _, weight in layout:
                 weight.grad = None
             parts = whole.split(int(optimizer.partition_size[index]))
             if world_size > 1:
