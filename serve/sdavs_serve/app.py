@@ -25,10 +25,10 @@ INGRESS, CONTROLLER, MODEL = "ingress", "rollout", "model-{slot}"
 SURPLUS = 32
 
 HEALTH: dict[str, Any] = {"health_check_period_s": 2, "health_check_timeout_s": 10}
-"""How Serve checks replicas: one that has not answered three checks in a row, each within the time-out, is replaced,
-that is after half a minute; with Serve's default of 30 s it would be a minute and a half. Checks run on an event loop
-that model passes and loads do not occupy: they have threads of their own. What holds them up is an import of torch,
-which takes seconds, and once; three times in a row ten seconds is a process that is stopped or cut off."""
+"""How Serve checks replicas: one that has not responded to three checks in a row, each within the time-out, is
+replaced, that is after half a minute; with Serve's default of 30 s it would be a minute and a half. Checks run on an
+event loop that model passes and loads do not occupy: they have threads of their own. What holds them up is an import
+of torch, which takes seconds, and once; three times in a row ten seconds is a process that is stopped or cut off."""
 
 SMALL_CPUS = 0.1
 """CPU cores reserved for an ingress replica and for the controller. Actors that reserve none land on Ray's head, too,

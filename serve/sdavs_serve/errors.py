@@ -65,7 +65,7 @@ class Busy(RequestError):
 
 
 class NoModel(RequestError):
-    """No model can answer at the moment: 503."""
+    """No model is available at the moment: 503."""
 
     def __init__(self, detail: str, *, limit: str | None = None, retry_after_s: int = 5) -> None:
         super().__init__(status=503, kind="no_model", detail=detail, limit=limit, retry_after_s=retry_after_s)

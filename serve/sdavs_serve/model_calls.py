@@ -15,7 +15,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from sdavs_model.data.core.clip import Clip
 
 CALL_LOST = (RayActorError, DeploymentUnavailableError)
-"""The call was lost with the replica that had it; this says nothing about the model."""
+"""The call was lost with its replica; this does not count against the model."""
 
 
 class ReplicaBroken(Exception):
@@ -60,7 +60,7 @@ class Region:
 
 
 Regions = dict[int, Region]
-"""By class, for those present in a frame; 0, the background, is none of them, and binary models know 1."""
+"""By class, for those present in a frame; 0, the background, is excluded, and binary models have only 1."""
 
 
 def regions_of(mask: np.ndarray, confidence: np.ndarray) -> Regions:
@@ -101,7 +101,7 @@ class Masks:
     """Height and width of the clip's frames as displayed, and so of the masks."""
     frames: list[Regions]
     sounds: list[list[Sound]] | None = None
-    """For each frame the classes that were heard, nearest first; None from models that do not say."""
+    """For each frame the classes that were heard, nearest first; None from models that do not report them."""
 
     @property
     def masks(self) -> np.ndarray:
@@ -116,4 +116,4 @@ class GoldenReport:
     difference: float
     """Largest difference of its logits from the stored ones, relative to the largest stored one."""
     clips: list[Clip]
-    """The golden clips, with their sound: models of other architectures may hear it in another way."""
+    """The golden clips, with their sound: models of other architectures may preprocess it differently."""

@@ -58,7 +58,7 @@ class HeardSound(Answer):
     name: str
     """Its name in the model's bank of audio semantics."""
     seen: float
-    """How much of its sound the model finds in the picture, 0 to 1; low: heard and not seen, as from off screen."""
+    """How much of its sound the model finds in the picture, 0 to 1; low: heard, but not seen (off screen)."""
     distance: float
     """How far the sound is from the class, in the audio encoder's embedding; there are always as many classes."""
 
@@ -81,7 +81,7 @@ class FrameMask(Answer):
     classes: list[ClassMask] | None = None
     """Each class in the frame; null from a binary model. `rle` is all of them together."""
     sounds: list[HeardSound] | None = None
-    """Classes heard, nearest first; null from models that do not say."""
+    """Classes heard, nearest first; null from models that do not report them."""
 
 
 class Timings(Answer):
@@ -109,7 +109,7 @@ class Timeline(Answer):
 
 
 class AnswerHead(Answer):
-    """What a response says about all its frames."""
+    """The part of a response that applies to all its frames."""
 
     model: ModelInfo
     fps: float

@@ -1,4 +1,4 @@
-"""Distributed evaluation: scores a split with several Ray workers, with bit for bit the figures of one process.
+"""Distributed evaluation: scores a split with several Ray workers; the figures are bit for bit those of one process.
 
 Workers get consecutive clips, split between batches, so that every batch is the same as in a single process. They
 return a separate state for each few clips; merged in the clips' order, the same numbers are summed in the same order.

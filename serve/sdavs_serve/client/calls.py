@@ -29,7 +29,7 @@ JOB_POLL_S = 1.0
 
 
 class EndpointError(Exception):
-    """The endpoint refused; `problem` says what, why and which limit or field."""
+    """The endpoint refused the request; `problem` has the reason and the limit or field."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.status} {problem.title}: {problem.detail}")
@@ -61,7 +61,7 @@ class Retries:
     def pause_s(self, attempt: int, retry_after: str | None) -> float | None:
         """How long to wait after attempt number `attempt`, counted from 1; None: give up.
 
-        As long as `Retry-After` asks, else 0.5 s, doubled with each attempt.
+        As long as `Retry-After` requires, else 0.5 s, doubled with each attempt.
         """
         if attempt >= self.attempts:
             return None

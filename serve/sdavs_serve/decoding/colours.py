@@ -1,4 +1,5 @@
-"""Video frames -> 8 bit RGB as a display shows them: BT.601 or BT.709 where the file does not say, HDR tone-mapped."""
+"""Video frames -> 8 bit RGB as a display shows them: BT.601 or BT.709 if the file does not specify it, HDR
+tone-mapped."""
 
 import functools
 
@@ -7,7 +8,7 @@ import numpy as np
 from av.video.reformatter import Colorspace, ColorTrc
 
 UNSPECIFIED = 2
-"""FFmpeg's AVCOL_SPC_UNSPECIFIED: the file does not say how its colours are coded."""
+"""FFmpeg's AVCOL_SPC_UNSPECIFIED: the file does not specify its colour space."""
 
 HD_HEIGHT = 720
 """Untagged pictures from this height on are BT.709."""

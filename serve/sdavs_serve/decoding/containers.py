@@ -155,7 +155,7 @@ class Clock:
     start: float
     """Time of the container that counts as 0 s: the begin of the first track."""
     announced_end: float
-    """Where the last track ends according to the file's headers, in seconds from `start`; 0 if they do not say."""
+    """Where the last track ends according to the file's headers, in seconds from `start`; 0 if unknown."""
 
     @classmethod
     def of(cls, container: av.container.InputContainer, data: Content = b"") -> "Clock":

@@ -1,4 +1,4 @@
-"""A user and a root folder of its own for each decoder, where the endpoint runs as root (a laptop, a plain container).
+"""A separate user and root folder for each decoder, if the endpoint runs as root (a laptop, a plain container).
 
 Root may raise its limits again, and so open files that `fork_server.py` keeps a decoder from. Under a user id that no
 account has, in a folder that is empty and deleted, a decoder that was taken over may neither read nor signal any other
@@ -32,7 +32,7 @@ class EmptyRoot:
 
 
 def is_possible(root: EmptyRoot) -> bool:
-    """Whether `become` works here: tried in a process of its own, because capabilities may be missing even to root."""
+    """Whether `become` works here; tried in a separate process, because even root may lack capabilities."""
     if os.geteuid() != 0:
         return False
     child = os.fork()

@@ -27,7 +27,7 @@ class Moments:
 
     fps: float
     announced_end: float
-    """Length of the video according to its headers, in seconds; 0 if they do not say."""
+    """Length of the video according to its headers, in seconds; 0 if unknown."""
 
     def __getitem__(self, index: int) -> float:
         """Moment `index`, in seconds."""

@@ -29,7 +29,7 @@ class Message:
 
 
 class Broken(Exception):
-    """The other side is gone, or its message is malformed."""
+    """The other side has ended, or its message is malformed."""
 
 
 def send(connection: socket.socket, message: Message) -> None:

@@ -53,7 +53,7 @@ class Upload:
     decodings: "list[Decoding]" = field(default_factory=list)
     """All jobs that were started for it."""
     stopped: threading.Event = field(default_factory=threading.Event)
-    """Its client has gone: a thread that still writes the response starts no further job."""
+    """Its client has disconnected: a thread that still writes the response starts no further job."""
 
     def stop_decoding(self) -> None:
         """End all its jobs, for good."""
@@ -179,7 +179,7 @@ class Sandbox:
         return self._start(upload, upload.kind, squash_to=squash_to, keep_pictures=keep_pictures)
 
     def sound(self, upload: Upload, *, until: float) -> Decoding:
-        """Start decoding its sound once more, for an overlay."""
+        """Start decoding its sound again, for an overlay."""
         return self._start(upload, "sound", until=until)
 
     @property

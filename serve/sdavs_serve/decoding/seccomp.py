@@ -80,7 +80,7 @@ CLONE, CLONE3, TGKILL, PRLIMIT = (56, 220), (435, 435), (234, 131), (302, 261)
 
 
 def is_supported() -> bool:
-    """Whether `restrict` knows this machine."""
+    """Whether `restrict` supports this machine."""
     return platform.system() == "Linux" and platform.machine() in ARCHITECTURES
 
 

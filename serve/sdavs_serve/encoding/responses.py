@@ -54,11 +54,11 @@ class SegmentedFrame:
     regions: Regions
     """Where the classes are; the background is none of them."""
     sounds: list[Sound] | None = None
-    """The classes heard; None from models that do not say."""
+    """The classes heard; None from models that do not report them."""
 
     @functools.cached_property
     def mask(self) -> np.ndarray:
-        """[H, W] uint8, class of each pixel; 0 is background, binary models know 1."""
+        """[H, W] uint8, class of each pixel; 0 is background, binary models have only 1."""
         return mask_of(self.regions, self.size)
 
     def to_schema(self, classes: list[str]) -> FrameMask:

@@ -39,7 +39,7 @@ class UploadLimits:
 class Admission:
     """ASGI middleware around the whole app that limits uploads.
 
-    Other requests are not counted, so that a busy endpoint still answers probes.
+    Other requests are not counted, so that a busy endpoint still responds to probes.
     """
 
     def __init__(self, app: ASGIApp, *, limits: UploadLimits) -> None:

@@ -46,7 +46,7 @@ class Authentication:
         self._limits = KeyLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer 401, 403 or 429."""
+        """Let the request through, or respond with 401, 403 or 429."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

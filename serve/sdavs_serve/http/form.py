@@ -42,13 +42,13 @@ class SegmentForm(BaseModel):
     frames: list[UploadFile] = []
     """Pictures, png, jpg or WebP, all of one size."""
     audio: UploadFile | None = None
-    """A sound: wav, flac, ogg, mp3 or a video's. It belongs to `frames`; sent with `video`, the model hears it in
-    place of the video's own sound, and silence where it is shorter."""
+    """A sound: wav, flac, ogg, mp3 or a video's. It belongs to `frames`; sent with `video`, the model gets it instead
+    of the video's own sound, and silence where it is shorter."""
     fps: float | None = Field(default=None, ge=0.01, le=60, examples=[1.0])
     """Frames sampled from a second of video, or sent for a second of sound. Default: the endpoint's, 1 unless
     configured otherwise, which is what the model was trained on."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Probability above which a pixel belongs to the mask. Semantic models answer the most probable class instead."""
+    """Probability above which a pixel belongs to the mask. Semantic models return the most probable class instead."""
     frame: int = Field(default=0, ge=0)
     """Which frame `image/png` shows, from 0."""
     overlay: bool = False

@@ -79,7 +79,7 @@ ANY = (400, 403, 421, 500)
 """What every path may return."""
 
 KEYED = (*ANY, 401)
-"""What every path that needs a key may return besides."""
+"""Further responses of every path that needs a key."""
 
 
 @serve.ingress()

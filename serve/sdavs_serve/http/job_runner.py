@@ -96,7 +96,7 @@ class JobRunner:
         self._ended: dict[str, Job] = {}
         """Jobs that have ended: their records stay as they are and are read once."""
         self.num_waiting = 0
-        """Jobs that nobody works at, when the table was last read."""
+        """Jobs that no replica is processing, when the table was last read."""
         self.num_kept: Counter[str] = Counter()
         """Jobs by the id of the key that sent them, also those that have ended; as of then."""
 
@@ -217,7 +217,7 @@ class JobRunner:
         }
 
     async def _report(self, job: Job, *, num_frames: int) -> bool:
-        """Report that the job is being worked at; False if it is not ours any more."""
+        """Report that the job is being processed; False if it is no longer ours."""
         changes = {"beat": self._clock(), "num_frames": num_frames}
         return await self._change(job, changes) is not None
 

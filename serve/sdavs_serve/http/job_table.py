@@ -1,4 +1,4 @@
-"""Jobs as files on the storage: they survive every process, and any ingress replica may work at them.
+"""Jobs as files on the storage: they survive every process, and any ingress replica may process them.
 
 Of a job there are `ID.json` (its record), `ID.upload` until it has ended, and `ID.result-N`. Records are changed by
 compare-and-write, so of two replicas that want a job one gets it.
@@ -21,7 +21,7 @@ logger = logging.getLogger("ray.serve")
 
 
 class Job(JobStatus):
-    """The record of a job: what the client sees, what it asked for, and who works at it."""
+    """The record of a job: its state, the request, and the replica that processes it."""
 
     owner: str
     """Id of the API key that sent it; empty without keys."""
@@ -37,7 +37,7 @@ class Job(JobStatus):
     holder: str = ""
     """The replica that works at it."""
     beat: float = 0.0
-    """When the holder was last heard of."""
+    """When the holder last reported."""
     attempts: int = 0
 
     @property
@@ -96,7 +96,7 @@ class JobTable:
         return sorted(found, key=lambda job: job.created)
 
     def change(self, job_id: str, make: Callable[[Job], Job | None]) -> Job | None:
-        """Change a record; returns what was written, or None if the job is gone or `make` returns None."""
+        """Change a record; returns what was written, or None if the job was deleted or `make` returns None."""
         while (content := self._storage.read(f"{job_id}.json")) is not None:
             changed = make(Job.model_validate_json(content))
             if changed is None:
@@ -106,7 +106,7 @@ class JobTable:
         return None
 
     def upload(self, job: Job) -> Upload:
-        """The upload of a job, in a file of its own."""
+        """The upload of a job, in a separate file."""
         file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the upload
         with self._storage.open(f"{job.id}.upload") as stored:
             shutil.copyfileobj(stored, file)

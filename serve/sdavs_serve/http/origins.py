@@ -80,7 +80,7 @@ def _name(address: str) -> str | None:
 def add_origins(app: FastAPI, config: ServeConfig) -> None:
     """Check `Host` and `Origin` of a loopback address without keys, and let `cors_origins` in.
 
-    Outside of authentication: a browser asks without a key first.
+    Outside of authentication, because browsers send preflight requests without a key.
     """
     if is_loopback(config.host) and not keys_required(config):
         hosts = (*dict.fromkeys((*LOOPBACK, config.host, *config.allowed_hosts)),)

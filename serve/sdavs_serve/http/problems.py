@@ -1,4 +1,4 @@
-"""Every error as an `application/problem+json` response (RFC 9457), whoever raised it."""
+"""Turns every error into an `application/problem+json` response (RFC 9457)."""
 
 from http import HTTPStatus
 
@@ -103,7 +103,7 @@ def handle_problems(app: FastAPI) -> None:
 
 
 def _allowed(app: FastAPI, scope: Scope) -> list[str]:
-    """The methods of a path: Starlette names those of its first route alone, and knows nothing of `Conformance`."""
+    """The methods of a path: Starlette names only those of its first route and ignores `Conformance`."""
     found = [
         method
         for method in METHODS

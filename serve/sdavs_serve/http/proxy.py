@@ -1,4 +1,4 @@
-"""Middleware in Serve's proxy: a client that does not read its response loses the connection.
+"""Middleware in Serve's proxy that disconnects clients that do not read their response.
 
 The proxy holds a response in memory until the client has read it, so this is the only place where unread responses can
 be bounded: a replica has sent everything by then. `ray_internals.PROXY_MIDDLEWARES` installs it on every node.

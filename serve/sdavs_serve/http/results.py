@@ -62,7 +62,7 @@ class ResultCache:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Segmented | None:
-        """The kept response, with a file of its own. Blocking."""
+        """The cached response, with its own file. Blocking."""
         with self._lock:
             if key not in self._kept:
                 return None
@@ -71,7 +71,7 @@ class ResultCache:
             return replace(self._kept[key][0], body=body, reused=True)
 
     def put(self, key: str, made: Segmented) -> None:
-        """Keep a copy of a response, unless it is large. Blocking."""
+        """Cache a response, unless it is large. Blocking."""
         size = made.body.seek(0, 2)
         if size > LARGEST * self._max_bytes:
             return

@@ -13,7 +13,7 @@ PROBE_S = 8.0
 
 
 class DeviceHealth:
-    """Asks the device with a small computation, at health checks and after a failed batch."""
+    """Tests the device with a small computation, at health checks and after a failed batch."""
 
     def __init__(self, *, probe_s: float = PROBE_S) -> None:
         """
@@ -27,7 +27,7 @@ class DeviceHealth:
         """Why the device no longer computes; permanent, because this process cannot repair it."""
 
     async def check(self, probe: Callable[[], None], *, is_busy: Callable[[], bool] = lambda: False) -> None:
-        """Ask the device; returns at once where that has failed before.
+        """Test the device; returns at once if a test has failed before.
 
         Args:
             probe: computes something on the device; raises if that fails. Blocking.

@@ -29,7 +29,7 @@ PAUSE_S = 0.5
 
 
 class VersionGone(Exception):
-    """The version of this request cannot answer any more; the request starts over with another one."""
+    """The version of this request is no longer available; the request restarts with another one."""
 
 
 class Dispatcher:

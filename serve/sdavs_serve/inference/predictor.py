@@ -87,7 +87,7 @@ class Predictor:
             await self._device.check(self._model.probe_device, is_busy=lambda: self._infer.busy_s > 0)
 
     def _hangs(self, *, active: bool) -> bool:
-        """Whether the running batch takes so long that no request waits for it any more."""
+        """Whether the running batch takes so long that no request is still waiting for it."""
         trusted = active and self._watcher.state.phase != "bake"
         limit = self._config.timeout_s if trusted else self._config.rollout.call_timeout_s
         return self._infer.busy_s > limit

@@ -1,4 +1,5 @@
-"""Chooses the version that answers a request, by the rollout's document, which every ingress follows on its own."""
+"""Chooses the version that processes a request, by the rollout's document, which every ingress follows
+independently."""
 
 import random
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Router:
         return self._watcher.state
 
     def served(self) -> Route:
-        """The version that the endpoint serves, whoever answers a single request.
+        """The version that the endpoint serves, whichever version processes a single request.
 
         Raises:
             NoModel: 503, no version serves yet.

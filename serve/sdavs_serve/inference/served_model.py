@@ -35,7 +35,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says of one clip, on the CPU."""
+    """The model's prediction for one clip, on the CPU."""
 
     logits: torch.Tensor
     """[T, K, S, S]."""

@@ -29,7 +29,7 @@ MAX_MIRRORED = 2
 
 
 class Observer:
-    """Collects how calls to the versions went, and sends it to the controller."""
+    """Collects the outcomes of calls to the versions, and sends them to the controller."""
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ def add_docs(app: FastAPI) -> None:
 
 
 def _answer(request: Request, name: str, content: bytes) -> Response:
-    """A file, or 304 if the browser has it: it asks every time, because of Cache-Control."""
+    """A file, or 304 if the browser has it: because of Cache-Control it revalidates every time."""
     headers = HEADERS | {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if headers["ETag"] in known or "*" in known:

@@ -1,1 +1,1 @@
-"""How a new version takes over: verified, loaded next to the old one, compared, given traffic step by step."""
+"""Rollouts: a new version is verified, loaded next to the old one, compared, and given traffic step by step."""

@@ -114,7 +114,7 @@ def verify(target: Target, config: ServeConfig) -> Release | Failure:
 
 
 def write_tags(write: TagWrite, config: ServeConfig) -> bool:
-    """Write tags of one version; False if MLflow does not know the version any more.
+    """Write tags of one version; False if MLflow no longer has the version.
 
     Raises whatever else MLflow raises; the controller tries again.
     """

@@ -249,7 +249,7 @@ def _trial(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutSta
 
 
 def _bake(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutState:
-    """After the switch: the new version answers, and the one before takes over again if it does badly."""
+    """After the switch: the new version serves, and the previous one takes over again if it fails."""
     served, before = state.served, state.slots[state.other]
     assert served
     assert before
@@ -280,7 +280,7 @@ def _bake(state: RolloutState, seen: Seen, limits: RolloutConfig) -> RolloutStat
 def _bake_without_replicas(
     state: RolloutState, seen: Seen, limits: RolloutConfig, *, failed: str | None
 ) -> RolloutState:
-    """The version before answers until the new one has a replica again."""
+    """The previous version serves until the new one has a replica again."""
     served = state.served
     assert served
     if failed:
@@ -309,7 +309,7 @@ def _end_bake(state: RolloutState, seen: Seen) -> RolloutState:
 
 
 def _roll_back(state: RolloutState, seen: Seen, failure: Failure) -> RolloutState:
-    """The version before serves again; the one that replaced it is refused."""
+    """The previous version serves again; the one that replaced it is refused."""
     before = state.slots[state.other]
     assert before
     state = state.model_copy(
@@ -379,7 +379,7 @@ def _enter(
 
 
 def _switch(state: RolloutState, seen: Seen, why: str, limits: RolloutConfig | None = None) -> RolloutState:
-    """The candidate serves. With `limits`, a bake follows: it was compared with the version before."""
+    """The candidate serves. With `limits`, a bake follows: it was compared with the previous version."""
     candidate, before = state.candidate, state.served
     assert candidate
     state = state.model_copy(update={"active": state.other, "candidate": None, "live": True})

@@ -1,4 +1,4 @@
-"""The rollout as one document: what each slot holds, which version answers, and the progress of a change.
+"""The rollout as one document: the content of each slot, the served version, and the progress of a change.
 
 Written by the controller, read by every replica. GET /v1/rollout returns it.
 """
@@ -38,7 +38,7 @@ class Target(Answer):
 
 
 class Release(Target):
-    """A verified version, with the facts of its own card."""
+    """A verified version, with data from its card."""
 
     data_digest: str
     """Digest of the data set it was trained on; empty if not recorded."""
@@ -150,7 +150,7 @@ class RolloutState(Answer):
     wanted: int | None = None
     """Version that the alias points to."""
     active: SlotName | None = None
-    """Slot that answers requests; null before the first version has passed."""
+    """Slot that serves requests; null before the first version has passed."""
     slots: dict[SlotName, Release | None] = Field(default={"a": None, "b": None})
     """Version assigned to each slot."""
     rollout: int = 0
@@ -167,11 +167,11 @@ class RolloutState(Answer):
     stage: int = 0
     """Grows whenever measuring restarts; observations carry it."""
     ready: bool = False
-    """The candidate is loaded on all its replicas and may get traffic. In the bake: the version before is loaded."""
+    """The candidate is loaded on all its replicas and may get traffic. In the bake: the previous version is loaded."""
     mirror: float = 0.0
     """Fraction of the windows that go to both versions."""
     weight: float = 0.0
-    """Fraction of the requests that the candidate answers; in the bake, that the new version answers."""
+    """Fraction of the requests that the candidate serves; in the bake, that the new version serves."""
     restarts: int = 0
     """How often replicas of the candidate were lost."""
     gates: tuple[GateResult, ...] = ()
@@ -187,7 +187,7 @@ class RolloutState(Answer):
     nothing_served: bool = False
     """No version serves, and according to MLflow's tags none ever has."""
     rollbacks: int = 0
-    """How often the bake ended with the version before serving again."""
+    """How often the bake ended with the previous version serving again."""
     given_up: tuple[int, ...] = ()
     """Versions that were refused while no version served."""
     history: tuple[Event, ...] = ()
@@ -197,24 +197,24 @@ class RolloutState(Answer):
 
     @property
     def other(self) -> SlotName:
-        """The slot that does not answer requests."""
+        """The slot that does not serve requests."""
         return "b" if self.active == "a" else "a"
 
     @property
     def tried(self) -> SlotName | None:
-        """The slot whose version is being compared and answers `weight` of the requests; None if none is."""
+        """The slot whose version is being compared and serves `weight` of the requests; None if there is none."""
         if not self.ready:
             return None
         return self.active if self.phase == "bake" else self.other
 
     @property
     def trusted(self) -> SlotName | None:
-        """The slot that answers the other requests, and those that the tried version fails."""
+        """The slot that serves the other requests, and those on which the compared version fails."""
         return self.other if self.tried and self.tried == self.active else self.active
 
     @property
     def served(self) -> Release | None:
-        """The version that answers requests."""
+        """The version that serves requests."""
         return self.slots[self.active] if self.active else None
 
     def slot_of(self, version: int) -> SlotName | None:

@@ -84,8 +84,8 @@ def write_report(slot: SlotName, actor: str, report: ReplicaReport) -> None:
 def summary_of(identity: str | None, replicas: Sequence[ReplicaReport]) -> SlotReport:
     """The reports of a slot's live replicas together.
 
-    A replica that could not load what others have loaded says nothing about the version: it is left out here, and Serve
-    replaces it (`Predictor.check_health`). The version has failed when all that tried have failed.
+    A replica that could not load what others have loaded does not count against the version: it is left out here,
+    and Serve replaces it (`Predictor.check_health`). The version has failed when all that tried have failed.
 
     Args:
         identity: `Target.identity` of the version assigned to the slot; None if there is none.
@@ -143,7 +143,7 @@ def _exists(actor: str) -> bool:
 
 
 class Watcher:
-    """Follows the document in a thread of its own, so that a busy event loop does not delay it."""
+    """Follows the document in a separate thread, so that a busy event loop does not delay it."""
 
     def __init__(self, on_read: Callable[[RolloutState], None] | None = None) -> None:
         """

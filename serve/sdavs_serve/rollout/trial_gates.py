@@ -23,7 +23,7 @@ two), and the median is judged instead."""
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """How one window of a request went, as the ingress saw it."""
+    """The outcome of one window of a request, as seen by the ingress."""
 
     stage: int
     """`RolloutState.stage` when the request chose its version."""
@@ -111,9 +111,9 @@ def judge(measured: Measured, *, elapsed: float, comparing: bool, limits: Rollou
 
 
 def judge_bake(measured: Measured, *, elapsed: float, limits: RolloutConfig) -> Verdict:
-    """Judge a version that serves already: "pass" when there is enough to start measuring again.
+    """Judge a version that is already serving: "pass" when there is enough to start measuring again.
 
-    So a version that turns bad late is not judged by its good first minutes. Windows that nobody sends are no fault
+    So a version that degrades late is not judged by its good first minutes. Windows that nobody sends are no fault
     here: it had enough of them before. Nor is a single error, our choice: the version before has answered it.
 
     Args:

@@ -48,12 +48,12 @@ class Outcome:
     """Results of a run."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    """Number of files by kind of answer."""
+    """Number of files by kind of response."""
     slowest_s: float = 0.0
     slowest_seed: int = 0
     leaked_descriptors: int = 0
     left_processes: int = 0
-    """Decoders that still run after the last answer."""
+    """Decoders that still run after the last response."""
     memory_mb: list[float] = field(default_factory=list)
     """Resident memory of this process and the one that decoders are forked from, every `LOOK_EVERY` files."""
 
@@ -133,7 +133,7 @@ def small_video(kind: str) -> bytes:
 
 
 def mux_sound(container: av.container.OutputContainer, audio: Any, samples: np.ndarray) -> None:
-    """Encode [N] int16 mono at the stream's rate, whatever format and frame size its codec wants."""
+    """Encode [N] int16 mono at the stream's rate, in the format and frame size of its codec."""
     frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
     frame.sample_rate, frame.pts = audio.rate, 0
     resampler = av.AudioResampler(audio.format, "mono", audio.rate, frame_size=audio.frame_size)

@@ -46,7 +46,7 @@ def measure(
     clients: Sequence[int],
     seconds: float,
 ) -> list[Row]:
-    """Measure the bare model in this process, then the endpoint on a Ray cluster of its own.
+    """Measure the bare model in this process, then the endpoint on its own Ray cluster.
 
     Args:
         config: of the endpoint; its rollout plays no part.
