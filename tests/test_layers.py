@@ -6,6 +6,7 @@ in its row.
 """
 
 import ast
+import functools
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -71,6 +72,7 @@ ROW_OF = {
 }
 
 
+@functools.cache
 def read_imports() -> dict[str, set[str]]:
     """{module: modules of ours that it imports}."""
     files = {
@@ -96,9 +98,6 @@ def read_imports() -> dict[str, set[str]]:
     return found
 
 
-IMPORTS = read_imports()
-
-
 def find_circle(imports: Mapping[str, Iterable[str]]) -> list[str]:
     """The names along one circle; empty if there is none."""
     try:
@@ -111,7 +110,7 @@ def find_circle(imports: Mapping[str, Iterable[str]]) -> list[str]:
 def at_depth(depth: int) -> dict[str, set[str]]:
     """The imports between names cut to `depth` parts: folders where they go deeper, modules where they do not."""
     cut: dict[str, set[str]] = {}
-    for module, imported in IMPORTS.items():
+    for module, imported in read_imports().items():
         name = ".".join(module.split(".")[:depth])
         cut.setdefault(name, set()).update(".".join(other.split(".")[:depth]) for other in imported)
     return {name: others - {name} for name, others in cut.items()}
@@ -136,7 +135,7 @@ def test_no_imports_go_round_in_a_circle(depth: int):
 def test_every_module_imports_from_its_own_layer_or_a_lower_one():
     wrong = [
         f"{module} imports {other}: {above} is not above {below}"
-        for module, imported in IMPORTS.items()
+        for module, imported in read_imports().items()
         for other in sorted(imported)
         if (above := layer_of(module)) != (below := layer_of(other)) and ROW_OF[above] >= ROW_OF[below]
     ]
@@ -145,6 +144,8 @@ def test_every_module_imports_from_its_own_layer_or_a_lower_one():
 
 def test_every_layer_exists():
     missing = [
-        layer for layer in ROW_OF if not any(f"{module}.".startswith(f"{layer}.") for module in IMPORTS)
+        layer
+        for layer in ROW_OF
+        if not any(f"{module}.".startswith(f"{layer}.") for module in read_imports())
     ]
     assert not missing

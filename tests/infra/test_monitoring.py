@@ -7,9 +7,6 @@ import dashboards
 import promql
 import pytest
 import yaml
-from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
-from ray.train.v2._internal.metrics.controller import ControllerMetrics
-from ray.train.v2._internal.metrics.worker import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +29,10 @@ def test_metric_names_are_found_in_promql(expression: str, names: set[str]):
 
 def test_what_is_named_of_nodes_and_trainings_is_exported_by_this_ray_and_this_code():
     """GPUs and trainings are not to be had in every test; the tables that make their metrics are."""
+    from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
+    from ray.train.v2._internal.metrics.controller import ControllerMetrics
+    from ray.train.v2._internal.metrics.worker import WorkerMetrics
+
     source = (ROOT / "platform/sdavs_platform/training/telemetry/metrics.py").read_text()
     trainings = set(re.findall(r'Gauge\(\s*"(\w+)"', source))
     train_library = {

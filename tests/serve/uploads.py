@@ -1,5 +1,6 @@
 """Real videos, recordings and pictures as a client uploads them, written here with PyAV."""
 
+import functools
 import io
 import wave
 
@@ -25,6 +26,7 @@ def chirp(seconds: float, rate: int = RATE) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * (200 + 200 * time) * time)).astype(np.float32)
 
 
+@functools.cache
 def write_video(seconds: int = 3, *, kind: str = "mp4", fps: int = 1, with_sound: bool = True) -> bytes:
     """A video of `seconds` seconds whose second i shows `picture(i)` and sounds as `chirp` does."""
     codec, sound_codec = {
