@@ -1,5 +1,6 @@
 """The tests' own tools: waiting, ending what was started, and the line about a missing browser."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -7,7 +8,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from file_order import LONGEST_FIRST, SHARE_A_CLUSTER, rank_of, scope_of
+from file_order import (
+    LONGEST_FIRST,
+    SHARE_A_CLUSTER,
+    SHARE_A_FORK_SERVER,
+    SHARE_AN_ENDPOINT,
+    rank_of,
+    scope_of,
+)
 from running import process, ray_cluster, ray_environment
 from waiting import patience, slowness, wait_until
 
@@ -31,12 +39,13 @@ def test_every_limit_grows_with_the_slowness_of_the_machine(request):
     assert request.node.get_closest_marker("timeout").args[0] == pytest.approx(patience(limit))
 
 
-def test_files_that_share_a_cluster_run_together_and_what_takes_longest_comes_first():
-    assert all((TESTS.parent / path).exists() for path in (*LONGEST_FIRST, *SHARE_A_CLUSTER))
-    assert {scope_of(f"{file}::test_a") for file in SHARE_A_CLUSTER} == {SHARE_A_CLUSTER[0]}
-    assert scope_of("tests/serve/test_page.py::test_a") == "tests/serve"
+def test_files_that_share_a_start_run_together_and_what_takes_longest_comes_first():
+    shared = (SHARE_A_CLUSTER, SHARE_A_FORK_SERVER, SHARE_AN_ENDPOINT)
+    assert all((TESTS.parent / path).exists() for path in (*LONGEST_FIRST, *itertools.chain(*shared)))
+    for together in shared:
+        assert {scope_of(f"{file}::test_a") for file in together} == {together[0]}
     assert scope_of("tests/data/test_masks.py::test_a[1]") == "tests/data/test_masks.py"
-    ids = ["tests/data/test_masks.py::test_a", f"{SHARE_A_CLUSTER[1]}::test_a", "tests/serve/test_page.py::a"]
+    ids = ["tests/data/test_masks.py::test_a", "tests/serve/test_page.py::a", f"{SHARE_A_CLUSTER[1]}::test_a"]
     assert sorted(ids, key=rank_of) == ids[::-1]
 
 
