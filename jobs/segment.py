@@ -95,7 +95,7 @@ def _segment_once(client: "Client", video: Path, archive: Path, film: Path, *, f
 
 
 def _unpack(archive: Path, folder: Path) -> "SegmentAnswer":
-    """Overlays and masks out of the endpoint's zip; returns what it says about them."""
+    """Extract overlays and masks from the endpoint's zip; returns their metadata."""
     from sdavs_serve.client import save_mask
     from sdavs_serve.schema import SegmentAnswer
 

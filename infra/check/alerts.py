@@ -220,7 +220,7 @@ def trouble_an_endpoint(folder: Path, alerts: Alerts, *, head: int, port: int, d
 
 @contextlib.contextmanager
 def asked(address: str, video: bytes, *, num_clients: int) -> Iterator[None]:
-    """So many clients send the clip, each again when it was answered; one that is turned away waits half a second."""
+    """This many clients send the clip repeatedly; a refused client waits half a second."""
     over = threading.Event()
 
     def ask() -> None:

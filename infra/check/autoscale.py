@@ -1,4 +1,4 @@
-"""Watch a training wait for nodes that an autoscaler brings: Ray's autoscaler v2 on nodes that are processes here.
+"""Watch a training wait for nodes that an autoscaler starts: Ray's autoscaler v2 on nodes that are processes here.
 
     .venv/bin/python infra/check/autoscale.py
 
@@ -192,7 +192,7 @@ class Watcher(threading.Thread):
         self.metrics: set[str] = set()
 
     def start(self) -> None:
-        """Join the cluster once its head answers, and begin."""
+        """Join the cluster once its head responds, and start."""
         import ray
 
         deadline = time.monotonic() + 60

@@ -113,7 +113,7 @@ def shell_scripts() -> str:
 
 
 def terraform() -> str:
-    """Formatted, valid by the provider's schema, and planned against made-up answers."""
+    """Check format and the provider's schema, and plan with mocked responses."""
     need("terraform")
     run("terraform", "fmt", "-check", "-diff", "-recursive", INFRA / "cloud")
     with tempfile.TemporaryDirectory() as scratch:
@@ -186,7 +186,7 @@ def run(*command: object, cwd: Path = ROOT, env: dict[str, str] | None = None) -
 
 
 def fetched(tool: tuple[str, str], *arguments: object) -> None:
-    """Run a tool of the package index in an environment of its own; uv keeps it in its cache."""
+    """Run a tool of the package index in a separate environment, which uv caches."""
     uv = ROOT / ".tools" / "uv" / "bin" / "uv"
     package, program = tool
     got = subprocess.run(

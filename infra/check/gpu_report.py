@@ -107,7 +107,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        """Whether no part failed. Goals of speed that are missed do not count: cards differ."""
+        """Whether no part failed. Missed speed targets do not count as failures, because cards differ."""
         return not self.failures
 
     @property

@@ -23,7 +23,7 @@ def quick(rules: str) -> str:
 
 
 class Alerts(threading.Thread):
-    """Asks Prometheus twice a second which alerts fire, and logs what has changed.
+    """Queries Prometheus twice a second for firing alerts, and logs changes.
 
     Attributes:
         missed: alerts that were waited for and did not fire.
@@ -113,7 +113,7 @@ def prometheus(folder: Path, *, port: int, endpoint: str) -> Iterator[Alerts]:
 
 
 def wait_for(what: Callable[[], bool], *, limit_s: float) -> None:
-    """Return when it holds; no answer is no.
+    """Wait until the condition holds; no response counts as false.
 
     Raises:
         TimeoutError: it did not in time.

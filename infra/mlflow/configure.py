@@ -49,7 +49,7 @@ def unless_there() -> Iterator[None]:
 
 
 def wait_for(uri: str, *, seconds: float = 300.0) -> None:
-    """Return when the server answers its probe.
+    """Wait until the server responds to its probe.
 
     Raises:
         TimeoutError: it did not.

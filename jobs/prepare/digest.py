@@ -16,7 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Read everything once and tell."""
+    """Read everything once and print the digests."""
     from sdavs_platform.storage.datasets import local_copy
 
     from sdavs_model.data.core.clip_set import total_digest

@@ -47,7 +47,7 @@ def test_a_saved_model_comes_back_bit_for_bit_with_its_preprocessing(artifact):
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_an_ensemble_is_one_artifact_that_answers_with_the_mean_of_its_members_probabilities(
+def test_an_ensemble_is_one_artifact_that_predicts_the_mean_of_its_members_probabilities(
     tmp_path, num_classes
 ):
     config = replace(CONFIG, num_classes=num_classes)
@@ -78,7 +78,7 @@ def test_models_of_different_configs_make_no_ensemble():
         Ensemble([build_model(CONFIG), build_model(other)])
 
 
-def test_an_artifact_of_an_earlier_version_loads_and_answers_the_same(artifact):
+def test_an_artifact_of_an_earlier_version_loads_and_predicts_the_same(artifact):
     model, folder = artifact
     card = json.loads((folder / "sdavs.json").read_text())
     assert card["config"].pop("architecture") == "sdavs"

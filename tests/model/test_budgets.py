@@ -34,7 +34,7 @@ def test_snrp_costs_parameters_but_almost_no_macs(full):
     assert 0 <= full[1] - macs <= 0.3
 
 
-def test_damf_costs_what_the_paper_says(full):
+def test_damf_costs_as_much_as_in_the_paper(full):
     params, macs = costs("without_damf")
     assert full[0] - params == pytest.approx(2.44, rel=0.15)
     assert full[1] - macs == pytest.approx(20.6, rel=0.25)

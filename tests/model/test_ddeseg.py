@@ -37,7 +37,7 @@ def test_the_nearest_classes_are_those_whose_means_are_nearest():
     torch.testing.assert_close(distances, torch.tensor([[1.0, 17**0.5]]))
 
 
-def test_a_token_is_derived_as_the_equations_say():
+def test_a_token_is_derived_by_the_equations():
     derive = derivation(num_classes=1)
     sound, prototypes = torch.randn(1, 16), bank(num_classes=1)
 
@@ -55,7 +55,7 @@ def test_a_token_is_derived_as_the_equations_say():
     torch.testing.assert_close(derive(sound, prototypes).tokens[0, 0], second)
 
 
-def test_each_nearest_class_gives_a_token_of_its_own():
+def test_each_nearest_class_gives_its_own_token():
     derived = derivation()(torch.randn(5, 16), bank())
     assert derived.tokens.shape == (5, 4, 16)
     assert derived.classes.shape == derived.distances.shape == (5, 4)

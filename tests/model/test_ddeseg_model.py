@@ -165,7 +165,7 @@ def test_mits_weight_files_fit_pvt_v2(bank_file, tmp_path):
 
 
 @torch.no_grad()
-def test_the_scores_say_which_classes_are_heard_and_not_seen(bank_file):
+def test_the_scores_tell_which_classes_are_heard_but_not_seen(bank_file):
     model = build(bank_file).eval()
     clips = batch()
     heard = model.segment(clips["frames"], clips["log_mel"]).heard

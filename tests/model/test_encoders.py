@@ -73,7 +73,7 @@ def test_an_untrained_encoder_tells_sounds_apart(encoder):
     assert (embeddings @ embeddings.T).fill_diagonal_(0).max() < 0.999
 
 
-def test_each_audio_encoder_hears_the_log_offset_that_it_was_trained_with():
+def test_each_audio_encoder_gets_the_log_offset_that_it_was_trained_with():
     offsets = {
         name: SDAVSConfig(backbone="resnet10t", audio_encoder=name).preprocess.log_offset
         for name in ("vggish", "yamnet")

@@ -84,7 +84,7 @@ def test_a_padded_clip_gives_what_it_gives_alone(name):
 
 
 @every_architecture
-def test_evaluation_is_deterministic_and_hears(name):
+def test_evaluation_is_deterministic_and_depends_on_the_sound(name):
     torch.manual_seed(0)
     model = build_model(small(name)).eval()
     for parameter in model.parameters():

@@ -47,7 +47,7 @@ def test_the_order_of_clips_in_a_batch_changes_nothing_but_the_order(eager):
 
 
 @torch.no_grad()
-def test_only_the_convolutions_over_neighbouring_seconds_know_the_order_of_time():
+def test_only_the_convolutions_over_neighbouring_seconds_depend_on_the_order_of_time():
     """SNRP's extractor and STC look one second back and ahead. Everything else treats a clip as a set of seconds.
 
     So the seconds' order matters, and without those convolutions' outer taps it does not.

@@ -29,7 +29,7 @@ def test_asking_for_a_value_would_be_noticed():
 @pytest.mark.parametrize(
     "loss", [training_loss, functools.partial(accumulated_loss, num_parts=2)], ids=["whole", "in parts"]
 )
-def test_forward_loss_and_backward_of_a_batch_ask_for_no_value(loss):
+def test_forward_loss_and_backward_of_a_batch_read_no_value_from_the_device(loss):
     model, batch = on_meta()
     loss(model, batch)["loss"].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

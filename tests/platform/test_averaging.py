@@ -61,7 +61,7 @@ class Reads(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-def test_a_step_of_the_optimizer_and_its_average_asks_for_no_value():
+def test_a_step_of_the_optimizer_and_its_average_reads_no_value_from_the_device():
     engine = Engine(decay=0.9)
     engine.module(torch.ones(1)).sum().backward()
     with Reads() as reads:

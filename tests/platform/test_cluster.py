@@ -113,7 +113,7 @@ def test_a_grpc_server_counts_as_rays():
     server.stop(None)
 
 
-def test_local_is_a_cluster_of_its_own():
+def test_local_is_a_private_cluster():
     assert _address_to_join("local") is None
 
 

@@ -63,7 +63,7 @@ def logged(run: TrainingRun) -> list[int]:
     return [point.step for point in run.client.get_metric_history(run.run_id, "train/loss")]
 
 
-def test_points_wait_for_an_mlflow_server_that_is_away_and_arrive_once_and_in_order(start):
+def test_points_wait_for_an_unavailable_mlflow_server_and_arrive_once_and_in_order(start):
     server = start()
     client = mlflow_client(URI)
     run = TrainingRun(uri=URI, run_id=client.create_run(experiment_id(client, "queue")).info.run_id)

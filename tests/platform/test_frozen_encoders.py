@@ -83,7 +83,7 @@ def test_frozen_encoders_come_out_of_training_as_they_went_in(config, weights, t
     assert scores["listening"] == pytest.approx(2 * scores["miou"] - scores["miou_swapped"])
 
 
-def test_the_optimizer_knows_nothing_of_a_frozen_encoder(config):
+def test_the_optimizer_has_no_parameter_of_a_frozen_encoder(config):
     model = build_model(config.model)
     listed = {id(p) for group in parameter_groups(model, config.optimizer) for p in group["params"]}
     encoders = [*model.visual_encoder.parameters(), *model.audio_encoder.parameters()]

@@ -57,7 +57,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
-def test_a_server_that_answers_anything_is_there_and_a_proxy_without_a_server_is_not(server):
+def test_a_server_that_responds_at_all_is_available_and_a_proxy_without_a_server_is_not(server):
     address, statuses = server
     for status, reason in ((200, None), (401, None), (404, None), (502, "status 502"), (503, "status 503")):
         statuses[:] = [status]
@@ -67,7 +67,7 @@ def test_a_server_that_answers_anything_is_there_and_a_proxy_without_a_server_is
     assert unreachable("sqlite:////anywhere/mlflow.db") is None
 
 
-def test_a_server_that_accepts_and_does_not_answer_counts_as_away(monkeypatch):
+def test_a_server_that_accepts_and_does_not_respond_counts_as_unavailable(monkeypatch):
 
     monkeypatch.setattr(client, "_ANSWER_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -36,7 +36,7 @@ def with_keys(config: RunConfig, section: str, **keys: Any) -> RunConfig:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=keys)})
 
 
-def test_another_config_than_the_checkpoints_is_refused_whatever_mlflow_knows(trained):
+def test_another_config_than_the_checkpoints_is_refused_whatever_mlflow_has(trained):
     changed = with_keys(trained, "optimizer", lr=0.5)
     with pytest.raises(
         ValueError, match=r"'forgotten' was trained with another config \(optimizer.lr was 0.0001\)"
@@ -52,7 +52,7 @@ def test_another_config_than_the_checkpoints_is_refused_whatever_mlflow_knows(tr
     assert refused.info.status == "FAILED"
 
 
-def test_other_data_than_the_checkpoints_is_refused_whatever_mlflow_knows(trained):
+def test_other_data_than_the_checkpoints_is_refused_whatever_mlflow_has(trained):
     with pytest.raises(ValueError, match=r"data.root: not the data that this name was trained on"):
         train(trained)
     assert json.loads((folder_of(trained) / RECORD_FILE).read_text())["data_digest"] == "digest"

@@ -74,7 +74,7 @@ def test_a_training_leaves_its_list_of_checkpoints_and_the_marker_of_its_storage
     assert read.metrics == result.metrics
 
 
-def test_a_worker_knows_whether_a_node_is_taken_away(reported):
+def test_a_worker_is_notified_when_a_node_is_drained(reported):
     assert reported[1].metrics["preempted"] is False
 
 

@@ -154,6 +154,6 @@ def test_a_version_alias_or_name_that_cannot_be_promoted_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_files_that_are_gone_are_refused_in_one_line_when_they_are_fetched(with_strangers, tmp_path):
+def test_missing_files_are_refused_in_one_line_when_they_are_fetched(with_strangers, tmp_path):
     with pytest.raises(ValueError, match=r"m version 3: its files cannot be downloaded: [^\n]*$"):
         registry.fetch("models:/m/3", uri=with_strangers, cache=tmp_path / "cache")

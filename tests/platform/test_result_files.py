@@ -5,7 +5,7 @@ import json
 from sdavs_platform.benchmarks.result_files import PACKAGES, environment, file_name, ratios, write
 
 
-def test_a_files_name_says_hardware_number_format_and_compile_state():
+def test_a_files_name_has_hardware_number_format_and_compile_state():
     cpu = {"cpu": "AMD EPYC 7R13", "cores": 2, "gpu": None}
     assert file_name(cpu, precision="fp32", compiled=False) == "amd-epyc-7r13-2-cores-fp32-eager.json"
     gpu = cpu | {"gpu": "NVIDIA H100 80GB HBM3"}

@@ -110,7 +110,7 @@ def test_a_recorded_config_without_an_architecture_is_that_of_sdavs():
     )
 
 
-def test_every_mistake_gets_a_line_of_its_own():
+def test_every_mistake_gets_its_own_line():
     lines = refusal({"seed": -1, "optimizer.gamma": 2, "cluster.use_gpu": "perhaps"})
     assert [line.split(":")[0] for line in lines] == ["seed", "optimizer.gamma", "cluster.use_gpu"]
 
@@ -216,9 +216,7 @@ def test_every_shipped_config_is_valid(path):
 
 
 @pytest.mark.parametrize("name", ["ms3_pvt", "ms3_swin", "s4_pvt", "avss_pvt"])
-def test_the_papers_configs_want_pretrained_encoders_or_the_word_that_there_are_none(
-    name, tmp_path, monkeypatch
-):
+def test_the_papers_configs_need_pretrained_encoders_unless_from_scratch_is_set(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SDAVS_HOME", str(tmp_path))
     paper = load_config([CONFIGS / f"{name}.yaml"])
     assert paper.model.pretrained

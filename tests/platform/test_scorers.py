@@ -69,7 +69,7 @@ def test_parts_merge_to_the_figures_of_one_process(metrics: Metrics, num_classes
     assert all(0 <= value <= 1 for value in expected.values())
 
 
-def test_clips_are_cut_between_batches_and_nobody_gets_none():
+def test_clips_are_split_between_batches_and_no_part_is_empty():
     assert cut(11, num_parts=2, batch_size=4) == [range(0, 4), range(4, 11)]
     assert cut(11, num_parts=9, batch_size=4) == [range(0, 4), range(4, 8), range(8, 11)]
     assert cut(3, num_parts=2, batch_size=4) == [range(0, 3)]

@@ -103,7 +103,7 @@ def test_uploading_again_sends_only_what_changed_and_the_copy_gets_another_name(
     assert local_copy(uri, cache=tmp_path / "cache") != before
 
 
-def test_a_file_that_is_not_what_the_manifest_says_is_refused_by_name(server, clips, tmp_path):
+def test_a_file_that_differs_from_the_manifest_is_refused_by_name(server, clips, tmp_path):
     uri = "s3://data/damaged"
     upload(clips, uri)
     name = "Multi-sources/ms3_meta_data.csv"
@@ -207,7 +207,7 @@ def test_checkpoints_are_found_in_a_bucket_and_in_a_folder(server, tmp_path):
         assert has_checkpoints(uri, "run")
 
 
-def test_a_missing_bucket_wrong_keys_and_a_server_that_is_away_are_distinguished(server, monkeypatch):
+def test_a_missing_bucket_wrong_keys_and_an_unavailable_server_are_distinguished(server, monkeypatch):
     with pytest.raises(
         ValueError, match=r"storage.uri: s3://no-such-bucket/x: there is no bucket no-such-buck"
     ):

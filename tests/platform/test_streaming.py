@@ -94,7 +94,7 @@ def test_clips_that_are_fetched_ahead_are_there_when_they_are_needed(shards, tmp
     wait_until(lambda: stream.fetched_bytes == wanted, what="the clips to be fetched")
 
 
-def test_a_shard_that_is_not_what_the_index_says_is_refused_by_name(shards, tmp_path):
+def test_a_shard_that_differs_from_the_index_is_refused_by_name(shards, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in shards.iterdir():

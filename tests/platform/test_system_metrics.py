@@ -58,7 +58,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return one
 
 
-def test_each_nodes_load_is_logged_under_its_number_and_again_after_the_server_was_away(server):
+def test_each_nodes_load_is_logged_under_its_number_and_again_after_an_outage(server):
     watch_node(uri="http://mlflow", run_id="r", node_rank=1, seconds=0.01)
     wait_until(lambda: bool(server.points), what="the first point")
     assert server.questions > 2, "the first monitor ended when the server was away"

@@ -93,7 +93,7 @@ def test_every_point_shows_where_the_time_went(interrupted_and_resumed, make_con
     assert set(history("time/step")) == set(history("train/clips_per_s")) == {1, 2, 3, 4}
 
 
-def test_the_profile_of_some_steps_lies_in_the_storage_and_in_mlflow(interrupted_and_resumed, make_config):
+def test_the_profile_of_some_steps_is_in_the_storage_and_in_mlflow(interrupted_and_resumed, make_config):
     config = make_config("resumed")
     traces = sorted(Path(config.storage.uri, "resumed/profile").iterdir())
     assert [trace.name for trace in traces] == [f"steps-3-4-rank{rank}.json.gz" for rank in (0, 1)]

@@ -56,7 +56,7 @@ def client_of(answers: Callable[[httpx.Request], httpx.Response], **changes: obj
     return Client("http://test", transport=httpx.MockTransport(answers), **changes)
 
 
-def test_a_refused_request_is_sent_again_whole_when_retry_after_says(clip, tmp_path, pauses):
+def test_a_refused_request_is_sent_again_completely_after_retry_after(clip, tmp_path, pauses):
     answers = Answers(
         refusal(Busy(8), **{"Retry-After": "7"}),
         httpx.ConnectError("refused"),

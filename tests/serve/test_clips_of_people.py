@@ -111,7 +111,7 @@ def test_another_sound_changes_neither_the_number_of_frames_nor_the_pictures():
         assert ends.sound_end_s == pytest.approx(own_ends.sound_end_s, abs=0.05)
 
 
-def test_a_silent_video_is_heard_with_the_sound_that_is_sent_along():
+def test_a_silent_video_is_segmented_with_the_sound_that_is_sent_along():
     silent = write([0, 1000, 2000])
     samples, ends = decoded(silent, sound=wav(3))
     assert len(samples) == 2 or len(samples) == 3
@@ -384,7 +384,7 @@ def header(*, size: int, kind: bytes = b"RIFF", bits: int = 16, extensible: byte
     )
 
 
-def test_a_wav_is_heard_in_serving_as_in_training(tmp_path, make_png):
+def test_a_wav_is_read_in_serving_as_in_training(tmp_path, make_png):
     samples = tone(2, 16_000)
     plain, deep = samples.tobytes(), (samples.astype("<i4") << 16).tobytes()
     of_24_bit = struct.pack("<HHIH", 22, 24, 4, 1) + bytes.fromhex("000000001000800000aa00389b71")

@@ -122,7 +122,7 @@ def test_a_candidate_that_hangs_is_given_up_and_counted():
     asyncio.run(scenario())
 
 
-def test_a_candidate_that_hangs_in_the_shadow_is_counted_too():
+def test_a_candidate_that_hangs_in_shadow_mode_is_counted_too():
     async def scenario() -> None:
         world = World(candidate_s=60, mirror=1.0)
         for _ in range(5):
@@ -168,7 +168,7 @@ def test_a_call_to_the_served_version_is_cancelled_when_its_request_takes_too_lo
     asyncio.run(scenario())
 
 
-def test_a_candidate_that_predicts_in_time_answers():
+def test_a_candidate_that_predicts_in_time_serves_the_request():
     async def scenario() -> None:
         world = World(candidate_s=0.01)
         assert (await world.dispatcher.predict(world.router.choose(), CLIP, 0.5)).version == 2
@@ -187,9 +187,7 @@ def test_a_candidate_that_predicts_in_time_answers():
         ([ValueError("bad clip")] * 2, None),
     ],
 )
-def test_a_failed_prediction_is_tried_once_more_and_a_broken_replica_is_avoided(
-    failures, version, monkeypatch
-):
+def test_a_failed_prediction_is_retried_once_and_a_broken_replica_is_avoided(failures, version, monkeypatch):
     monkeypatch.setattr(dispatch, "PAUSE_S", 0.001)
 
     async def scenario() -> None:

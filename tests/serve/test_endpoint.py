@@ -193,7 +193,7 @@ def test_the_readmes_lines_for_curl_work_as_they_are_typed(stack, make_video, ma
     assert len(list(decode_video((tmp_path / "overlay.mp4").read_bytes(), fps=4, limits=stack.config))) == 8
 
 
-def test_openapi_describes_every_form_of_answer(stack):
+def test_openapi_describes_every_form_of_response(stack):
     description = httpx.get(f"{stack.address}/openapi.json", timeout=patience(10)).json()
     responses = description["paths"]["/v1/segment"]["post"]["responses"]
     assert set(responses["200"]["content"]) == {
@@ -227,7 +227,7 @@ def test_the_interactive_description_works_from_this_endpoint_alone(browser, sta
     page.close()
 
 
-def test_a_pinned_version_answers_or_the_request_is_refused(stack, make_video):
+def test_a_pinned_version_is_used_or_the_request_is_refused(stack, make_video):
     serving = str(stack.serving())
     answer = stack.post(video=make_video(1), headers={"X-Model-Version": serving})
     assert answer.headers["X-Model-Version"] == serving

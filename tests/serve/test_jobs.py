@@ -200,7 +200,7 @@ def test_a_waiting_job_is_cancelled_without_being_worked_at(endpoint):
     assert (status(endpoint, job)["state"], endpoint.model.num_windows) == ("cancelled", 0)
 
 
-def test_a_clip_that_cannot_be_read_fails_and_a_busy_model_is_asked_again(endpoint):
+def test_a_clip_that_cannot_be_read_fails_and_a_busy_model_is_retried(endpoint):
     job = send(endpoint)
     endpoint.model.failures = {1: NoModel("the queue is full", limit="max_queued")}
     runner = runner_of(endpoint)

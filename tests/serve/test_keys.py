@@ -53,7 +53,7 @@ def test_a_key_is_kept_as_its_digest_and_readable_by_its_owner_alone(keys):
     assert [(key.scope, key.note) for key in keys.entries()] == [("segment", "phone")]
 
 
-def test_keys_open_what_their_scope_says(keys):
+def test_keys_grant_what_their_scope_allows(keys):
     segment, admin = keys.add("segment"), keys.add("admin")
     paths = ("/v1/segment", "/v1/model", "/v1/rollout", "/v1/rollout/nudge", "/metrics", "/v1/whatever")
     assert [ask(keys, path, segment) for path in paths] == [200, 200, 403, 403, 403, 403]
@@ -94,7 +94,7 @@ def test_an_endpoint_for_others_is_not_deployed_without_keys(stack, tmp_path):
         deploy(config, dashboard=stack.dashboard)
 
 
-def test_a_real_endpoint_asks_for_keys_and_no_log_holds_one(stack, make_video):
+def test_a_real_endpoint_requires_keys_and_no_log_holds_one(stack, make_video):
     wrong = "sdavs_" + "w" * 40
     tokens = {None: None, "wrong": wrong} | stack.keys_by_scope
     paths = {"/v1/segment": "POST", "/v1/model": "GET", "/v1/rollout": "GET", "/metrics": "GET"}

@@ -54,7 +54,7 @@ def test_one_replicas_failed_load_is_not_the_versions_fault_if_others_have_it():
     assert summary_of("m/2", []).failed is None
 
 
-def test_a_bake_during_which_the_version_before_would_be_scaled_down_is_refused():
+def test_a_bake_during_which_the_previous_version_would_be_scaled_down_is_refused():
     ServeConfig(max_replicas=2, scale_down_after_s=300, rollout={"bake_s": 300})
     ServeConfig(max_replicas=1, scale_down_after_s=5, rollout={"bake_s": 300})
     with pytest.raises(

@@ -54,7 +54,7 @@ def test_all_folds_become_one_version_with_the_mean_of_the_out_of_fold_scores(tm
     assert call["lineage_tags"] == {"sweep": "demo-folds", "folds": "3"}
 
 
-def test_there_is_no_ensemble_without_a_fold_that_failed(tmp_path, finished):
+def test_a_failed_fold_prevents_the_ensemble(tmp_path, finished):
     store = named(records.folds_store(tmp_path))
     store.write_trial(store.trials()[1].model_copy(update={"state": "failed"}))
     with pytest.raises(RuntimeError, match="cannot build the ensemble: fold_1-s0 has failed"):
