@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import unicodedata
 from fractions import Fraction
 from pathlib import Path
 
@@ -220,6 +221,25 @@ def test_a_silent_video_is_heard_with_the_wav_next_to_it_and_imported_again_when
     (tmp_path / "videos" / "x.wav").write_bytes(b"RIFF, but no more")
     with pytest.raises(ValueError, match=r"x\.wav: "):
         import_here(tmp_path)
+    (tmp_path / "videos" / "x.wav").rename(tmp_path / "videos" / "x.WAV")
+    (tmp_path / "videos" / "x.WAV").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"x\.WAV: is empty"):
+        import_here(tmp_path)
+
+
+def test_a_name_may_have_any_characters_also_spaces_around_it(tmp_path):
+    names = (" a, b ", "o'br\"ien", ".x", "007", "größe")
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "x.mkv", 2, sound="pcm_s16le")
+    for name in names:
+        stored = unicodedata.normalize("NFD", name)
+        (tmp_path / "videos" / f"{stored}.mkv").write_bytes((tmp_path / "videos" / "x.mkv").read_bytes())
+        write_masks(tmp_path / "masks" / name, 2)
+    (tmp_path / "videos" / "x.mkv").unlink()
+    found = find_videos(tmp_path / "videos")
+    assert set(found) == {name.strip() for name in names}
+    assert import_here(tmp_path, *found)["clips"] == len(names)
+    assert validate(tmp_path / "out", num_frames=2).defects == ()
 
 
 def test_a_video_whose_subtitles_end_later_is_whole(tmp_path):

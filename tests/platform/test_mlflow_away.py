@@ -137,7 +137,7 @@ def test_results_are_kept_when_they_cannot_be_logged(caplog, uri):
 
 def test_names_with_quotes_can_be_searched(uri, make_config):
     config = make_config("quotes")
-    for storage in ("/data/it's here", '/data/"here"'):
+    for storage in ("/data/it's here", '/data/"here"', """/data/it's "here\""""):
         run = TrainingRun.open(config, uri=uri, storage=storage, has_checkpoints=False)
         found = TrainingRun.find("quotes", storage=storage, uri=uri)
         assert found is not None

@@ -159,6 +159,15 @@ def test_a_file_may_have_the_encodings_of_windows(tmp_path, encoding):
         load_config([tmp_path / "a.yaml"])
 
 
+def test_a_key_that_is_given_twice_is_refused_with_its_line(tmp_path):
+    (tmp_path / "a.yaml").write_text("data: {mix: [{root: /a, split: x, root: /b}]}\n")
+    with pytest.raises(ValueError, match=r"a\.yaml: line 1: root is given more than once"):
+        load_config([tmp_path / "a.yaml"])
+    (tmp_path / "a.yaml").write_text("name: x\nseed: 1\nname: y\n")
+    with pytest.raises(ValueError, match=r"a\.yaml: line 3: name is given more than once"):
+        load_config([tmp_path / "a.yaml"])
+
+
 def test_a_dotted_key_in_a_file_and_a_name_with_other_letters_get_a_line_of_their_own(tmp_path):
     (tmp_path / "a.yaml").write_text("tracking.experiment: x\nname: Größe\n")
     with pytest.raises(ValueError, match="name: ") as refused:

@@ -42,6 +42,11 @@ def space_of(**dimensions):
         ({"space": {"seed": {"choice": [1]}}, "study": "noise"}, "a space or a study, not both"),
         ({"space": {"seed": {"choice": [1]}}, "num_trials": 0}, "num_trials: 0 is not allowed"),
         ({"study": "noise", "seeds": [0, 1, 0]}, "seeds: 0 is given more than once"),
+        (
+            {"space": {"seed": {"choice": [1]}}, "objectives": ["val_miou", "val_miou"]},
+            "objectives: val_miou is given more than once",
+        ),
+        ({"space": {"optimizer.lr": {"uniform": [0.1, float("inf")]}}}, "0.1 to inf is no finite range"),
     ],
 )
 def test_a_wrong_definition_is_refused_in_one_line(definition, message):
@@ -72,7 +77,7 @@ def test_a_space_of_architectures_has_only_keys_that_all_of_them_have():
         (
             "model.backbone",
             {"choice": ["resnet10t", "resnet10x"]},
-            "timm .* knows no 'resnet10x'; did you mean",
+            "timm .* has no backbone 'resnet10x'; did you mean",
         ),
         ("cluster.num_workers", {"choice": [1, 2]}, "must be the same for all trials of a sweep"),
     ],

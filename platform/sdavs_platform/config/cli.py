@@ -271,9 +271,26 @@ def read_yaml(path: Path, kinds: Mapping[str, str] | None = None) -> dict[str, A
         return {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: must hold keys and values, not a {type(values).__name__}")
+    _require_single_keys(path, yaml.compose(content, yaml.BaseLoader))
     # BaseLoader leaves every scalar as it was typed.
     typed = yaml.load(content, yaml.BaseLoader)
     return _with_text(values, typed, text_kinds() if kinds is None else kinds, "")
+
+
+def _require_single_keys(path: Path, node: yaml.Node) -> None:
+    """Raises ValueError for a key that a mapping has twice, of which YAML would take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise ValueError(
+                    f"{path}: line {key.start_mark.line + 1}: {key.value} is given more than once"
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else repr(key))
+            _require_single_keys(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _require_single_keys(path, value)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

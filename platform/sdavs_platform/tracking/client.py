@@ -21,6 +21,7 @@ from sdavs_platform.config.paths import state_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,19 @@ def log_or_warn(what: str, log: Callable[[], object], *, uri: str) -> bool:
             reason = (str(error) or type(error).__name__).splitlines()[0]
     logger.warning(f"{what} could not be logged to MLflow at {without_credentials(uri)}: {reason}")
     return False
+
+
+def runs_tagged(client: MlflowClient, experiments: list[str], tags: dict[str, str]) -> list[Run]:
+    """The runs of some experiments that have all these tags, the newest first."""
+    # MLflow's filters cannot express a text with both kinds of quotes, such as a folder's name.
+    query = [f"tags.`{tag}` = {quoted(text)}" for tag, text in tags.items() if not {"'", '"'} <= set(text)]
+    found = client.search_runs(
+        experiments,
+        " and ".join(query),
+        max_results=1 if len(query) == len(tags) else 1000,
+        order_by=["attributes.start_time DESC"],
+    )
+    return [run for run in found if tags.items() <= run.data.tags.items()]
 
 
 def quoted(text: str) -> str:

@@ -6,6 +6,7 @@ config, the preprocessing and the digest of the weights).
 """
 
 import logging
+import math
 import os
 import platform
 import re
@@ -322,9 +323,10 @@ def _choose(client: MlflowClient, name: str, *, best: bool) -> RegisteredVersion
 
 def _val_miou(found: RegisteredVersion) -> float:
     try:
-        return float(found.tags.get("val_miou", -1))
+        value = float(found.tags.get("val_miou", -1))
     except ValueError:  # tags can be edited by hand
         return -1.0
+    return value if math.isfinite(value) else -1.0
 
 
 def _require_files(client: MlflowClient, found: RegisteredVersion) -> None:

@@ -25,8 +25,8 @@ from sdavs_platform.tracking.client import (
     experiment_id,
     log_or_warn,
     mlflow_client,
-    quoted,
     require_mlflow,
+    runs_tagged,
     tracking_uri,
 )
 
@@ -92,10 +92,7 @@ class TrainingRun:
         require_mlflow(uri)
         client = mlflow_client(uri)
         experiment = experiment_id(client, config.tracking.experiment)
-        query = f"tags.`{NAME_TAG}` = {quoted(config.name)} and tags.`{STORAGE_TAG}` = {quoted(storage)}"
-        found = client.search_runs(
-            [experiment], query, max_results=1, order_by=["attributes.start_time DESC"]
-        )
+        found = runs_tagged(client, [experiment], {NAME_TAG: config.name, STORAGE_TAG: storage})
         params = flattened(config)
         if found:
             if has_checkpoints:
@@ -121,12 +118,8 @@ class TrainingRun:
         """
         require_mlflow(uri)
         client = mlflow_client(uri)
-        found = client.search_runs(
-            [experiment.experiment_id for experiment in client.search_experiments()],
-            f"tags.`{NAME_TAG}` = {quoted(name)} and tags.`{STORAGE_TAG}` = {quoted(storage)}",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
-        )
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = runs_tagged(client, experiments, {NAME_TAG: name, STORAGE_TAG: storage})
         return cls(uri=uri, run_id=found[0].info.run_id) if found else None
 
     def recorded_config(self) -> RunConfig:

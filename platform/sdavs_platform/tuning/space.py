@@ -60,6 +60,8 @@ class Dimension(Section):
         values = getattr(self, given[0])
         if not values:
             raise ValueError("choice: is empty; give at least one value")
+        if given[0] != "choice" and not all(math.isfinite(value) for value in values):
+            raise ValueError(f"{given[0]}: {values[0]} to {values[1]} is no finite range")
         if given[0] != "choice" and not values[0] < values[1]:
             raise ValueError(f"{given[0]}: low ({values[0]}) must be below high ({values[1]})")
         if given[0].startswith("log") and values[0] <= 0:

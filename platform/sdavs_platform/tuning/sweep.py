@@ -141,9 +141,11 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _objectives_are_metrics(self) -> "SweepConfig":
-        for name in self.objectives:
+        for name, count in Counter(self.objectives).items():
             if name not in METRICS:
                 raise ValueError(f"objectives: no metric {name!r}; {nearest_or_all(name, METRICS)}")
+            if count > 1:
+                raise ValueError(f"objectives: {name} is given more than once")
         if self.scheduler != "none" and not self.objectives[0].startswith("val_"):
             raise ValueError(
                 "objectives: a scheduler needs a first objective that changes while training, such as val_miou"

@@ -8,7 +8,7 @@ from mlflow.entities import Param
 
 from sdavs_model.weights.store import describe_weights
 from sdavs_platform.config.tree import RunConfig
-from sdavs_platform.tracking.client import experiment_id, mlflow_client, quoted, require_mlflow
+from sdavs_platform.tracking.client import experiment_id, mlflow_client, require_mlflow, runs_tagged
 from sdavs_platform.tracking.registry import promote
 from sdavs_platform.tracking.runs import SWEEP_TAG, TrainingRun, git_commit, resolved_yaml
 from sdavs_platform.training.finish import finish_training
@@ -34,7 +34,7 @@ def open_parent(sweep: SweepConfig, config: RunConfig, store: SweepStore, *, dat
     require_mlflow(config.tracking.uri)
     client = mlflow_client(config.tracking.uri)
     experiment = experiment_id(client, config.tracking.experiment)
-    found = client.search_runs([experiment], f"tags.`{STORE_TAG}` = {quoted(store.uri)}", max_results=1)
+    found = runs_tagged(client, [experiment], {STORE_TAG: store.uri})
     if found:
         run = TrainingRun(uri=config.tracking.uri, run_id=found[0].info.run_id)
         client.update_run(run.run_id, status="RUNNING")

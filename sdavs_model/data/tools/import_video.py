@@ -62,7 +62,7 @@ class Import:
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """{stem, accented letters composed: file} of the videos of a folder.
+    """{stem, accented letters composed, without spaces around it: file} of the videos of a folder.
 
     Raises:
         ValueError: no such folder, no video in it, or several of one name; names them all.
@@ -76,8 +76,9 @@ def find_videos(folder: Path) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     problems = []
     for path in files:
-        if path.suffix.lower() in VIDEO_SUFFIXES and videos.setdefault(composed(path.stem), path) != path:
-            problems.append(f"{path}: has the same name as {videos[composed(path.stem)].name}")
+        name = composed(path.stem).strip()  # as tables are read
+        if path.suffix.lower() in VIDEO_SUFFIXES and videos.setdefault(name, path) != path:
+            problems.append(f"{path}: has the same name as {videos[name].name}")
     if not videos:
         raise ValueError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)})")
     _refuse(problems)
@@ -150,8 +151,11 @@ def _import_one(layout: Path, job: Import, name: str, path: Path) -> int | None:
     """Import one video and write its record last; the seconds left out, or None if it was unchanged."""
     if not path.stat().st_size:
         raise ValueError(f"{path}: is empty")
-    masks = _find_masks(as_on_disk(job.masks / name))
-    wav = found(path.with_suffix(".wav"))
+    own = as_on_disk(job.masks / path.stem)
+    masks = _find_masks(own if own.is_dir() else as_on_disk(job.masks / name))
+    wav = found(path.with_suffix(".wav")) or found(path.with_suffix(".WAV"))
+    if wav is not None and not wav.stat().st_size:
+        raise ValueError(f"{wav}: is empty")
     record = layout / RECORDS / f"{name}.json"
     made_of = {
         "video": sha256_of(path),
