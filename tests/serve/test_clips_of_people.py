@@ -151,9 +151,11 @@ def test_a_subtitle_that_ends_after_the_video_changes_nothing(tmp_path):
         decoded(video[: len(video) // 2])
 
 
-def test_a_cover_picture_is_not_taken_for_the_video():
+@pytest.mark.parametrize("kind", ["mp4", "matroska"])
+def test_a_cover_picture_is_not_taken_for_the_video(kind):
+    """mp4 marks it; in Matroska it is a track that comes first and holds one picture."""
     file = io.BytesIO()
-    with av.open(io.BytesIO(every_second(2))) as source, av.open(file, "w", format="mp4") as out:
+    with av.open(io.BytesIO(every_second(2))) as source, av.open(file, "w", format=kind) as out:
         cover_first = out.add_stream("mjpeg", rate=1)
         cover_first.height, cover_first.width, cover_first.pix_fmt = 32, 32, "yuvj420p"
         cover_first.disposition = av.stream.Disposition.attached_pic

@@ -277,7 +277,7 @@ def read_yaml(path: Path, kinds: Mapping[str, str] | None = None) -> dict[str, A
     return _with_text(values, typed, text_kinds() if kinds is None else kinds, "")
 
 
-def _require_single_keys(path: Path, node: yaml.Node) -> None:
+def _require_single_keys(path: Path, node: yaml.Node | None) -> None:
     """Raises ValueError for a key that a mapping has twice, of which YAML would take the last."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()

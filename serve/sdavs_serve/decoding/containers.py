@@ -144,8 +144,13 @@ def open_sound(data: Content, kind: str, *, field: str) -> av.container.InputCon
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The first video track. Cover pictures, which FFmpeg lists as video, are passed over."""
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    """The video track that FFmpeg's player shows: of several the default one, else the one with the most pictures.
+
+    Cover pictures, which FFmpeg lists as video, are passed over, also those that their file does not mark.
+    """
+    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    return next((track for track in tracks if track == best), tracks[0] if tracks else None)
 
 
 @dataclass(frozen=True, kw_only=True)
