@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdavs_model import PreprocessConfig
 from sdavs_model.data.augment.config import Augment
-from sdavs_model.data.benchmarks.palette import palette
+from sdavs_model.data.benchmarks.palette import palette, read_classes
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.data.datasets import KINDS, known_kind, splits_of
 from sdavs_model.data.tools.validate import validate
@@ -142,6 +142,12 @@ def test_index_masks_beyond_the_classes_of_another_size_or_unreadable_are_refuse
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"3\.png: cannot be read"):
         open_avss(avss, preprocessor)[2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_class_names_may_have_the_encodings_of_windows(tmp_path, encoding):
+    (tmp_path / "label2idx.json").write_bytes('{"background": 0, "Flöte": 1}'.encode(encoding))
+    assert read_classes(tmp_path / "label2idx.json") == ("background", "Flöte")
 
 
 def test_a_wrong_label_short_clips_and_class_lists_with_gaps_are_refused(avss, preprocessor):
