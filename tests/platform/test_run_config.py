@@ -58,8 +58,8 @@ def test_a_misspelt_key_is_refused_with_the_nearest_name(key, nearest):
         ("cluster.num_workers", 0, "a whole number from 1"),
         ("deepspeed.offload_optimizer", "sometimes", "true | false"),
         ("serve.max_replicas", 0, "allowed: whole number from 1"),
-        ("tracking.registered_model", "sdavs.v2", "may not be empty or contain / : . %"),
-        ("tracking.registered_model", " ", "may not be empty"),
+        ("tracking.registered_model", "sdavs.v2", "must not be empty or contain / : . %"),
+        ("tracking.registered_model", " ", "must not be empty"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_key_and_what_is_allowed(key, value, allowed):
