@@ -260,6 +260,7 @@ def test_class_indices_are_read_from_greys_and_from_a_palette_in_any_order(tmp_p
         "three channels": Image.fromarray(CLASSES).convert("RGB"),
         "colours": Image.fromarray(palette(71)[CLASSES]),
         "classes' palette": in_palette(CLASSES, palette(71).reshape(-1).tolist()),
+        "a palette that is all black": in_palette(CLASSES, []),
         "classes' palette, shuffled": in_palette(SHUFFLED, palette(71)[[3, 5, 0, 70]].reshape(-1).tolist()),
         "greys in a palette, shuffled": in_palette(SHUFFLED, np.repeat([3, 5, 0, 70], 3).tolist()),
         "colours of one's own": in_palette(CLASSES, np.random.default_rng(0).integers(1, 256, 768).tolist()),
@@ -280,6 +281,9 @@ def test_class_indices_that_are_not_clear_or_too_large_are_refused(tmp_path):
     Image.fromarray(np.array([[71]], np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"mask\.png: values up to 71; allowed: class indices below 71"):
         read_class_mask(path, 71)
+    Image.fromarray(7 * SQUARE).save(path.with_suffix(".jpg"), quality=95)
+    with pytest.raises(ValueError, match=r"mask\.jpg: a JPEG, which changes class indices"):
+        read_class_mask(path.with_suffix(".jpg"), 71)
     path.write_bytes(png(4, 0, np.array([[0, 1]], np.uint8)))  # the class 1 as stored, 17 as shown
     with pytest.raises(ValueError, match=r"mask\.png: its greys of less than 8 bit"):
         read_class_mask(path, 71)

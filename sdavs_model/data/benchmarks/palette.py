@@ -91,6 +91,16 @@ def read_class_mask(path: Path, num_classes: int) -> np.ndarray:
     """
     values = read_values(path)
     require_opaque(path, values)
+    if values.is_jpeg:
+        require_one_number(path, values)
+    if (
+        values.has_palette
+        and values.numbers is not None
+        and len(values.numbers) > 1
+        and not values.colours.any()
+    ):
+        # A palette that was never filled in.
+        return _below(path, values.numbers, num_classes)[values.indices]
     if values.numbers is not None and not values.has_palette:
         if values.numbers.max(initial=0) >= num_classes and values.step > 1:
             return _below(path, values.numbers // values.step, num_classes)[values.indices]

@@ -99,7 +99,12 @@ def read_index_mask(path: Path) -> np.ndarray:
 
 
 def require_one_number(path: Path, values: Values) -> None:
-    """Raises ValueError naming the file if its numbers as stored and as shown differ, as in greys of 2 and 4 bit."""
+    """Raises ValueError naming the file if it is not clear which numbers it holds.
+
+    They differ as stored and as shown in greys of 2 and 4 bit, and JPEG changes them.
+    """
+    if values.is_jpeg and len(values.colours) > 1:
+        raise ValueError(f"{path}: a JPEG, which changes class indices; save it as png")
     if values.step > 1 and values.colours.any():
         raise ValueError(
             f"{path}: its greys of less than 8 bit are one number as stored and another as shown; save it with 8 bits"
