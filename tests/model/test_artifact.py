@@ -154,7 +154,7 @@ def test_changed_weights_are_refused(artifact):
 
 
 def test_weights_other_than_the_registry_records_are_refused(artifact):
-    with pytest.raises(ValueError, match="as the registry records"):
+    with pytest.raises(ValueError, match="which the registry records"):
         load_artifact(artifact[1], sha256="0" * 64)
 
 
