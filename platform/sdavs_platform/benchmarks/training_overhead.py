@@ -59,6 +59,7 @@ def measure(config: RunConfig, *, num_rounds: int, num_steps: int) -> Report:
             "tracking_uri": uri,
             "run_id": run.run_id,
             "start_from": None,
+            "shared_files": {},
             "stop_key": "never",
             "num_rounds": num_rounds,
             "num_steps": num_steps,
