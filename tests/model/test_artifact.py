@@ -139,7 +139,7 @@ def test_golden_clips_distinguish_the_saved_model_from_another_one(artifact):
 def test_changed_golden_clips_are_refused(artifact):
     path = artifact[1] / "golden.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(ValueError, match=r"golden.safetensors: sha256 .* as sdavs.json records"):
+    with pytest.raises(ValueError, match=r"golden.safetensors: sha256 .* which sdavs.json records"):
         read_golden(artifact[1])
 
 
@@ -149,7 +149,7 @@ def test_changed_weights_are_refused(artifact):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model.safetensors: sha256 .* as sdavs.json records"):
+    with pytest.raises(ValueError, match=r"model.safetensors: sha256 .* which sdavs.json records"):
         load_artifact(folder)
 
 
