@@ -144,7 +144,7 @@ def test_the_strict_split_shares_no_picture_recording_or_background_with_train_a
         assert {split_of[digest] for digest in used["test_strict"]} == {"test"}
         assert not used["train"] & used["test_strict"]
         require_apart({split: used[split] for split in ("train", "val", "test_strict")}, assets)
-        with pytest.raises(ValueError, match=r"is used in train and in test_new_scenes"):
+        with pytest.raises(ValueError, match=r"is used in both train and test_new_scenes"):
             require_apart({split: used[split] for split in ("train", "test_new_scenes")}, assets)
 
 
