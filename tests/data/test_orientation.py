@@ -1,6 +1,7 @@
 """Pictures and videos are seen as a viewer shows them: turned, mirrored and stretched as their file says."""
 
 import struct
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -127,3 +128,10 @@ def test_a_still_picture_is_read_upright_as_its_exif_says(tmp_path):
 def test_greys_of_16_bit_are_shown_as_greys_of_8_bit(tmp_path):
     Image.fromarray(np.array([[0, 255, 257, 32896, 65535]], np.uint16)).save(tmp_path / "a.png")
     assert read_picture(tmp_path / "a.png")[0, :, 0].tolist() == [0, 1, 1, 128, 255]
+
+
+def test_reading_an_orientation_keeps_no_frame_in_memory():
+    frame = av.VideoFrame(64, 48, "yuv420p")
+    held = sys.getrefcount(frame)
+    assert frame_orientation(frame) == 1
+    assert sys.getrefcount(frame) == held

@@ -48,7 +48,11 @@ def matrix_orientation(matrix: bytes) -> int:
 
 def frame_orientation(frame: "av.VideoFrame") -> int:
     """The orientation in a decoded frame's display matrix, 1 to 8; 1 if it has none."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # Not `frame.side_data`, which frame and container hold each other by: frames would pile up until Python looks for
+    # cycles, a gigabyte of them in ten minutes of 1080p.
+    matrix: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg] # the stub has no __init__
     return UPRIGHT if matrix is None else matrix_orientation(bytes(matrix))
 
 
