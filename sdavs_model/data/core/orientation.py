@@ -51,7 +51,7 @@ def frame_orientation(frame: "av.VideoFrame") -> int:
     from av.sidedata.sidedata import SideDataContainer
 
     # Not `frame.side_data`, which frame and container hold each other by: frames would pile up until Python looks for
-    # cycles, a gigabyte of them in ten minutes of 1080p.
+    # cycles, half a gigabyte of them in ten minutes of 1080p.
     matrix: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg] # the stub has no __init__
     return UPRIGHT if matrix is None else matrix_orientation(bytes(matrix))
 
