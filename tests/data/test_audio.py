@@ -158,6 +158,34 @@ def test_samples_that_are_not_numbers_and_big_endian_ones_are_refused(tmp_path):
         read_audio(path)
 
 
+@pytest.mark.parametrize(("codec", "layout"), [("libopus", "7.1"), ("pcm_s24le", "hexadecagonal")])
+def test_sound_of_eight_and_more_channels_is_averaged(tmp_path, codec, layout):
+    path = tmp_path / "x.mka"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=48000, layout=layout)
+        num_channels = stream.codec_context.layout.nb_channels
+        samples = np.zeros((48000, num_channels), np.int16)
+        samples[:, 1] = tone(48000)
+        for block in samples.reshape(50, 1, -1):
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout=layout)
+            frame.sample_rate = 48000
+            for packet in stream.encode(frame):
+                output.mux(packet)
+        for packet in stream.encode(None):
+            output.mux(packet)
+    loudest = 12000 / 32768 / num_channels
+    assert np.abs(read_audio(path)[1000:-1000]).max() == pytest.approx(loudest, rel=0.15)
+
+
+def test_a_wav_whose_header_claims_an_impossible_rate_is_refused(tmp_path):
+    path = tmp_path / "x.wav"
+    content = bytearray(wav_bytes(SAMPLES))
+    content[24:28] = (2**32 - 17).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.wav: a sample rate of 4294967279 Hz; at most 768000 are read"):
+        read_audio(path)
+
+
 def test_a_wav_that_lacks_samples_holds_none_or_is_empty_is_refused(tmp_path):
     path = tmp_path / "x.wav"
     for content, words in (

@@ -404,6 +404,17 @@ def test_a_wav_is_read_in_serving_as_in_training(tmp_path, make_png):
         np.testing.assert_array_equal(heard[0].second, samples[:16_000] / np.float32(32_768))
 
 
+def test_sound_of_eight_channels_is_read_in_serving_as_in_training(tmp_path, make_png):
+    samples = np.repeat(tone(2, 16_000), 8)
+    form = struct.pack("<HHIIHH", 1, 8, 16_000, 16 * 16_000, 16, 16)
+    content = header(size=len(samples) * 2).replace(header(size=0)[20:36], form) + samples.tobytes()
+    (tmp_path / "x.wav").write_bytes(content)
+    heard = list(decode_pictures([make_png(corner())] * 2, content, fps=1, limits=LIMITS))
+    seconds = np.concatenate([sample.second for sample in heard])
+    np.testing.assert_array_equal(seconds, read_audio(tmp_path / "x.wav"))
+    np.testing.assert_allclose(seconds, tone(2, 16_000) / 32_768, atol=1e-6)
+
+
 def test_a_wav_that_was_cut_or_holds_no_numbers_is_refused(make_png):
     samples = tone(2, 16_000).tobytes()
     nothing = header(size=0, bits=32).replace(b"\x10\0\0\0\1", b"\x10\0\0\0\3") + b"\xff" * 64_000

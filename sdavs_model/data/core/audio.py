@@ -2,12 +2,19 @@
 
 import wave
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
 from sdavs_model.data.core.clip import SAMPLE_RATE
 from sdavs_model.data.core.wav import NotPCM, read_wav
+
+if TYPE_CHECKING:
+    import av
+
+MAX_RATE = 768_000
+"""Samples per second of a file. Our choice: sixteen times 48 kHz, the highest rate of any recorder; the filter that
+changes the rate grows with it, so a damaged header could ask for all the memory."""
 
 AfterSound = Literal["silence", "repeat"]
 """What follows a sound that is shorter than its frames: silence, or its last second again and again."""
@@ -36,6 +43,8 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int = SAMPLE_RATE) ->
             channels, rate = _read(file, name)
     else:
         channels, rate = _read(source, name)
+    if rate > MAX_RATE:
+        raise ValueError(f"{name}: a sample rate of {rate} Hz; at most {MAX_RATE} are read")
     if channels.shape[1] == 0:
         raise ValueError(f"{name}: holds no sound")
     if not np.isfinite(channels).all():
@@ -116,15 +125,21 @@ def _read_with_pyav(file: BinaryIO, name: str) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise ValueError(f"{name}: holds no sound track")
             stream = container.streams.audio[0]
-            to_float = av.AudioResampler(format="fltp")
+            # Packed samples: PyAV 18 crashes when it turns planes of eight or more channels into an array.
+            to_float = av.AudioResampler(format="flt")
             for frame in container.decode(stream):
-                blocks += [part.to_ndarray() for part in to_float.resample(frame)]
+                blocks += [deinterleaved(part) for part in to_float.resample(frame)]
             rate = stream.rate
     except av.FFmpegError as error:
         raise ValueError(f"{name}: cannot be read as sound ({error.strerror})") from error
     if not blocks:
         raise ValueError(f"{name}: holds no sound")
     return np.concatenate(blocks, axis=1), rate
+
+
+def deinterleaved(frame: "av.AudioFrame") -> np.ndarray:
+    """The samples of a frame whose format is packed: [C, N]."""
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
 
 
 def _name(source: str | Path | BinaryIO) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
+from sdavs_model.data.core.audio import MAX_RATE, deinterleaved
 from sdavs_model.data.core.clip import SAMPLE_RATE
 from sdavs_serve.decoding.containers import reading
 from sdavs_serve.errors import MediaError
@@ -25,7 +26,8 @@ class SoundTrack:
     """The first sound track of an open container, on the container's own clock.
 
     Raises:
-        MediaError: there is no sound track ("no_sound") or its sample rate is below `MIN_RATE` ("unsupported").
+        MediaError: there is no sound track ("no_sound") or its sample rate is not between `MIN_RATE` and `MAX_RATE`
+            ("unsupported").
     """
 
     def __init__(self, container: av.container.InputContainer, *, start: float, field: str) -> None:
@@ -42,8 +44,10 @@ class SoundTrack:
                 field=field,
             )
         rate = container.streams.audio[0].rate
-        if rate < MIN_RATE:
-            raise MediaError("unsupported", f"a sample rate of {rate} Hz; allowed: {MIN_RATE}+", field=field)
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise MediaError(
+                "unsupported", f"a sample rate of {rate} Hz; allowed: {MIN_RATE} to {MAX_RATE}", field=field
+            )
         self._field = field
         self._blocks = self._decode(container, start)
         self._buffer = np.zeros(0, np.float32)
@@ -158,7 +162,8 @@ def gapless(
     Raises:
         MediaError: the sound changes its format midway.
     """
-    resampler = av.AudioResampler(format="fltp", rate=rate, layout=layout)
+    # Packed samples: PyAV 18 crashes when it turns planes of eight or more channels into an array.
+    resampler = av.AudioResampler(format="flt", rate=rate, layout=layout)
     end, num_channels = 0, 2 if layout == "stereo" else 1
     for frame in container.decode(audio=0):
         if frame.time is not None:
@@ -189,4 +194,4 @@ def _resample(resampler: av.AudioResampler, frame: av.AudioFrame | None, field: 
     except ValueError as error:
         raise MediaError("corrupt", f"the sound changes its format midway ({error})", field=field) from error
     for part in parts:
-        yield part.to_ndarray()
+        yield deinterleaved(part)
