@@ -4,11 +4,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from file_order import rank_of, scope_of
 from waiting import patience, slowness
+from worker_forks import offer_forks
 from xdist.scheduler import LoadFileScheduling
 
 STARTED_BY = {
@@ -45,6 +47,7 @@ def _remove_temporary_files_afterwards(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")  # short: Ray's sockets lie in it
     os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"] = folder
     tempfile.tempdir = None  # what Python has remembered
+    offer_forks(Path(folder, "forks"))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

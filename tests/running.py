@@ -1,16 +1,17 @@
 """Ray clusters and processes that tests start: ended with the test, also when it fails halfway through the start."""
 
+import functools
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import psutil
 import pytest
 from waiting import patience
+from worker_forks import forked_workers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,27 +85,27 @@ def ray_environment(*folders: Path, **variables: str) -> Iterator[None]:
 
 
 @contextmanager
-def ray_cluster(
-    *, nodes: int = 0, every_node: Mapping[str, Any] = MappingProxyType({}), **head: Any
-) -> Iterator[Any]:
+def ray_cluster(*, nodes: int = 0, forks: bool = False, **head: Any) -> Iterator[Any]:
     """A `ray.cluster_utils.Cluster` of our own, whatever else runs on this machine.
 
     Args:
         nodes: how many nodes of one CPU each it has besides the head.
-        every_node: settings of all nodes, as `Cluster.add_node` takes them.
+        forks: whether its workers are forked, see `worker_forks`.
         head: more settings of the head.
     """
     from ray.cluster_utils import Cluster
 
     with ExitStack() as ending:
         ending.callback(_kill_new_children, known=_children())
-        cluster = Cluster()
+        cluster: Any = Cluster()
+        if forks:
+            cluster.add_node = functools.partial(cluster.add_node, **forked_workers())
         ending.callback(cluster.shutdown)
         # Ray itself would wait for 30 seconds, on any machine.
-        cluster.add_node(wait=False, **every_node, **head)
+        cluster.add_node(wait=False, **head)
         cluster.wait_for_nodes(timeout=patience(60))
         for _ in range(nodes):
-            cluster.add_node(wait=False, num_cpus=1, **every_node)
+            cluster.add_node(wait=False, num_cpus=1)
             cluster.wait_for_nodes(timeout=patience(60))
         yield cluster
 

@@ -1,22 +1,31 @@
 """Ray workers forked from one process that has imported torch, DeepSpeed and MLflow.
 
 Each worker of a training imports for longer than most of these tests train. Workers of sweeps and of endpoints start
-as usual.
+as usual. All processes of pytest share the server: it starts with the first cluster that forks, and ends with the
+pytest that the user started.
 """
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+FOLDER = "SDAVS_TEST_FORKS_FOLDER"
+"""The variable that names the folder of the server's socket."""
+
+OWNER = "SDAVS_TEST_FORKS_OWNER"
+"""The variable with the number of the process that the server ends with."""
 
 MODULES = (
     "deepspeed",
@@ -29,52 +38,79 @@ MODULES = (
     "sdavs_model.data.datasets",
     "sdavs_platform.config.tree",
 )
-"""Nothing of Ray, which reads the environment while it is imported: one second of the ten that all take."""
+"""Nothing of Ray: its worker crashes in a process that was forked after Ray was imported."""
 
 
-@contextlib.contextmanager
-def forked_workers() -> Iterator[dict[str, Any]]:
-    """Settings of a node whose workers are forked; none where there is a GPU, since CUDA does not survive a fork."""
+def offer_forks(folder: Path) -> None:
+    """Let this process and those that it starts share one server in that folder, which ends with this process."""
+    os.environ.setdefault(FOLDER, str(folder))
+    os.environ.setdefault(OWNER, str(os.getpid()))
+
+
+def forked_workers() -> dict[str, Any]:
+    """Settings of a node whose workers are forked.
+
+    None outside pytest, and where there is a GPU, since CUDA does not survive a fork.
+    """
     from forked_worker import __file__ as client
-    from running import process
 
-    if Path("/dev/nvidiactl").exists():
-        yield {}
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder, "forked_worker.py")
-        link.symlink_to(client)
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}  # as workers have it
-        with process([sys.executable, __file__, folder], env=environment):
-            yield {"setup_worker_path": str(link)}
+    if FOLDER not in os.environ or Path("/dev/nvidiactl").exists():
+        return {}
+    folder = Path(os.environ[FOLDER])
+    folder.mkdir(exist_ok=True)
+    link = folder / "forked_worker.py"
+    with (folder / "lock").open("w") as lock, (folder / "log").open("a") as log:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not link.exists():
+            root = Path(__file__).resolve().parents[1]
+            paths = os.pathsep.join(map(str, (root, root / "platform", root / "serve")))
+            # As workers have it.
+            environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+            command = [sys.executable, __file__, str(folder), os.environ[OWNER]]
+            subprocess.run(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                check=True,
+            )
+            link.symlink_to(client)
+    return {"setup_worker_path": str(link)}
 
 
-def serve(folder: str) -> tuple[list[str], dict[str, str], str]:
-    """Answer requests until this process is killed; returns in each fork, with arguments, environment and folder."""
+def serve(folder: str, owner: int) -> tuple[list[str], dict[str, str], str]:
+    """Answer requests until the owner has ended; returns in each fork, with arguments, environment and folder."""
     from forked_worker import LIMIT
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(f"{folder}/socket")
     listener.listen(64)
+    if os.fork():
+        os._exit(0)  # who started this may connect now
+    ended = os.pidfd_open(owner)
     for name in MODULES:
         importlib.import_module(name)
     assert "ray" not in sys.modules
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, forget_ended_forks)
-    while True:
+    while ended not in select.select([listener, ended], [], [])[0]:
         connection, _ = listener.accept()
         if os.fork():
             connection.close()
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         listener.close()
+        os.close(ended)
         request, files, _, _ = socket.recv_fds(connection, LIMIT, 3)
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
         connection.detach()  # open until this process ends
         return json.loads(request)
+    os._exit(0)
 
 
 def forget_ended_forks(*_: object) -> None:
@@ -89,6 +125,7 @@ def become_worker(arguments: list[str], environment: dict[str, str], folder: str
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # what Python has remembered
     from ray._private.runtime_env.context import RuntimeEnvContext
     from ray._private.utils import update_envs
     from ray._private.workers.setup_worker import parser
@@ -102,6 +139,6 @@ def become_worker(arguments: list[str], environment: dict[str, str], folder: str
 
 
 if __name__ == "__main__":
-    request = serve(sys.argv[1])
+    request = serve(sys.argv[1], int(sys.argv[2]))
     sys.path.remove(str(Path(__file__).parent))  # of the tests, which workers do not import
     become_worker(*request)

@@ -9,7 +9,6 @@ import pytest
 from running import QUICK_TRAIN, ray_cluster, ray_driver, ray_environment
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
-from worker_forks import forked_workers
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +68,7 @@ def two_cpus() -> Iterator[str]:
     """The address of a Ray cluster of two CPUs."""
     with contextlib.ExitStack() as running:
         with train_environment():
-            forks = running.enter_context(forked_workers())
-            cluster = ray_cluster(num_cpus=2, include_dashboard=False, every_node=forks)
-            nodes = running.enter_context(cluster)
+            nodes = running.enter_context(ray_cluster(num_cpus=2, include_dashboard=False, forks=True))
         yield nodes.address
 
 

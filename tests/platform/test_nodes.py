@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from running import ray_cluster, ray_driver, ray_environment
+from running import QUICK_TRAIN, ray_cluster, ray_driver, ray_environment
 from sdavs_platform.local import processes
 from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.client import mlflow_client
@@ -109,7 +109,7 @@ def nodes(make_config: Any) -> Iterator[Any]:
         "dashboard_agent_listen_port": processes.next_free(52400),
         "_system_config": quick,
     }
-    with ray_environment(), ray_cluster(nodes=2, **head) as cluster, ExitStack() as ending:
+    with ray_environment(), ray_cluster(nodes=2, forks=True, **head) as cluster, ExitStack() as ending:
         cluster.spare = list(cluster.worker_nodes)
         variables = worker_environment(make_config("any")) | {"RAY_ADDRESS": cluster.address}
         ending.enter_context(ray_driver(cluster.address, runtime_env={"env_vars": variables}))
@@ -160,6 +160,7 @@ def story(nodes: Any, config: Any, data: Path, tmp_path_factory: pytest.TempPath
         "SDAVS_HOME": os.environ["SDAVS_HOME"],
         "RAY_JOB_STOP_WAIT_TIME_S": str(round(patience(60))),
         "RAY_DEDUP_LOGS": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": QUICK_TRAIN["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"],
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(patience(4)),
     }
