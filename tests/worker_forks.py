@@ -101,6 +101,7 @@ def serve(folder: str, owner: int) -> tuple[list[str], dict[str, str], str]:
         if os.fork():
             connection.close()
             continue
+        os.setpgid(0, 0)  # Ray ends the whole group of a worker that has ended
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         listener.close()
         os.close(ended)
