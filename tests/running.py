@@ -49,6 +49,9 @@ def kill_family(number: int) -> None:
     psutil.wait_procs(family, timeout=patience(30))
 
 
+NODE_STARTS = 3
+"""How often a node of a cluster is started at most."""
+
 GROUP = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "DS_SKIP_CUDA_CHECK": "1"}
 """The environment of processes that form a group by gloo."""
 
@@ -100,6 +103,7 @@ def ray_cluster(*, nodes: int = 0, forks: bool = False, **head: Any) -> Iterator
         cluster: Any = Cluster()
         if forks:
             cluster.add_node = functools.partial(cluster.add_node, **forked_workers())
+        cluster.add_node = functools.partial(_add_node, cluster.add_node)
         ending.callback(cluster.shutdown)
         # Ray itself would wait for 30 seconds, on any machine.
         cluster.add_node(wait=False, **head)
@@ -119,6 +123,19 @@ def ray_driver(address: str, **options: Any) -> Iterator[None]:
         ending.callback(ray.shutdown)
         ray.init(address=address, logging_level="WARNING", **options)
         yield
+
+
+def _add_node(add: Callable[..., Any], **settings: Any) -> Any:
+    """A node; again if it was not up within 30 s, a limit of Ray's that a busy machine can exceed and nothing sets."""
+    for _ in range(NODE_STARTS - 1):
+        known = _children()
+        try:
+            return add(**settings)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            _kill_new_children(known)
+    return add(**settings)
 
 
 def _children() -> set[psutil.Process]:

@@ -113,7 +113,7 @@ def commands() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in (*PAGES, *JOBS):
         text = path.read_text() if path in PAGES else ast.get_docstring(ast.parse(path.read_text())) or ""
-        text = re.sub(r"\\\n\s*", " ", text)
+        text = re.sub(r"\s*\\\n\s*", " ", text)
         indented = [line for line in FENCE.sub("", text).splitlines() if line.startswith("    ")]
         in_text = SPAN.findall(FENCE.sub("", text)) if path in PAGES else []
         for line in (*"\n".join(FENCE.findall(text)).splitlines(), *indented, *in_text):

@@ -87,8 +87,8 @@ class Drill:
         self._stack = stack
         self._video = write_video(2)
         self._good = [
-            stack.register(seed=1, marked=0.95),
-            stack.register(seed=1, marked=0.95),
+            stack.register(marked=0.95),
+            stack.register(marked=0.95),
             stack.serving(),
         ]
 
@@ -174,7 +174,7 @@ class Drill:
         if what == "weights":
             return corrupt(self._stack)
         if what == "golden":
-            return self._stack.register(seed=1, spoil=spoil_golden)
+            return self._stack.register(spoil=spoil_golden)
         return self._stack.register(seed=3, shift=-50)
 
     def _both_answer(self) -> None:

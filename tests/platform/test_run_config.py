@@ -294,3 +294,16 @@ def test_use_gpu_auto_takes_gpus_where_the_cluster_has_one_for_each_worker(num_g
 def test_a_fold_is_one_of_several(given, message):
     with pytest.raises(ValueError, match=message):
         validated({"data": given})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "limit_s"),
+    [
+        ({}, 600),
+        ({"training.hang_seconds": 10}, 10),
+        ({"training.hang_seconds": 10, "training.compile": True}, 60),
+        ({"training.hang_seconds": None, "training.compile": True}, None),
+    ],
+)
+def test_a_step_that_may_include_a_compilation_is_taken_for_a_hang_later(overrides, limit_s):
+    assert load_config(overrides=overrides).training.hang_limit == limit_s

@@ -138,7 +138,7 @@ def test_a_rollout_is_watched_as_it_happens(opened, stack):
     expect(opened.locator("#model-name")).to_have_text(f"sdavs {served} @champion")
     expect(opened.locator("#rollout-state")).to_have_text(f"Version {served} serves, following @champion.")
     expect(opened.locator("#rollout-phases")).to_be_hidden()
-    version = stack.register(seed=1)
+    version = stack.register()
     stack.promote(version)
     expect(opened.locator("#rollout-state")).to_contain_text(f"Rolling out version {version}")
     expect(opened.locator("#rollout-phases [aria-current=step]")).to_be_visible()

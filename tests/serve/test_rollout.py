@@ -15,7 +15,7 @@ from waiting import patience, wait_until
 def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_at_once(stack, make_video):
     before = stack.serving()
     with traffic(stack, make_video(2)) as answers:
-        better = stack.register(seed=1, marked=0.95)
+        better = stack.register(marked=0.95)
         stack.promote(better)
         state = stack.until(lambda state: state.served.version == better and state.phase == "idle")
         assert state.gates[-1].gate == "bake", state.gates
@@ -43,7 +43,7 @@ def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, 
     """
     victims = {"verify": [], "shadow": [], "canary": ["candidate"], "switch": ["served"]}
     with traffic(stack, make_video(2)) as answers:
-        before, better = stack.serving(), stack.register(seed=1, marked=0.95)
+        before, better = stack.serving(), stack.register(marked=0.95)
         controller = stack.processes("rollout")
         slot = deployment_of("candidate", stack.state())
         hanging, stopped_at = stack.processes(slot), time.monotonic()
@@ -73,7 +73,7 @@ def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, 
 
 
 def _with_a_wrong_signature(stack) -> int:
-    version = stack.register(seed=1)
+    version = stack.register()
 
     def widen(content: bytes) -> bytes:
         model = yaml.safe_load(content)
@@ -89,13 +89,13 @@ def _with_a_wrong_signature(stack) -> int:
     [
         (corrupt, "digest", "sha256 differs"),
         (_with_a_wrong_signature, "signature", "MLmodel"),
-        (lambda stack: stack.register(seed=1, spoil=spoil_golden), "golden", "golden_tolerance"),
+        (lambda stack: stack.register(spoil=spoil_golden), "golden", "golden_tolerance"),
         (
             lambda stack: stack.register(seed=3, architecture="tpavi", shift=-50),
             "shadow",
             "max_disagreement",
         ),
-        (lambda stack: stack.register(seed=1, image_size=384), "shadow", "max_latency_ratio"),
+        (lambda stack: stack.register(image_size=384), "shadow", "max_latency_ratio"),
     ],
     ids=[
         "corrupt",
@@ -132,7 +132,7 @@ def test_models_of_other_architectures_take_over_one_after_the_other_without_a_f
     before = stack.serving()
     with traffic(stack, make_video(2)) as answers:
         for architecture in ("ddeseg", "tpavi"):
-            version = stack.register(seed=1, architecture=architecture, shift=50)
+            version = stack.register(architecture=architecture, shift=50)
             stack.promote(version)
             state = stack.until(lambda state: state.served.version == version and state.phase == "idle")  # noqa: B023
             assert (state.served.architecture, state.gates[-1].gate) == (architecture, "bake")

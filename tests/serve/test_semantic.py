@@ -23,7 +23,7 @@ NUM_FRAMES = 5
 @pytest.fixture(scope="module")
 def version(stack):
     """A semantic version that took over from the binary one; afterwards that one serves again."""
-    before, semantic = stack.serving(), stack.register(seed=1, semantic=True)
+    before, semantic = stack.serving(), stack.register(semantic=True)
     try:
         stack.promote(semantic)
         stack.until(lambda state: state.served.version == semantic and state.phase == "idle")

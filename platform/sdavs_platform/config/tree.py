@@ -304,7 +304,7 @@ class TrainingConfig(Section):
     hang_seconds: Positive | None = 600.0
     """Longest time for one step, in seconds. When it is exceeded, all workers write their stacks to the storage and to
     MLflow, and the attempt counts as failed (cluster.max_failures). Must be longer than the slowest upload of a
-    checkpoint. null: no limit."""
+    checkpoint. With `compile` six times as long, because a step may include a compilation. null: no limit."""
 
     max_skipped: Annotated[int, Field(ge=0)] = 10
     """Most consecutive steps with non-finite gradients. Such a step leaves the weights unchanged; one more ends the
@@ -325,6 +325,11 @@ class TrainingConfig(Section):
     consolidation_tolerance: Positive = 1e-3
     """Largest allowed difference of logits, relative to the largest logit, between the engine and the consolidated
     weights in fp32; bf16 allows 50 times as much. Above it no model is registered."""
+
+    @property
+    def hang_limit(self) -> float | None:
+        """Longest time for one step, in seconds, compilation included. Our choice for it: six times as long."""
+        return self.hang_seconds and self.hang_seconds * (6 if self.compile else 1)
 
     @property
     def criterion(self) -> str:

@@ -104,7 +104,7 @@ class Worker:
         self.model = CastInputs(self.engine, compute_dtype(config))
         self.notices = Notices(stop_key=settings["stop_key"], rank=rank)
         self.watchdog = Watchdog(
-            seconds=config.training.hang_seconds,
+            seconds=config.training.hang_limit,
             rank=rank,
             world_size=world_size,
             storage=f"{config.storage.uri}/{config.name}",
