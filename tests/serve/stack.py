@@ -251,7 +251,8 @@ class Stack:
         found = []
         for process in psutil.Process(self.head).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
+                # Joined: a process that has just ended has no words.
+                if " ".join(process.cmdline()).startswith(title):
                     found.append(process.pid)
         return found
 
