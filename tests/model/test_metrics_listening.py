@@ -116,7 +116,7 @@ def test_a_shared_recording_widens_the_interval_and_one_asset_alone_gives_none()
     narrow, wide = asset_interval(scores, own), asset_interval(scores, shared)
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
     assert asset_interval(scores, shared) == wide
-    with pytest.raises(ValueError, match="all clips are made of 'a' alone"):
+    with pytest.raises(ValueError, match="all clips are made of only 'a'"):
         asset_interval([0.1, 0.2], [["a"], ["a"]])
     with pytest.raises(ValueError, match="clip 1 has none"):
         asset_interval([0.1, 0.2], [["a"], []])
