@@ -147,7 +147,14 @@ def test_a_lease_that_was_lost_before_the_workers_start_ends_the_training(make_c
     lease = Lease(str(tmp_path), "run", **QUICK)
     lease.is_lost = True
     with pytest.raises(RuntimeError, match="name: another command has taken over 'run'"):
-        _fit(make_config("run"), SimpleNamespace(uri="", run_id="1"), lease, callbacks=(), start_from=None)
+        _fit(
+            make_config("run"),
+            SimpleNamespace(uri="", run_id="1"),
+            lease,
+            shared={},
+            callbacks=(),
+            start_from=None,
+        )
 
 
 def number_of_winners(storage: Storage, *, expected: bytes | None) -> int:
