@@ -112,9 +112,9 @@ class _FlatGradients(list):
 def reduce_at_once(engine: Any) -> bool:
     """Let ZeRO-1 and 2 in fp32 take the gradients of all weights together. Call after `deepspeed.initialize`.
 
-    DeepSpeed handles each weight's gradient in Python, in hooks of the backward pass and again behind it: 90 ms a step
-    for 416 weights on a CPU. It does so in order to reduce while the backward pass runs, but where all gradients fit
-    into one of its buckets it reduces them at the end like this function, to the same values.
+    DeepSpeed handles each weight's gradient in Python, in hooks of the backward pass and again behind it, which takes
+    long for hundreds of weights on a CPU. It does so in order to reduce while the backward pass runs, but where all
+    gradients fit into one of its buckets it reduces them at the end like this function, to the same values.
 
     Returns:
         False if the engine stays as it is: other stages and number formats, offloaded states, more gradients than a

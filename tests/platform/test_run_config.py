@@ -174,7 +174,7 @@ def test_a_dotted_key_in_a_file_and_a_name_with_other_letters_get_a_line_of_thei
         load_config([tmp_path / "a.yaml"])
     assert sorted(str(refused.value).splitlines()) == [
         "name: Größe is not allowed: must begin with a letter from A to Z or a digit, and hold only these and . _ -",
-        "tracking.experiment: in a file, a key stands in its section: tracking: {experiment: ...}",
+        "tracking.experiment: in a file, a key belongs in its section: tracking: {experiment: ...}",
     ]
 
 

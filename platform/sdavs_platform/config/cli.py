@@ -326,7 +326,7 @@ def _with_text(value: Any, typed: Any, kinds: Mapping[str, str], path: str) -> A
     Args:
         typed: the same with every scalar as text.
         kinds: `Key.kind` by path.
-        path: where in the config tree `value` stands.
+        path: position of `value` in the config tree.
     """
     kind = kinds.get(path, "")
     if isinstance(value, dict) and isinstance(typed, dict):
@@ -385,7 +385,7 @@ def _explain(error: Any) -> str:
         if path in known and "." in str(error["loc"][-1]):
             *sections, leaf = path.split(".")
             opened, closed = "".join(f"{section}: {{" for section in sections), "}" * len(sections)
-            return f"{path}: in a file, a key stands in its section: {opened}{leaf}: ...{closed}"
+            return f"{path}: in a file, a key belongs in its section: {opened}{leaf}: ...{closed}"
         if path.startswith("model.") and (owners := _owners(path)):
             own = ", ".join(key for key in known if key.startswith("model."))
             return f"{path}: a key of model.architecture={' or '.join(owners)}, not of {architecture}; allowed: {own}"
