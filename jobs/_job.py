@@ -1,4 +1,4 @@
-"""What all jobs begin and end with."""
+"""Start and end of every job: import path, logging, Ray's token, error format, exit status."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Gradient accumulation: one batch, computed in parts with the memory of one part, with the gradient of the whole."""
+"""Gradient accumulation: a batch computed in parts, with the memory of one part and the gradient of the whole batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,19 +20,18 @@ def accumulated_loss(
     weights: Mapping[str, float] | None = None,
     scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """`training_loss` in parts of the batch, all but the last of which have been through their backward pass.
+    """As `training_loss`, computed in parts of the batch; all but the last have already run their backward pass.
 
-    The backward pass of the returned loss adds the gradients of all parts, so that whoever reduces gradients over
-    workers in it does so once. Loss, gradients and the running statistics of a model that can `listen` (SDAVS) are
-    those of the undivided batch; batch normalisations inside a backbone see one part at a time. Between the parts
+    The backward pass of the returned loss adds the gradients of all parts, so that an engine that reduces gradients
+    over workers in it does so once. Loss, gradients and the running statistics of a model that can `listen` (SDAVS)
+    are those of the whole batch; batch normalisations inside a backbone see one part at a time. Between the parts
     gradients are summed in fp32.
 
     Args:
         model: as for `training_loss`, for the last part.
         batch: as for `training_loss`; at least `num_parts` clips.
-        num_parts: the parts; where they do not divide the clips, some have one clip more.
-        earlier: the same model without what an engine adds to it, for all parts but the last and for the sound.
-            None: `model`.
+        num_parts: number of parts; if it does not divide the clips, some parts have one clip more.
+        earlier: the bare model that an engine wraps, for all parts but the last and for the sound. None: `model`.
         weights: of the loss's parts, see `segmentation_loss`.
         scale: factor of the earlier parts' losses in their backward passes, so that fp16 can hold small gradients.
 
@@ -75,7 +74,7 @@ def accumulated_loss(
 
 
 def _listen(model: Any, batch: Mapping[str, Any]) -> Tensor | None:
-    """The sound of all clips at once, because batch statistics are in it; None of models that have none (`listen`)."""
+    """The sound of all clips at once, because it depends on batch statistics; None for models without `listen`."""
     if not hasattr(model, "listen"):
         return None
     if EMBEDDINGS in batch:
@@ -84,7 +83,7 @@ def _listen(model: Any, batch: Mapping[str, Any]) -> Tensor | None:
 
 
 class _WithGradients(torch.autograd.Function):
-    """The loss as it is; its backward pass also hands out gradients that are known already."""
+    """The identity on the loss; its backward pass also adds gradients that were computed before."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *tensors: Tensor) -> Tensor:

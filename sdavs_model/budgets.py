@@ -1,4 +1,4 @@
-"""What papers print about the cost of their models, and the bounds within which ours have to stay near it.
+"""Published sizes and costs of the architectures, and checks that ours stay near them.
 
 Each architecture has its own figures in `architectures/NAME/budgets.py`: PAPER_ROWS, PAPER_CONFIG, MAX_RATIO, checks.
 """
@@ -13,7 +13,7 @@ from sdavs_model.costs import Check, Cost, PaperRow
 
 __all__ = ["PVT_B5", "SWIN_B", "checks", "paper_row", "paper_rows", "ratio_check"]
 
-# What has to be as in the paper's config, besides the backbone, for its rows to apply.
+# Keys that must equal those of the paper's config, in addition to the backbone, for its rows to apply.
 _SIZES = ("image_size", "num_frames", "width", "num_heads", "num_classes")
 
 

@@ -1,4 +1,4 @@
-"""What the configs of all architectures have in common, as plain dataclasses: one field and one docstring a choice.
+"""The base of all model configs and the preprocessing config, as plain dataclasses with one docstring per field.
 
 Each architecture adds its own fields in `architectures/NAME/config.py`. The dataclasses need nothing but the standard
 library, so that the platform can nest them in its own config tree and a bare GPU box can read them from a model
@@ -189,7 +189,7 @@ class ModelConfig:
 
     @property
     def audio_encoder_is_frozen(self) -> bool:
-        """What `freeze_audio_encoder` comes to."""
+        """`freeze_audio_encoder`, with its default resolved."""
         if self.freeze_audio_encoder is None:
             return self.audio_weights is not None and not self.from_scratch
         return self.freeze_audio_encoder

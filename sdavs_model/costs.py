@@ -1,4 +1,4 @@
-"""Costs of a model as data: what is counted, what a paper prints, and the bounds that an implementation keeps to."""
+"""Dataclasses for the cost of a model: what is counted, what a paper prints, and the bounds on both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

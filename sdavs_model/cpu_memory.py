@@ -1,7 +1,13 @@
-"""How the C library's allocator treats the maps that a model computes on a CPU."""
+"""Less time for memory on a CPU: the allocator keeps what it frees, and maps are written over where that is safe.
+
+On a CPU new memory costs more than arithmetic. A map of the largest level has 47 MB at the paper's sizes (five frames
+of 96 x 96 positions, 256 channels): to multiply it takes 2 ms in place, and 20 ms into new memory.
+"""
 
 import ctypes
 import platform
+
+import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
@@ -31,3 +37,11 @@ def keep_freed_memory() -> bool:
             mallopt(M_TOP_PAD, TOP_PAD),
         ]
     )
+
+
+def may_overwrite() -> bool:
+    """Whether a module may write its result over a map: in inference, where no backward pass needs the map.
+
+    torch's compiler plans memory itself and has to see every map as it was.
+    """
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())

@@ -18,7 +18,7 @@ class Ensemble(SegmentationModel):
         members: at least one, all of one config but for their weights.
 
     Raises:
-        ValueError: members of different configs, or that say what they hear, which has no mean.
+        ValueError: members of different configs, or members that report heard classes, which cannot be averaged.
     """
 
     def __init__(self, members: Sequence[SegmentationModel]) -> None:

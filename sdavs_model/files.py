@@ -1,4 +1,4 @@
-"""Files on disk: found however their names are coded, never left half written under their names, and their digests."""
+"""Files on disk: atomic writes, digests, text in any common encoding, and names with composed or decomposed accents."""
 
 import codecs
 import contextlib

@@ -1,4 +1,4 @@
-"""timm, imported without torch's compiler, which takes half of the import's CPU time and is rarely used.
+"""Import timm without torch's compiler, which takes half of the import's CPU time and is rarely used.
 
 torchvision, which timm imports, takes one function from the compiler, for a check on GPUs; timm marks functions that
 must not be compiled. During the import a stand-in serves both. The compiler itself is loaded when it is used.

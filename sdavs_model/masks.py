@@ -1,4 +1,4 @@
-"""From a model's square logits to masks in the size of the original frames, for evaluation and serving alike."""
+"""Masks from logits, in the size of the original frames; used by evaluation and by the endpoint."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A trained model without its frozen encoders: one small file, joined with the encoders where it is used.
+"""A trained model without its frozen encoders: one small file, combined with the encoders where it is used.
 
 The file is safetensors without pickle: the trained weights in fp16, batch statistics in fp32, and the model's card as
 JSON in the header. The encoders are pretrained weights that the card names (`sdavs_model.weights.catalogue`) with their
@@ -47,7 +47,7 @@ class PartsCard:
 
 
 def write_parts(path: Path, loaded: LoadedModel) -> PartsCard:
-    """Write what was trained of a model with frozen pretrained encoders.
+    """Write the trained parts of a model whose pretrained encoders are frozen.
 
     Args:
         loaded: the artifact of a training.

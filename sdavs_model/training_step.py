@@ -38,7 +38,7 @@ def training_loss(
 
 
 def mean_valid_frames(batch: Mapping[str, Any]) -> Tensor:
-    """By what each worker divides the sum over its valid frames: the mean number that a worker has, a scalar.
+    """The mean number of valid frames per worker, a scalar, by which each worker divides its sum over frames.
 
     In a process group all workers have to call this together.
     """
@@ -61,7 +61,7 @@ def predict(model: nn.Module, batch: Mapping[str, Any], *, sound: Tensor | None 
             engine that wraps it.
         batch: frames [B, T, 3, H, W] and log_mel [B, T, 1, 96, 64], or encoded clips; and for data sets with clips of
             different lengths present [B, T] bool, False for padding.
-        sound: in place of log_mel, what `listen` made of it.
+        sound: the output of `listen`, in place of log_mel.
     """
     heard = {} if sound is None else {"sound": sound}
     if EMBEDDINGS in batch:

@@ -1,11 +1,11 @@
-"""Make the alerts fire on a running system: a real Prometheus, Ray, training and endpoint, and trouble.
+"""Make the alerts fire on a running system: a real Prometheus, Ray, training and endpoint, with injected faults.
 
     .venv/bin/python infra/check/alerts.py training endpoint        (Debian: apt-get install prometheus)
 
 The rules are those of infra/monitoring/rules.yaml, with minutes turned into seconds and nothing else changed. The
-training's loader is slowed down, then all of it is stopped; the endpoint gets more requests than it admits and a model
-copy that gets little of the processor, then loses its folder for temporary files. It logs when each alert begins to
-fire and when it ends. About two minutes each on two cores; leaves nothing behind.
+training's loader is slowed down, then the whole training is stopped; the endpoint gets more requests than it admits
+and a model replica with little CPU time, then loses its folder for temporary files. It logs when each alert begins to
+fire and when it ends. About two minutes each on two cores; cleans up at the end.
 """
 
 import argparse
@@ -66,11 +66,11 @@ def main() -> int:
         }
         for variable in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(variable, None)
-        return tell(folder, what)
+        return cause_faults(folder, what)
 
 
-def tell(folder: Path, what: list[str]) -> int:
-    """Everything that happens, in order; returns the exit status."""
+def cause_faults(folder: Path, what: list[str]) -> int:
+    """Start everything, cause the faults of each subject in order, stop everything; returns the exit status."""
     from sdavs_platform.local import stack
 
     ray, dashboard, mlflow, endpoint, own = free_ports(5)
@@ -155,22 +155,22 @@ def trouble_a_training(folder: Path, alerts: Alerts, *, head: int, address: str)
             below = (child for worker in workers() for child in worker.children(recursive=True))
             return [process for process in below if process.is_running()]
 
-        alerts.say("a training runs")
+        alerts.log("a training runs")
         time.sleep(25)
-        alerts.say("its loader gets a thirtieth of its time")
+        alerts.log("its loader gets a thirtieth of its time")
         with slowed(loaders, works_s=0.1, rests_s=3.0):
             alerts.wait("LoadingSlow", "StepTimeRegression")
-        alerts.say("all of it is stopped (SIGSTOP)")
+        alerts.log("all of it is stopped (SIGSTOP)")
         stopped = workers() + loaders()
         send(stopped, signal.SIGSTOP)
         alerts.wait("TrainingStalled")
         send(stopped, signal.SIGCONT)
-        alerts.say("the process continues")
+        alerts.log("the process continues")
         alerts.wait("TrainingStalled", "LoadingSlow", fire=False)
     finally:
         training.terminate()
         training.wait(90)
-    alerts.say(f"the training is stopped, and has ended with {training.returncode}")
+    alerts.log(f"the training is stopped, and has ended with {training.returncode}")
     time.sleep(35)
     alerts.wait("TrainingStalled", fire=False, limit_s=1)
 
@@ -190,31 +190,31 @@ def trouble_an_endpoint(folder: Path, alerts: Alerts, *, head: int, port: int, d
     config = ServeConfig(
         port=port, max_requests=MAX_REQUESTS, max_batch_frames=5, timeout_s=300, max_queued=100
     )
-    alerts.say("no endpoint yet")
+    alerts.log("no endpoint yet")
     alerts.wait("EndpointDown")
     address = deploy(config, dashboard=dashboard)
     wait_ready(address, config, dashboard=dashboard)
-    alerts.say("the endpoint serves")
+    alerts.log("the endpoint serves")
     alerts.wait("EndpointDown", fire=False)
 
-    def copies() -> list[psutil.Process]:
+    def replicas() -> list[psutil.Process]:
         return named(head, "ray::ServeReplica:sdavs:model-")
 
     video = (folder / "clip.mp4").read_bytes()
-    alerts.say(f"{NUM_CLIENTS} clients, {MAX_REQUESTS} admitted; the model gets a twentieth of its time")
+    alerts.log(f"{NUM_CLIENTS} clients, {MAX_REQUESTS} admitted; the model gets a twentieth of its time")
     with (
         asked(address, video, num_clients=NUM_CLIENTS),
-        slowed(copies, works_s=0.12, rests_s=2.0),
+        slowed(replicas, works_s=0.12, rests_s=2.0),
     ):
         alerts.wait("EndpointSheds", "EndpointQueue", "EndpointSlow", limit_s=150)
-    alerts.say("no clients any more")
+    alerts.log("no clients any more")
     alerts.wait("EndpointSheds", "EndpointQueue", "EndpointSlow", fire=False)
     with asked(address, video, num_clients=2):
-        alerts.say("two clients; the folder for temporary files is away")
+        alerts.log("two clients; the folder for temporary files is away")
         (folder / "tmp").rename(folder / "away")
         alerts.wait("EndpointErrors")
         (folder / "away").rename(folder / "tmp")
-        alerts.say("it is back")
+        alerts.log("it is back")
         alerts.wait("EndpointErrors", fire=False)
 
 

@@ -5,7 +5,7 @@
 The head has no CPU, as on Kubernetes; jobs/train.py requests two workers of one CPU, and a node has one. Its nodes
 come from Ray's own provider for tests: what requests them, waits and trains is what runs on a cluster. Meanwhile
 everything that Ray exports is scraped: what the dashboards name of trainings and autoscalers must be in it. A minute
-and a half on two cores; needs nothing but the environment, and leaves nothing behind.
+and a half on two cores; needs only the environment, and cleans up at the end.
 """
 
 import contextlib
@@ -142,11 +142,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def watch(folder: Path, address: str) -> int:
-    """Train, telling when nodes come and go; returns the exit status."""
+    """Train, and log when nodes come and go; returns the exit status."""
     watcher = Watcher(folder, address)
     watcher.start()
     try:
-        watcher.say("jobs/train.py requests two workers")
+        watcher.log("jobs/train.py requests two workers")
         command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(folder / "train.yaml")]
         command += ["--name", "scale", "--cluster.address", address]
         with subprocess.Popen(
@@ -155,10 +155,10 @@ def watch(folder: Path, address: str) -> int:
             assert training.stdout
             for line in training.stdout:
                 if line.startswith(("train.py:", "waiting for", "scale:")):
-                    watcher.say(line.rstrip())
+                    watcher.log(line.rstrip())
                 else:
                     print(f"         {line.rstrip()}", file=sys.stderr)
-        watcher.say(f"jobs/train.py has ended with {training.returncode}")
+        watcher.log(f"jobs/train.py has ended with {training.returncode}")
         deadline = time.monotonic() + 10 * IDLE_S
         while watcher.counts[-1] and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -216,7 +216,7 @@ class Watcher(threading.Thread):
         self.join()
         ray.shutdown()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print it with the time since the beginning."""
         print(f"{time.monotonic() - self._began:4.0f} s  {line}", flush=True)
 
@@ -231,7 +231,7 @@ class Watcher(threading.Thread):
 
         number = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
         if not self.counts or number != self.counts[-1]:
-            self.say(f"nodes with a CPU: {number}")
+            self.log(f"nodes with a CPU: {number}")
             self.counts.append(number)
 
     def _scrape(self) -> None:

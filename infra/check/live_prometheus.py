@@ -1,4 +1,4 @@
-"""A Prometheus whose minutes are seconds, and what its alerts do."""
+"""Runs Prometheus with rules whose minutes are seconds, and logs when alerts fire and end."""
 
 import contextlib
 import re
@@ -37,7 +37,7 @@ class Alerts(threading.Thread):
         self._over = threading.Event()
         self.missed: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print it with the time since the beginning."""
         print(f"{time.monotonic() - self._began:4.0f} s  {line}", flush=True)
 
@@ -50,9 +50,9 @@ class Alerts(threading.Thread):
                 if alert["state"] == "firing"
             }
             for name in firing.keys() - self._firing.keys():
-                self.say(f"FIRING  {name}: {firing[name]}")
+                self.log(f"FIRING  {name}: {firing[name]}")
             for name in self._firing.keys() - firing.keys():
-                self.say(f"over    {name}")
+                self.log(f"over    {name}")
             self._firing = firing
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ class Alerts(threading.Thread):
         while wrong := [name for name in names if (name in self._firing) != fire]:
             if time.monotonic() > deadline:
                 self.missed += wrong
-                self.say(
+                self.log(
                     f"MISSED  {', '.join(wrong)}: {'silent' if fire else 'still firing'} after {limit_s:g} s"
                 )
                 return

@@ -81,7 +81,7 @@ def missing_references(manifests: list[Manifest], secrets: dict[str, dict[str, s
     """Secrets, ConfigMaps, their keys, accounts and volumes that a pod names and nothing makes.
 
     Args:
-        secrets: name -> key -> value of the Secrets that exist besides.
+        secrets: name -> key -> value of the Secrets that are created separately.
     """
     known: dict[str, dict[str, set[str]]] = {
         "ConfigMap": {},

@@ -52,7 +52,7 @@ def preempt(site: Site, hook: list[str], grace_s: int) -> int:
     training = site.train("spot")
     training.wait_for_step(AFTER_STEP)
     began = time.monotonic()
-    # What KubeRay sets in a worker's container besides the token.
+    # What KubeRay sets in a worker's container in addition to the token.
     environment = site.environment | {"RAY_ADDRESS": f"{site.head.address}:{RAY_PORT}"}
     print(f"the pod is deleted after step {training.newest_step()}: its hook begins", flush=True)
     log = site.folder / "hook.log"

@@ -1,4 +1,4 @@
-"""Which metrics the dashboards and alert rules name."""
+"""The names of all metrics in the dashboards and alert rules."""
 
 import json
 import re

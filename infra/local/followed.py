@@ -1,4 +1,4 @@
-"""A training that runs as a command, and the lines of its output with their times."""
+"""Run a training as a command and wait for lines of its output."""
 
 import re
 import subprocess

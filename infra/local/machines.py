@@ -1,4 +1,4 @@
-"""Machines inside this one: each with its own network address, folders, processes and name, joined by a bridge."""
+"""Simulated machines (Linux namespaces): own network address, folders, processes and name, connected by a bridge."""
 
 import itertools
 import os

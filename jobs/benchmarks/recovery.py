@@ -1,4 +1,4 @@
-"""Time to a training's first step, from a killed worker to the next step, and for which a checkpoint blocks training.
+"""Time to a training's first step, time from a killed worker to the next step, and time that a checkpoint blocks.
 
     python jobs/benchmark.py recovery                                       a small model on the bundled data set
     python jobs/benchmark.py recovery --config jobs/configs/ms3_pvt.yaml --set data.root=/data/MS3

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, and refusing at once what it cannot give."""
+"""Join or start a Ray cluster, and refuse at once a config that does not fit into it."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ HTTP2_SETTINGS = 4
 def joined_cluster(
     config: RunConfig, *, prints_workers: bool = True, memory_bytes: int | None = None
 ) -> Iterator[None]:
-    """In it this process is part of a Ray cluster; afterwards as before, with all workers' lines printed.
+    """Inside, this process is connected to a Ray cluster; afterwards it is disconnected, and all output was printed.
 
     Args:
         prints_workers: show here what the workers print.
@@ -209,8 +209,8 @@ def with_gpus_decided(config: RunConfig) -> RunConfig:
     return RunConfig.model_validate(values | {"cluster": values["cluster"] | {"use_gpu": use_gpu}})
 
 
-def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = print) -> None:
-    """Make sure that all workers, or the fewest to train with, fit now.
+def require_resources(config: ClusterConfig) -> None:
+    """Wait until all workers, or the fewest to train with, fit into the cluster; logs that it waits.
 
     Raises:
         ValueError: the cluster is too small, or stays too busy for `wait_seconds`; names what is missing.
@@ -239,7 +239,7 @@ def require_resources(config: ClusterConfig, *, say: Callable[[str], None] = pri
                     f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs were free "
                     f"for {config.wait_seconds:g} s"
                 )
-            say(f"waiting for {wanted} to become free")
+            logger.info("waiting for %s to become free", wanted)
     finally:
         remove_placement_group(places)
 

@@ -1,4 +1,4 @@
-"""How a command ends: exit statuses, errors in one line, and the traceback of a bug in a file.
+"""The end of a command: exit statuses, errors in one line, and the traceback of a bug in a file.
 
 0    done
 1    failed
@@ -32,7 +32,7 @@ def run(
     """Call `main` and return the exit status. Errors are reported on stderr, each line after the command's name.
 
     Args:
-        expected: exceptions besides ValueError and OSError whose message is written for the user.
+        expected: exceptions, in addition to ValueError and OSError, whose message is written for the user.
         when_interrupted: what to know after Ctrl-C, such as how to continue.
     """
     try:

@@ -1,7 +1,7 @@
-"""What this project uses of DeepSpeed that DeepSpeed does not document, as read in DeepSpeed 0.19.8.
+"""Undocumented parts of DeepSpeed that this project uses, as read in DeepSpeed 0.19.8.
 
 Most of it is the layout of the shards in a checkpoint. Each function has a test in
-tests/platform/test_deepspeed_internals.py: an upgrade of DeepSpeed that changes one fails there and is mended here.
+tests/platform/test_deepspeed_internals.py: an upgrade of DeepSpeed that breaks one fails there and is repaired here.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Undocumented parts of Ray that this project uses, as read in Ray 2.60.0.
 
 Each function says why no documented way serves, and has a test in tests/platform/test_ray_internals.py: an upgrade of
-Ray that breaks one fails there and is mended here alone. Ray is imported inside the functions, because that takes
+Ray that breaks one fails there and is repaired here. Ray is imported inside the functions, because that takes
 seconds and some callers want no more than a name.
 """
 

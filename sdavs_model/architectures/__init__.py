@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Where the parts of an architecture are. Its modules are imported when they are needed: torch takes seconds."""
+    """Entry of the registry. The modules of an architecture are imported when they are needed: torch takes seconds."""
 
     name: str
     """Name in configs, artifacts and the registry, and of its folder."""

@@ -1,4 +1,4 @@
-"""What all architectures have in common: two encoders, a forward pass, and the members that the rest of the code
+"""The base class of all architectures: two encoders, the forward pass, and the members that the rest of the code
 uses."""
 
 import functools
@@ -82,7 +82,7 @@ class SegmentationModel(nn.Module, ABC):
             log_mel: [B, T, 1, 96, 64], one example a frame.
             present: [B, T] bool, False for the padding at the end of shorter clips; None if no clip is padded. A
                 padded clip gives the logits that it gives alone, and its padding has no influence on the batch.
-            features: in place of these, what `encode` made of them.
+            features: the output of `encode`, in place of frames and log_mel.
 
         Returns:
             Mask logits [B, T, K, H, W]; 0 for padding.
@@ -98,7 +98,7 @@ class SegmentationModel(nn.Module, ABC):
         return Segmentation(logits=self(frames, log_mel, present))
 
     def encode(self, frames: Tensor, log_mel: Tensor, present: Tensor | None = None) -> Features:
-        """What the two encoders make of a clip; arguments as for `forward`."""
+        """Run both encoders; arguments as for `forward`."""
         return Features(
             maps=self.encode_frames(frames, present),
             embeddings=self.encode_sound(log_mel, present),
@@ -107,12 +107,12 @@ class SegmentationModel(nn.Module, ABC):
         )
 
     def encode_frames(self, frames: Tensor, present: Tensor | None = None) -> list[Tensor]:
-        """F_v of `encode`."""
+        """Run the visual encoder: the maps of `Features`."""
         maps = self.visual_encoder(without_padding(frames, present))
         return [with_padding(m, frames, present) for m in maps]
 
     def encode_sound(self, log_mel: Tensor, present: Tensor | None = None) -> Tensor:
-        """The embeddings of `encode`."""
+        """Run the audio encoder: the embeddings of `Features`."""
         return with_padding(self.audio_encoder(without_padding(log_mel, present)), log_mel, present)
 
     def checkpoint_activations(self) -> None:
@@ -138,7 +138,7 @@ class SegmentationModel(nn.Module, ABC):
         return VisualEncoder(config=self.config, weights=weights)
 
     def varied(self, features: Features) -> Features:
-        """While training, the features with the config's `feature_noise` and `feature_dropout`."""
+        """The features, augmented by `feature_noise` and `feature_dropout` of the config while training."""
         return features.map(functools.partial(self._varied, present=features.present))
 
     def trained_buffers(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Clips as their frozen encoders' outputs: encoded when first needed, then read from disk."""
+"""A cache of the frozen encoders' outputs: clips are encoded when first needed, then read from disk."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ class FrozenEncoders:
 
     def __init__(self, config: ModelConfig) -> None:
         # They come with timm, which takes seconds to import.
-        from sdavs_model.encoders.folding import fold_batch_norms
+        from sdavs_model.encoders.batch_norm import fold_batch_norms
         from sdavs_model.encoders.visual import VisualEncoder
 
         assert config.freeze_backbone
@@ -86,7 +86,7 @@ class FeatureClips(Dataset):
         clips: items as of `TrainingClips`, without augmentation.
         encoders: encode the clips that are not in the cache.
         folder: of all cached features; gets a subfolder.
-        made_of: what decides the items besides the encoders' weights, as JSON values: the data set's digest, the
+        made_of: what decides the items, apart from the encoders' weights, as JSON values: the data set's digest, the
             split, the preprocessing, the audio control.
         augment: of its settings only `window` applies; None uses whole clips.
         seed: of the window, together with the epoch (`set_epoch`) and the clip's index.
@@ -133,7 +133,7 @@ class FeatureClips(Dataset):
         return draw_window(len(valid), self._augment, self._epoch.rng(index), valid)
 
     def _kept(self, index: int, read: Callable[[Any, int], T]) -> T:
-        """What `read` makes of a clip's file, which is written first if there is none that can be read."""
+        """The result of `read` on a clip's file, which is written first if it is missing or unreadable."""
         path = self.folder / f"{index}.safetensors"
         try:
             with safe_open(path, framework="pt") as file:

@@ -1,1 +1,1 @@
-"""The two encoders of III-A: timm's visual backbones and VGGish with its audio attention."""
+"""Visual backbones of timm; the audio encoders VGGish, YAMNet and HTS-AT; SDAVS's audio attention (paper III-A)."""

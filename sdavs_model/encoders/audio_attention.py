@@ -23,7 +23,7 @@ class AudioAttention(nn.Module):
 
     def __init__(self, *, embedding: int, width: int, num_heads: int, num_layers: int = 2) -> None:
         super().__init__()
-        # Both audio encoders end in a ReLU, so all embeddings point much the same way, and what tells sounds apart is a
+        # VGGish and YAMNet end in a ReLU, so all embeddings point much the same way, and what tells sounds apart is a
         # small part of them. Centred and scaled over the whole batch it is all there is. Without this, an encoder
         # that is trained from scratch stops telling sounds apart before the picture side asks for it.
         self.centre = SharedBatchNorm(embedding)

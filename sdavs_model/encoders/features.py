@@ -1,4 +1,4 @@
-"""What the two encoders make of a batch of clips: all that the rest of a model needs."""
+"""The outputs of both encoders for a batch of clips: all that the rest of a model needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Features:
         )
 
     def map(self, function: Any) -> Self:
-        """With `function` applied to what the encoders made."""
+        """With `function` applied to the encoders' outputs."""
         return type(self)(
             maps=[function(level) for level in self.maps],
             embeddings=function(self.embeddings),

@@ -20,7 +20,7 @@ PICTURE_SIZE = 256
 NUM_RUNS = PICTURE_SIZE // NUM_MEL_BINS
 NUM_STRIPES = 2
 
-# What the published checkpoint holds besides the encoder: spectrogram layers, classifiers, constants of the attention.
+# Tensors of the published checkpoint that are not the encoder's: spectrogram layers, classifiers, attention constants.
 _OTHERS = re.compile(
     r"spectrogram_extractor\.|logmel_extractor\.|tscam_conv\.|head\.|.*\.(attn_mask|relative_position_index)$"
 )

@@ -1,4 +1,4 @@
-"""Published weight files as tensors under the names of this project's encoders. Nothing in the files is run."""
+"""Convert published weight files to tensors under the names of this project's encoders, without running their code."""
 
 import io
 import zipfile

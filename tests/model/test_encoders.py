@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sdavs_model import SDAVSConfig, build_model
 from sdavs_model.config import PreprocessConfig
 from sdavs_model.data.core.preprocess import Preprocessor
-from sdavs_model.encoders.folding import fold_batch_norms
+from sdavs_model.encoders.batch_norm import fold_batch_norms
 from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.encoders.yamnet import YAMNet
 from sdavs_model.training_step import training_loss

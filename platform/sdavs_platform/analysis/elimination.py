@@ -1,4 +1,4 @@
-"""Tests "heard, but not seen": elimination scores of sounds on screen, off screen, and of classes without sound."""
+"""Tests whether elimination scores separate sounds on screen from sounds off screen and from classes without sound."""
 
 from collections.abc import Iterable
 from typing import Any

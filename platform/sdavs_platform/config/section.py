@@ -1,4 +1,4 @@
-"""What the sections of the config tree are made of."""
+"""The base class of the sections of the config tree, and the types of their fields."""
 
 from typing import Annotated
 

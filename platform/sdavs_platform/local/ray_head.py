@@ -99,7 +99,7 @@ def find(*, port: int, dashboard_port: int) -> RayState | None:
 
 
 def num_cpus(head: RayState) -> float:
-    """All CPUs of the cluster, leased ones included."""
+    """All CPUs of the cluster, free or in use."""
     from ray.util.state import list_nodes
 
     nodes = list_nodes(address=head.dashboard, detail=True)

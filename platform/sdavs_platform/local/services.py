@@ -35,7 +35,7 @@ class Ports:
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """Made once for a state folder; readable by its owner alone."""
+    """Keys and password of the servers: generated once for a state folder, readable by its owner alone."""
 
     key: str
     """Access key of the S3 server."""

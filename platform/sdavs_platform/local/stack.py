@@ -25,7 +25,7 @@ class Ports:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """What runs."""
+    """The running MLflow server and Ray head."""
 
     mlflow: MLflowState
     ray: RayState

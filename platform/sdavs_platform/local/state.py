@@ -1,4 +1,4 @@
-"""What `make demo` and `make services` started, in one file: reused by the next run, ended by `make stop`."""
+"""The state file of the local stack: processes that were started, reused by the next run, ended by `make stop`."""
 
 import fcntl
 import logging

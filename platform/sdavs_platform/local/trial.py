@@ -1,4 +1,4 @@
-"""`make try`: the model that comes with the product behind the endpoint and its page, without data or training."""
+"""`make try`: serve the included trained model with the endpoint and its page, without data or training."""
 
 import logging
 import tempfile

@@ -1,1 +1,1 @@
-"""Local folders and buckets: checkpoints, data sets, and the bundled data."""
+"""Local folders and buckets: files, data sets, and shards that are read while training."""

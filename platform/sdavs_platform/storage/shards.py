@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What is where."""
+    """The index of the shards: where each file is, and the digests of everything."""
 
     digest: str
     """sha256 of the index itself: of all that it describes."""

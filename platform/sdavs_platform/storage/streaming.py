@@ -1,7 +1,7 @@
-"""Clips that are fetched from shards when they are needed, into a folder of this machine that keeps the newest.
+"""Fetch clips from shards when they are needed, into a local folder that keeps the most recently used ones.
 
-The folder has the data set's own layout, so that whoever reads clips reads files as ever: at first every picture and
-sound is an empty file, and `Stream.hold` puts the real ones there. The processes of a machine share the folder and
+The folder has the data set's own layout, so that all code that reads clips works unchanged: at first every picture and
+sound is an empty file, and `Stream.hold` replaces it by the real one. The processes of a machine share the folder and
 fetch a record once. A record that is in use is never removed.
 """
 

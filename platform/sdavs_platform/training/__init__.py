@@ -1,1 +1,1 @@
-"""Ray Train + DeepSpeed: the driver, the worker loop, checkpoints."""
+"""Ray Train and DeepSpeed: the driver, the worker loop, checkpoints, faults, telemetry."""

@@ -1,4 +1,4 @@
-"""The average of the weights over the steps (`training.ema`), which is scored and exported instead of the weights."""
+"""Exponential moving average of the weights (`training.ema`), which is scored and exported instead of the weights."""
 
 import contextlib
 from collections.abc import Iterator

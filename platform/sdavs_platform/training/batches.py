@@ -199,7 +199,7 @@ class Batches:
 
 
 class FeatureCache:
-    """What the frozen encoders of a run make of its clips, kept in the state folder of this machine."""
+    """The outputs of a run's frozen encoders for its clips, cached in the state folder of this machine."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config

@@ -34,7 +34,7 @@ class Memory:
 def describe(config: RunConfig) -> str:
     """YAML with the whole resolved config, which `--config` accepts; everything else is in comments above it.
 
-    Nothing is leased or logged. The bundled data set is composed if it is wanted and not there yet.
+    No worker is started and nothing is logged. The bundled data set is composed if it is used and missing.
 
     Raises:
         ValueError: the data are missing or do not fit the model.
@@ -64,7 +64,7 @@ def describe(config: RunConfig) -> str:
         f"{str(compute_dtype(config)).removeprefix('torch.')}",
         "memory": f"{_size(memory.total)} a worker: weights {_size(memory.weights)}, "
         f"gradients {_size(memory.gradients)}, optimizer {_size(memory.optimizer)}, "
-        f"activations {_size(memory.activations)}; besides Python and the loader",
+        f"activations {_size(memory.activations)}; without Python and the loader",
     }
     comments = [f"# {name:<10} {text}" for name, text in lines.items()]
     return "\n".join(["# Dry run: nothing was started.", *comments, resolved_yaml(config)])

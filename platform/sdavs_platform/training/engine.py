@@ -1,4 +1,4 @@
-"""The DeepSpeed engine of a run: parameter groups, schedule, ZeRO."""
+"""The DeepSpeed engine of a run: parameter groups, AdamW, schedule, ZeRO, number format."""
 
 import logging
 import os

@@ -1,7 +1,7 @@
 """Fine-tuning: where the weights come from, which of them fit, and which stay frozen.
 
-The driver finds the weights once and writes them next to the checkpoints-to-be, so that all workers read the same ones
-and an alias that moves changes nothing. They are read until the training has a checkpoint of its own.
+The driver finds the weights once and writes them to the training's folder in the storage, so that all workers read the
+same weights and an alias that moves changes nothing. They are read until the training has a checkpoint of its own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Source:
 
 
 def prepare_start(config: RunConfig, *, has_checkpoints: bool) -> dict[str, str]:
-    """Find the weights of `start.from` and keep them for the workers; for the driver, before anything is leased.
+    """Find the weights of `start.from` and keep them for the workers; for the driver, before it starts any worker.
 
     Args:
         has_checkpoints: of this training, which then resumes; what it started from is read from the storage.
@@ -141,7 +141,7 @@ def freeze_parts(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def check_frozen_parts(config: RunConfig) -> None:
-    """`freeze_parts` on a model on the meta device, before anything is leased.
+    """`freeze_parts` on a model on the meta device; for the driver, before it starts any worker.
 
     Raises:
         ValueError: see there.

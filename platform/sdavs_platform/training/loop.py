@@ -1,4 +1,4 @@
-"""What every training worker does, on one page. Ray Train starts it; DeepSpeed joins the workers."""
+"""The training loop of a worker, on one page. Ray Train starts the workers; DeepSpeed synchronises them."""
 
 import contextlib
 import copy

@@ -35,7 +35,7 @@ class Clock:
 
     @property
     def fraction(self) -> float:
-        """The part of the budget that is used up; 0 without one."""
+        """The fraction of the budget that is used up; 0 without a budget."""
         return 0.0 if self._max_minutes is None else self.elapsed_s / (self._max_minutes * 60)
 
 

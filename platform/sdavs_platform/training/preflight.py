@@ -1,4 +1,4 @@
-"""Checks of a training before it leases anything: addresses, weights, data, registry, an unchanged config."""
+"""Checks before a training starts workers: addresses, weights, data, registry, and an unchanged config on resume."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ def fetch_missing_weights(model: ModelConfig) -> None:
 
 
 def check_data(config: RunConfig) -> str:
-    """Open every split once, before anything is leased; returns the digest of all of them.
+    """Open every split once, before any worker starts; returns the digest of all of them.
 
     Raises:
         ValueError: a folder, split or file is missing or does not fit the model; names it.
@@ -111,7 +111,7 @@ def require_registry(config: RunConfig) -> None:
 
 
 class CheckpointRecord:
-    """Config and data digest next to the checkpoints, which they guard whatever MLflow knows of the training.
+    """Config and data digest, stored next to the checkpoints: they protect a resume even if MLflow has lost the run.
 
     Args:
         storage: address of the trainings; the record is in the folder of this one.

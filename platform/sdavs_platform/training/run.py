@@ -1,4 +1,4 @@
-"""The driver of a training: check everything, lease workers, train, finish, report."""
+"""The driver of a training: check everything, start the workers, train, finish, report."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ STOPPED = "stopped by the user"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a training leaves behind."""
+    """The result of a training."""
 
     run_id: str
     model_version: int | None
@@ -68,8 +68,8 @@ def train(
     SIGTERM, which `ray job stop` sends, leaves a checkpoint of the current step and ends in SystemExit.
 
     Args:
-        take_over: also where another command trains under this name; that one ends. Without it a name is refused
-            while it is being trained.
+        take_over: end another command that trains under this name. Without it the name is refused while that
+            command runs.
         tags: added to the MLflow run's own.
         callbacks: called in Ray Train's controller after every validation that the workers report.
         start_from: checkpoint of another training to continue from, for a name that has none yet.

@@ -1,4 +1,4 @@
-"""The learning rate over a training, relative to its peak: a closed form, so that a resume is exact."""
+"""The learning-rate schedule, relative to the peak rate: a closed form, so that a resume is exact."""
 
 import math
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The files that a model starts from, pretrained weights and a bank, for machines that do not have them.
 
-The driver finds, or fetches, them once and puts them into the storage. A worker on another machine takes them from
-there, once a machine; a training that has a checkpoint needs none of them but those of cached features.
+The driver finds or fetches them and uploads them to the storage. A worker on another machine downloads them from there,
+once per machine. A training that has a checkpoint needs only the files of cached features.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ FOLDER = "weights"
 
 
 def share_files(config: RunConfig) -> dict[str, str]:
-    """Put the files of a resolved config, with their records, into the storage, unless they are there already or the
-    cluster is this machine.
+    """Upload the files of a resolved config, with their records, unless they are there already or the cluster is this
+    machine.
 
     Returns:
         Path on this machine -> sha256, for `with_files_here`.

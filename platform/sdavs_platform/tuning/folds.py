@@ -1,4 +1,4 @@
-"""Cross-validation: what each fold's training scored on the clips that it did not see."""
+"""Cross-validation: the out-of-fold scores of a sweep, and their mean."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

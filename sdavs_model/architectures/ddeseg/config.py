@@ -1,4 +1,4 @@
-"""What a DDESeg model is made of."""
+"""The config of a DDESeg model: variant, bank, sizes and ablation."""
 
 import dataclasses
 from dataclasses import dataclass, field

@@ -69,7 +69,7 @@ class DynamicDerivation(nn.Module):
 
 
 class _Enrich(nn.Module):
-    """Moves a token towards m references, and gives what came of it with each: [..., 1, E] and [..., m, E].
+    """Moves a token [..., 1, E] towards each of m references [..., m, E].
 
     e = GELU(A (reference - token)); e = e softmax_m(B e); the result is (1 + tanh(C (token + e))) token.
     """

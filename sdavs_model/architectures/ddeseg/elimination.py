@@ -1,7 +1,8 @@
 """Dynamic elimination: which of the derived sounds the picture shows.
 
-One module for each of the four stages. Each token looks at the picture and gets a score; what is left of the tokens
-then marks the pixels that make these sounds. A token that is eliminated was heard and not seen: off-screen sound.
+One module for each of the four stages. Each token attends to the picture and gets a score; the tokens, scaled by their
+scores, then mark the pixels that make these sounds. An eliminated token was heard but not seen: its source is off
+screen.
 """
 
 from dataclasses import dataclass
@@ -12,18 +13,18 @@ from torch import Tensor, nn
 
 Variant = Literal["figure", "code"]
 
-# Bias of the score in `figure`: sigmoid(3) of each token survives a stage at first, 0.82 of it all four. Our choice:
-# from 0 only a sixteenth would be left after the four, and with it of the gradients.
+# Bias of the score in `figure`: initially sigmoid(3) of a token's weight survives a stage, and 0.82 all four. Our
+# choice: with a bias of 0 only a sixteenth would be left after four stages, and of the gradients as well.
 INITIAL_SCORE = 3.0
 
 
 class DynamicElimination(nn.Module):
-    """Scores audio tokens against a feature map, and lets those that are left mark its pixels.
+    """Scores audio tokens by attention to a feature map, and adds the remaining ones to its pixels.
 
     Args:
         channels: C of the map and the tokens.
         num_heads: attention heads; must divide `channels`.
-        num_centres: learned centres by which the picture is described to the tokens.
+        num_centres: learned centres from which pixels are rebuilt for the tokens' attention.
         variant: "figure": each token has a score of its own, a sigmoid, and survives by it; it may be that none does.
             "code": a softmax over the tokens and their weighted sum, one token that always survives.
         scores: false: every token counts the same.

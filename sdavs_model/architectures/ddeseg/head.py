@@ -32,7 +32,7 @@ class SegFormerHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """maps: four of [N, C_i, H_i, W_i], largest first -> mask logits [N, K, H_0, W_0].
 
-        Each map is merged at its own size and enlarged then: a 1x1 convolution and a bilinear resize commute.
+        Each map is projected at its own size and enlarged afterwards: a 1x1 convolution and a bilinear resize commute.
         """
         size = maps[0].shape[-2:]
         merged = None

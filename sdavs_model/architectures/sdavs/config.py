@@ -1,4 +1,4 @@
-"""What an SDAVS model is made of."""
+"""The config of an SDAVS model: sizes, and the parts that an ablation leaves out."""
 
 from dataclasses import dataclass, field
 from typing import Literal

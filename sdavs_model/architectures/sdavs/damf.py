@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sdavs_model.architectures.sdavs.agreement import Agreement
 from sdavs_model.architectures.sdavs.config import Ablation
-from sdavs_model.architectures.sdavs.memory import may_overwrite
+from sdavs_model.cpu_memory import may_overwrite
 
 # Bottleneck of CAR's two matrices W_1 and W_2 (equation 6).
 CAR_REDUCTION = 4
@@ -90,7 +90,7 @@ class DAMF(nn.Module):
 
 
 def _rename_earlier(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Weights of earlier versions under today's names; the order of the dictionary stays."""
+    """Rename the weights of earlier versions; the order of the dictionary stays."""
     for key in [*state]:
         part, dot, rest = key.removeprefix(prefix).partition(".")
         renamed = key.startswith(prefix) and RENAMED.get(part)

@@ -112,8 +112,8 @@ class DepthwiseBlock(nn.Module):
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution, computed as the matrix product that it is.
 
-    torch's own takes a slow way on one CPU thread. Channels-last maps, as everything between the backbone and
-    the masks, need no copy for it.
+    torch's convolution selects a slow kernel on one CPU thread. The channels-last maps between backbone and masks
+    need no copy for the product.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:

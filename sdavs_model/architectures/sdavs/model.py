@@ -62,7 +62,7 @@ class SDAVS(SegmentationModel):
         """See `SegmentationModel.forward`.
 
         Args:
-            sound: in place of `log_mel`, or of the features' embeddings: what `listen` made of them.
+            sound: the output of `listen`, in place of `log_mel` or of the features' embeddings.
         """
         if sound is None:
             return super().forward(frames, log_mel, present, features=features)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sdavs_model.architectures.sdavs.agreement import Agreement
 from sdavs_model.architectures.sdavs.config import Ablation
-from sdavs_model.architectures.sdavs.memory import may_overwrite
+from sdavs_model.cpu_memory import may_overwrite
 
 # Side of the map that `AudioSpatialSelector` decodes from audio alone, before upsampling.
 AUDIO_MAP = 6

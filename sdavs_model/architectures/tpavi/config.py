@@ -1,4 +1,4 @@
-"""What a TPAVI model is made of."""
+"""The config of a TPAVI model."""
 
 from dataclasses import dataclass
 from typing import Literal

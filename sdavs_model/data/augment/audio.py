@@ -1,4 +1,4 @@
-"""The sound side of the augmentation. Every second is changed inside itself, so nothing moves in time."""
+"""Augmentation of sound. Every second is changed by itself, so nothing moves in time."""
 
 import numpy as np
 import torch

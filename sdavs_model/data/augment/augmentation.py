@@ -1,8 +1,8 @@
-"""How training clips are varied: the order in which both modalities are changed.
+"""Augmentation of a whole clip: draws the changes and applies them to frames, masks and sound.
 
-The demo learns from a few photographs and recordings, and a network that sees them unchanged remembers them
-(a plain training peaks after minutes and then falls). So both modalities change a lot, but never apart in
-time: what sounds in second i is marked in frame i before and after.
+The demo learns from a few photographs and recordings, and a network that sees them unchanged overfits: without
+augmentation its score peaks after minutes and then falls. So both modalities change a lot, but stay synchronous: what
+sounds in second i is marked in frame i before and after.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ def draw_window(
 
 
 def augment_clip(clip: Clip, augment: Augment, size: int, rng: np.random.Generator) -> Clip:
-    """Vary frames, masks and sound of one clip; frames and masks come out [T, size, size]."""
+    """Augment frames, masks and sound of one clip; frames and masks become [T, size, size]."""
     assert clip.masks is not None
     frames, masks, waveform, valid = clip.frames, clip.masks, clip.waveform, clip.valid
     if rng.random() < augment.reverse_prob:

@@ -1,4 +1,4 @@
-"""The strengths of the augmentation, without what carries it out: a config is read in processes that need no torch."""
+"""The config of the augmentation; without torch, which a process that only reads configs does not need."""
 
 import dataclasses
 from dataclasses import dataclass

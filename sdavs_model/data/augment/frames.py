@@ -1,4 +1,4 @@
-"""The picture side of the augmentation: each function changes all frames of a clip alike."""
+"""Augmentation of frames and masks: each function changes all frames of a clip alike."""
 
 import math
 

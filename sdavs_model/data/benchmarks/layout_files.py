@@ -1,4 +1,4 @@
-"""The files of a data set's layout: csv tables with their columns, and files that must be there."""
+"""Read the csv tables of a data set's layout, and check that its files exist."""
 
 import csv
 import io
@@ -90,7 +90,7 @@ def found(path: Path) -> Path | None:
 
 
 def _cells(path: Path, text: str, columns: Iterable[str]) -> list[tuple[int, list[str]]]:
-    """The lines that hold anything, with their numbers, cut where it gives most of the columns."""
+    """The lines that are not empty, with their numbers, split at the separator that yields most of the columns."""
     marks = ",;\t"
     # Excel's own note of how the columns are separated.
     if (first := text.partition("\n")[0].strip()) in {f"sep={mark}" for mark in marks}:

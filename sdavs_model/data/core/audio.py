@@ -64,7 +64,7 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def num_seconds_of(waveform: np.ndarray) -> int:
-    """Seconds of sound. Videos are cut to whole seconds only roughly, so one of which half is there counts."""
+    """Whole seconds of sound: videos are not cut at exact seconds, so half a second at the end counts as one."""
     return int(len(waveform) / SAMPLE_RATE + 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Sound that is decoded once: waveforms and log-mel examples on disk, found again by the content of their files."""
+"""A cache of decoded waveforms and log-mel examples on disk, keyed by the content of the sound files."""
 
 import hashlib
 import json

@@ -94,7 +94,7 @@ class ClipSet(ABC):
         return len(self.files)
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Some of the clips, in this order, as a set of their own."""
+        """Some of the clips, in this order, as a new set."""
         chosen = copy.copy(self)
         for name in [*vars(chosen)]:
             if isinstance(getattr(type(self), name, None), functools.cached_property):
@@ -182,7 +182,7 @@ class ClipSet(ABC):
 
     @functools.cached_property
     def seen(self) -> list[str]:
-        """What each clip shows, also what stays silent, joined as in `category`; "" where unknown."""
+        """The visible categories of each clip, silent ones included, joined as in `category`; "" where unknown."""
         return ["+".join(_read_sources(files)["seen"]) if files.sources else "" for files in self.files]
 
     @functools.cached_property

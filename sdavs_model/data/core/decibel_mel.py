@@ -2,7 +2,7 @@
 
 HTS-AT was trained at 32 kHz, with a mel matrix for that rate. DDESeg feeds it sound at 22,050 Hz and keeps the matrix
 of the checkpoint, so each of its bins lies at 0.69 of the frequency that it was made for. We do the same, because the
-published model heard it so. The product reads all sound at 16 kHz; what lies above 8 kHz is silent here.
+published model was trained so. All sound is read at 16 kHz, so nothing above 8 kHz is in these examples.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a data set holds, in counts: clips, categories, sizes, and how much of the pictures sounds."""
+"""Statistics of a data set: clips, categories, sizes, and the fraction of pixels that sound."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""One function over many arguments in parallel, and how progress is reported."""
+"""Run a function over many arguments in several processes, and the type of progress callbacks."""
 
 import multiprocessing
 import signal

@@ -125,7 +125,7 @@ class Probe:
 
 
 def scratch_folder(run_id: str) -> Path:
-    """A new folder of this machine for a worker's part, from which it is uploaded."""
+    """A new local folder for a worker's part, from which it is uploaded."""
     return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{run_id}-"))
 
 
@@ -173,10 +173,10 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, *, engine: Any, rank: int, saved_world_size: int
 ) -> tuple[LoopState, UnsentMetrics]:
-    """Restore the engine, the schedule and all that is this worker's own; the folder must be complete.
+    """Restore the engine, the schedule and this worker's own state; the folder must be complete.
 
-    With as many workers as have written it, everything is restored to the last bit. With another number the shards are
-    resharded, running statistics become the mean of all workers', and random numbers begin a new sequence.
+    With the same number of workers everything is restored bit for bit. With another number the shards are resharded,
+    running statistics become the mean over all workers, and random numbers begin a new sequence.
 
     Returns:
         The state of the loop, and the metrics still to be sent.

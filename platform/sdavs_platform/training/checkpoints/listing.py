@@ -51,7 +51,7 @@ def own_checkpoints() -> list[ray.train.Checkpoint]:
 
 
 def await_checkpoint() -> None:
-    """In a worker: return when the checkpoint that all workers have reported last counts."""
+    """In a worker: wait until the checkpoint that all workers have reported last is valid."""
     ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
 
 

@@ -31,7 +31,7 @@ class CheckpointReporter:
 
     Args:
         times: counts the time that writing takes.
-        beat: called while a former upload is waited for, so that the wait does not count as a hang.
+        beat: called while waiting for the previous upload, so that the wait does not count as a hang.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """Reshards ZeRO checkpoints for another number of workers, which DeepSpeed itself refuses to load.
 
-Weights and moments lie in the shards as flat vectors, one per parameter group, cut into as many parts as there were
-workers. Here the parts are put together and cut again, and DeepSpeed's ordinary loader reads the result. Our choice
-over DeepSpeed's universal checkpoints: those are a conversion of the whole checkpoint by a tool of its own, into a
-file per parameter and moment, before every start; this is one pass over memory-mapped shards, in each worker, only
-when the number has changed, and checkpoints keep one format.
+The shards hold weights and moments as flat vectors, one per parameter group, cut into one part per worker. Here the
+parts are joined and cut again, and DeepSpeed's ordinary loader reads the result. Our choice over DeepSpeed's universal
+checkpoints, for which a separate tool converts the whole checkpoint to a file per parameter and moment before every
+start: this is one pass over memory-mapped shards, in each worker, only when the number has changed, and checkpoints
+keep one format.
 """
 
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""What can interrupt a training, and what is done about it."""
+"""Fault tolerance: retries, stop requests and preemption, hung workers, loss spikes, the lease on a name."""

@@ -1,4 +1,4 @@
-"""A step that never ends: every worker writes its stack, and the training fails, naming the worker that hangs.
+"""Detects steps that never end: every worker writes its stack, and the training fails, naming the worker that hangs.
 
 The timer is C code (`faulthandler`), which needs no lock of Python's: it writes also for a worker that is stuck inside
 an extension. A worker whose process is stopped writes nothing; its neighbours on the node report it.
@@ -44,7 +44,7 @@ _READS_DEVICE = re.compile(r"\.(item|tolist|cpu|numpy|synchronize)\(|\b(float|in
 
 
 class Watchdog:
-    """Fails the training when no `beat` was called for some time. It is inactive until the first one.
+    """Fails the training if `beat` was not called for some time; inactive until the first call.
 
     Args:
         seconds: see `training.hang_seconds`; None: it never wakes.
@@ -115,7 +115,7 @@ class Watchdog:
         fail_worker(error)
 
     def _gather(self) -> None:
-        """Bring this node's stacks to the storage, and take the other nodes' from there."""
+        """Upload this node's stacks to the storage, and download those of the other nodes."""
         storage = Storage(self.address, field="storage.uri")
         deadline = time.monotonic() + NEIGHBOUR_S
         for file in self._folder.glob("rank-*.txt"):

@@ -1,4 +1,4 @@
-"""What the workers exchange and how long they wait for each other, for benchmarks and profiles."""
+"""Counts and times collective operations of the workers, for benchmarks and profiles."""
 
 import functools
 from collections import Counter

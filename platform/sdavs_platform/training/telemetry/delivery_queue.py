@@ -1,4 +1,4 @@
-"""The queue of points and pictures for MLflow: an unavailable server delays them; none is lost or reordered."""
+"""The queue of metrics and pictures for MLflow: an unavailable server delays them; none is lost or reordered."""
 
 import threading
 import time

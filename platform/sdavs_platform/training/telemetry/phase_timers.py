@@ -1,4 +1,4 @@
-"""How long the phases of a training step take, and how full the GPU is: taken at every step, read at every point."""
+"""Timers for the phases of a training step, and memory and utilisation of the GPU; read at every log point."""
 
 import contextlib
 import time

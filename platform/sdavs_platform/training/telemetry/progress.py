@@ -1,4 +1,4 @@
-"""What a training reports: log lines, points for MLflow and Prometheus, pictures."""
+"""The reports of a training: log lines, metrics for MLflow and Prometheus, pictures."""
 
 import functools
 import logging

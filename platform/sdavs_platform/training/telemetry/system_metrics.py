@@ -1,4 +1,4 @@
-"""Load of each node (CPU, memory, disk, network, GPUs) in MLflow, while a training runs on it."""
+"""The load of each node (CPU, memory, disk, network, GPUs), logged to MLflow while a training runs on it."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""A training's points as TensorBoard event files in the storage, next to its checkpoints."""
+"""A training's metrics as TensorBoard event files in the storage, next to its checkpoints."""
 
 import logging
 import tempfile
