@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import offer_shared_folder
 from file_order import rank_of, scope_of
 from waiting import patience, slowness
 from worker_forks import offer_forks
@@ -48,6 +49,7 @@ def _remove_temporary_files_afterwards(config: pytest.Config) -> None:
     os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"] = folder
     tempfile.tempdir = None  # what Python has remembered
     offer_forks(Path(folder, "forks"))
+    offer_shared_folder(Path(folder))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

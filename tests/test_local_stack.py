@@ -178,7 +178,10 @@ def test_ray_is_started_again_when_it_ends_during_its_start(tmp_path: Path, monk
         assert stack.up(ports=stack.Ports(**ports), home=tmp_path).ray == started[1]
         assert state.read(tmp_path).ray == started[1]
     finally:
-        processes.stop_children()
+        # Not all children of this process: those of other tests may ignore the request to end.
+        for one in started:
+            assert one.service
+            one.service.stop()
 
 
 def test_what_a_process_starts_while_it_ends_is_ended_with_it(tmp_path: Path):

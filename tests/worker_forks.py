@@ -29,12 +29,13 @@ OWNER = "SDAVS_TEST_FORKS_OWNER"
 
 MODULES = (
     "deepspeed",
+    "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
-    "sqlalchemy",
     "pandas",
     "pyarrow.fs",
     "pyarrow.parquet",
     "matplotlib.pyplot",
+    "timm",
     "sdavs_model.data.datasets",
     "sdavs_platform.config.tree",
 )

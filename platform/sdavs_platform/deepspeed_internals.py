@@ -65,6 +65,22 @@ def skip_compiled_collective() -> None:
     deepspeed.ops.__compatible_ops__ = {}
 
 
+def skip_compiled_muon() -> None:
+    """Let DeepSpeed leave Muon, an optimizer that nothing here uses, uncompiled. Call before `deepspeed.initialize`.
+
+    Every engine imports it to see whether the optimizer is one, and to mark its functions for compilation imports
+    torch's compiler: about four seconds of CPU time in every worker.
+    """
+    from deepspeed.runtime import compiler
+
+    kept = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = kept
+
+
 def loss_scale(engine: Any) -> float:
     """The factor of the loss; 1 except in fp16. The plain optimizer of ZeRO-0 in fp32 has none."""
     return float(getattr(engine.optimizer, "loss_scale", 1.0))

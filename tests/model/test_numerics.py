@@ -1,6 +1,7 @@
 """What must hold of the model's numbers: symmetries, gates, gradients, and the same output however it runs."""
 
 import copy
+import dataclasses
 import shutil
 
 import pytest
@@ -17,9 +18,9 @@ from sdavs_model.training_step import training_loss
 SMALL = SDAVSConfig(backbone="pvt_v2_b0", image_size=64, width=32, num_heads=4, vggish_width=0.125)
 
 
-def small_model(seed: int = 0) -> SDAVS:
-    torch.manual_seed(seed)
-    return build_model(SMALL)
+def small_model(**changes: object) -> SDAVS:
+    torch.manual_seed(0)
+    return build_model(dataclasses.replace(SMALL, **changes))
 
 
 def clips(num_clips: int = 2, num_frames: int = 3, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,11 +155,14 @@ def test_an_exported_model_gives_the_eager_logits(eager):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_captured_graph_of_the_whole_model_gives_the_eager_logits(eager):
+def test_the_captured_graph_of_the_whole_model_gives_the_eager_logits():
     """torch.compile's capture and functional rewriting, without its code generation: that takes minutes."""
-    model, logits = eager
+    # Of a small backbone: capturing takes as long as the backbone is deep. The exported model above has a larger one.
+    model = small_model(backbone="test_convnext2", image_size=32, width=16, num_heads=2).eval()
+    given = clips(num_frames=2, size=32)
+    model.decoder.fc.weight /= model(*given).std()
     captured = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(captured(*clips()), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(captured(*given), model(*given), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

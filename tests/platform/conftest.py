@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import mlflow_database
 from running import QUICK_TRAIN, ray_cluster, ray_driver, ray_environment
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
@@ -26,6 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state folder of these tests, in place of the user's own."""
     folder = tmp_path_factory.mktemp("state")
+    mlflow_database(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDAVS_HOME", str(folder))
         yield folder

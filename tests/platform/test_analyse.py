@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from databases import mlflow_database
 from PIL import Image
 from sdavs_platform.analysis.suite import NAMES, Request, analyse
 from sdavs_platform.tracking import registry
@@ -29,7 +30,7 @@ SDAVS_NAMES = tuple(name for name in NAMES if name != "elimination")
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory, make_config):
     """The address of a registry with untrained models: SDAVS with and without its parts, TPAVI, DDESeg."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('analyse') / 'mlflow.db'}"
+    uri = mlflow_database(tmp_path_factory.mktemp("analyse"))
     variants = {
         "full": TINY,
         "without-snrp": dataclasses.replace(TINY, ablation=Ablation(snrp="none")),

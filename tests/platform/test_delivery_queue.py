@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from databases import mlflow_database
 from running import kill_family
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
@@ -27,11 +28,12 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Starts the one MLflow server of this test, again and again on the same database."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     started: list[subprocess.Popen[bytes]] = []
+    database = mlflow_database(tmp_path)
 
     def start() -> subprocess.Popen[bytes]:
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(PORT)),
-            *("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"),
+            *("--backend-store-uri", database, "--workers", "1"),
             *("--artifacts-destination", str(tmp_path / "artifacts")),
         ]
         with (tmp_path / "server.log").open("ab") as log:
@@ -84,8 +86,8 @@ def test_points_wait_for_an_unavailable_mlflow_server_and_arrive_once_and_in_ord
     assert drawn[-1] == "picture 3"
 
 
-def test_points_arrive_in_time_also_between_validations(state):
-    uri = f"sqlite:///{state / 'timer.db'}"
+def test_points_arrive_in_time_also_between_validations(tmp_path):
+    uri = mlflow_database(tmp_path)
     client = mlflow_client(uri)
     run = TrainingRun(uri=uri, run_id=client.create_run(experiment_id(client, "timer")).info.run_id)
     queue = DeliveryQueue(run, points=[], send_seconds=0.1)
@@ -108,8 +110,8 @@ def test_a_gpu_whose_driver_knows_no_utilisation_costs_that_reading_only(monkeyp
 
 
 @pytest.mark.slow
-def test_what_mlflow_refuses_ends_the_training_instead_of_being_tried_for_ever(state):
-    uri = f"sqlite:///{state / 'queue.db'}"
+def test_what_mlflow_refuses_ends_the_training_instead_of_being_tried_for_ever(tmp_path):
+    uri = mlflow_database(tmp_path)
     run = TrainingRun(uri=uri, run_id="no-such-run")
     queue = DeliveryQueue(run, points=[(1, {"train/loss": 1.0})])
     with pytest.raises(Exception, match="no-such-run"):

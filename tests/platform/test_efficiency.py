@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from databases import mlflow_database
 from PIL import Image
 from sdavs_platform.benchmarks.efficiency import log_results, measure, results_table, write_results
 from sdavs_platform.tracking.client import mlflow_client
@@ -57,7 +58,7 @@ def test_the_report_goes_to_a_folder_and_to_a_run_of_its_own(report, tmp_path: P
     write_results(report, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "efficiency.json").read_text()) == report
     assert Image.open(tmp_path / "out" / "efficiency.png").size == (1200, 750)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = mlflow_database(tmp_path)
     run_id = log_results(report, uri=uri)
     run = mlflow_client(uri).get_run(run_id)
     assert run.info.status == "FINISHED"

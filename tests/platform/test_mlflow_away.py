@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from databases import mlflow_database
 from sdavs_platform.tracking import client, registry
 from sdavs_platform.tracking.client import (
     experiment_id,
@@ -54,7 +55,7 @@ def server() -> Iterator[tuple[str, list[int]]]:
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An MLflow database that is there."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    return mlflow_database(tmp_path_factory.mktemp("mlflow"))
 
 
 def test_a_server_that_responds_at_all_is_available_and_a_proxy_without_a_server_is_not(server):

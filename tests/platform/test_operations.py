@@ -5,6 +5,7 @@ import socket
 import subprocess
 
 import pytest
+from databases import mlflow_database
 from sdavs_platform.operations import Entry, RayJobs, details, find, overview, stop
 from sdavs_platform.ray_internals import CHECKPOINT_LIST
 from sdavs_platform.tracking.runs import PROCESS_TAG, TrainingRun
@@ -19,8 +20,10 @@ NOWHERE = RayJobs("http://127.0.0.1:9")
 def opened(make_config, tmp_path):
     """Opens an MLflow run, with its config; keywords are tags."""
 
+    uri = mlflow_database(tmp_path)
+
     def open_run(name: str, **tags: str) -> TrainingRun:
-        config = make_config(name, tracking={"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"})
+        config = make_config(name, tracking={"uri": uri})
         run = TrainingRun.open(
             config, uri=config.tracking.uri, storage=config.storage.uri, has_checkpoints=False
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray
+from databases import mlflow_database
 from mlflow.exceptions import MlflowException
 from sdavs_platform.config.cli import validated
 from sdavs_platform.config.tree import RunConfig
@@ -108,8 +109,8 @@ def test_a_registry_that_refuses_is_reported_before_anything_is_leased(make_conf
     assert not ray.is_initialized()
 
 
-def test_a_registry_that_takes_versions_has_the_model_before_it_is_trained(state):
-    uri = f"sqlite:///{state / 'registry.db'}"
+def test_a_registry_that_takes_versions_has_the_model_before_it_is_trained(tmp_path):
+    uri = mlflow_database(tmp_path)
     for _ in range(2):
         registry.require_registry_access("new", uri=uri)
     model = mlflow_client(uri).get_registered_model("new")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from databases import mlflow_database
 from sdavs_platform.tracking import registry
 from sdavs_platform.tracking.client import mlflow_client
 from sdavs_platform.tracking.runs import TrainingRun
@@ -22,7 +23,7 @@ TINY = SDAVSConfig(backbone="pvt_v2_b0", image_size=32, width=16, num_heads=2, v
 def registered(tmp_path_factory, make_config):
     """An untrained model registered twice; the address of the registry."""
     config = make_config("untrained")
-    uri = f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
+    uri = mlflow_database(tmp_path_factory.mktemp("registry"))
     folder = tmp_path_factory.mktemp("artifact")
     run = TrainingRun.open(config, uri=uri, storage="nowhere", has_checkpoints=False)
     save_artifact(
@@ -113,7 +114,7 @@ def test_an_address_that_leads_nowhere_is_named_in_the_message(registered, addre
 def with_strangers(tmp_path_factory, make_config):
     """A registry of four versions: two of this platform, one whose files are gone, and one of somebody else."""
     tmp_path = tmp_path_factory.mktemp("strangers")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = mlflow_database(tmp_path)
     run = TrainingRun.open(make_config("any"), uri=uri, storage="nowhere", has_checkpoints=False)
     folder = tmp_path / "artifact"
     save_artifact(folder, model=build_model(TINY), classes=["background", "object"], metrics={}, lineage={})

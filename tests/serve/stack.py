@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from cryptography.fernet import Fernet
+from databases import mlflow_database
 from prometheus_client.parser import text_string_to_metric_families
 from ray._raylet import GcsClient
 from running import kill_family
@@ -112,6 +113,7 @@ class Stack:
 
     def start(self) -> None:
         """Ray and MLflow, as `make demo` starts them, and an endpoint for other machines, too, with a first model."""
+        mlflow_database(self.folder)
         ports = local.Ports(ray=free_port(), dashboard=free_port(), mlflow=free_port())
         up = local.up(ports=ports, home=self.folder)
         self.gcs = GcsClient(address=up.ray.gcs_address)

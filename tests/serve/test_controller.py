@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from databases import mlflow_database
 from mlflow.exceptions import MlflowException
 from sdavs_platform.config.serve import RolloutConfig
 from sdavs_platform.config.tree import ServeConfig
@@ -78,7 +79,7 @@ def test_an_alias_that_leads_nowhere_is_in_the_document(kept, monkeypatch):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ServeConfig:
     """A registry with three versions, of which the third bears no digests."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    uri = mlflow_database(tmp_path_factory.mktemp("mlflow"))
     client = mlflow_client(uri)
     client.create_registered_model("sdavs")
     for version in ("1", "2", "3"):

@@ -2,6 +2,7 @@
 
 import pytest
 import ray
+from databases import mlflow_database
 from rich.console import Console
 from sdavs_platform.config.cli import load_config
 from sdavs_platform.tracking.client import mlflow_client
@@ -39,7 +40,7 @@ def config(data, tmp_path_factory):
                 "training": {"epochs": 2, "batch_size": 4, "log_every": 1},
                 "optimizer": {"warmup_steps": 0, "grad_clip": 0},
                 "cluster": {"num_workers": 1},
-                "tracking": {"uri": f"sqlite:///{home / 'mlflow.db'}"},
+                "tracking": {"uri": mlflow_database(home)},
                 "storage": {"uri": str(home / "results")},
             }
         ]

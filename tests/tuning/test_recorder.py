@@ -4,6 +4,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from databases import mlflow_database
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
 from sdavs_platform.tuning import recorder as recording
 from sdavs_platform.tuning import store as storing
@@ -15,7 +16,7 @@ from sdavs_platform.tuning.store import SweepStore, TrialRecord
 @pytest.fixture
 def mlflow(tmp_path):
     """The address of MLflow, and the id of a run that is running."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = mlflow_database(tmp_path)
     client = mlflow_client(uri)
     return uri, client.create_run(experiment_id(client, "sweeps")).info.run_id
 

@@ -20,6 +20,7 @@ from sdavs_platform.deepspeed_internals import (
     loss_scale,
     reduce_at_once,
     skip_compiled_collective,
+    skip_compiled_muon,
 )
 from sdavs_platform.training.averaging import keep_average
 from sdavs_platform.training.pace import Pace
@@ -36,6 +37,7 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
     if not config.cluster.use_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed looks for one itself
     deepspeed = import_deepspeed()
+    skip_compiled_muon()
     if not config.cluster.use_gpu:
         skip_compiled_collective()
     # torch's AdamW: DeepSpeed's own optimizers compile C++ or CUDA at first use, and count steps elsewhere, so a
