@@ -1,4 +1,4 @@
-"""Writes checkpoints and reports them to Ray Train, which uploads them to the storage."""
+"""Writes checkpoints and reports them to Ray Train, which uploads them to the storage and retries failed uploads."""
 
 import time
 from collections.abc import Callable, Mapping
