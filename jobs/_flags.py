@@ -24,7 +24,7 @@ def job_with_subcommands(
 ) -> argparse.ArgumentParser:
     """A parser with a subcommand a module, each with a docstring, `add_flags(parser)` and `run(flags)`.
 
-    `flags.run(flags)` of what it returns does the work.
+    The parsed flags have `run`: `flags.run(flags)` does the work.
     """
     parser = job_parser(docstring)
     subparsers = parser.add_subparsers(metavar=title.upper(), required=True, title=f"{title}s")

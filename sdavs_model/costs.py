@@ -30,7 +30,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """What a paper prints about the cost of one model; None where it gives no figure."""
+    """The published cost of one model; None where the paper gives no figure."""
 
     label: str
     parameters_m: float

@@ -17,7 +17,7 @@ def nearest_or_all(name: str, allowed: Iterable[str]) -> str:
 
 
 def nearest_key(path: str, known: Sequence[str]) -> str:
-    """What a dotted key was probably meant to be, as half a sentence.
+    """The key that a misspelt dotted key was probably meant to be, as half a sentence.
 
     Args:
         known: all keys, such as `optimizer.lr`; their sections count as well.

@@ -99,7 +99,7 @@ def autoscaling_cluster(folder: Path) -> Iterator[str]:
 
 
 def autoscaler_config(gcs_address: str, head_node_id: str) -> dict:
-    """What `ray up` would read, for Ray's provider of nodes that are processes."""
+    """The config that `ray up` would read, for Ray's provider of nodes that are processes."""
     commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return {
         "cluster_name": "processes",
@@ -221,7 +221,7 @@ class Watcher(threading.Thread):
         print(f"{time.monotonic() - self._began:4.0f} s  {line}", flush=True)
 
     def run(self) -> None:
-        """What the thread does."""
+        """The thread: count nodes and scrape metrics until stopped."""
         while not self._over.wait(0.5):
             self._count()
             self._scrape()

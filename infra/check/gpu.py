@@ -47,7 +47,7 @@ PAPER_FRAMES_PER_S = 31.2
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """Sizes and repetitions of the measurements."""
 
     backbones: tuple[str, ...] = ("swin_base_patch4_window12_384", "pvt_v2_b5")
     image_size: int = 384

@@ -1,4 +1,4 @@
-"""What `gpu.py` has measured so far, on disk after every measurement: a run may be cut off at any moment."""
+"""The results of `gpu.py`, written after every measurement, because a run may be cut off at any moment."""
 
 import contextlib
 import json
@@ -68,7 +68,7 @@ class Report:
 
     @contextlib.contextmanager
     def guarded(self, what: str) -> Iterator[None]:
-        """Inside, an error is noted as a failure of `what`, and the run continues after the block.
+        """Context manager that records an error as a failure of `what`; the run continues after the block.
 
         Raises:
             OutOfTime, ImportError: these concern the whole part.

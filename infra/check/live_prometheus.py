@@ -42,7 +42,7 @@ class Alerts(threading.Thread):
         print(f"{time.monotonic() - self._began:4.0f} s  {line}", flush=True)
 
     def run(self) -> None:
-        """What the thread does."""
+        """The thread: query Prometheus until stopped."""
         while not self._over.wait(0.5):
             firing = {
                 alert["labels"]["alertname"]: alert["annotations"]["summary"]

@@ -42,7 +42,7 @@ def title(manifest: Manifest) -> str:
 
 
 def unknown_fields(manifests: list[Manifest]) -> list[str]:
-    """What is wrong with resources of Ray's and Prometheus' operators, by their schemas next to this file."""
+    """Unknown fields in resources of Ray's and Prometheus' operators, by their schemas next to this file."""
     schemas: Manifest = {}
     for name in SCHEMAS:
         schemas |= yaml.safe_load((HERE / name).read_text())["kinds"]

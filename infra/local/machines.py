@@ -29,7 +29,7 @@ while :; do sleep 1; done
 
 
 def why_not() -> str | None:
-    """What keeps this machine from holding others; None if nothing does."""
+    """Why machines cannot be simulated here; None if they can."""
     if os.geteuid() != 0:
         return "making network namespaces needs root"
     missing = [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]
@@ -80,7 +80,7 @@ class Network:
 
 
 class Machine:
-    """One of them; see `Network.add`."""
+    """A simulated machine; see `Network.add`."""
 
     def __init__(self, name: str, *, address: str, bridge: str, link: str) -> None:
         self.name = name

@@ -40,7 +40,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def unless_there() -> Iterator[None]:
-    """What it does may have been done before."""
+    """Context manager that ignores MLflow's error for something that exists already."""
     try:
         yield
     except MlflowException as error:

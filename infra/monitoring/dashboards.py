@@ -23,7 +23,7 @@ WAITING = (
 
 
 class Panel(NamedTuple):
-    """One picture."""
+    """A panel of a dashboard."""
 
     title: str
     unit: str
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 
 
 class Dashboard(NamedTuple):
-    """One page. `choice` is a label to choose by: (name, metric that has it)."""
+    """A dashboard. `choice` is a label to filter by: (name, metric that has it)."""
 
     title: str
     panels: list[Panel]

@@ -102,7 +102,7 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def _measured(subject: Subject) -> tuple[Any, dict[str, Any]]:
-    """What the command printed, None if it did not end well; and {"command", "seconds", "error"}."""
+    """The command's output, None if it failed; and {"command", "seconds", "error"}."""
     # A process of its own: threads, memory and Ray of one subject do not reach the next.
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *subject.arguments, "--json"]
     started = time.monotonic()

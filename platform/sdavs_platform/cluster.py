@@ -41,7 +41,7 @@ HTTP2_SETTINGS = 4
 def joined_cluster(
     config: RunConfig, *, prints_workers: bool = True, memory_bytes: int | None = None
 ) -> Iterator[None]:
-    """Inside, this process is connected to a Ray cluster; afterwards it is disconnected, and all output was printed.
+    """Context manager that connects this process to a Ray cluster, and prints all output before it disconnects.
 
     Args:
         prints_workers: show here what the workers print.

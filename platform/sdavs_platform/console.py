@@ -1,4 +1,4 @@
-"""What a command shows while it runs: log messages as plain lines, progress as bars or numbered steps.
+"""Output of a running command: log messages as plain lines, progress as bars or numbered steps.
 
 Library code only calls `logging.getLogger(__name__)`. Entry points (the jobs, functions that Ray runs in a worker)
 call `configure` once.
@@ -126,7 +126,7 @@ class Steps:
         self.console.print(self._line(step, step.result, step.elapsed()), soft_wrap=True)
 
     def now(self, text: str) -> None:
-        """What the running step is doing."""
+        """Show what the running step is doing."""
         assert self._step is not None
         self._step.now = text
         if not self.console.is_terminal and time.monotonic() - self._shown_at > LINE_EVERY_S:

@@ -74,7 +74,7 @@ class RayJobs:
         self._request("POST", f"{job}/stop")
 
     def logs(self, job: str) -> str:
-        """What a submitted job has written so far. Raises as `all`."""
+        """The output of a submitted job so far. Raises as `all`."""
         return self._request("GET", f"{job}/logs")["logs"]
 
     def _request(self, method: str, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""What encoders have in common: they can be frozen as a whole, or be initialised to train from scratch."""
+"""The base class of encoders, which can be frozen as a whole, and an initialisation to train them from scratch."""
 
 import math
 from typing import Self

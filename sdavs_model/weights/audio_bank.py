@@ -24,7 +24,7 @@ DIGEST = "sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class BankRecord:
-    """What a bank was made of."""
+    """The origin of a bank: classes, encoder, data, clustering."""
 
     classes: tuple[str, ...]
     """Names of the classes, in the order of the prototypes."""

@@ -1,1 +1,1 @@
-"""What models, data loading and scaling cost: measured, and predicted where it cannot be measured here."""
+"""Benchmarks of models, data loading, recovery and scaling; predictions for hardware that is not here."""

@@ -108,7 +108,7 @@ def results_table(report: Report) -> str:
 
 
 def compare_on_worker(settings: dict[str, Any]) -> None:
-    """What the worker does; writes {"bare", "ours": {"wall_s", "cpu_s"} a step, one for each round} as JSON."""
+    """The worker's part; writes {"bare", "ours": {"wall_s", "cpu_s"} a step, one for each round} as JSON."""
     from sdavs_platform.training.loop import Worker
 
     worker = Worker(settings)

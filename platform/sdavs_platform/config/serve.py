@@ -8,7 +8,7 @@ from sdavs_platform.config.section import Count, CountOrZero, Fraction, NotNegat
 
 
 class RolloutConfig(Section):
-    """How a new version is rolled out: its gates and its fraction of the traffic. See docs/rollout.md."""
+    """Rollout of a new version: gates, and fractions of the traffic. See docs/rollout.md."""
 
     poll_s: Positive = 2.0
     """Seconds between look-ups of the alias; a nudge triggers one at once."""

@@ -63,7 +63,7 @@ class Setting:
 
 @dataclass
 class SplitReport:
-    """What `evaluate_registered` reports of one split."""
+    """The results of one split."""
 
     protocol: str
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -167,7 +167,7 @@ def evaluate_registered(
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What it takes to score any of the splits, for another process, too; see `evaluate_registered`."""
+    """All arguments for scoring a split, picklable for another process; see `evaluate_registered`."""
 
     folder: Path
     sha256: str | None

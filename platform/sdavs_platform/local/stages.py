@@ -1,4 +1,4 @@
-"""What `make demo` and `make try` have in common: start the servers, fetch encoders, deploy, send a clip."""
+"""The stages that `make demo` and `make try` share: start the servers, fetch encoders, deploy, send a clip."""
 
 import logging
 import signal

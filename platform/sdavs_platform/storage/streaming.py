@@ -65,7 +65,7 @@ class Stream:
 
     @contextmanager
     def hold(self, files: ClipFiles) -> Iterator[None]:
-        """Inside, the files of a clip are there."""
+        """Context manager that fetches the files of a clip and keeps them on disk."""
         with ExitStack() as held:
             for number in self._needed(files):
                 held.enter_context(self._held(number))
@@ -97,7 +97,7 @@ class Stream:
 
     @contextmanager
     def _held(self, number: int) -> Iterator[None]:
-        """Inside, a record is there and no process removes it."""
+        """Context manager that fetches a record and keeps all processes from removing it."""
         descriptor = os.open(self._marker(number), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)

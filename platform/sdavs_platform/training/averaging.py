@@ -37,7 +37,7 @@ def keep_average(optimizer: torch.optim.Optimizer, *, decay: float) -> None:
 
 @contextlib.contextmanager
 def averaged(engine: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """Inside, the engine's module has the averaged weights; yields them whole, in fp32, by parameter.
+    """Context manager that puts the averaged weights into the engine's module; yields them whole, in fp32, by name.
 
     Afterwards it has its own again, to the last bit. All workers call this together. Before the first step there is no
     average, and the weights stay as they are.

@@ -1,4 +1,4 @@
-"""Which clip goes to which worker at which step: a function of (seed, epoch, step) and never of timing."""
+"""The batches of a worker: which clip it gets at which step is a function of (seed, epoch, step), never of timing."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

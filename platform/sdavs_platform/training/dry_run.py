@@ -1,4 +1,4 @@
-"""What a training would do, without starting it: its data, steps, resources and expected memory."""
+"""`jobs/train.py --dry-run`: data, steps, resources and expected memory of a training, without starting it."""
 
 import math
 from dataclasses import dataclass

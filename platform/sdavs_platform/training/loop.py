@@ -260,7 +260,7 @@ class Worker:
             )
 
     def _averaged(self) -> contextlib.AbstractContextManager[dict[str, torch.Tensor] | None]:
-        """Inside, the model has the weights that are scored and exported."""
+        """Context manager in which the model has the weights to score and export: the average with `training.ema`."""
         return contextlib.nullcontext() if self.config.training.ema is None else averaged(self.engine)
 
     def _require_finite_losses(self) -> None:

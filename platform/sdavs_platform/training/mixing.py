@@ -1,4 +1,4 @@
-"""Which training clips an epoch holds: of one data set or several, each clip once or drawn by weight."""
+"""The training clips of an epoch: of one data set or several, each clip once or drawn by weight."""
 
 from bisect import bisect_right
 from collections import Counter

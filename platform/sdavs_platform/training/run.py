@@ -150,7 +150,7 @@ def finish_on_worker(checkpoint: Any, **context: Any) -> tuple[dict[str, dict[st
 
 @contextlib.contextmanager
 def _leased(config: RunConfig, storage: str, *, take_over: bool) -> Iterator[Lease]:
-    """Inside, no other command trains under the name."""
+    """Context manager that holds the lease: no other command trains under the name."""
     lease = Lease(storage, config.name, takes_over=take_over)
     _refused_in_mlflow(config, lease.acquire)
     try:

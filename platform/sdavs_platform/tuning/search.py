@@ -1,4 +1,4 @@
-"""Which trial is run next: from a list that is known in advance, or suggested by Optuna from the trials so far."""
+"""Selects the next trial: from a list that is known in advance, or suggested by Optuna from the trials so far."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

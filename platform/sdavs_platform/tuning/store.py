@@ -100,7 +100,7 @@ class SweepStore:
         return f"{self.uri}/training"
 
     def definition(self) -> dict[str, Any] | None:
-        """What `write_definition` wrote; None for a sweep that has not started."""
+        """The definition; None for a sweep that has not started."""
         text = self.read("sweep.json")
         return None if text is None else json.loads(text)
 

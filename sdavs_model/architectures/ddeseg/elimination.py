@@ -124,7 +124,7 @@ class Centres(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Eliminated:
-    """What one stage made of picture and tokens."""
+    """The output of one stage."""
 
     picture: Tensor
     """[N, C, H, W], with the sounds added to the pixels that make them."""

@@ -35,7 +35,7 @@ OBJECTS_FOLDER = "visible_objects"
 
 
 class AVSBenchObject(ClipSet):
-    """What both sets have in common: binary masks and one protocol."""
+    """Base class of both sets: binary masks and one protocol."""
 
     protocol = "object"
     after_sound = "repeat"

@@ -74,7 +74,7 @@ def refuse(message: str) -> None:
 
 @contextmanager
 def collecting_defects() -> Iterator[list[str]]:
-    """Inside it data sets open although files are missing; yields the list of what they would refuse."""
+    """Context manager in which data sets open although files are missing; yields the list of what they would refuse."""
     defects: list[str] = []
     token = _noted.set(defects)
     try:

@@ -13,7 +13,7 @@ from sdavs_model.data.core.clip_set import ClipSet
 
 @dataclass(frozen=True, kw_only=True)
 class ClipCounts:
-    """What one clip holds."""
+    """Counts of one clip."""
 
     num_frames: int
     num_masks: int

@@ -34,7 +34,7 @@ Second = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """What to import and how.
+    """The settings of an import.
 
     Raises:
         ValueError: a number out of range; the message names the field.

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set on disk, each with its file, in one pass."""
+"""Validate a data set on disk: every defect with its file, in one pass."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from sdavs_model.data.datasets import known_kind, open_splits
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was looked at and what is wrong with it."""
+    """Result of a validation: what was read, and its defects."""
 
     kind: str
     num_clips: dict[str, int]
@@ -79,7 +79,7 @@ class _Found(NamedTuple):
 
 
 def _look_at(clips: ClipSet, index: int) -> _Found:
-    """What is wrong with the files of one clip that are there."""
+    """The defects of one clip's files, missing ones excepted."""
     files = clips.files[index]
     defects: list[str] = []
     shapes: dict[Path, tuple[int, ...]] = {}

@@ -1,4 +1,4 @@
-"""What both clients have in common: which requests there are, and when they are sent again."""
+"""The base class of both clients: the requests, and when they are sent again."""
 
 import contextlib
 import io
@@ -113,7 +113,7 @@ class _Watched(io.RawIOBase):
 
 
 class BaseClient:
-    """What both clients have in common: which requests there are, and when they are sent again."""
+    """The requests of an endpoint, without sending them; for `Client` and `AsyncClient`."""
 
     def __init__(
         self, *, version: int | None, retries: Retries | None, on_progress: OnProgress | None

@@ -105,7 +105,7 @@ class LoopState:
 
 @dataclass(frozen=True, kw_only=True)
 class UnsentMetrics:
-    """What MLflow does not have yet; differs between workers."""
+    """Metrics that have not reached MLflow yet; they differ between workers."""
 
     losses: Losses = field(default_factory=list)
     """Of the steps since the last metric point."""
@@ -214,7 +214,7 @@ def load_weights(folder: Path, *, zero_stage: int) -> dict[str, torch.Tensor]:
 
 
 def load_probe(folder: Path) -> Probe:
-    """What the live engine predicted when the checkpoint was written."""
+    """The live engine's prediction when the checkpoint was written."""
     with safe_open(folder / "probe.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         dtype = (file.metadata() or {}).get("dtype")

@@ -23,7 +23,7 @@ class CheckpointTimer(Protocol):
     """Counts the time for which writing a checkpoint holds up the training."""
 
     def checkpoint(self) -> AbstractContextManager[None]:
-        """Inside a checkpoint is written."""
+        """Context manager around the writing of a checkpoint."""
 
 
 class CheckpointReporter:

@@ -1,4 +1,4 @@
-"""Which checkpoint a worker group resumes from: the newest one that every worker has verified as complete."""
+"""Resume a worker group from the newest checkpoint that every worker has verified as complete."""
 
 import contextlib
 import logging
@@ -58,7 +58,7 @@ def resume(engine: Any, *, start_from: str | None) -> tuple[LoopState, UnsentMet
 
 @contextlib.contextmanager
 def _keeping_hyperparameters(engine: Any) -> Iterator[None]:
-    """Inside, another training's checkpoint is loaded: its weights and moments, with our learning rates and decay."""
+    """Context manager for loading another training's checkpoint: its weights and moments, our rates and decay."""
     own = [
         {key: group[key] for key in ("initial_lr", "weight_decay", "betas")}
         for group in engine.optimizer.param_groups

@@ -1,4 +1,4 @@
-"""How workers agree to save and exit: when the job is stopped or one of their nodes is drained.
+"""Stop requests and preemption: the workers agree on a step after which they save and exit together.
 
 The driver's SIGTERM (`ray job stop`) reaches the first worker through the cluster's key-value store. A node's drain
 (`ray drain-node`, sent by an autoscaler before it takes a spot machine away) reaches all through Ray Train, each at its
@@ -42,7 +42,7 @@ class PreemptedError(RuntimeError):
 
 
 class StopRequest:
-    """Inside this context SIGTERM requests the workers to save and exit; a second one ends this process at once.
+    """Context manager in which SIGTERM asks the workers to save and exit; a second SIGTERM ends this process at once.
 
     Without effect in any but the main thread, which alone receives signals.
 
@@ -94,7 +94,7 @@ class StopRequest:
 
 
 class Notices:
-    """What a worker has been notified of; all workers call `begin` and `agreed` around each step."""
+    """A worker's notices of a stop or a drained node; all workers call `begin` and `agreed` around each step."""
 
     def __init__(self, *, stop_key: str, rank: int) -> None:
         # On the CPU also where the workers' own group is NCCL's: this must not wait for the GPU.
@@ -112,7 +112,7 @@ class Notices:
         self._sharing = dist.all_reduce(self._shared, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def agreed(self) -> StoppedError | PreemptedError | None:
-        """What any worker knew when this step began: the error to leave with, once all is saved."""
+        """The error to exit with after saving, if any worker had a notice when this step began."""
         assert self._sharing is not None
         self._sharing.wait()
         superseded, stopping, preempted = self._shared.tolist()

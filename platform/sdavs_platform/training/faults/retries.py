@@ -1,4 +1,4 @@
-"""Which failures a training retries, and the one-line reason why it ended.
+"""Retries of a training after failures and outages, and the one-line reason why it ended.
 
 Ray Train restarts all workers after an error of any of them, also after an upload that failed too often, and ends after
 an error of its controller. `EndWithoutRetry` ends the training where the error would come again;

@@ -12,7 +12,7 @@ MEMORY = 50
 
 @dataclass
 class UsualLoss:
-    """What a checkpoint keeps of the losses so far."""
+    """Running average of the losses so far, for a checkpoint."""
 
     average: float = 0.0
     num_losses: int = 0

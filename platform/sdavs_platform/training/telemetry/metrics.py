@@ -35,7 +35,7 @@ class _Lasting:
 
 @contextmanager
 def underway(run: str) -> Iterator[None]:
-    """Inside, the driver waits for the training, whether its workers step, wait for a node or hang."""
+    """Context manager around the driver's wait for the training: exports that it waits, even if the workers hang."""
     lasting = _Lasting()
     lasting.set(
         Gauge("sdavs_train_underway", "1 while the driver waits for the workers", _TAGS), 1, {"run": run}

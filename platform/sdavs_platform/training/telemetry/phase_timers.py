@@ -58,7 +58,7 @@ class StepTimes:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Inside is "forward", "backward" or "optimizer"; a profile names it so, too."""
+        """Context manager that times "forward", "backward" or "optimizer"; profiles have the same names."""
         assert name in PARTS
         self._is_in_step = True
         with torch.profiler.record_function(f"step/{name}"), self._span(name):
@@ -67,7 +67,7 @@ class StepTimes:
 
     @contextlib.contextmanager
     def checkpoint(self) -> Iterator[None]:
-        """Inside a checkpoint is written; its upload runs in the background."""
+        """Context manager that times the writing of a checkpoint; its upload runs in the background."""
         started = time.perf_counter()
         yield
         self._seconds["checkpoint"] += time.perf_counter() - started

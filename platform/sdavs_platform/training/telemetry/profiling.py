@@ -35,7 +35,7 @@ class StepProfiler:
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
-        """Inside is optimizer step `step`, counted from 1. Batches are loaded between steps, and in the trace, too."""
+        """Context manager around optimizer step `step`, from 1. The trace also has the loading between steps."""
         if self._config.training.profile is None:
             yield
             return

@@ -129,7 +129,7 @@ def clip_scores(
 
 
 def clip_assets(trials: list[TrialRecord], split: str) -> list[list[str]]:
-    """What each clip of a split is composed of, the same for all trials; empty where no trial records it."""
+    """The assets of each clip of a split, the same for all trials; empty if no trial records them."""
     return next((trial.assets[split] for trial in trials if split in trial.assets), [])
 
 
