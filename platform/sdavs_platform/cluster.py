@@ -203,7 +203,7 @@ def with_gpus_decided(config: RunConfig) -> RunConfig:
     if config.cluster.use_gpu != "auto":
         return config
     on_gpu = config.cluster.model_copy(update={"use_gpu": True})
-    use_gpu = num_places(on_gpu) >= on_gpu.min_workers
+    use_gpu = num_worker_slots(on_gpu) >= on_gpu.min_workers
     logger.info("cluster.use_gpu: auto is %s here", str(use_gpu).lower())
     values = config.model_dump()
     return RunConfig.model_validate(values | {"cluster": values["cluster"] | {"use_gpu": use_gpu}})
@@ -216,7 +216,7 @@ def require_resources(config: ClusterConfig) -> None:
         ValueError: the cluster is too small, or stays too busy for `wait_seconds`; names what is missing.
     """
     wanted = f"{config.min_workers} workers of {_describe(config)}"
-    if not config.autoscales and num_places(config) < config.min_workers:
+    if not config.autoscales and num_worker_slots(config) < config.min_workers:
         has = ray.cluster_resources()
         raise ValueError(
             f"cluster.num_workers: {wanted} do not fit into this Ray cluster "
@@ -228,10 +228,10 @@ def require_resources(config: ClusterConfig) -> None:
         bundle["GPU"] = 1
     if config.accelerator_type is not None:
         bundle[f"accelerator_type:{config.accelerator_type}"] = 0.001  # as ScalingConfig asks for it
-    places = placement_group([bundle] * config.min_workers, strategy=config.placement)
+    group = placement_group([bundle] * config.min_workers, strategy=config.placement)
     deadline = time.monotonic() + config.wait_seconds
     try:
-        while not places.wait(5):
+        while not group.wait(5):
             if time.monotonic() > deadline:
                 free = ray.available_resources()
                 raise ValueError(
@@ -241,7 +241,7 @@ def require_resources(config: ClusterConfig) -> None:
                 )
             logger.info("waiting for %s to become free", wanted)
     finally:
-        remove_placement_group(places)
+        remove_placement_group(group)
 
 
 def _describe(config: ClusterConfig) -> str:
@@ -258,11 +258,11 @@ def may_have_other_nodes(config: ClusterConfig) -> bool:
     return config.autoscales or config.min_workers < config.max_workers or len(_alive_nodes()) > 1
 
 
-def num_places(config: ClusterConfig) -> int:
-    """Workers that fit into the whole cluster as it is, were nothing else running."""
-    return sum(_places_on(config, node["Resources"]) for node in _alive_nodes())
+def num_worker_slots(config: ClusterConfig) -> int:
+    """Number of workers that fit into the whole cluster as it is, if nothing else runs."""
+    return sum(_worker_slots_on(config, node["Resources"]) for node in _alive_nodes())
 
 
-def _places_on(config: ClusterConfig, resources: dict[str, float]) -> int:
-    places = int(resources.get("CPU", 0) // config.cpus_per_worker)
-    return min(places, int(resources.get("GPU", 0))) if config.use_gpu else places
+def _worker_slots_on(config: ClusterConfig, resources: dict[str, float]) -> int:
+    slots = int(resources.get("CPU", 0) // config.cpus_per_worker)
+    return min(slots, int(resources.get("GPU", 0))) if config.use_gpu else slots

@@ -137,9 +137,9 @@ class SegmentationModel(nn.Module, ABC):
         """The visual encoder of `self.config`; for architectures that run a backbone in their own way."""
         return VisualEncoder(config=self.config, weights=weights)
 
-    def varied(self, features: Features) -> Features:
+    def augmented(self, features: Features) -> Features:
         """The features, augmented by `feature_noise` and `feature_dropout` of the config while training."""
-        return features.map(functools.partial(self._varied, present=features.present))
+        return features.map(functools.partial(self._augmented, present=features.present))
 
     def trained_buffers(self) -> list[Tensor]:
         """The buffers that training may change: all but those of frozen encoders."""
@@ -166,7 +166,7 @@ class SegmentationModel(nn.Module, ABC):
                 found[name] = tuple(module) if isinstance(module, nn.ModuleList) else (module,)
         return found
 
-    def _varied(self, encoded: Tensor, *, present: Tensor | None) -> Tensor:
+    def _augmented(self, encoded: Tensor, *, present: Tensor | None) -> Tensor:
         """An encoder's output [B, T, C, ...]; while training with noise relative to each channel's spread, and channels
         dropped, as configured."""
         if not self.training:

@@ -28,7 +28,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
     """This worker's part of every global batch of one epoch.
 
     The order of clips depends on seed and epoch alone: any number of workers forms the same global batches.
-    The last clips, too few for a batch, are left out; the next epoch leaves out others. Shares differ by one clip
+    The last clips, too few for a batch, are left out; the next epoch leaves out others. Parts differ by one clip
     where the workers do not divide the batch.
 
     Args:
@@ -190,8 +190,8 @@ class Batches:
         return heard if self._cached is None else self._cached.clips(heard, split, augment=augment)
 
     def _val_loader(self, items: Dataset[Any]) -> DataLoader[dict[str, Any]]:
-        share = range(self._rank, len(self.val_clips), self._world_size)
-        clips: Dataset[Any] = Subset(items, list(share))
+        part = range(self._rank, len(self.val_clips), self._world_size)
+        clips: Dataset[Any] = Subset(items, list(part))
         return DataLoader(clips, batch_size=self._val_batch, **self._options)
 
     def _heard(self, clips: TrainingClips | MixedClips) -> AudioControlled:

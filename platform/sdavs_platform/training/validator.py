@@ -84,10 +84,10 @@ class Validator:
                 dist.all_reduce(buffer)
                 buffer /= dist.get_world_size()
 
-    def _scored(self, model: CastInputs, share: Iterable[dict[str, Any]]) -> dict[str, float]:
+    def _scored(self, model: CastInputs, part: Iterable[dict[str, Any]]) -> dict[str, float]:
         metrics = evaluate(
             model,
-            self._watchdog.beating(share),
+            self._watchdog.beating(part),
             device=self._engine.device,
             metrics=self._batches.metrics(),
         )

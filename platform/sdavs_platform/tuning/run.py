@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
 
-from sdavs_platform.cluster import joined_cluster, num_places, require_resources, with_gpus_decided
+from sdavs_platform.cluster import joined_cluster, num_worker_slots, require_resources, with_gpus_decided
 from sdavs_platform.config.tree import RunConfig
 from sdavs_platform.tracking.client import log_or_warn, without_credentials
 from sdavs_platform.tracking.runs import TrainingRun, git_commit
@@ -221,7 +221,7 @@ def _num_concurrent(sweep: SweepConfig, config: RunConfig) -> int:
     """How many trials can run with all their workers; no trial then holds half of what another waits for."""
     if config.cluster.autoscales:
         return sweep.max_concurrent or 1
-    groups = num_places(config.cluster) // config.cluster.max_workers
+    groups = num_worker_slots(config.cluster) // config.cluster.max_workers
     if not groups:
         # An elastic group may start with fewer workers, but only alone: two would split what both need.
         require_resources(config.cluster)

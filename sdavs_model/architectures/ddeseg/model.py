@@ -104,7 +104,7 @@ class DDESeg(SegmentationModel):
     def segment_features(self, features: Features) -> Segmentation:
         """As `forward_features`, with the scores of the elimination."""
         assert self.config.placement == "after_stages"
-        features = self.varied(features)
+        features = self.augmented(features)
         present = features.present
         stages = _Stages(self, self._tokens(without_padding(features.embeddings, present)))
         maps = [stages(number, without_padding(m, present)) for number, m in enumerate(features.maps)]

@@ -94,7 +94,7 @@ class SDAVS(SegmentationModel):
         if embeddings is None:
             assert log_mel is not None
             embeddings = self.encode_sound(log_mel, present)
-        return self.audio_attention(self._varied(embeddings, present=present), present)
+        return self.audio_attention(self._augmented(embeddings, present=present), present)
 
     def checkpoint_activations(self) -> None:
         """As `SegmentationModel.checkpoint_activations`, for the levels and the decoder, too."""
@@ -105,7 +105,7 @@ class SDAVS(SegmentationModel):
         self, maps: list[Tensor], sound: Tensor, *, size: tuple[int, int], present: Tensor | None
     ) -> Tensor:
         """Mask logits [B, T, K, *size] from F_v [B, T, C_i, H_i, W_i] and F_a [B, T, C]."""
-        maps = [self._varied(m, present=present) for m in maps]
+        maps = [self._augmented(m, present=present) for m in maps]
         fused = [
             without_padding(self._run(level, visual, sound, present).fused, present)
             for level, visual in zip(self.levels, maps, strict=True)

@@ -37,7 +37,7 @@ class TPAVI(SegmentationModel):
 
     def forward_features(self, features: Features) -> Tensor:
         """Mask logits [B, T, K, H, W] from what `encode` returned."""
-        features = self.varied(features)
+        features = self.augmented(features)
         present, like = features.present, features.embeddings
         decoded: Tensor | None = None
         for level in reversed(range(len(features.maps))):
