@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Listen, cluster, write."""
+    """Embed the sounds, cluster them, write the bank."""
     from sdavs_platform.config.paths import weights_folder
     from sdavs_platform.console import progress
     from sdavs_platform.storage.datasets import local_copy

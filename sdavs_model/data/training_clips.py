@@ -1,4 +1,4 @@
-"""Clips as the model's tensors: preprocessed, augmented for training, their sound decoded once."""
+"""The data set of a training: clips as tensors, preprocessed, augmented, their sound decoded once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +36,9 @@ class TrainingClips(Dataset):
         source: the clips as they are on disk.
         preprocessor: makes the tensors.
         training: the items are learned from; masks at their stored size are then left out.
-        augment: how training clips are varied; None leaves them as they are.
+        augment: strengths of the augmentation; None leaves clips unchanged.
         seed: of the augmentation, together with the epoch (`set_epoch`) and the clip's index.
-        log_mels: keeps the log-mel of clips whose sound is not varied; None makes it every time.
+        log_mels: caches the log-mel of clips whose sound is not augmented; None computes it every time.
 
     Raises:
         ValueError: `augment` mixes sounds, but the data set does not say what its clips hold; on reading, as

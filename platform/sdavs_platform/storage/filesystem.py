@@ -145,8 +145,8 @@ class Storage:
 
     @contextmanager
     def _exclusively(self, path: str) -> Iterator[None]:
-        """In folders one process at a time is in here for a file; a killed one lets go. Network disks have such locks,
-        too; storages that are no folders have none."""
+        """Context manager that locks a file of a folder between processes; a killed process releases it. Network disks
+        have such locks, too; storages that are not folders have none."""
         if not isinstance(self._system, fs.LocalFileSystem):
             yield
             return
