@@ -52,6 +52,9 @@ logger = logging.getLogger("ray.serve")
 WAITING_LOG_S = 10.0
 """Between log lines of an ingress that waits for a version."""
 
+PIECE = 1 << 20
+"""Bytes of a response that are in memory at once."""
+
 KEY = HTTPBearer(auto_error=False, description="A key of `jobs/keys.py`.")
 """Describes the keys in OpenAPI and in /docs; `auth.Authentication` checks them."""
 
@@ -280,7 +283,11 @@ def _add_segment(
             "X-Result-Reused": str(done.reused).lower(),
             "Content-Length": str(done.body.seek(0, io.SEEK_END)),
         }
-        return StreamingResponse(_pieces(done.body), media_type=done.media_type, headers=headers)
+        pieces = _pieces(done.body)
+        if int(headers["Content-Length"]) > PIECE:
+            return StreamingResponse(pieces, media_type=done.media_type, headers=headers)
+        # At once: a stream takes two tasks, a thread for each piece, and three messages to Serve's proxy.
+        return Response(b"".join(pieces), media_type=done.media_type, headers=headers)
 
 
 def _add_rollout(
@@ -373,7 +380,7 @@ async def _streamed(pieces: AsyncGenerator[Piece, None], metrics: Metrics) -> Re
 def _pieces(body: IO[bytes]) -> Iterator[bytes]:
     with body:
         body.seek(0)
-        while piece := body.read(1 << 20):
+        while piece := body.read(PIECE):
             yield piece
 
 
