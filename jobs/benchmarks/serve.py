@@ -4,10 +4,15 @@
     python jobs/benchmark.py serve --video clip.mp4 --clients 1 4 16 --seconds 30
     python jobs/benchmark.py serve --num-gpus 0.5 --max-batch-frames 80
     python jobs/benchmark.py serve --untrained                              random weights, without MLflow
+    python jobs/benchmark.py serve --untrained --config jobs/configs/demo.yaml      the demo's model, untrained
     python jobs/benchmark.py serve --max-replicas 2 --clients 8             replicas added and removed with the load
 
 Starts its own Ray twice: once without batching, once with. With --max-replicas above 1 it
 shows how the number of replicas follows the load instead. A running endpoint is not touched.
+
+"overhead" is the median time of a request without decoding and the model's call. CPU time is that of a clip in all
+processes of the endpoint, without what they take when idle; unlike the time by the clock it hardly depends on what
+else the machine does.
 """
 
 import argparse
@@ -31,6 +36,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--untrained",
         action="store_true",
         help="measure a small model with random weights instead of --model; needs no MLflow",
+    )
+    what.add_argument(
+        "--config",
+        help="with --untrained: a training's YAML file whose model to measure (default: a small one)",
     )
     what.add_argument(
         "--video", type=Path, help="clip that every request sends (default: a drawn one of 5 s)"
@@ -66,6 +75,8 @@ def run(flags: argparse.Namespace) -> None:
 
     from sdavs_model.golden import standard_clip
 
+    if flags.config and not flags.untrained:
+        raise ValueError("--config: only with --untrained; a registered model has its own")
     settings = {"model_uri": flags.model, "tracking_uri": flags.tracking_uri}
     config = ServeConfig(
         num_gpus=flags.num_gpus,
@@ -79,7 +90,7 @@ def run(flags: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         if flags.untrained:
-            settings = _registered_untrained(Path(scratch))
+            settings = _registered_untrained(Path(scratch), flags.config)
         settings["tracking_uri"] = tracking_uri(settings["tracking_uri"])
         config = config.model_copy(update=settings)
         video = flags.video or Path(scratch) / "clip.mp4"
@@ -93,16 +104,16 @@ def run(flags: argparse.Namespace) -> None:
     print(json.dumps(to_json(rows), indent=2) if flags.json else report_table(rows))
 
 
-def _registered_untrained(folder: Path) -> dict[str, str]:
-    """A model as small as the demo's with random weights, champion of a registry in `folder`."""
+def _registered_untrained(folder: Path, training: str | None) -> dict[str, str]:
+    """A training's model, else a small one, with random weights, champion of a registry in `folder`."""
+    from sdavs_platform.config.cli import load_config
     from sdavs_platform.tracking.client import mlflow_client
     from sdavs_platform.tracking.registry import promote, register_artifact
 
     from sdavs_model import SDAVSConfig, build_model, save_artifact
 
-    config = SDAVSConfig(
-        backbone="resnet10t", image_size=128, width=64, num_heads=4, vggish_width=0.125, from_scratch=True
-    )
+    small = SDAVSConfig(backbone="resnet10t", image_size=128, width=64, num_heads=4, vggish_width=0.125)
+    config = (load_config([training]).model if training else small).without_weights()
     uri = f"sqlite:///{folder}/mlflow.db"
     save_artifact(
         folder / "artifact",
