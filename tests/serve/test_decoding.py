@@ -118,6 +118,36 @@ def test_a_decoder_that_is_busy_is_killed_when_its_client_has_gone(make_video):
     sandbox.close()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a decoder's descriptors are shown to root only")
+def test_a_decoder_has_no_connection_of_another_client(make_video):
+    sandbox = Sandbox(LIMITS)
+    clients = [sandbox.samples(upload_of(make_video(20))).samples() for _ in range(2)]
+    for samples in clients:
+        next(samples)
+    decoders = psutil.Process(sandbox.server).children()
+    assert len(decoders) == 2
+    for process in decoders:
+        folder = Path(f"/proc/{process.pid}/fd")
+        held = [os.readlink(descriptor) for descriptor in folder.iterdir()]
+        assert [name.partition(":")[0] for name in held].count("socket") == 1
+        assert not any("pidfd" in name for name in held)
+    assert [len(list(samples)) for samples in clients] == [19, 19]
+    sandbox.close()
+
+
+def test_the_end_of_a_decoder_that_died_is_reported_behind_what_it_sent(make_video):
+    sandbox = Sandbox(LIMITS)
+    samples = sandbox.samples(upload_of(make_video(20))).samples()
+    next(samples)
+    (process,) = psutil.Process(sandbox.server).children()
+    process.kill()
+    with pytest.raises(MediaError, match="SIGKILL"):
+        list(samples)
+    psutil.wait_procs([process], timeout=patience(20))
+    assert not psutil.Process(sandbox.server).children(), "nor is the process left that reported it"
+    sandbox.close()
+
+
 @pytest.mark.slow
 def test_decoders_know_no_secret_of_ours_and_can_open_nothing(make_video):
     sandbox = Sandbox(LIMITS)  # its own: another test's decoder may still be ending
