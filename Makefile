@@ -7,7 +7,7 @@ SOURCES := sdavs_model platform serve jobs tests infra
 LOCK := .tools/uv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header \
   --no-annotate -p 3.11 -q
 
-# No usage reports from Ray and MLflow; Ray must not hide the GPUs from processes that lease none.
+# No usage reports from Ray and MLflow; Ray must not hide the GPUs from processes that reserve none.
 export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
@@ -28,7 +28,7 @@ bootstrap: ## Install uv and the locked environment; nothing to do when they are
 demo: bootstrap ## Train, register, promote, evaluate, serve and send a request (RETRAIN=1, FROM_SCRATCH=1, MODEL=ddeseg)
 	@$(RUN) jobs/demo.py $(if $(RETRAIN),--retrain) $(if $(FROM_SCRATCH),--from-scratch) $(if $(MODEL),--model $(MODEL))
 
-try: bootstrap ## Serve the trained model that comes with the product, with its page: no data, no training
+try: bootstrap ## Serve the included trained model with its web page: no data, no training
 	@$(RUN) jobs/try.py
 
 ablation-demo: bootstrap ## Full model, without SNRP and without DAMF, two seeds each; ends in a report

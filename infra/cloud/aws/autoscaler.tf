@@ -1,7 +1,7 @@
-# Rights of the cluster autoscaler (service account kube-system/cluster-autoscaler): to size this cluster's node groups.
+# Permissions of the cluster autoscaler (service account kube-system/cluster-autoscaler): to size this cluster's node groups.
 # Managed node groups' Auto Scaling groups carry the tag that distinguishes them from others.
 data "aws_iam_policy_document" "autoscaler" {
-  # These actions know no resources.
+  # These actions cannot be limited to resources.
   statement {
     actions = [
       "autoscaling:DescribeAutoScalingGroups",

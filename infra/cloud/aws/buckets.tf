@@ -1,4 +1,4 @@
-# Three buckets with three kinds of rights: data is read, results are written, artifacts only MLflow sees.
+# Three buckets with different permissions: data is read, results are written, artifacts are accessed only by MLflow.
 locals {
   buckets = {
     data      = { versioned = true, expire_days = null }
@@ -82,7 +82,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
       id     = "old-versions"
       status = "Enabled"
       filter {}
-      # How long a deleted or overwritten object can be had back.
+      # How long a deleted or overwritten object can be restored.
       noncurrent_version_expiration {
         noncurrent_days = 30
       }

@@ -104,7 +104,7 @@ resource "aws_launch_template" "node" {
     }
   }
 
-  # One hop: a pod cannot take the node's rights, it has its own.
+  # One hop: a pod cannot assume the node's role; it has its own.
   metadata_options {
     http_tokens                 = "required"
     http_put_response_hop_limit = 1

@@ -1,5 +1,5 @@
-# Who may do what in AWS. Pods have roles of their own, bound to one service account each (IRSA); nodes have none of
-# the data's rights. The endpoint has no role: it reads models through MLflow.
+# Permissions in AWS. Pods have roles of their own, bound to one service account each (IRSA); nodes cannot access
+# the data. The endpoint has no role: it reads models through MLflow.
 data "aws_iam_policy_document" "assumed_by" {
   for_each = { cluster = "eks.amazonaws.com", node = "ec2.amazonaws.com", pod = "pods.eks.amazonaws.com" }
   statement {

@@ -1,4 +1,4 @@
-# What infra/kuberay/overlays/production/kustomization.yaml asks for.
+# The values for infra/kuberay/overlays/production/kustomization.yaml.
 output "kubeconfig_command" {
   description = "Gives kubectl access."
   value       = "aws eks update-kubeconfig --region ${var.region} --name ${aws_eks_cluster.this.name}"

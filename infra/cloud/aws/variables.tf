@@ -1,4 +1,4 @@
-# Everything that a user may have to change; terraform.tfvars.example shows it filled in.
+# The inputs of the module; terraform.tfvars.example is an example.
 variable "name" {
   description = "Prefix of every name."
   type        = string

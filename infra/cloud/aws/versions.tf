@@ -1,4 +1,4 @@
-# Terraform and provider versions; the state's place is the caller's choice (a backend block in an override file).
+# Terraform and provider versions; the caller chooses where the state is kept (a backend block in an override file).
 terraform {
   required_version = ">= 1.9"
 

@@ -1,4 +1,4 @@
-# Plans the module against made-up AWS answers: no account, no network.   terraform test
+# Plans the module against mocked AWS responses: no account, no network.   terraform test
 mock_provider "aws" {
   mock_data "aws_caller_identity" {
     defaults = { account_id = "111122223333" }
