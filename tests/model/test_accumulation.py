@@ -1,5 +1,6 @@
 """A batch computed in parts has the loss, the gradients and the running statistics of the undivided batch."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,20 @@ from sdavs_model.accumulation import accumulated_loss
 from sdavs_model.training_step import training_loss
 
 
-def assert_same_as_undivided(kind: str, found: dict, buffers: dict) -> None:
-    """`found`: losses and gradients by name."""
+@functools.cache
+def undivided(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The model after the backward pass of the whole batch, and the losses."""
     model, batch = model_and_batch(kind)
     losses = training_loss(model, batch)
     losses["loss"].backward()
+    return model, {name: loss.detach() for name, loss in losses.items()}
+
+
+def assert_same_as_undivided(kind: str, found: dict, buffers: dict) -> None:
+    """`found`: losses and gradients by name."""
+    model, losses = undivided(kind)
     for name, loss in losses.items():
-        assert float(found[name]) == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert float(found[name]) == pytest.approx(float(loss), rel=1e-5)
     for name, parameter in model.named_parameters():
         assert_near(found[name], parameter.grad, name)
     for name, buffer in model.named_buffers():

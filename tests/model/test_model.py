@@ -10,6 +10,8 @@ from sdavs_model.encoders.vggish import VGGish
 from sdavs_model.weights.read import read_weights
 
 SMALL = {"backbone": "pvt_v2_b0", "image_size": 64, "width": 32, "num_heads": 4, "vggish_width": 0.125}
+TINY = SMALL | {"backbone": "test_resnet", "image_size": 32}
+"""Where the backbone does not matter."""
 ABLATIONS = [
     {},
     {"snrp": "none"},
@@ -38,11 +40,11 @@ def clip(num_frames: int = 3, size: int = 64) -> tuple[torch.Tensor, torch.Tenso
 )
 def test_every_ablation_maps_a_clip_to_logits_and_trains_all_its_parameters(ablation):
     torch.manual_seed(0)
-    model = build_model(SDAVSConfig(**SMALL, num_classes=2, ablation=Ablation(**ablation)))
-    frames, log_mel = clip()
+    model = build_model(SDAVSConfig(**TINY, num_classes=2, ablation=Ablation(**ablation)))
+    frames, log_mel = clip(size=32)
     logits = model(frames, log_mel)
-    assert logits.shape == (2, 3, 2, 64, 64)
-    masks = torch.randint(0, 2, (2, 3, 64, 64))
+    assert logits.shape == (2, 3, 2, 32, 32)
+    masks = torch.randint(0, 2, (2, 3, 32, 32))
     sdavs_model.losses.segmentation_loss(logits, masks)["loss"].backward()
     starved = [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert starved == []
@@ -54,8 +56,8 @@ def test_every_ablation_maps_a_clip_to_logits_and_trains_all_its_parameters(abla
 )
 def test_a_padded_clip_gives_the_logits_that_it_gives_alone(ablation):
     torch.manual_seed(0)
-    model = build_model(SDAVSConfig(**SMALL, ablation=Ablation(**ablation))).eval()
-    frames, log_mel = clip()  # the second clip has two seconds and noise for padding
+    model = build_model(SDAVSConfig(**TINY, ablation=Ablation(**ablation))).eval()
+    frames, log_mel = clip(size=32)  # the second clip has two seconds and noise for padding
     logits = model(frames, log_mel, torch.tensor([[True, True, True], [True, True, False]]))
     torch.testing.assert_close(logits[:1], model(frames[:1], log_mel[:1]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits[1:, :2], model(frames[1:, :2], log_mel[1:, :2]), rtol=1e-4, atol=1e-5)
