@@ -44,7 +44,7 @@ def config_keys() -> list[Key]:
 
     A key that several architectures have is listed once, with the type and default of the first.
     """
-    schema = RunConfig.model_json_schema()
+    schema = _schema()
     keys = _walk(schema, schema["$defs"], RunConfig().model_dump(mode="json"), "")
     found: dict[str, Key] = {}
     for key in keys:
@@ -70,7 +70,7 @@ def config_kinds(architecture: str | None = None) -> dict[str, str]:
 
 def text_kinds() -> dict[str, str]:
     """`config_kinds`, and the keys of mappings in lists, such as `data.mix.*.root`."""
-    schema = RunConfig.model_json_schema()
+    schema = _schema()
     return config_kinds() | dict(_walk_lists(schema, schema["$defs"], ""))
 
 
@@ -174,6 +174,12 @@ def yaml_text(value: Any) -> str:
     """A value as one line of YAML, as it can be typed on the command line."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
     return text.removesuffix("\n...\n").strip()
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    """The JSON schema of the tree, computed once: a command asks for it several times."""
+    return RunConfig.model_json_schema()
 
 
 def _walk(node: dict[str, Any], defs: dict[str, Any], default: Any, prefix: str) -> Iterator[Key]:
