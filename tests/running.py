@@ -65,7 +65,9 @@ def run_processes(function: Callable[..., None], arguments: tuple[Any, ...], *, 
     import torch.multiprocessing as mp
 
     os.environ.update(GROUP)
-    mp.get_context("forkserver").set_forkserver_preload(["deepspeed", "sdavs_platform.training.loop"])
+    # Optimizers import torch's compiler in their first step.
+    preloaded = ["deepspeed", "sdavs_platform.training.loop", "torch._dynamo"]
+    mp.get_context("forkserver").set_forkserver_preload(preloaded)
     mp.start_processes(function, args=arguments, nprocs=number, start_method="forkserver")
 
 

@@ -35,8 +35,9 @@ MODULES = (
     "pyarrow.fs",
     "pyarrow.parquet",
     "matplotlib.pyplot",
-    "timm",
+    "torch._dynamo",
     "sdavs_model.data.datasets",
+    "sdavs_model.lean_timm",
     "sdavs_platform.config.tree",
 )
 """Nothing of Ray: its worker crashes in a process that was forked after Ray was imported."""

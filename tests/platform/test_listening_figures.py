@@ -91,6 +91,7 @@ def test_a_model_that_hears_only_whether_there_is_sound_is_found_out_by_off_scre
     assert robust_scores(scores) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caches_features", [True, False])
 def test_sounds_that_are_scored_together_score_what_each_scores_alone(root, caches_features, monkeypatch):
     torch.manual_seed(0)
