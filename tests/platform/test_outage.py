@@ -10,7 +10,7 @@ from sdavs_platform.training.faults.retries import fit_through_outages
 from sdavs_platform.training.run import train
 
 
-def test_storage_that_refuses_to_be_written_is_reported_before_anything_is_leased(make_config, state):
+def test_storage_that_refuses_to_be_written_is_reported_before_any_worker_starts(make_config, state):
     with pytest.raises(ValueError, match=r"storage.uri: /proc cannot be written: .*/proc/refused"):
         train(make_config("refused", storage={"uri": "/proc"}))  # which refuses root, too
     assert not ray.is_initialized()

@@ -73,7 +73,7 @@ def test_pairs_that_make_no_sense_are_refused(changes, allowed):
         load_config(overrides=frozen | wanted | changes)
 
 
-def test_data_without_visible_objects_are_refused_before_anything_is_leased(make_config, tmp_path):
+def test_data_without_visible_objects_are_refused_before_any_worker_starts(make_config, tmp_path):
     config = make_config("pairs", data=DATA, model=MODEL)
     copied = tmp_path / "copied"
     shutil.copytree(config.data.root, copied, ignore=shutil.ignore_patterns("visible_objects"))

@@ -1,4 +1,4 @@
-"""What is checked before anything is leased: config and data of the checkpoints, and the registry."""
+"""What is checked before any worker starts: config and data of the checkpoints, and the registry."""
 
 import json
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_checkpoints_of_before_such_records_get_one(trained):
     assert (folder_of(trained) / RECORD_FILE).is_file()
 
 
-def test_a_registry_that_refuses_is_reported_before_anything_is_leased(make_config, monkeypatch):
+def test_a_registry_that_refuses_is_reported_before_any_worker_starts(make_config, monkeypatch):
     def refuse(*_: Any, **__: Any) -> None:
         raise MlflowException("read-only")
 
