@@ -42,7 +42,7 @@ from sdavs_model.precision import cast  # noqa: E402
 from sdavs_model.training_step import training_loss  # noqa: E402
 
 PAPER_FRAMES_PER_S = 31.2
-"""Of Swin-B on an RTX 3090 (Table X)."""
+"""Frames/s of SDAVS with Swin-B in Table X, on the authors' GPU."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Sizes:
     compiles: bool = True
     """The rehearsal does not: tracing the model takes most of a minute, and `tests/model/test_compile.py` does it."""
     clips: tuple[int, int] = (400, 40)
-    """To train and to validate on, in the short training."""
+    """Number of training and validation clips of the short training."""
     training_steps: int = 1200
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from sdavs_platform.state_files import read_state, write_state
 
 Shapes = Mapping[str, Sequence[int]]
-"""Of the parameters of one parameter group, by name, in the order in which they lie in the group's flat vector."""
+"""Shapes of the parameters of a parameter group, by name, in the order of the group's flat vector."""
 
 FROZEN_SHAPES, FROZEN_FRAGMENTS = "frozen_param_shapes", "frozen_param_fragments"
 """Keys of a model shard: of weights that are not trained, by name. ZeRO-3 cuts each into one part per worker, as it
@@ -30,7 +30,7 @@ PARTITION_COUNT = "partition_count"
 """Key of an optimizer shard: the number of workers, in ZeRO-1 and 2 as a list with one for each parameter group."""
 
 _SUFFIX, _PICKLE_SUFFIX = ".safetensors", ".pt"
-"""Of shards, and of those of earlier versions."""
+"""File suffixes of shards, and of the shards of earlier versions."""
 
 ALIGNMENT = 2
 """ZeRO-1 and 2 cut a flat vector where every part is a whole number of 4 bytes of a 2-byte format."""

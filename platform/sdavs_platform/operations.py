@@ -35,7 +35,7 @@ class Entry:
     miou: float | None = None
     """J of the latest validation."""
     version: str | None = None
-    """Of the registered model."""
+    """Version of the registered model."""
     error: str | None = None
     run_id: str | None = None
     job: str | None = None

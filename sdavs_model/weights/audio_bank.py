@@ -38,7 +38,7 @@ class BankRecord:
     """Digest of the split, as `jobs/prepare_data.py digest` prints it."""
     split: str
     seed: int
-    """Of the clustering."""
+    """Seed of the clustering."""
 
 
 @dataclass(frozen=True, kw_only=True)

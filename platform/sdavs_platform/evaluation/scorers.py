@@ -112,9 +112,9 @@ class Scorers:
     """
 
     num_workers: int
-    """With this process, if it joins."""
+    """Number of workers, this process included if it joins."""
     num_cpus: int = 1
-    """Of each."""
+    """CPUs of each worker."""
     use_gpu: bool = False
     joins: bool = False
     """Whether this process scores a part, too: one that holds resources of the cluster must not wait idly for more."""
@@ -123,7 +123,7 @@ class Scorers:
     wait_seconds: float = 30.0
     """Longest wait for free resources; after it this process scores alone."""
     min_clips: int = 1
-    """Of each worker; a few clips are scored sooner than a process has started."""
+    """Fewest clips of a worker: a few clips are scored sooner than a process has started."""
 
     def score(
         self,

@@ -17,7 +17,7 @@ PATH = "/api/serve/applications/"
 TIMEOUT_S = 60.0
 
 START_S = 300.0
-"""For a deployment: it starts Serve, which takes a busy machine minutes."""
+"""Seconds for a deployment, which starts Serve; that takes minutes on a busy machine."""
 
 
 def applications(dashboard: str) -> dict[str, Any]:

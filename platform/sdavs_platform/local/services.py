@@ -16,7 +16,7 @@ from sdavs_platform.local.state import ServerState, StackState
 logger = logging.getLogger(__name__)
 
 BUCKETS = ("mlflow", "sdavs")
-"""For the artifacts of MLflow, and for the user's data and checkpoints."""
+"""Buckets for MLflow's artifacts, and for the user's data and checkpoints."""
 
 MLFLOW_STORES = (
     *("--backend-store-uri", "postgresql+psycopg2:///mlflow"),

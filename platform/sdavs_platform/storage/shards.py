@@ -54,7 +54,7 @@ class Index:
     """sha256 of the index itself: of all that it describes."""
     kind: str
     digests: dict[str, str]
-    """Of each split, as `ClipSet.digest` of the folder has it."""
+    """Digest of each split, the same as `ClipSet.digest` of the folder."""
     tables: dict[str, Any]
     """"bytes" and "sha256" of TABLES."""
     shards: dict[str, dict[str, Any]]

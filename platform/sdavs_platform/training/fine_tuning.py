@@ -43,7 +43,7 @@ FIELD = "start.from"
 MANIFEST = "manifest-rank0.json"
 WEIGHTS = "start/model.safetensors"
 RECORD = "start/start.json"
-"""Below the folder of a training, in the storage."""
+"""Path of the record, below the training's folder in the storage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Source:
     address: str
     """Without aliases: models:/NAME/VERSION, a checkpoint, or an artifact's folder."""
     run_id: str
-    """Of the training they come from; empty if unknown."""
+    """MLflow run of the training that they come from; empty if unknown."""
     config: ModelConfig
     classes: list[str] | None
     """Names of the mask values; None for a checkpoint, which does not have them."""

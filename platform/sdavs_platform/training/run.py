@@ -44,13 +44,13 @@ class TrainResult:
 
     run_id: str
     model_version: int | None
-    """In the registry; None if `tracking.registered_model` is null."""
+    """Registered version; None if `tracking.registered_model` is null."""
     metrics: dict[str, dict[str, float]]
     """The protocol's scores by split: J ("miou"), F ("fscore") and others, see `sdavs_model.metrics`."""
     checkpoint: str
     """Address of the best sharded checkpoint."""
     data_digest: str
-    """Of all splits together."""
+    """Digest of all splits together."""
 
 
 def train(

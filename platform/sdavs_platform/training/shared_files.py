@@ -26,7 +26,7 @@ KEYS = ("backbone_weights", "audio_weights", "bank")
 """Keys of the section `model` that name a file, in some architectures."""
 
 FOLDER = "weights"
-"""In the storage, next to the trainings; each file is in a folder that is named after its sha256."""
+"""Folder in the storage, next to the trainings; each file is in a folder that is named after its sha256."""
 
 
 def share_files(config: RunConfig) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PUBLISHED_STD = 0.02
-"""Of the initial weights."""
+"""Standard deviation of the initial weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

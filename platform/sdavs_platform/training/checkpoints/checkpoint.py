@@ -33,7 +33,7 @@ from sdavs_platform.training.faults.spikes import UsualLoss
 
 TAG = "shards"
 FORMAT = 3
-"""Of the manifests that are written."""
+"""Format of the manifests that are written."""
 _READ_FORMATS = (2, FORMAT)
 """Format 2 had pickles instead of safetensors."""
 
@@ -41,7 +41,7 @@ _SCRATCH = "sdavs-checkpoint-"
 _AVERAGED = "averaged.safetensors"
 
 Losses = list[dict[str, torch.Tensor]]
-"""Of each step: loss part -> scalar."""
+"""One dictionary per step: loss part -> scalar."""
 
 
 @dataclass
@@ -63,13 +63,13 @@ class LoopState:
     skipped: int = 0
     """Steps whose gradients were not finite, or whose loss was a spike."""
     skipped_in_row: int = 0
-    """Of these, the latest without another step in between."""
+    """Consecutive skipped steps up to now."""
     usual_loss: UsualLoss = field(default_factory=UsualLoss)
-    """For `training.spike_factor`."""
+    """The losses so far, for `training.spike_factor`."""
     elapsed_s: float = 0.0
     """Training time in seconds over all restarts."""
     time_fraction: float = 0.0
-    """Of `training.max_minutes`, as the workers last agreed on it; 0 without."""
+    """Used fraction of `training.max_minutes`, as the workers last agreed on it; 0 without a limit."""
     stopped: str | None = None
     """Why training ended before its last epoch."""
 
@@ -108,7 +108,7 @@ class UnsentMetrics:
     """Metrics that have not reached MLflow yet; they differ between workers."""
 
     losses: Losses = field(default_factory=list)
-    """Of the steps since the last metric point."""
+    """Losses of the steps since the last metric point."""
     points: list[Point] = field(default_factory=list)
     """Metric points that have not arrived; the first worker's."""
 

@@ -30,14 +30,14 @@ class Holder:
     """Who trains."""
 
     id: str
-    """Of this one command."""
+    """Random id of the command."""
     user: str
     host: str
     pid: int
     process_started: float
-    """With `pid` it names a process for good: numbers are used again."""
+    """Start time of the process, which identifies it together with `pid`: process ids are reused."""
     boot: str
-    """Of the machine's kernel: another machine may have the same name."""
+    """Boot id of the machine's kernel: another machine may have the same name."""
     since: str
     """UTC."""
     renewals: int

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from sdavs_platform.ray_internals import is_preempted, kv_get, kv_put
 
 EXIT_CODE = 128 + signal.SIGTERM
-"""Of a job that was stopped, as shells have it."""
+"""Exit status of a job that was stopped, as shells define it."""
 
 STOP_PATIENCE_S = 60.0
 """Our choice: workers that do not step, because they start or wait for resources, are not waited for longer."""

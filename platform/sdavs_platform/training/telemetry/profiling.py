@@ -15,7 +15,7 @@ from sdavs_platform.tracking.runs import TrainingRun
 logger = logging.getLogger(__name__)
 
 FOLDER = "profile"
-"""Of the traces, below the run's folder in the storage and among its artifacts."""
+"""Folder of the traces, below the run's folder in the storage and among its artifacts."""
 
 
 class StepProfiler:

@@ -40,7 +40,7 @@ class Row:
     """None as long as no trial of the recipe has finished."""
     fscore: Comparison | None
     gap: Comparison | None
-    """Of J with the right sound less J with swapped sound; None also where that was not scored."""
+    """Difference of J between the right and swapped sound; None also where that was not scored."""
     paper: dict[str, tuple[float, float]]
     """S4, MS3 -> J and F in per cent."""
     paper_difference: dict[str, float]

@@ -46,7 +46,7 @@ class Summary:
     noise: list[NoiseTable]
     architectures: list[ArchitectureTable]
     folds: FoldScores | None
-    """Of a cross-validation."""
+    """Scores of a cross-validation."""
 
     @property
     def objective(self) -> str:
