@@ -19,22 +19,22 @@ from sdavs_platform.training.run import TrainResult, train
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-STEPS = 16
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def config(make_config: Any) -> Any:
-    """16 steps with a checkpoint after every second and a validation at the end; batch statistics in the backbone."""
+    """8 steps with a checkpoint after every second and a validation at the end; batch statistics in the backbone."""
 
     def make(name: str, num_workers: int = 2) -> Any:
         return make_config(
             name,
             model={"backbone": "test_resnet", "image_size": 32, "width": 16, "num_heads": 2},
             training={
-                "epochs": 4,
-                "val_every": 4,
+                "epochs": 2,
+                "val_every": 2,
                 "batch_size": 2,
-                "log_every": 4,
+                "log_every": 2,
                 "checkpoint_every": 2,
             },
             data={"test_splits": []},

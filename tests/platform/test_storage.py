@@ -235,13 +235,13 @@ def test_training_opens_its_splits_from_a_bucket_with_the_digest_of_the_folder(b
 
 @pytest.fixture
 def make_remote(make_config: Any, data: Path) -> Any:
-    """A training of 16 steps by two workers whose checkpoints, one after every second step, go to the bucket."""
+    """A training of 8 steps by two workers whose checkpoints, one after every second step, go to the bucket."""
 
     def make(**changes: Any) -> Any:
         return make_config(
             "remote",
             model={"backbone": "test_resnet", "image_size": 32, "width": 16, "num_heads": 2},
-            training={"epochs": 4, "val_every": 4, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},
+            training={"epochs": 2, "val_every": 2, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},
             data={"test_splits": []},
             storage={"uri": "s3://results/runs"},
             **changes,
@@ -255,7 +255,7 @@ def test_a_killed_training_resumes_from_the_bucket_and_skips_half_uploaded_check
 ):
     settings = make_remote(cluster={"max_failures": 0})
     with pytest.MonkeyPatch.context() as patch:
-        die_while_writing(patch, number=4)
+        die_while_writing(patch, number=3)
         with pytest.raises(RuntimeError):
             train(settings, finishes=False)
     run = TrainingRun.find(settings.name, storage=settings.storage.uri, uri=settings.tracking.uri)
@@ -273,7 +273,7 @@ def test_a_killed_training_resumes_from_the_bucket_and_skips_half_uploaded_check
     assert "remote: resuming after step" in said
     assert result.checkpoint.startswith("s3://results/runs/remote/checkpoint_")
     history = mlflow_client(settings.tracking.uri).get_metric_history(result.run_id, "train/loss")
-    assert [point.step for point in history] == list(range(1, 17))
+    assert [point.step for point in history] == list(range(1, 9))
 
     out = tmp_path / "model"
     command = [
@@ -289,7 +289,7 @@ def test_a_killed_training_resumes_from_the_bucket_and_skips_half_uploaded_check
     command += ["--storage", "s3://results/runs", "--tracking-uri", settings.tracking.uri]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert "remote after step 16" in ran.stdout
+    assert "remote after step 8" in ran.stdout
     assert load_artifact(out).lineage["checkpoint"].startswith("s3://results/runs/remote/")
 
 
