@@ -1,12 +1,10 @@
 """Rebuild the bundled photographs and recordings from the Debian packages that they come from.
 
 Reads `sdavs_model/data/realav/assets/manifest.csv`, extracts every asset from its package, and writes the files with
-their sha256, so that their origin can be verified. Phrases of a sound font are rendered with Debian's `fluidsynth`.
-Download the packages named in ATTRIBUTION.md first:
+their sha256, so that their origin can be verified. Download the packages named in ATTRIBUTION.md first:
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data scratch openttd-opensfx \\
-        lincity-ng-data simutrans-pak64 sonic-pi-samples \\
-        megaglest-data searchandrescue-data timgm6mb-soundfont torcs-data widelands-data
+        lincity-ng-data simutrans-pak64 sonic-pi-samples
     python jobs/build_assets.py --packages . --out sdavs_model/data/realav/assets
 """
 

@@ -24,8 +24,8 @@ def test_every_file_is_in_the_manifest_with_source_licence_and_credit():
         assert f"| {row['path']} | {row['credit']} | {row['licence']} |" in attribution
 
 
-def test_the_bundle_stays_below_12_mb():
-    assert sum(p.stat().st_size for p in ASSETS_FOLDER.rglob("*") if p.is_file()) < 12_000_000
+def test_the_bundle_stays_below_8_mb():
+    assert sum(p.stat().st_size for p in ASSETS_FOLDER.rglob("*") if p.is_file()) < 8_000_000
 
 
 def test_no_photograph_or_recording_is_in_two_splits():
@@ -47,7 +47,7 @@ def test_every_category_has_photographs_and_recordings_in_training_and_in_the_st
 
 
 def test_a_looped_recording_is_audible_for_most_of_any_second():
-    for split in ("train", "train_only", "val", "test"):
+    for split in ("train", "val", "test"):
         for category, recordings in AssetLibrary().pool(split).sounds.items():
             for number, recording in enumerate(r.samples for r in recordings):
                 looped = np.tile(recording.astype(np.float64), -(-5 * 16000 // len(recording)))

@@ -18,13 +18,12 @@ STARTED_FILE = "realav.started.json"
 CHUNK = 20
 
 # Which assets, and which backgrounds, a split is made of. "new scenes" knows its objects and recordings from
-# training and nothing else; "strict" shares nothing with it. The two are never mixed in one figure. Assets of
-# "train_only" are not in "new scenes", whose clips stay the same when training gets more to learn from.
+# training and nothing else; "strict" shares nothing with it. The two are never mixed in one figure.
 SPLITS = {
-    "train": (("train", "train_only"), "train"),
-    "val": (("val",), "val"),
-    "test_new_scenes": (("train",), "test"),
-    "test_strict": (("test",), "test"),
+    "train": ("train", "train"),
+    "val": ("val", "val"),
+    "test_new_scenes": ("train", "test"),
+    "test_strict": ("test", "test"),
 }
 
 
@@ -125,11 +124,11 @@ def prepare(
         progress(stage, done, total)
 
     plans = [
-        kind.plan(split, index, config.num_frames, assets.categories(*SPLITS[split][0]))
+        kind.plan(split, index, config.num_frames, assets.categories(SPLITS[split][0]))
         for split in SPLITS
         for index in range(config.count(split))
     ]
-    kind.write_tables(layout, plans, assets.categories(*SPLITS["train"][0]))
+    kind.write_tables(layout, plans, assets.categories("train"))
     stamp = {"made_of": wanted, "files": _count_files(layout)}
     write_atomically(layout / STAMP_FILE, json.dumps(stamp, indent=2))
     # After the stamp: a folder with neither would be taken for another data set.
@@ -144,14 +143,14 @@ def write_clips(
     kind = LAYOUTS[config.subset]
     assets = AssetLibrary(assets_folder)
     objects, backgrounds = SPLITS[split]
-    categories = assets.categories(*objects)
+    categories = assets.categories(objects)
     pool: Pool | None = None
     for index in range(first, last):
         plan = kind.plan(split, index, config.num_frames, categories)
         files = kind.files(layout, plan)
         if files.record.is_file():
             continue
-        pool = pool or assets.pool(*objects, backgrounds=backgrounds)
+        pool = pool or assets.pool(objects, backgrounds=backgrounds)
         clip, scene = compose_clip(
             name=plan.name,
             seed=(config.seed, list(SPLITS).index(split), index),
@@ -159,7 +158,7 @@ def write_clips(
             size=config.size,
             num_frames=plan.num_frames,
             scenes=plan.scenes,
-            classes=kind.classes(assets.categories(*SPLITS["train"][0])),
+            classes=kind.classes(assets.categories("train")),
         )
         write_clip(files, clip, scene)
     return last - first

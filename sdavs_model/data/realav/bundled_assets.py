@@ -15,9 +15,7 @@ ATTRIBUTION = """# Where the bundled photographs and recordings come from
 The MIT licence of the code does not cover these files: each keeps its own licence, named below. All come from
 packages of Debian 12 (bookworm), main section; what a package states is in its `usr/share/doc/*/copyright`.
 They were changed: photographs were trimmed and scaled, recordings were converted to 16 kHz mono, their pauses
-cut out and their loudness made equal (`jobs/build_assets.py`). A source that ends in `.sf2!25` is a phrase, played by
-General MIDI program 25 of a sound font (`sdavs_model/data/realav/midi_phrases.py`). `manifest.csv` gives category,
-split and sha256.
+cut out and their loudness made equal (`jobs/build_assets.py`). `manifest.csv` gives category, split and sha256.
 
 | package | version | what it states |
 |---|---|---|
@@ -28,11 +26,6 @@ split and sha256.
 | lincity-ng-data | 2.9~git20150314-5 | GPL-2+ (sounds also CC-BY-SA-2.0) |
 | simutrans-pak64 | 121.0-1 | Artistic-1.0 |
 | sonic-pi-samples | 3.2.2~repack-8 | samples: CC0-1.0 (samples/README.md) |
-| megaglest-data | 3.13.0-3 | CC-BY-SA-3.0, (c) 2001-2008 The Glest Team, 2008-2017 The MegaGlest Team |
-| searchandrescue-data | 1.3.0-1.1 | GPL, (c) 1999-2004 WolfPack Entertainment |
-| timgm6mb-soundfont | 1.3-5 | GPL-2, (c) 2004 Tim Brechbill, 2010 David Bolton |
-| torcs-data | 1.3.7+dfsg-5 | GPL-2+ (some tracks: Free Art License), (c) 2000-2005 Eric Espié and others |
-| widelands-data | 2:1.1-3 | GPL-2+, (c) 2002-2019 the Widelands Development Team |
 
 Licence texts: GPL https://www.gnu.org/licenses/, CC https://creativecommons.org/licenses/,
 LAL https://artlibre.org/licence/lal/, Artistic-1.0 https://spdx.org/licenses/Artistic-1.0.html

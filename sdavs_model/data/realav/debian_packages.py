@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from sdavs_model.data.realav.midi_phrases import rendered_phrase
-
 # Flags of a file in a Qt resource file (qtbase, src/corelib/io/qresource_p.h): compressed with zlib, with zstd.
 QT_COMPRESSED = 1 | 4
 
@@ -54,7 +52,7 @@ def read_package(path: Path, members: Iterable[str]) -> dict[str, bytes]:
     Args:
         path: a `.deb` file.
         members: paths in the package; `archive.rcc!path` is inside a Qt resource file, `archive.cat!7` inside
-            OpenTTD's sample catalogue, `font.sf2!25` the phrase of a sound font's General MIDI program.
+            OpenTTD's sample catalogue.
 
     Returns:
         {member: content}.
@@ -105,8 +103,6 @@ def _inner(contents: dict[str, bytes], member: str, path: Path) -> bytes:
         return qt_resource(contents[archive], inner, path)
     if archive.endswith(".cat"):
         return openttd_sound(contents[archive], int(inner))
-    if archive.endswith(".sf2"):
-        return rendered_phrase(contents[archive], int(inner))
     return contents[archive]
 
 
