@@ -37,6 +37,7 @@ from torch import Tensor, nn  # noqa: E402
 from sdavs_model import SDAVS, SDAVSConfig, build_model  # noqa: E402
 from sdavs_model.accumulation import accumulated_loss  # noqa: E402
 from sdavs_model.benchmark import cost  # noqa: E402
+from sdavs_model.compilation import mark_batch_sizes  # noqa: E402
 from sdavs_model.metrics import ObjectMetrics  # noqa: E402
 from sdavs_model.precision import cast  # noqa: E402
 from sdavs_model.training_step import training_loss  # noqa: E402
@@ -182,8 +183,8 @@ def check_compiled(report: Report, sizes: Sizes, device: torch.device) -> None:
             config = sizes.config(backbone)
             flops = 2 * cost(config).macs / config.num_frames  # of a frame
             model = _inference_model(config, device)
-            compiled = torch.compile(model, dynamic=True, disable=not sizes.compiles)
-            bare = torch.compile(model.visual_encoder.backbone, dynamic=True, disable=not sizes.compiles)
+            compiled = torch.compile(model, disable=not sizes.compiles)
+            bare = torch.compile(model.visual_encoder.backbone, disable=not sizes.compiles)
             for batch in sorted(sizes.batches, reverse=True):
                 report.require_time(120 if batch == 1 else 30)
                 name, measured = _at(sizes, backbone, batch), (sizes, device, backbone, batch)
@@ -217,6 +218,8 @@ def _frames_per_s(
     config = sizes.config(backbone)
     frames, log_mel = _inputs(config, batch, device, torch.bfloat16)
     inputs = (frames.flatten(0, 1),) if backbone_only else (frames, log_mel)
+    if sizes.compiles:
+        mark_batch_sizes(*inputs, num_dimensions=1 if backbone_only else 2)
     with torch.no_grad():
         seconds = _seconds(lambda: run(*inputs), device, repeats=sizes.repeats)
     return batch * config.num_frames / seconds

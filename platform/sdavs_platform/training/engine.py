@@ -10,6 +10,7 @@ from torch import nn
 
 from sdavs_model.accumulation import accumulated_loss
 from sdavs_model.architectures.base import SegmentationModel
+from sdavs_model.compilation import mark_batch_sizes
 from sdavs_model.encoders.features import Features, padding_of
 from sdavs_model.encoders.visual import STRIDES
 from sdavs_model.precision import cast
@@ -67,7 +68,7 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
     reduce_at_once(engine)
     cast(engine.module, compute_dtype(config))  # DeepSpeed converts weights alone
     if config.training.compile:
-        engine.module.compile(dynamic=True)
+        engine.module.compile()
     return engine
 
 
@@ -135,7 +136,7 @@ def step_losses(engine: Any, batch: dict[str, Any], *, config: RunConfig) -> dic
     if padding_of(batch) is None:  # asked here, where the batch is in main memory
         batch = {name: values for name, values in batch.items() if name != "present"}
     model, batch, weights = (
-        CastInputs(engine, dtype),
+        CastInputs(engine, dtype, is_compiled=training.compile),
         move(batch, engine.device),
         training.loss_weights.model_dump(),
     )
@@ -145,7 +146,7 @@ def step_losses(engine: Any, batch: dict[str, Any], *, config: RunConfig) -> dic
         model,
         batch,
         num_parts=training.accumulate,
-        earlier=CastInputs(engine.module, dtype),
+        earlier=CastInputs(engine.module, dtype, is_compiled=training.compile),
         weights=weights,
         scale=loss_scale(engine),
     )
@@ -175,12 +176,19 @@ def with_agreed_precision(config: RunConfig) -> RunConfig:
 
 
 class CastInputs(nn.Module):
-    """Feeds a model, or an engine, in its own number format; its outputs become fp32."""
+    """Feeds a model, or an engine, in its own number format; its outputs become fp32.
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    Args:
+        model: model or engine.
+        dtype: number format of its weights.
+        is_compiled: whether the model is compiled, so that the sizes of its inputs must be marked.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, *, is_compiled: bool = False) -> None:
         super().__init__()
         self.model = model
         self.dtype = dtype
+        self.is_compiled = is_compiled
 
     def forward(
         self,
@@ -195,10 +203,15 @@ class CastInputs(nn.Module):
         heard = {} if sound is None else {"sound": sound}
         if features is not None:
             features = features.map(lambda encoded: encoded.to(self.dtype))
+            if self.is_compiled:
+                mark_batch_sizes(*features.maps, features.embeddings, *heard.values())
             return self.model(features=features, **heard).float()
         assert frames is not None
         assert log_mel is not None
-        return self.model(frames.to(self.dtype), log_mel.to(self.dtype), present, **heard).float()
+        frames, log_mel = frames.to(self.dtype), log_mel.to(self.dtype)
+        if self.is_compiled:
+            mark_batch_sizes(frames, log_mel, *heard.values())
+        return self.model(frames, log_mel, present, **heard).float()
 
     def listen(
         self,
