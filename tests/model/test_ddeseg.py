@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sdavs_model.architectures.ddeseg.derivation import DynamicDerivation, nearest_classes
+from sdavs_model.architectures.ddeseg.derivation import DynamicDerivation, nearest_classes, standardised
 from sdavs_model.architectures.ddeseg.elimination import DynamicElimination
 from sdavs_model.architectures.ddeseg.head import SegFormerHead
 
@@ -90,6 +90,16 @@ def test_another_width_standardises_the_embeddings_first():
     assert tokens.shape == (5, 4, 8)
     moved = derive(100 * sound + 7, 100 * prototypes + 7).tokens
     torch.testing.assert_close(tokens, moved, rtol=1e-2, atol=1e-2)
+
+
+def test_a_channel_that_no_prototype_uses_does_not_dominate_a_token():
+    sound, prototypes = torch.rand(5, 16), torch.rand(7, 3, 16)
+    prototypes[..., :4] = 0  # as half of YAMNet's channels in the bank of the demo
+    sounds, _ = standardised(sound, prototypes)
+    assert sounds.abs().max() < 10
+    used, _ = standardised(sound[:, 4:], prototypes[..., 4:])
+    # The divisor is of all channels, a quarter of which do not vary.
+    torch.testing.assert_close(sounds[:, 4:], used / 0.75**0.5, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["figure", "code"])

@@ -33,8 +33,8 @@ class DynamicDerivation(nn.Module):
 
     Args:
         embedding: channels E of the sound and of the bank.
-        width: channels of the tokens. Other than E, sound and bank are first standardised by the bank and projected;
-            our choice for small models.
+        width: channels of the tokens. Other than E, sound and bank are first standardised by the bank (`standardised`)
+            and projected; our choice for small models.
         num_classes: k, of the nearest classes.
         discriminative: also refine each token by the prototypes of its class (discriminative feature learning).
     """
@@ -58,8 +58,7 @@ class DynamicDerivation(nn.Module):
         """sound: [N, E], bank: [classes, n, E] of at least k classes."""
         distances, classes = nearest_classes(sound, bank, self.num_classes)
         if self.project is not None:
-            mean, std = bank.flatten(0, 1).mean(0), bank.flatten(0, 1).std(0) + 1e-3
-            sound, bank = self.project((sound - mean) / std), self.project((bank - mean) / std)
+            sound, bank = (self.project(x) for x in standardised(sound, bank))
         prototypes = bank[classes]  # [N, k, n, E]
         tokens = self.by_class(sound[:, None], prototypes.mean(2))  # [N, k, E]
         if self.by_prototype is not None:
@@ -85,6 +84,26 @@ class _Enrich(nn.Module):
         enriched = F.gelu(self.difference(references - token))
         enriched = enriched * self.weight(enriched).softmax(-2)
         return (1 + torch.tanh(self.offset(token + enriched))) * token
+
+
+def standardised(sound: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """Sound and bank less the bank's mean, divided by the bank's standard deviation over all channels.
+
+    One divisor for all channels, as for the distances to the classes. A standard deviation of each channel would be 0
+    where no prototype of a small bank uses a channel of the audio encoder, and any other sound that does would become
+    thousands of times as large as the rest.
+
+    Args:
+        sound: [N, E].
+        bank: [classes, n, E].
+
+    Returns:
+        The same shapes.
+    """
+    prototypes = bank.flatten(0, 1)
+    mean = prototypes.mean(0)
+    std = (prototypes - mean).square().mean().sqrt() + 1e-6
+    return (sound - mean) / std, (bank - mean) / std
 
 
 def nearest_classes(sound: Tensor, bank: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
