@@ -47,7 +47,8 @@ def _remove_temporary_files_afterwards(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")  # short: Ray's sockets lie in it
     os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"] = folder
-    tempfile.tempdir = None  # what Python has remembered
+    # Fixed, not found again at the first use: that may be while a test has changed TMPDIR for processes that it starts.
+    tempfile.tempdir = folder
     offer_forks(Path(folder, "forks"))
     offer_shared_folder(Path(folder))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
