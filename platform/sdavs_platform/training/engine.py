@@ -10,7 +10,7 @@ from torch import nn
 
 from sdavs_model.accumulation import accumulated_loss
 from sdavs_model.architectures.base import SegmentationModel
-from sdavs_model.compilation import mark_batch_sizes
+from sdavs_model.compilation import compile_in_parts
 from sdavs_model.encoders.features import Features, padding_of
 from sdavs_model.encoders.visual import STRIDES
 from sdavs_model.precision import cast
@@ -68,7 +68,7 @@ def build_engine(config: RunConfig, model: SegmentationModel, *, pace: Pace, wor
     reduce_at_once(engine)
     cast(engine.module, compute_dtype(config))  # DeepSpeed converts weights alone
     if config.training.compile:
-        engine.module.compile()
+        compile_in_parts(engine.module)
     return engine
 
 
@@ -136,7 +136,7 @@ def step_losses(engine: Any, batch: dict[str, Any], *, config: RunConfig) -> dic
     if padding_of(batch) is None:  # asked here, where the batch is in main memory
         batch = {name: values for name, values in batch.items() if name != "present"}
     model, batch, weights = (
-        CastInputs(engine, dtype, is_compiled=training.compile),
+        CastInputs(engine, dtype),
         move(batch, engine.device),
         training.loss_weights.model_dump(),
     )
@@ -146,7 +146,7 @@ def step_losses(engine: Any, batch: dict[str, Any], *, config: RunConfig) -> dic
         model,
         batch,
         num_parts=training.accumulate,
-        earlier=CastInputs(engine.module, dtype, is_compiled=training.compile),
+        earlier=CastInputs(engine.module, dtype),
         weights=weights,
         scale=loss_scale(engine),
     )
@@ -181,14 +181,12 @@ class CastInputs(nn.Module):
     Args:
         model: model or engine.
         dtype: number format of its weights.
-        is_compiled: whether the model is compiled, so that the sizes of its inputs must be marked.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, *, is_compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model
         self.dtype = dtype
-        self.is_compiled = is_compiled
 
     def forward(
         self,
@@ -203,15 +201,10 @@ class CastInputs(nn.Module):
         heard = {} if sound is None else {"sound": sound}
         if features is not None:
             features = features.map(lambda encoded: encoded.to(self.dtype))
-            if self.is_compiled:
-                mark_batch_sizes(*features.maps, features.embeddings, *heard.values())
             return self.model(features=features, **heard).float()
         assert frames is not None
         assert log_mel is not None
-        frames, log_mel = frames.to(self.dtype), log_mel.to(self.dtype)
-        if self.is_compiled:
-            mark_batch_sizes(frames, log_mel, *heard.values())
-        return self.model(frames, log_mel, present, **heard).float()
+        return self.model(frames.to(self.dtype), log_mel.to(self.dtype), present, **heard).float()
 
     def listen(
         self,

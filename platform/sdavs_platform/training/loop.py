@@ -101,7 +101,7 @@ class Worker:
         whole = copy.deepcopy(model) if config.deepspeed.zero_stage == 3 else None
         self.pace = Pace(self.total_steps)
         self.engine = build_engine(config, model, pace=self.pace, world_size=world_size)
-        self.model = CastInputs(self.engine, compute_dtype(config), is_compiled=config.training.compile)
+        self.model = CastInputs(self.engine, compute_dtype(config))
         self.notices = Notices(stop_key=settings["stop_key"], rank=rank)
         self.watchdog = Watchdog(
             seconds=config.training.hang_limit,
