@@ -270,9 +270,8 @@ class TrainingConfig(Section):
     """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
 
     compile: bool = False
-    """Compile the model with torch.compile at the first step, for any batch size and clip length; batches with padding
-    are only partly compiled. Takes minutes once per worker, and needs a C++ compiler on CPUs. Not for
-    deepspeed.zero_stage 3."""
+    """Compile the model part by part with torch.compile at the first step, for any batch size and clip length. Takes
+    minutes once per worker, and needs a C++ compiler on CPUs. Not for deepspeed.zero_stage 3."""
 
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an average of the weights, such as 0.999; the average is then scored, exported and registered
