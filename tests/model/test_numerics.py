@@ -155,18 +155,6 @@ def test_an_exported_model_gives_the_eager_logits(eager):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_captured_graph_of_the_whole_model_gives_the_eager_logits():
-    """torch.compile's capture and functional rewriting, without its code generation: that takes minutes."""
-    # Of a small backbone: capturing takes as long as the backbone is deep. The exported model above has a larger one.
-    model = small_model(backbone="test_convnext2", image_size=32, width=16, num_heads=2).eval()
-    given = clips(num_frames=2, size=32)
-    model.decoder.fc.weight /= model(*given).std()
-    captured = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(captured(*given), model(*given), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-@torch.no_grad()
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile makes C++ on a CPU, and there is no g++"
 )
