@@ -12,7 +12,7 @@ from stack import Stack, mask_of
 NUM_CLIENTS = 2
 
 PAUSE_S = 0.1
-"""Of each client after a response. Without it the clients would take the cores from the processes that a test waits for.
+"""Of each client after a response. Without it clients would take the cores from the processes that a test waits for.
 Most of the time a request is on its way all the same."""
 
 
