@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from stack import Stack, mask_of
 
+# In proportion to the machine: a few threads are enough to keep two cores busy.
 NUM_CLIENTS = 2
-
-PAUSE_S = 0.1
-"""Of each client after a response. Without it clients would take the cores from the processes that a test waits for.
-Most of the time a request is on its way all the same."""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +46,6 @@ def traffic(stack: Stack, video: bytes, *, num_clients: int = NUM_CLIENTS) -> It
                     answers.add(answer.headers["X-Model-Version"], masks)
                 else:
                     answers.refusals.append(answer.text)
-            over.wait(PAUSE_S)
 
     clients = [threading.Thread(target=ask) for _ in range(num_clients)]
     for client in clients:
