@@ -39,7 +39,8 @@ def compile_in_parts(model: nn.Module, *, backend: str | Callable[..., Any] = "i
             # By class, so that equal blocks share a graph. `dynamic=False`: the heights and widths of the stages would
             # become variables as well, and the compiler would spend its time on expressions of them.
             compiled[kind] = torch.compile(kind.forward, dynamic=False, backend=backend)
-        # What `nn.Module.compile` sets, too. That one compiles the function that all modules share.
+        # A private attribute, which `nn.Module.compile` sets (torch 2.11). That method compiles a function that all
+        # modules share. `tests/model/test_compile.py` counts no graphs if the attribute changes its meaning.
         part._compiled_call_impl = _with_marks(compiled[kind], part, num_sizes=num_sizes)
 
 
@@ -55,7 +56,8 @@ def _parts(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
 
 
 def _repeated_blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The innermost modules that are called one after another and occur more than once, such as a ResNet's blocks."""
+    """The blocks of an encoder, such as a ResNet's: the innermost elements of its lists of modules, of classes that
+    occur more than once."""
 
     def elements(root: nn.Module) -> list[nn.Module]:
         lists = (m for m in root.modules() if isinstance(m, nn.Sequential | nn.ModuleList))

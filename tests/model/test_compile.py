@@ -51,3 +51,12 @@ def test_a_copy_of_a_compiled_model_is_not_compiled():
         logits = copied(torch.randn(2, 5, 3, 32, 32), torch.randn(2, 5, 1, 96, 64))
     assert logits.isnan().all()
     assert graphs.frame_count == 0
+
+
+def test_a_block_with_a_hook_is_not_compiled_so_that_the_hook_is_called():
+    config = SDAVSConfig(backbone="test_resnet", image_size=32, width=16, num_heads=2, vggish_width=0.02)
+    model = build_model(config)
+    blocks = [m for m in model.visual_encoder.modules() if type(m).__name__ == "BasicBlock"]
+    blocks[0].register_forward_hook(lambda *_: None)
+    compile_in_parts(model)
+    assert [block._compiled_call_impl is None for block in blocks[:2]] == [True, False]

@@ -1,5 +1,6 @@
 """What every architecture of the registry has to keep to; see docs/add_a_model.md."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from sdavs_model import build_model, config_from_dict, load_artifact, save_artifact
 from sdavs_model.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from sdavs_model.artifact import read_golden
+from sdavs_model.compilation import compile_in_parts
 from sdavs_model.config import ModelConfig
 from sdavs_model.data.core.preprocess import Preprocessor
 from sdavs_model.golden import golden_difference
@@ -46,6 +48,28 @@ def test_logits_have_the_size_of_the_frames_and_any_number_of_them_is_taken(name
     with torch.no_grad():
         for T in (1, 3):
             assert model(*clips(2, T)).shape == (2, T, 3, 64, 64)
+
+
+@pytest.mark.slow
+@every_architecture
+def test_compiled_parts_give_the_eager_logits_and_need_no_graph_for_other_numbers_of_clips_and_frames(name):
+    from torch._dynamo.testing import CompileCounter  # seconds, in every process that collects the tests
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    model = build_model(small(name)).eval()
+    eager = copy.deepcopy(model)
+    graphs = CompileCounter()
+    compile_in_parts(model, backend=graphs)
+    num_graphs = []
+    with torch.no_grad():
+        # From 16 frames in all: torch chooses other convolutions for fewer.
+        for B, T in ((4, 5), (6, 3)):
+            torch.testing.assert_close(model(*clips(B, T)), eager(*clips(B, T)), rtol=1e-4, atol=1e-5)
+            num_graphs.append(graphs.frame_count)
+    assert num_graphs[0] == num_graphs[1] > 0
+    assert not counters["graph_break"]
 
 
 @every_architecture
