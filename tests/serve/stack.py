@@ -134,7 +134,8 @@ class Stack:
             max_requests=4,
             max_batch_frames=8,
             reuse_mb=0,  # the tests send the same clip again and again
-            timeout_s=patience(120),
+            # A replica that hangs is killed. If it were asked to finish its requests, it would stay for this long.
+            timeout_s=patience(900),
             rollout=QUICK,
         ).model_copy(update=self.changes)
         nudge = f"http://127.0.0.1:{self.config.port}/v1/rollout/nudge"

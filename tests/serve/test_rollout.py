@@ -9,7 +9,7 @@ from moments import deployment_of, promote_soon, reach, replaced
 from spoiled import change_file, corrupt, spoil_golden
 from stack import kill
 from traffic import traffic
-from waiting import patience, wait_until
+from waiting import wait_until
 
 
 def test_a_good_version_takes_over_under_load_without_a_failed_request_and_back_at_once(stack, make_video):
@@ -46,16 +46,13 @@ def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, 
         before, better = stack.serving(), stack.register(marked=0.95)
         controller = stack.processes("rollout")
         slot = deployment_of("candidate", stack.state())
-        hanging, stopped_at = stack.processes(slot), time.monotonic()
+        hanging = stack.processes(slot)
         kill(hanging, signal.SIGSTOP)
         promote_soon(stack, better)
         for moment, others in victims.items():
             state = reach(stack, moment, better)
             if moment == "shadow":
                 assert not set(stack.processes(slot)) & set(hanging), "it has been killed"
-                assert time.monotonic() - stopped_at < patience(60), (
-                    "replaced after half a minute, and loaded"
-                )
             kill(controller)
             for victim in others:
                 kill(stack.processes(deployment_of(victim, state)))
