@@ -1,8 +1,8 @@
 """Ray workers forked from one process that has imported torch, DeepSpeed and MLflow.
 
-Each worker of a training imports for longer than most of these tests train. Workers of sweeps and of endpoints start
-as usual. All processes of pytest share the server: it starts with the first cluster that forks, and ends with the
-pytest that the user started.
+Each worker of a training and each replica of an endpoint imports for longer than most of these tests compute. All
+processes of pytest share the server: it starts with the first cluster that forks, and ends with the pytest that the
+user started.
 """
 
 import contextlib
@@ -11,8 +11,10 @@ import gc
 import importlib
 import json
 import os
+import random
 import runpy
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -82,6 +84,20 @@ def forked_workers() -> dict[str, Any]:
     return {"setup_worker_path": str(link)}
 
 
+def ray_command(folder: Path) -> str:
+    """An executable in that folder in place of Ray's: the workers of nodes that it starts are forked."""
+    from ray_with_forks import __file__ as program
+
+    settings = forked_workers()
+    if not settings:
+        return str(Path(sys.executable).with_name("ray"))
+    command = shlex.join([sys.executable, program, settings["setup_worker_path"]])
+    file = folder / "ray-with-forks"
+    file.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    file.chmod(0o755)
+    return str(file)
+
+
 def serve(folder: str, owner: int) -> tuple[list[str], dict[str, str], str]:
     """Answer requests until the owner has ended; returns in each fork, with arguments, environment and folder."""
     from forked_worker import LIMIT
@@ -129,6 +145,7 @@ def become_worker(arguments: list[str], environment: dict[str, str], folder: str
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # what Python has remembered
+    random.seed()  # forks would draw the same numbers, of which Tune makes names
     from ray._private.runtime_env.context import RuntimeEnvContext
     from ray._private.utils import update_envs
     from ray._private.workers.setup_worker import parser

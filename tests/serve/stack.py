@@ -23,6 +23,7 @@ from ray._raylet import GcsClient
 from running import kill_family
 from sdavs_platform.config.serve import RolloutConfig
 from sdavs_platform.config.tree import ServeConfig
+from sdavs_platform.local import ray_head
 from sdavs_platform.local import stack as local
 from sdavs_platform.ray_internals import NAMESPACE
 from sdavs_platform.tracking.client import experiment_id, mlflow_client
@@ -34,6 +35,7 @@ from sdavs_serve.rollout import store
 from sdavs_serve.rollout.state import RolloutState
 from sdavs_serve.schema import Rle
 from waiting import patience, wait_until
+from worker_forks import ray_command
 
 from sdavs_model import SDAVS, SDAVSConfig, build_model, config_from_dict, save_artifact
 from sdavs_model.architectures.ddeseg.config import DDESegConfig
@@ -252,12 +254,16 @@ class Stack:
         """Process numbers of a deployment's replicas, also of those that Serve does not know of yet."""
         title = f"ray::ServeReplica:sdavs:{deployment}"
         found = []
-        for process in psutil.Process(self.head).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
                 # Joined: a process that has just ended has no words.
-                if " ".join(process.cmdline()).startswith(title):
+                if " ".join(process.cmdline()).startswith(title) and self._logs_here(process.pid):
                     found.append(process.pid)
         return found
+
+    def _logs_here(self, process: int) -> bool:
+        """Whether it belongs to this Ray: forked workers are no children of its head."""
+        return Path(f"/proc/{process}/fd/1").readlink().is_relative_to(self.folder)
 
 
 def _semantic(binary: SDAVS, *, surest: torch.Tensor) -> SDAVS:
@@ -294,6 +300,7 @@ def running_stack(**changes: object) -> Iterator[Stack]:
         patch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", Fernet.generate_key().decode())
         for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             patch.delenv(name, raising=False)
+        patch.setattr(ray_head, "_executable", lambda name: ray_command(folder))
         made = Stack(folder, **changes)
         try:
             made.start()

@@ -16,7 +16,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = str(tmp_path_factory.mktemp("home"))
     with (
         ray_environment(Path(__file__).parent, SDAVS_HOME=home, **QUICK_TRAIN),
-        ray_cluster(num_cpus=2, include_dashboard=False) as nodes,
+        ray_cluster(num_cpus=2, include_dashboard=False, forks=True) as nodes,
     ):
         environment = worker_environment(RunConfig()) | {"RAY_ADDRESS": nodes.address}
         with ray_driver(nodes.address, runtime_env={"env_vars": environment}, log_to_driver=False):
