@@ -6,12 +6,22 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from _job import results
+
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
+
+
+class JobParser(argparse.ArgumentParser):
+    """Prints help to the standard output, also of a job that redirects everything else."""
+
+    def print_help(self, file: Any = None) -> None:
+        """As argparse's."""
+        super().print_help(file or results())
 
 
 def job_parser(docstring: str | None, **settings: Any) -> argparse.ArgumentParser:
     """A parser that shows the docstring as it is and takes no abbreviated flags."""
-    return argparse.ArgumentParser(
+    return JobParser(
         description=docstring,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -4,9 +4,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+_kept: dict[str, TextIO] = {}
+"""The standard output of a job that redirects it."""
 
 
 def run_job(
@@ -19,7 +22,8 @@ def run_job(
     """Call `main` with this checkout on the path, Ray's token and logging configured; exit with its status.
 
     Args:
-        logs_to_stderr: standard output holds a result only.
+        logs_to_stderr: standard output holds only what `print_result` prints. Everything else goes to standard error,
+            also what libraries print, such as Ray the errors of processes.
         expected, when_interrupted: see `sdavs_platform.command.run`.
     """
     use_this_checkout()
@@ -28,7 +32,19 @@ def run_job(
 
     send_token_if_any()
     console.configure(to_stderr=logs_to_stderr)
+    if logs_to_stderr:
+        _kept["stdout"], sys.stdout = sys.stdout, sys.stderr
     sys.exit(command.run(main, expected=expected, when_interrupted=when_interrupted))
+
+
+def print_result(text: str) -> None:
+    """Print what the user asked for."""
+    print(text, file=results(), flush=True)
+
+
+def results() -> TextIO:
+    """The standard output, also of a job that redirects everything else."""
+    return _kept.get("stdout", sys.stdout)
 
 
 def use_this_checkout() -> None:

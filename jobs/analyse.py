@@ -10,7 +10,7 @@ analysis/ of the MLflow run that trained the model, and prints its table. docs/a
 import argparse
 
 from _flags import add_device, add_json, add_model, add_tracking_uri, job_parser
-from _job import run_job
+from _job import print_result, run_job
 
 ABOUT = {
     "noise": "J and F under Brownian and moving-train noise, with and without SNRP (Table IX), and over SNRs",
@@ -38,14 +38,14 @@ def main() -> None:
 
     def show(result: AnalysisResult) -> None:
         if not as_json:
-            print(f"{result.name}\n{result.table}\n", flush=True)
+            print_result(f"{result.name}\n{result.table}\n")
         elif name != "all":
-            print(to_json(result.numbers), flush=True)
+            print_result(to_json(result.numbers))
 
     results, left_out = analyse(Request(names=NAMES if name == "all" else (name,), **flags), show=show)
     if as_json and name == "all":
         numbers = {key: result.numbers for key, result in results.items()}
-        print(to_json(numbers | {"left_out": left_out}))
+        print_result(to_json(numbers | {"left_out": left_out}))
 
 
 def _add_flags(parser: argparse.ArgumentParser, name: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from _flags import add_device, add_json, add_kind, add_model, add_tracking_uri, job_parser
-from _job import run_job
+from _job import print_result, run_job
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def main() -> None:
         )
     with contextlib.ExitStack() as joined:
         results = _evaluate(flags, _scorers(flags, joined))
-    print(json.dumps(results, indent=2) if flags.json else results_table(results), flush=True)
+    print_result(json.dumps(results, indent=2) if flags.json else results_table(results))
     if flags.masks:
         write_masks(
             flags.model,

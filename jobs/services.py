@@ -9,7 +9,7 @@ Prints the environment variables to export. `make stop` ends the servers; their 
 import shlex
 
 from _flags import add_ports, job_parser
-from _job import run_job
+from _job import print_result, run_job
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         services.Ports(mlflow=flags.mlflow_port, postgres=flags.postgres_port, s3=flags.s3_port)
     )
     for name, value in environment.items():
-        print(f"export {name}={shlex.quote(value)}", flush=True)
+        print_result(f"export {name}={shlex.quote(value)}")
 
 
 if __name__ == "__main__":

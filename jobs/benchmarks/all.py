@@ -1,4 +1,4 @@
-"""Run the subjects with ratios one after another, each with its own time limit, into one result file.
+"""Run the subjects with ratios one after another, each with a time limit, into one result file.
 
     python jobs/benchmark.py all                                    prints the ratios, writes benchmarks/results/*.json
     python jobs/benchmark.py all --json                             prints the file's content
@@ -16,49 +16,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from _flags import add_json
+from _job import print_result
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """One command, and how long it may take."""
+LIMIT_S = 1800.0
+"""How long one subject may take. Our choice: ten times what the longest takes on two idle cores, because a subject that
+takes longer than that has stopped working."""
 
-    arguments: Sequence[str]
-    limit_s: float
-
-
-SUBJECTS = {
-    "model": Subject(
-        arguments=[
-            *("model", "--recipes", "full", "--threads", "2", "--repeats", "3"),
-            *("--backbone", "swin_base_patch4_window12_384", "pvt_v2_b5"),
-        ],
-        limit_s=180,
-    ),
-    "small model": Subject(
-        arguments=[
-            *("model", "--config", "jobs/configs/demo_from_scratch.yaml", "--threads", "2"),
-            *("--image-size", "128", "--repeats", "15"),
-        ],
-        limit_s=60,
-    ),
-    "data": Subject(arguments=["data", "--simulate-gpu", "--workers", "1", "2", "--steps", "6"], limit_s=120),
-    "training": Subject(arguments=["training", "--rounds", "5", "--steps", "5"], limit_s=120),
-    "recovery": Subject(arguments=["recovery"], limit_s=150),
-    "serve": Subject(
-        arguments=[
-            *("serve", "--untrained", "--seconds", "4", "--max-requests", "16"),
-            *("--clients", "1", "4", "16", "64", "512"),
-        ],
-        limit_s=240,
-    ),
+SUBJECTS: dict[str, list[str]] = {
+    "model": [
+        *("model", "--recipes", "full", "--threads", "2", "--repeats", "3"),
+        *("--backbone", "swin_base_patch4_window12_384", "pvt_v2_b5"),
+    ],
+    "small model": [
+        *("model", "--config", "jobs/configs/demo_from_scratch.yaml", "--threads", "2"),
+        *("--image-size", "128", "--repeats", "15"),
+    ],
+    "data": ["data", "--simulate-gpu", "--workers", "1", "2", "--steps", "6"],
+    "training": ["training", "--rounds", "5", "--steps", "5"],
+    "recovery": ["recovery"],
+    "serve": [
+        *("serve", "--untrained", "--seconds", "8", "--max-requests", "16"),
+        *("--clients", "1", "4", "16", "64", "512"),
+    ],
 }
 
 
@@ -98,24 +85,24 @@ def run(flags: argparse.Namespace) -> None:
             content["results"][subject] = results
         content["ratios"] = result_files.ratios(content["results"])
         path = result_files.write(flags.out, name, content)
-    print(json.dumps(content, indent=2) if flags.json else _table(content, path))
+    print_result(json.dumps(content, indent=2) if flags.json else _table(content, path))
 
 
-def _measured(subject: Subject) -> tuple[Any, dict[str, Any]]:
+def _measured(arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """The command's output, None if it failed; and {"command", "seconds", "error"}."""
     # A process of its own: threads, memory and Ray of one subject do not reach the next.
-    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *subject.arguments, "--json"]
+    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *arguments, "--json"]
     started = time.monotonic()
     results, error = None, None
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        printed, _ = process.communicate(timeout=subject.limit_s)
+        printed, _ = process.communicate(timeout=LIMIT_S)
         if process.returncode:
             error = f"exit status {process.returncode}"
         else:
             results = json.loads(printed)
     except subprocess.TimeoutExpired:
-        error = f"not done after {subject.limit_s:g} s"
+        error = f"not done after {LIMIT_S:g} s"
         # Its Ray and its training, too: they would take time from the next subject.
         for member in [*psutil.Process(process.pid).children(recursive=True), process]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -123,7 +110,7 @@ def _measured(subject: Subject) -> tuple[Any, dict[str, Any]]:
         process.communicate()
     except json.JSONDecodeError as problem:
         error = str(problem)
-    shown = shlex.join(["python", "jobs/benchmark.py", *subject.arguments])
+    shown = shlex.join(["python", "jobs/benchmark.py", *arguments])
     return results, {"command": shown, "seconds": round(time.monotonic() - started, 1), "error": error}
 
 

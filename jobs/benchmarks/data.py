@@ -13,6 +13,7 @@ import argparse
 import json
 
 from _flags import add_json, add_numbers, add_training_config
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def run(flags: argparse.Namespace) -> None:
             step_s=flags.simulate_gpu or loader_wait.paper_step_s(),
             num_steps=flags.steps,
         )
-        print(json.dumps(waits, indent=2) if flags.json else loader_wait.results_table(waits))
+        print_result(json.dumps(waits, indent=2) if flags.json else loader_wait.results_table(waits))
         return
     from sdavs_platform.benchmarks.data_throughput import measure, results_table
     from sdavs_platform.config.cli import load_config
@@ -67,4 +68,4 @@ def run(flags: argparse.Namespace) -> None:
         bucket=flags.s3,
         device=flags.device,
     )
-    print(json.dumps(report, indent=2) if flags.json else results_table(report))
+    print_result(json.dumps(report, indent=2) if flags.json else results_table(report))

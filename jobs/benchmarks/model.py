@@ -15,6 +15,7 @@ import logging
 from pathlib import Path
 
 from _flags import add_device, add_json, add_tracking_uri
+from _job import print_result
 
 logger = logging.getLogger("sdavs_platform.benchmarks")
 
@@ -66,7 +67,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.out:
         write_results(report, flags.out)
         logger.info(f"{flags.out}: efficiency.png, efficiency.json")
-    print(json.dumps(report, indent=2) if flags.json else results_table(report), flush=True)
+    print_result(json.dumps(report, indent=2) if flags.json else results_table(report))
     if flags.log:
         uri = tracking_uri(flags.tracking_uri)
         log_or_warn("the figures", lambda: logger.info(f"MLflow run {log_results(report, uri=uri)}"), uri=uri)

@@ -11,6 +11,7 @@ import argparse
 import json
 
 from _flags import add_json, add_training_config
+from _job import print_result
 
 SMALL = ["training.batch_size=8", "data.whole_clips=0"]
 """Long steps would hide what is measured, and so few windows make no whole clips for two workers."""
@@ -44,4 +45,4 @@ def run(flags: argparse.Namespace) -> None:
             raise ValueError(f"--set: {change!r} is not KEY=VALUE")
         overrides += [f"--{key}", value]
     report = measure(flags.config, overrides)
-    print(json.dumps(report, indent=2) if flags.json else results_table(report))
+    print_result(json.dumps(report, indent=2) if flags.json else results_table(report))

@@ -12,6 +12,7 @@ import argparse
 import json
 
 from _flags import add_json, add_numbers, add_training_config
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,4 +62,4 @@ def run(flags: argparse.Namespace) -> None:
             clips_per_gpu=flags.clips_per_gpu,
         ),
     )
-    print(json.dumps(report, indent=2) if flags.json else results_table(report))
+    print_result(json.dumps(report, indent=2) if flags.json else results_table(report))

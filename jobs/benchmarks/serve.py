@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _flags import add_json, add_model, add_numbers, add_tracking_uri
+from _job import print_result
 
 if TYPE_CHECKING:
     from sdavs_platform.config.tree import ServeConfig
@@ -101,7 +102,7 @@ def run(flags: argparse.Namespace) -> None:
             _follow(config, max(flags.clients), load, as_json=flags.json)
             return
         rows = measure(config, clients=flags.clients, **load)
-    print(json.dumps(to_json(rows), indent=2) if flags.json else report_table(rows))
+    print_result(json.dumps(to_json(rows), indent=2) if flags.json else report_table(rows))
 
 
 def _registered_untrained(folder: Path, training: str | None) -> dict[str, str]:
@@ -139,9 +140,9 @@ def _follow(config: "ServeConfig", clients: int, load: dict[str, Any], *, as_jso
     # One more than the ingress takes, so that its refusals show, too.
     moments, row = follow_load(config, clients=clients + 1, **load)
     if as_json:
-        print(
+        print_result(
             json.dumps({"replicas": [asdict(moment) for moment in moments], "load": to_json([row])}, indent=2)
         )
         return
-    print(timeline(moments))
-    print(f"{row.clips_per_s:.2f} clips/s, {row.refused} answers of 429 to the client too many")
+    print_result(timeline(moments))
+    print_result(f"{row.clips_per_s:.2f} clips/s, {row.refused} answers of 429 to the client too many")

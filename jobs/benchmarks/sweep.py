@@ -14,6 +14,7 @@ import sys
 import tempfile
 
 from _flags import add_json, add_numbers
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +32,13 @@ def run(flags: argparse.Namespace) -> None:
     from sdavs_platform.tables import text_table
 
     if flags.here:
-        print(json.dumps(_measured_here(flags.num_trials[0], flags.concurrent)))
+        print_result(json.dumps(_measured_here(flags.num_trials[0], flags.concurrent)))
         return
     costs = []
     for num_trials in track(flags.num_trials, "sweeps", total=len(flags.num_trials), every=1):
         costs.append(_measured_apart(num_trials, flags.concurrent))
     if flags.json:
-        print(json.dumps(costs, indent=2))
+        print_result(json.dumps(costs, indent=2))
         return
     rows = [
         [
@@ -49,7 +50,9 @@ def run(flags: argparse.Namespace) -> None:
         ]
         for num_trials, cost in zip(flags.num_trials, costs, strict=True)
     ]
-    print(text_table(["trials", "driver CPU, ms a trial", "memory, MB", "KB a trial", "wall, s"], rows))
+    print_result(
+        text_table(["trials", "driver CPU, ms a trial", "memory, MB", "KB a trial", "wall, s"], rows)
+    )
 
 
 def _measured_apart(num_trials: int, concurrent: int) -> dict[str, float]:

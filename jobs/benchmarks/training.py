@@ -12,6 +12,7 @@ import argparse
 import json
 
 from _flags import add_json, add_training_config, at_least_one
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,4 +40,4 @@ def run(flags: argparse.Namespace) -> None:
     if flags.data:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": flags.data})})
     report = measure(config, num_rounds=flags.rounds, num_steps=flags.steps)
-    print(json.dumps(report, indent=2) if flags.json else results_table(report))
+    print_result(json.dumps(report, indent=2) if flags.json else results_table(report))

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from _flags import add_data_set, at_least_one
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +62,6 @@ def run(flags: argparse.Namespace) -> None:
     write_bank(flags.out, bank)
     record = bank.record
     rows = [[name, str(seconds)] for name, seconds in zip(record.classes, record.num_seconds, strict=True)]
-    print(text_table(["class", "seconds alone"], rows))
-    print(f"{flags.out}: prototypes {list(bank.prototypes.shape)}, sha256 {bank.digest}")
-    print(f"data digest of {record.split}: {record.data_digest}")
+    print_result(text_table(["class", "seconds alone"], rows))
+    print_result(f"{flags.out}: prototypes {list(bank.prototypes.shape)}, sha256 {bank.digest}")
+    print_result(f"data digest of {record.split}: {record.data_digest}")

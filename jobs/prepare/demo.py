@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from _flags import add_workers
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -54,4 +55,4 @@ def run(flags: argparse.Namespace) -> None:
     config = RealAVConfig(**values)
     with progress() as show:
         written = prepare(flags.out, config, num_workers=flags.workers, progress=show)
-    print(f"{flags.out}: RealAV {'written' if written else 'is complete, nothing to do'}")
+    print_result(f"{flags.out}: RealAV {'written' if written else 'is complete, nothing to do'}")

@@ -8,6 +8,7 @@ Equal digests mean equal data. Training logs the same over the splits it uses.
 import argparse
 
 from _flags import add_data_set
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,5 +26,5 @@ def run(flags: argparse.Namespace) -> None:
     splits = open_splits(local_copy(flags.root), flags.kind, num_frames=flags.num_frames)
     digests = {split: clips.digest for split, clips in splits.items()}
     for split, digest in digests.items():
-        print(f"{digest}  {split}")
-    print(f"{total_digest(digests)}  all splits")
+        print_result(f"{digest}  {split}")
+    print_result(f"{total_digest(digests)}  all splits")

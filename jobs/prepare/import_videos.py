@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from _flags import add_workers
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,7 @@ def run(flags: argparse.Namespace) -> None:
     )
     with progress() as show:
         result = import_videos(flags.out, job, num_workers=flags.workers, progress=show)
-    print(
+    print_result(
         f"{flags.out}: {result['clips']} clips; {result['videos']} videos imported, {result['unchanged']} unchanged, "
         f"{result['seconds_left_out']} s left out at their ends"
     )

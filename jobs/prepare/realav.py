@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from _flags import add_workers
+from _job import print_result
 from prepare.demo import add_clip_flags
 
 SUBSETS = ("s4", "ms3", "avss", "offscreen")
@@ -99,5 +100,5 @@ def run(flags: argparse.Namespace) -> None:
         )
     for subset, content in sheet["subsets"].items():
         clips = ", ".join(f"{split} {numbers['clips']}" for split, numbers in content["splits"].items())
-        print(f"{flags.out / subset}: {content['kind']}, {clips}")
-    print(f"{flags.out / 'DATASHEET.md'}")
+        print_result(f"{flags.out / subset}: {content['kind']}, {clips}")
+    print_result(f"{flags.out / 'DATASHEET.md'}")

@@ -10,6 +10,8 @@ and endpoint come from the standard places (AWS_ENDPOINT_URL, AWS_PROFILE, an in
 import argparse
 from pathlib import Path
 
+from _job import print_result
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `prepare_data.py shard`."""
@@ -32,6 +34,6 @@ def run(flags: argparse.Namespace) -> None:
             flags.root, flags.uri, kind=flags.kind, shard_bytes=flags.shard_mb * 1_000_000, progress=show
         )
     size = sum(shard["bytes"] for shard in index.shards.values()) + index.tables["bytes"]
-    print(
+    print_result(
         f"{flags.uri}: {len(index.records)} clips in {len(index.shards)} shards, {size / 1e6:.1f} MB in all"
     )

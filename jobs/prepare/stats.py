@@ -8,6 +8,7 @@ import argparse
 import json
 
 from _flags import add_reading
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,17 +27,19 @@ def run(flags: argparse.Namespace) -> None:
     splits = open_splits(local_copy(flags.root), flags.kind, num_frames=flags.num_frames)
     numbers = {split: statistics(clips, num_workers=flags.workers) for split, clips in splits.items()}
     if flags.json:
-        print(json.dumps(numbers, indent=2))
+        print_result(json.dumps(numbers, indent=2))
         return
     columns = ("clips", "frames", "masks", "masks_with_sound", "mean_share_of_pixels")
     header = ["split", *(column.replace("_", " ") for column in columns)]
-    print(
+    print_result(
         text_table(
             header, [[split, *map(str, map(counted.get, columns))] for split, counted in numbers.items()]
         )
     )
     for split, counted in numbers.items():
-        print(split)
-        print("  sizes       " + ", ".join(f"{size} ({count})" for size, count in counted["sizes"].items()))
+        print_result(split)
+        print_result(
+            "  sizes       " + ", ".join(f"{size} ({count})" for size, count in counted["sizes"].items())
+        )
         heard = ", ".join(f"{name} {count}" for name, count in counted["categories"].items())
-        print(f"  categories  {heard or 'not given by the data set'}")
+        print_result(f"  categories  {heard or 'not given by the data set'}")

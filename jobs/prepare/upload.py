@@ -11,6 +11,8 @@ an instance's role).
 import argparse
 from pathlib import Path
 
+from _job import print_result
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `prepare_data.py upload`."""
@@ -32,4 +34,6 @@ def run(flags: argparse.Namespace) -> None:
             num_workers=flags.workers,
             progress=show,
         )
-    print(f"{flags.uri}: {sent['sent']} of {sent['files']} files sent, {sent['bytes'] / 1e6:.1f} MB in all")
+    print_result(
+        f"{flags.uri}: {sent['sent']} of {sent['files']} files sent, {sent['bytes'] / 1e6:.1f} MB in all"
+    )

@@ -12,6 +12,7 @@ import argparse
 import json
 
 from _flags import add_reading
+from _job import print_result
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +33,10 @@ def run(flags: argparse.Namespace) -> int:
             root, flags.kind, num_frames=flags.num_frames, num_workers=flags.workers, progress=show
         )
     if flags.json:
-        print(json.dumps(vars(report), indent=2))
+        print_result(json.dumps(vars(report), indent=2))
     else:
         for line in (*report.defects, *(f"note: {note}" for note in report.notes)):
-            print(line)
+            print_result(line)
         clips = ", ".join(f"{split} {count}" for split, count in report.num_clips.items())
-        print(f"{flags.root}: {report.kind}, clips: {clips}; {len(report.defects) or 'no'} defects")
+        print_result(f"{flags.root}: {report.kind}, clips: {clips}; {len(report.defects) or 'no'} defects")
     return 1 if report.defects else 0

@@ -95,3 +95,16 @@ def test_wrong_flags_are_refused_with_status_2(job, flags):
     ran = subprocess.run([sys.executable, f"jobs/{job}", *flags], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-1] == f"{job}: sede: unknown key; did you mean seed?"
+
+
+def test_what_libraries_print_does_not_get_into_a_result():
+    program = (
+        "import sys; sys.path.insert(0, 'jobs'); from _job import print_result, run_job\n"
+        "def main():\n    print('(raylet) a task failed')\n    print_result('[1]')\n"
+        "run_job(main, logs_to_stderr=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[1]\n"
+    assert "a task failed" in done.stderr
