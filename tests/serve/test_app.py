@@ -4,6 +4,7 @@ import pytest
 from sdavs_platform.config.serve import ServeConfig
 from sdavs_serve import app
 from sdavs_serve.inference.device import PROBE_S
+from sdavs_serve.inference.predictor import batches_at_once
 
 
 @pytest.fixture
@@ -30,6 +31,23 @@ def test_a_replica_that_hangs_is_replaced_after_half_a_minute_and_a_probe_ends_b
         config = deployment._deployment_config
         assert 3 * config.health_check_timeout_s == 30, "Serve waits for three checks in a row"
         assert config.health_check_timeout_s > PROBE_S
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_cores", "num_at_once"),
+    [
+        ({}, 2, 2),
+        ({}, 64, 4),
+        ({"num_cpus": 2}, 2, 1),
+        ({"num_cpus": 1.25}, 3, 3),
+        ({"num_cpus": 4}, 1, 1),
+        ({"num_gpus": 0.5}, 16, 1),
+    ],
+)
+def test_a_replica_predicts_a_batch_for_each_core_that_its_threads_leave_and_on_a_gpu_one(
+    settings, num_cores, num_at_once
+):
+    assert batches_at_once(ServeConfig(**settings), num_cores=num_cores) == num_at_once
 
 
 def test_an_endpoint_has_at_least_one_replica():

@@ -9,10 +9,12 @@ from sdavs_serve.inference.batching import Batcher
 class Model:
     """Doubles numbers. Runs for as long as `free` is not set."""
 
-    def __init__(self, *, max_size: int = 6, wait_s: float = 0.0) -> None:
+    def __init__(self, *, max_size: int = 6, wait_s: float = 0.0, num_at_once: int = 1) -> None:
         self.batches: list[list[int]] = []
         self.free = asyncio.Event()
-        self.batcher = Batcher(self.run, size_of=lambda item: item, max_size=max_size, wait_s=wait_s)
+        self.batcher = Batcher(
+            self.run, size_of=lambda item: item, max_size=max_size, wait_s=wait_s, num_at_once=num_at_once
+        )
 
     async def run(self, batch: list[int]) -> list[int]:
         self.batches.append(batch)
@@ -54,6 +56,26 @@ def test_a_batch_has_no_more_than_its_size_and_keeps_the_order():
         tasks = model.ask(3, 2, 4, 1, 9, 1)
         assert await asyncio.gather(*tasks) == [6, 4, 8, 2, 18, 2]
         assert model.batches == [[3, 2], [4, 1], [9], [1]]
+
+    asyncio.run(scenario())
+
+
+def test_as_many_batches_run_at_once_as_may_and_the_oldest_tells_how_long_the_model_is_busy():
+    async def scenario() -> None:
+        model = Model(num_at_once=2)
+        tasks = []
+        for item in (1, 2, 3, 2):
+            tasks += model.ask(item)
+            await settle()
+        assert model.batches == [[1], [2]]
+        busy_s = model.batcher.busy_s
+        await asyncio.sleep(0.01)
+        assert model.batcher.busy_s > busy_s > 0
+        model.free.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6, 4]
+        assert model.batches == [[1], [2], [3, 2]]
+        await settle()
+        assert model.batcher.busy_s == 0
 
     asyncio.run(scenario())
 

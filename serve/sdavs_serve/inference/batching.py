@@ -23,7 +23,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects items that arrive one by one, and runs them in batches, one batch at a time, in order of arrival."""
+    """Collects items that arrive one by one, and runs them in batches, in order of arrival."""
 
     def __init__(
         self,
@@ -32,13 +32,15 @@ class Batcher(Generic[Item, Result]):
         size_of: Callable[[Item], int],
         max_size: int,
         wait_s: float,
+        num_at_once: int = 1,
     ) -> None:
         """
         Args:
             run: processes a batch, item by item the same order.
             size_of: size of an item.
             max_size: of all items of a batch together; an item beyond it is a batch of its own.
-            wait_s: how long an item waits for others if nothing runs.
+            wait_s: how long an item waits for others if fewer than `num_at_once` batches run.
+            num_at_once: how many batches may run at the same time.
         """
         self._run = run
         self._size_of = size_of
@@ -46,27 +48,31 @@ class Batcher(Generic[Item, Result]):
         self._wait_s = wait_s
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._changed = asyncio.Event()
-        self._worker: asyncio.Task | None = None
-        self._running_since: float | None = None
+        self._workers: list[asyncio.Task | None] = [None] * num_at_once
+        self._running_since: dict[int, float] = {}
 
     @property
     def busy_s(self) -> float:
-        """How long the present batch has been running, in seconds; 0 if none is."""
-        return 0.0 if self._running_since is None else time.monotonic() - self._running_since
+        """How long the oldest running batch has been running, in seconds; 0 if none is."""
+        # Copied at once: the thread that follows the rollout asks, too.
+        running = [*self._running_since.values()]
+        return time.monotonic() - min(running) if running else 0.0
 
     async def __call__(self, item: Item) -> Result:
         """The result for one item. Raises what the run of its batch raises."""
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.get_running_loop().create_task(self._work())
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        for number, worker in enumerate(self._workers):
+            if worker is None or worker.done():
+                self._workers[number] = loop.create_task(self._work(number))
+        future: asyncio.Future[Result] = loop.create_future()
         self._queue.append(_Waiting(item=item, since=time.monotonic(), result=future))
         self._changed.set()
         return await future
 
-    async def _work(self) -> None:
+    async def _work(self, number: int) -> None:
         while True:
             batch = await self._next_batch()
-            self._running_since = time.monotonic()
+            self._running_since[number] = time.monotonic()
             try:
                 results = await self._run([one.item for one in batch])
             except Exception as error:
@@ -75,7 +81,7 @@ class Batcher(Generic[Item, Result]):
                         one.result.set_exception(error)
                 continue
             finally:
-                self._running_since = None
+                del self._running_since[number]
             for one, result in zip(batch, results, strict=True):
                 if not one.result.done():
                     one.result.set_result(result)

@@ -14,6 +14,7 @@ from sdavs_platform.tracking.registry import RegisteredVersion, fetch_version
 from sdavs_model import LoadedModel, load_artifact
 from sdavs_model.architectures.base import Heard
 from sdavs_model.artifact import read_golden
+from sdavs_model.cpu_memory import keep_freed_memory
 from sdavs_model.data.core.clip import SAMPLE_RATE, Clip
 from sdavs_model.golden import golden_difference
 from sdavs_model.masks import masks_at_size
@@ -69,6 +70,8 @@ class ServedModel:
         found = RegisteredVersion(**release.model_dump(include=set(Target.model_fields)), tags={})
         folder = fetch_version(found, uri=config.tracking_uri)
         device = torch.device("cuda" if config.num_gpus else "cpu")
+        if not config.num_gpus:
+            keep_freed_memory()
         loaded = load_artifact(folder, device=device, sha256=release.sha256)
         model = cls(loaded=loaded, release=release, folder=folder, device=device)
         model._warm_up()
