@@ -23,7 +23,8 @@ SOURCE_ROOTS = {
 LAYERS = """
     jobs
     jobs.prepare jobs.benchmarks
-    jobs._flags jobs._job
+    jobs._flags
+    jobs._job
 
     serve.tools
     serve.app serve.client serve.deployment
