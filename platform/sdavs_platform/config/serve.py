@@ -207,7 +207,9 @@ class ServeConfig(Section):
     """How long fewer replicas must have been enough before one is removed, in seconds; loading one again costs more."""
 
     num_cpus: Positive = 0.5
-    """CPU cores reserved for one replica. Two versions are loaded at once and one of them idles, so a half each."""
+    """CPU cores reserved for one replica. Two versions are loaded at once and one of them idles, so a half each. A
+    replica without a GPU uses idle cores of its node, too: a forward pass has a thread for each whole core that is
+    reserved, and up to four passes run at once. Reserve more for a large model, whose passes take seconds."""
 
     num_gpus: NotNegative = 0.0
     """GPUs of one replica, 0 for none; fractions share a card. Two versions are loaded at once: 0.5 fits both on it."""
