@@ -36,8 +36,8 @@ MAX_AT_ONCE = 4
 def batches_at_once(config: ServeConfig, *, num_cores: int) -> int:
     """How many batches a replica predicts at the same time: one on a GPU, else as many as there are cores for.
 
-    Ray gives a replica one thread for each whole core that it reserves. Two forward passes of one thread each take less
-    time than one after the other with two threads.
+    Ray gives a replica one thread for each whole core that it reserves, and at least one. Two forward passes of a
+    small model with one thread each take less time than one after the other with two threads (docs/performance.md).
     """
     if config.num_gpus:
         return 1
