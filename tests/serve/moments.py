@@ -34,7 +34,7 @@ def reach(stack: Stack, moment: str, version: int) -> RolloutState:
             raise Missed(f"{moment} of version {version}")
         return None
 
-    state = wait_until(found, what=moment, seconds=300, every=0.005, details=lambda: stack.document())
+    state = wait_until(found, what=moment, every=0.005, details=lambda: stack.document())
     time.sleep(WARM_UP_S if moment == "warm-up" else 0)
     return state
 
