@@ -8,8 +8,8 @@ from typing import NoReturn, TextIO
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-_kept: dict[str, TextIO] = {}
-"""The standard output of a job that redirects it."""
+_redirected: dict[str, TextIO] = {}
+"""The standard output of a job that redirects it, under "stdout"."""
 
 
 def run_job(
@@ -33,7 +33,7 @@ def run_job(
     send_token_if_any()
     console.configure(to_stderr=logs_to_stderr)
     if logs_to_stderr:
-        _kept["stdout"], sys.stdout = sys.stdout, sys.stderr
+        _redirected["stdout"], sys.stdout = sys.stdout, sys.stderr
     sys.exit(command.run(main, expected=expected, when_interrupted=when_interrupted))
 
 
@@ -44,7 +44,7 @@ def print_result(text: str) -> None:
 
 def results() -> TextIO:
     """The standard output, also of a job that redirects everything else."""
-    return _kept.get("stdout", sys.stdout)
+    return _redirected.get("stdout", sys.stdout)
 
 
 def use_this_checkout() -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 
 from _flags import add_storage, add_tracking_uri, at_least_one, job_parser
-from _job import run_job
+from _job import print_result, run_job
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
         entries = operations.overview(
             uri=uri, jobs=jobs, limit=None if flags.all else flags.limit, trials=flags.all
         )
-        print(
+        print_result(
             json.dumps([asdict(each) for each in entries], indent=2)
             if flags.json
             else operations.table(entries)
@@ -69,12 +69,12 @@ def main() -> None:
     entry = operations.find(flags.name, operations.overview(uri=uri, jobs=jobs, trials=True))
     if flags.action == "show":
         storage = absolute(flags.storage or state_folder() / "results")
-        print(json.dumps(operations.details(entry, storage=storage), indent=2))
+        print_result(json.dumps(operations.details(entry, storage=storage), indent=2))
     elif flags.action == "logs":
-        print(operations.logs(entry, cluster), end="")
+        print_result(operations.logs(entry, cluster).removesuffix("\n"))
     else:
-        print(operations.stop(entry, cluster))
+        print_result(operations.stop(entry, cluster))
 
 
 if __name__ == "__main__":
-    run_job(main)
+    run_job(main, logs_to_stderr=True)

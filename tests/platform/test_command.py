@@ -108,3 +108,10 @@ def test_what_libraries_print_does_not_get_into_a_result():
     )
     assert done.stdout == "[1]\n"
     assert "a task failed" in done.stderr
+
+
+def test_the_help_of_a_job_that_redirects_its_output_is_on_the_standard_output():
+    command = [sys.executable, "jobs/benchmark.py", "serve", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: benchmark.py serve")
+    assert not done.stderr
