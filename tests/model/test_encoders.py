@@ -129,6 +129,18 @@ def test_the_features_of_frozen_encoders_can_be_kept_and_used_again():
         assert torch.equal(model.forward_features(kept), model(clip["frames"], clip["log_mel"]))
 
 
+def test_a_backbone_that_is_not_trained_gets_frames_in_channels_last_layout_on_a_cpu():
+    model = build_model(FROZEN)
+    layouts = []
+    model.visual_encoder.backbone.register_forward_pre_hook(
+        lambda backbone, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    for is_trained in (False, True):
+        model.visual_encoder.training = is_trained
+        model.encode_frames(batch()["frames"])
+    assert layouts == [True, False]
+
+
 def test_what_is_frozen_follows_from_the_config():
     assert not SDAVSConfig().audio_encoder_is_frozen
     assert SDAVSConfig(audio_weights="vggish.pth").audio_encoder_is_frozen  # the paper's choice
