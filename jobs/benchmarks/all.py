@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 LIMIT_S = 1800.0
-"""How long one subject may take. Our choice: ten times what the longest takes on two idle cores, because a subject that
-takes longer than that has stopped working."""
+"""How long one subject may take. Our choice: eight times what the longest took on two idle cores (228 s, see
+benchmarks/results/), so that only one that has stopped working is ended."""
 
 SUBJECTS: dict[str, list[str]] = {
     "model": [

@@ -191,7 +191,8 @@ class ServeConfig(Section):
     """Frames that one forward pass may hold, over all requests in it; at least the model's num_frames."""
 
     batch_wait_ms: NotNegative = 10.0
-    """How long a request waits for others to fill its batch, in milliseconds."""
+    """How long a request waits for others to fill its batch, in milliseconds. Not at all in a replica on CPUs that
+    predicts several batches at once, see num_cpus."""
 
     min_replicas: Count = 1
     """Model replicas kept when idle."""
