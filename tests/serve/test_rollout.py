@@ -64,10 +64,10 @@ def test_controller_and_replicas_may_be_killed_on_the_way_of_one_rollout(stack, 
     assert set(answers.masks) <= {str(before), str(better)}
     state = stack.state()
     assert (state.refused, state.served.version) == (None, better)
+    # The end of a controller is not that of a replica. On a busy machine the next controller may start after the next
+    # replica, and not see that one was lost (test_rollout_rules.py has what it does when it sees it).
     lost = {e.what for e in state.history if e.version == better and "was lost" in e.what}
-    assert lost == {"a replica was lost in the canary; waiting for another one"}, (
-        "a controller's end is no copy's"
-    )
+    assert lost <= {"a replica was lost in the canary; waiting for another one"}
 
 
 def _with_a_wrong_signature(stack) -> int:
