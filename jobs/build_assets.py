@@ -4,7 +4,9 @@ Reads `sdavs_model/data/realav/assets/manifest.csv`, extracts every asset from i
 their sha256, so that their origin can be verified. Download the packages named in ATTRIBUTION.md first:
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data scratch openttd-opensfx \\
-        lincity-ng-data simutrans-pak64 sonic-pi-samples
+        lincity-ng-data simutrans-pak64 sonic-pi-samples etw-data lmms-common lugaru-data mate-media-common \\
+        megaglest-data searchandrescue-data torcs-data widelands-data \\
+        asterisk-core-sounds-{en,fr,it,ru}-wav
     python jobs/build_assets.py --packages . --out sdavs_model/data/realav/assets
 """
 

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--split",
         action="append",
-        help="split to score; may be repeated (default: all whose name starts with test)",
+        help="split to score; may be repeated (default: all whose name starts with test, but not test_strict_wide)",
     )
     parser.add_argument(
         "--train-split", default="train", help="split that gives the constant mask (default: train)"

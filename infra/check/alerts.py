@@ -137,7 +137,9 @@ def trouble_a_training(folder: Path, alerts: Alerts, *, head: int, address: str)
 
     prepare(
         folder / "data",
-        RealAVConfig(num_train=64, num_val=2, num_test_new_scenes=1, num_test_strict=1, size=64),
+        RealAVConfig(
+            num_train=64, num_val=2, num_test_new_scenes=1, num_test_strict=1, num_test_strict_wide=0, size=64
+        ),
     )
     (folder / "train.yaml").write_text(TRAINING.format(folder=folder))
     command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(folder / "train.yaml")]

@@ -55,7 +55,14 @@ def main() -> int:
         folder = Path(name)
         prepare(
             folder / "data",
-            RealAVConfig(num_train=8, num_val=2, num_test_new_scenes=1, num_test_strict=1, size=32),
+            RealAVConfig(
+                num_train=8,
+                num_val=2,
+                num_test_new_scenes=1,
+                num_test_strict=1,
+                num_test_strict_wide=0,
+                size=32,
+            ),
         )
         (folder / "train.yaml").write_text(TRAINING.format(folder=folder))
         with autoscaling_cluster(folder) as address:

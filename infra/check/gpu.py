@@ -327,7 +327,12 @@ def check_recipe(report: Report, sizes: Sizes, device: torch.device) -> None:
     with tempfile.TemporaryDirectory() as folder:
         num_train, num_val = sizes.clips
         data = RealAVConfig(
-            size=64, num_train=num_train, num_val=num_val, num_test_new_scenes=1, num_test_strict=1
+            size=64,
+            num_train=num_train,
+            num_val=num_val,
+            num_test_new_scenes=1,
+            num_test_strict=1,
+            num_test_strict_wide=0,
         )
         prepare(Path(folder), data)
         train, val = (open_training_clips("auto", folder, split, preprocessor) for split in ("train", "val"))

@@ -3,12 +3,14 @@
     python jobs/prepare_data.py                            what `make demo` and a bare training do by themselves
     python jobs/prepare_data.py --out data --num-train 2000 --size 224
 
-It is written in AVSBench's MS3 layout and has four splits: train; val (assets kept out of training);
-test_new_scenes (the training's assets in new scenes); test_strict (assets never used in training).
+It is written in AVSBench's MS3 layout and has five splits: train; val (assets kept out of training);
+test_new_scenes (the training's assets in new scenes); test_strict (assets never used in training); test_strict_wide
+(these and more assets that are never used in training; not evaluated unless asked for).
 A second run with the same flags finds the data complete and does nothing; an interrupted run is resumed.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from _flags import add_workers
@@ -25,8 +27,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_clip_flags(parser)
 
 
-def add_clip_flags(parser: argparse.ArgumentParser, **defaults: int) -> None:
-    """The fields of `RealAVConfig`, but for the subset; `defaults` in place of its own."""
+def add_clip_flags(parser: argparse.ArgumentParser, *, without: Sequence[str] = (), **defaults: int) -> None:
+    """The fields of `RealAVConfig`, but for the subset and those of `without`; `defaults` in place of its own."""
     from sdavs_model.data.realav.build import RealAVConfig
 
     default = {**vars(RealAVConfig()), **defaults}
@@ -37,12 +39,14 @@ def add_clip_flags(parser: argparse.ArgumentParser, **defaults: int) -> None:
         (counts, "num_val", "validation"),
         (counts, "num_test_new_scenes", "test, known assets"),
         (counts, "num_test_strict", "test, unseen assets"),
+        (counts, "num_test_strict_wide", "test, more unseen assets; 0 leaves the split out"),
         (clips, "size", "side of the frames in pixels"),
         (clips, "num_frames", "frames, and seconds, of a clip"),
         (clips, "seed", "another seed, other clips"),
     ):
-        flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, type=int, default=default[name], help=f"{what} (default: %(default)s)")
+        if name not in without:
+            flag = f"--{name.replace('_', '-')}"
+            group.add_argument(flag, type=int, default=default[name], help=f"{what} (default: %(default)s)")
 
 
 def run(flags: argparse.Namespace) -> None:

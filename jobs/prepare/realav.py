@@ -45,7 +45,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_workers(where, "processes that make assets and compose clips")
     add_clip_flags(
-        parser, num_train=1000, num_val=100, num_test_new_scenes=100, num_test_strict=100, size=224
+        parser,
+        without=("num_test_strict_wide",),
+        num_train=1000,
+        num_val=100,
+        num_test_new_scenes=100,
+        num_test_strict=100,
+        size=224,
     )
 
 
@@ -54,10 +60,13 @@ def run(flags: argparse.Namespace) -> None:
     from sdavs_platform.console import progress
 
     from sdavs_model.data.realav.asset_library import AssetLibrary
-    from sdavs_model.data.realav.build import SPLITS, RealAVConfig, prepare
+    from sdavs_model.data.realav.build import OPTIONAL_SPLITS, SPLITS, RealAVConfig, prepare
     from sdavs_model.data.realav.make_assets import SOURCES_FILE, download_packages, make_assets
 
-    counts = {f"num_{split}": getattr(flags, f"num_{split}") for split in SPLITS}
+    # sources.csv has no assets for optional splits.
+    counts = {
+        f"num_{split}": 0 if split in OPTIONAL_SPLITS else getattr(flags, f"num_{split}") for split in SPLITS
+    }
     configs = {
         subset: RealAVConfig(
             **counts, size=flags.size, num_frames=flags.num_frames, seed=flags.seed, subset=subset

@@ -11,8 +11,10 @@ from sdavs_model.data.realav.build import RealAVConfig, prepare
 
 @pytest.fixture(scope="session")
 def small() -> RealAVConfig:
-    """12 clips of 48 pixels."""
-    return RealAVConfig(num_train=6, num_val=2, num_test_new_scenes=2, num_test_strict=2, size=48)
+    """14 clips of 48 pixels."""
+    return RealAVConfig(
+        num_train=6, num_val=2, num_test_new_scenes=2, num_test_strict=2, num_test_strict_wide=2, size=48
+    )
 
 
 @pytest.fixture(scope="session")

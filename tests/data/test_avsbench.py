@@ -41,7 +41,7 @@ def assert_refused(data: Path, preprocessor: Preprocessor, *words: str) -> None:
 
 def test_items_have_the_shapes_of_the_model_and_come_in_the_order_of_the_csv(realav, preprocessor):
     data = TrainingClips(AVSBenchMS3(root=realav, split="train"), preprocessor)
-    assert data.source.splits == ("train", "val", "test_new_scenes", "test_strict")
+    assert data.source.splits == ("train", "val", "test_new_scenes", "test_strict", "test_strict_wide")
     assert len(data) == 6
     item = data[0]
     assert item["name"] == VIDEO

@@ -23,7 +23,13 @@ from sdavs_model.data.tools.validate import validate
 def avss(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four clips in AVSBench-semantic's layout, one a split."""
     root = tmp_path_factory.mktemp("avss")
-    one = {"num_train": 1, "num_val": 1, "num_test_new_scenes": 1, "num_test_strict": 1}
+    one = {
+        "num_train": 1,
+        "num_val": 1,
+        "num_test_new_scenes": 1,
+        "num_test_strict": 1,
+        "num_test_strict_wide": 0,
+    }
     prepare(root, RealAVConfig(**one, size=32, subset="avss"))
     return root
 

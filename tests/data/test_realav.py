@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from sdavs_platform.evaluation.registered_model import test_splits as splits_scored_by_default
 from waiting import patience
 
 from sdavs_model.data.benchmarks.avsbench_object import AVSBenchMS3
+from sdavs_model.data.datasets import open_splits
+from sdavs_model.data.realav.asset_library import ASSETS_FOLDER, AssetLibrary
 from sdavs_model.data.realav.build import SPLITS, prepare
+from sdavs_model.data.realav.datasheet import APART, asset_digests, require_apart
 from sdavs_model.data.training_clips import open_training_clips
 
 
@@ -20,12 +24,52 @@ def digests(root: Path, preprocessor) -> dict[str, str]:
     return {split: AVSBenchMS3(root=root, split=split).digest for split in SPLITS}
 
 
-def test_the_four_splits_are_in_the_csv_with_avsbenchs_columns_first(realav):
+def test_the_five_splits_are_in_the_csv_with_avsbenchs_columns_first(realav):
     with (realav / "Multi-sources" / "ms3_meta_data.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["video_id", "split"]
     assert [split for _, split in rows].count("train") == 6
     assert {split for _, split in rows} == set(SPLITS)
+
+
+def test_a_new_split_changes_no_clip_of_the_others():
+    # A split's place is part of the seed.
+    assert list(SPLITS)[:4] == ["train", "val", "test_new_scenes", "test_strict"]
+
+
+def test_both_strict_splits_share_no_asset_with_train_and_val(realav):
+    splits = open_splits(realav)
+    used = {split: asset_digests(clips) for split, clips in splits.items()}
+    for group in APART:
+        require_apart({split: used[split] for split in group}, AssetLibrary())
+    split_of = {row["sha256"]: row["split"] for row in AssetLibrary().rows}
+    assert {split_of[digest] for digest in used["test_strict_wide"]} == {"test", "test_wide"}
+
+
+def test_a_count_of_0_leaves_the_wider_strict_split_out_as_earlier_versions_did(realav, small, tmp_path):
+    without = dataclasses.replace(small, num_train=1, num_test_strict_wide=0)
+    assert prepare(tmp_path, without)
+    assert list(open_splits(tmp_path)) == ["train", "val", "test_new_scenes", "test_strict"]
+    stamp = json.loads((tmp_path / "Multi-sources" / "realav.json").read_text())
+    assert "num_test_strict_wide" not in stamp["made_of"]["config"]
+    assert not prepare(tmp_path, without)
+    for split in ("val", "test_new_scenes", "test_strict"):
+        assert AVSBenchMS3(root=tmp_path, split=split).digest == AVSBenchMS3(root=realav, split=split).digest
+
+
+def test_the_wider_strict_split_is_scored_only_if_asked_for(realav):
+    assert splits_scored_by_default(realav, "avsbench-ms3") == ["test_new_scenes", "test_strict"]
+
+
+def test_a_wider_strict_split_of_assets_that_have_none_is_refused(small, tmp_path):
+    assets = tmp_path / "assets"
+    shutil.copytree(ASSETS_FOLDER, assets)
+    manifest = (assets / "manifest.csv").read_text()
+    (assets / "manifest.csv").write_text(
+        "".join(line for line in manifest.splitlines(True) if ",test_wide," not in line)
+    )
+    with pytest.raises(ValueError, match=r"num_test_strict_wide: 2, but .* has no assets of test_wide"):
+        prepare(tmp_path, small, assets_folder=assets)
 
 
 def test_a_second_run_does_nothing_and_an_interrupted_one_continues_to_the_same_bytes(
@@ -52,7 +96,9 @@ def test_a_second_run_does_nothing_and_an_interrupted_one_continues_to_the_same_
 
 @pytest.mark.slow
 def test_a_lost_file_or_another_config_is_noticed_and_rebuilt(small, tmp_path, preprocessor):
-    small = dataclasses.replace(small, num_train=1, num_val=1, num_test_new_scenes=1, num_test_strict=1)
+    small = dataclasses.replace(
+        small, num_train=1, num_val=1, num_test_new_scenes=1, num_test_strict=1, num_test_strict_wide=1
+    )
     prepare(tmp_path, small)
     first = digests(tmp_path, preprocessor)
     next((tmp_path / "Multi-sources/ms3_data/visual_frames").rglob("*.png")).unlink()

@@ -88,7 +88,13 @@ def main() -> int:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sdavs-stream-") as scratch:
         folder = Path(scratch)
-        counts = {"num_train": flags.clips, "num_val": 8, "num_test_new_scenes": 8, "num_test_strict": 8}
+        counts = {
+            "num_train": flags.clips,
+            "num_val": 8,
+            "num_test_new_scenes": 8,
+            "num_test_strict": 8,
+            "num_test_strict_wide": 0,
+        }
         prepare(folder / "set", RealAVConfig(**counts, size=128))
         (folder / "s3").mkdir()
         with object_store(folder / "s3"):

@@ -18,7 +18,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("data")
-    counts = {"num_train": 8, "num_val": 3, "num_test_new_scenes": 6, "num_test_strict": 6}
+    counts = {
+        "num_train": 8,
+        "num_val": 3,
+        "num_test_new_scenes": 6,
+        "num_test_strict": 6,
+        "num_test_strict_wide": 0,
+    }
     prepare(folder, RealAVConfig(**counts, size=64))
     return folder
 

@@ -35,7 +35,12 @@ from sdavs_model.metrics.listening import SoundMetrics
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("realav")
-    prepare(folder, RealAVConfig(num_train=1, num_val=1, num_test_new_scenes=8, num_test_strict=1, size=48))
+    prepare(
+        folder,
+        RealAVConfig(
+            num_train=1, num_val=1, num_test_new_scenes=8, num_test_strict=1, num_test_strict_wide=0, size=48
+        ),
+    )
     return folder
 
 

@@ -22,7 +22,13 @@ pytestmark = pytest.mark.usefixtures("cluster")
 def avss(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RealAV in AVSS's layout, clips of five and ten seconds."""
     folder = tmp_path_factory.mktemp("avss")
-    counts = {"num_train": 4, "num_val": 3, "num_test_new_scenes": 6, "num_test_strict": 6}
+    counts = {
+        "num_train": 4,
+        "num_val": 3,
+        "num_test_new_scenes": 6,
+        "num_test_strict": 6,
+        "num_test_strict_wide": 0,
+    }
     prepare(folder, RealAVConfig(**counts, size=32, subset="avss"))
     return folder
 

@@ -61,7 +61,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("clips")
-    one = {"num_train": 1, "num_val": 1, "num_test_new_scenes": 1, "num_test_strict": 1}
+    one = {
+        "num_train": 1,
+        "num_val": 1,
+        "num_test_new_scenes": 1,
+        "num_test_strict": 1,
+        "num_test_strict_wide": 0,
+    }
     prepare(folder, RealAVConfig(**one, size=32, num_frames=2))
     return folder
 

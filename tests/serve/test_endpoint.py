@@ -34,7 +34,12 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 def test_served_masks_are_those_that_evaluation_writes_bit_for_bit(stack, tmp_path):
     data = tmp_path / "data"
-    prepare(data, RealAVConfig(num_train=1, num_val=1, num_test_new_scenes=1, num_test_strict=1, size=64))
+    prepare(
+        data,
+        RealAVConfig(
+            num_train=1, num_val=1, num_test_new_scenes=1, num_test_strict=1, num_test_strict_wide=0, size=64
+        ),
+    )
     version = stack.serving()
     uri, kind = f"models:/sdavs/{version}", known_kind("auto", data)
     torch.set_num_threads(1)  # as in the replica: another number of threads adds up in another order

@@ -24,7 +24,12 @@ def data(tmp_path_factory):
     from sdavs_model.data.realav.build import RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("data")
-    prepare(folder, RealAVConfig(num_train=8, num_val=3, num_test_new_scenes=4, num_test_strict=4, size=64))
+    prepare(
+        folder,
+        RealAVConfig(
+            num_train=8, num_val=3, num_test_new_scenes=4, num_test_strict=4, num_test_strict_wide=0, size=64
+        ),
+    )
     return folder
 
 

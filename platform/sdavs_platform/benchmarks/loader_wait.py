@@ -56,7 +56,12 @@ def measure(*, num_workers: Sequence[int], step_s: float, num_steps: int) -> Rep
     }
     with tempfile.TemporaryDirectory(prefix="sdavs-loader-") as folder:
         data = RealAVConfig(
-            size=STORED_SIZE, num_train=NUM_CLIPS, num_val=1, num_test_new_scenes=1, num_test_strict=1
+            size=STORED_SIZE,
+            num_train=NUM_CLIPS,
+            num_val=1,
+            num_test_new_scenes=1,
+            num_test_strict=1,
+            num_test_strict_wide=0,
         )
         prepare(Path(folder), data)
         for way, augment in (("as stored", None), ("augmented", Augment())):

@@ -63,23 +63,23 @@ class AssetLibrary:
         with manifest.open(newline="") as file:
             self.rows = list(csv.DictReader(file))
 
-    def categories(self, split: str) -> tuple[str, ...]:
-        """Those of a split with a photograph and a recording, in alphabetical order; nothing is decoded."""
+    def categories(self, *splits: str) -> tuple[str, ...]:
+        """Those of the splits with a photograph and a recording, in alphabetical order; nothing is decoded."""
         photos, sounds = (
-            {row["category"] for row in self.rows if row["kind"] == kind and row["split"] == split}
+            {row["category"] for row in self.rows if row["kind"] == kind and row["split"] in splits}
             for kind in ("photo", "sound")
         )
         return tuple(sorted(photos & sounds))
 
-    def pool(self, split: str, *, backgrounds: str | None = None) -> Pool:
-        """Decode the assets of one split; `backgrounds` takes the backgrounds of another split."""
+    def pool(self, *splits: str, backgrounds: str | None = None) -> Pool:
+        """Decode the assets of one or more splits; `backgrounds` takes the backgrounds of another split."""
         photos: dict[str, list[Photo]] = defaultdict(list)
         sounds: dict[str, list[Recording]] = defaultdict(list)
         noises: dict[str, list[Recording]] = defaultdict(list)
         scenes: list[Photo] = []
         for row in self.rows:
-            wanted = (backgrounds or split) if row["kind"] == "background" else split
-            if row["split"] != wanted:
+            wanted = (backgrounds,) if backgrounds and row["kind"] == "background" else splits
+            if row["split"] not in wanted:
                 continue
             path = self._checked(row)
             if row["kind"] == "photo":
@@ -92,7 +92,7 @@ class AssetLibrary:
                 recording = Recording(samples=samples, sha256=row["sha256"])
                 (sounds if row["kind"] == "sound" else noises)[row["category"]].append(recording)
         return Pool(
-            categories=self.categories(split),
+            categories=self.categories(*splits),
             photos=dict(photos),
             sounds=dict(sounds),
             backgrounds=scenes,

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sdavs_model.data.core.workers import Progress, in_processes, no_progress
 from sdavs_model.data.realav.asset_library import ASSETS_FOLDER, AssetLibrary, Pool
@@ -18,13 +19,17 @@ STARTED_FILE = "realav.started.json"
 CHUNK = 20
 
 # Which assets, and which backgrounds, a split is made of. "new scenes" knows its objects and recordings from
-# training and nothing else; "strict" shares nothing with it. The two are never mixed in one figure.
-SPLITS = {
-    "train": ("train", "train"),
-    "val": ("val", "val"),
-    "test_new_scenes": ("train", "test"),
-    "test_strict": ("test", "test"),
+# training and nothing else; the strict ones share nothing with it. They are never mixed in one figure. A split's place
+# here is part of the seed of its clips, so a new one goes to the end.
+SPLITS: dict[str, tuple[tuple[str, ...], str]] = {
+    "train": (("train",), "train"),
+    "val": (("val",), "val"),
+    "test_new_scenes": (("train",), "test"),
+    "test_strict": (("test",), "test"),
+    "test_strict_wide": (("test", "test_wide"), "test"),
 }
+OPTIONAL_SPLITS = ("test_strict_wide",)
+"""Splits that a data set may lack (their count may be 0), and that are evaluated only if asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class RealAVConfig:
     """What decides the content of a prepared data set.
 
     Raises:
-        ValueError: a count below 1 or a size below 32; the message names the field.
+        ValueError: a count below 1 (of an optional split: below 0) or a size below 32; the message names the field.
     """
 
     num_train: int = 1500
@@ -43,6 +48,8 @@ class RealAVConfig:
     """Test clips of the training's objects and recordings, over new backgrounds."""
     num_test_strict: int = 80
     """Test clips of objects and recordings that are not used in training."""
+    num_test_strict_wide: int = 80
+    """The same of more recordings and photographs, those of the strict test among them; 0 leaves the split out."""
     size: int = 128
     """Side of the stored frames in pixels."""
     num_frames: int = 5
@@ -56,14 +63,20 @@ class RealAVConfig:
         if self.subset not in SUBSETS:
             raise ValueError(f"subset: {self.subset!r} is not allowed; allowed: {', '.join(SUBSETS)}")
         for split in SPLITS:
-            if self.count(split) < 1:
-                raise ValueError(f"num_{split}: {self.count(split)} is below 1")
+            least = 0 if split in OPTIONAL_SPLITS else 1
+            if self.count(split) < least:
+                raise ValueError(f"num_{split}: {self.count(split)} is below {least}")
         if self.size < 32 or self.num_frames < 1:
             raise ValueError(f"size, num_frames: {self.size}, {self.num_frames} must be at least 32 and 1")
 
     def count(self, split: str) -> int:
         """The number of clips of a split."""
         return getattr(self, f"num_{split}")
+
+    def as_stamp(self) -> dict[str, Any]:
+        """All fields but the counts of splits left out, which earlier versions did not know."""
+        absent = {f"num_{split}" for split in OPTIONAL_SPLITS if not self.count(split)}
+        return {name: value for name, value in asdict(self).items() if name not in absent}
 
 
 def prepare(
@@ -90,13 +103,15 @@ def prepare(
         True if clips were written, False if the data set was complete.
 
     Raises:
-        ValueError: the folder holds a data set that is not RealAV; it is not touched.
+        ValueError: the folder holds a data set that is not RealAV; it is not touched. Or there are no assets for a
+            split.
     """
     kind = LAYOUTS[config.subset]
     layout = root / kind.folder
     assets = AssetLibrary(assets_folder)
+    _require_assets(config, assets)
     wanted = {
-        "config": asdict(config),
+        "config": config.as_stamp(),
         "assets": assets.digest,
         "composer": COMPOSER_VERSION,
         "layout": LAYOUT_VERSION,
@@ -124,7 +139,7 @@ def prepare(
         progress(stage, done, total)
 
     plans = [
-        kind.plan(split, index, config.num_frames, assets.categories(SPLITS[split][0]))
+        kind.plan(split, index, config.num_frames, assets.categories(*SPLITS[split][0]))
         for split in SPLITS
         for index in range(config.count(split))
     ]
@@ -143,14 +158,14 @@ def write_clips(
     kind = LAYOUTS[config.subset]
     assets = AssetLibrary(assets_folder)
     objects, backgrounds = SPLITS[split]
-    categories = assets.categories(objects)
+    categories = assets.categories(*objects)
     pool: Pool | None = None
     for index in range(first, last):
         plan = kind.plan(split, index, config.num_frames, categories)
         files = kind.files(layout, plan)
         if files.record.is_file():
             continue
-        pool = pool or assets.pool(objects, backgrounds=backgrounds)
+        pool = pool or assets.pool(*objects, backgrounds=backgrounds)
         clip, scene = compose_clip(
             name=plan.name,
             seed=(config.seed, list(SPLITS).index(split), index),
@@ -162,6 +177,17 @@ def write_clips(
         )
         write_clip(files, clip, scene)
     return last - first
+
+
+def _require_assets(config: RealAVConfig, assets: AssetLibrary) -> None:
+    """Raises ValueError if an optional split is asked for that the assets were not made for."""
+    there = {row["split"] for row in assets.rows}
+    for split in OPTIONAL_SPLITS:
+        if config.count(split) and (missing := sorted(set(SPLITS[split][0]) - there)):
+            raise ValueError(
+                f"num_{split}: {config.count(split)}, but {assets.folder} has no assets of {', '.join(missing)}; "
+                "allowed here: 0"
+            )
 
 
 def _jobs(config: RealAVConfig) -> Iterator[tuple[str, int, int]]:

@@ -20,12 +20,22 @@ cut out and their loudness made equal (`jobs/build_assets.py`). `manifest.csv` g
 | package | version | what it states |
 |---|---|---|
 | tuxpaint-stamps-default | 2022.06.04-1 | GPL-2, (c) 2002-2022 Bill Kendrick and contributors |
-| gcompris-qt-data | 3.1-2 | GPL-3+; README files beside the sounds; memory-sound: Free Art License 1.2 (LAL-1.2) |
+| gcompris-qt-data | 3.1-2 | GPL-3+; README files beside the sounds; memory-sound LR*: Free Art License 1.2, LAL-1.2 |
 | scratch | 1.4.0.6~dfsg1-6.1 | Media: CC-BY-SA-3.0, (c) 2011 Massachusetts Institute of Technology |
 | openttd-opensfx | 1.0.3-2 | the set: CC-BY-SA-3.0; each sound CC-BY-3.0 or CC0-1.0, named in the catalogue |
 | lincity-ng-data | 2.9~git20150314-5 | GPL-2+ (sounds also CC-BY-SA-2.0) |
 | simutrans-pak64 | 121.0-1 | Artistic-1.0 |
 | sonic-pi-samples | 3.2.2~repack-8 | samples: CC0-1.0 (samples/README.md) |
+| asterisk-core-sounds-en-wav, -fr-wav | 1.6.1-1 | CC-BY-SA-3.0, (c) Allison Smith; (c) June Wallack |
+| asterisk-core-sounds-it-wav, -ru-wav | 1.6.1-1 | CC-BY-3.0, (c) 2012 Carlo Flora; (c) 2010 Maxim Topal |
+| etw-data | 3.6+svn162-6 | GPL-2+, (c) 1997-2011 Gabriele Greco |
+| lmms-common | 1.2.2+dfsg1-6 | GPL-2+ but for named projects and plugins |
+| lugaru-data | 1.2-6 | Data: CC-BY-SA-3.0, (c) 2003, 2010 Wolfire Games |
+| mate-media-common | 1.26.0-2 | data/sounds: GPL-2+ |
+| megaglest-data | 3.13.0-3 | CC-BY-SA-3.0, (c) 2001-2008 The Glest Team, 2008-2017 The MegaGlest Team |
+| searchandrescue-data | 1.3.0-1.1 | GPL without a version, (c) 1999-2004 WolfPack Entertainment |
+| torcs-data | 1.3.7+dfsg-5 | GPL-2+ but for named cars, tracks and code |
+| widelands-data | 2:1.1-3 | GPL-2+ but for fonts and music, (c) 2002-2019 the Widelands Development Team |
 
 Licence texts: GPL https://www.gnu.org/licenses/, CC https://creativecommons.org/licenses/,
 LAL https://artlibre.org/licence/lal/, Artistic-1.0 https://spdx.org/licenses/Artistic-1.0.html
