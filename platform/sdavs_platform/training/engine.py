@@ -118,6 +118,9 @@ def deepspeed_config(config: RunConfig, *, world_size: int) -> dict[str, Any]:
             "stage": config.deepspeed.zero_stage,
             "reduce_bucket_size": config.deepspeed.bucket_size,
             "allgather_bucket_size": config.deepspeed.bucket_size,
+            # In stage 3, DeepSpeed looks so many elements ahead of each module for another use of its weights. With its
+            # default of 1e9 that is all of a step, and takes tens of seconds in the first ones.
+            "stage3_max_reuse_distance": config.deepspeed.bucket_size,
             **offload,
         },
         # torch's AdamW computes offloaded updates, too; DeepSpeed's own would be compiled at first use.
