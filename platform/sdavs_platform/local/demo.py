@@ -40,6 +40,11 @@ def demo_config(architecture: str, *, from_scratch: bool = False) -> str:
     return f"jobs/configs/demo{suffix}.yaml"
 
 
+def is_evaluation_of(trained: Trained, path: Path) -> bool:
+    """Whether a file holds the report of this model. A registry that was made anew counts versions from 1 again."""
+    return path.is_file() and json.loads(path.read_text())["run_id"] == trained.run_id
+
+
 class Demo:
     """The steps in order; each reuses the results of an earlier run.
 
@@ -111,9 +116,9 @@ class Demo:
             step.result = f"models:/{trained.model}@champion is version {trained.version}"
 
     def _evaluate(self, commands: Commands, trained: Trained) -> dict[str, Any]:
-        path = self._out / f"evaluation-{trained.version}.json"
+        path = self._out / f"evaluation-{trained.model}-{trained.version}.json"
         with self._steps.step("Evaluate: does it listen?") as step:
-            if not path.is_file():
+            if not is_evaluation_of(trained, path):
                 scratch = path.with_suffix(".new")
                 command = ["python", "jobs/evaluate.py", "--model", trained.uri, "--data", str(self._data)]
                 command += ["--processes", "2"]

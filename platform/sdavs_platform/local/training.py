@@ -21,6 +21,7 @@ class Trained:
 
     model: str
     version: int
+    run_id: str
     val_miou: float
     is_new: bool
     """False if an earlier run of the demo trained it."""
@@ -81,16 +82,17 @@ class DemoTraining:
             raise RuntimeError(f"the training {name} ended without registering a version of {self.model}")
         return self._result(done[attempt], is_new=True)
 
-    def _finished(self) -> dict[int, tuple[int, float]]:
-        """Attempt -> (registered version, validation J)."""
-        found: dict[int, tuple[int, float]] = {}
+    def _finished(self) -> dict[int, tuple[int, str, float]]:
+        """Attempt -> (registered version, its run, validation J)."""
+        found: dict[int, tuple[int, str, float]] = {}
         for version in self._client.search_model_versions(f"name = '{self.model}'"):
             match = re.fullmatch(rf"{re.escape(self._name)}(?:-(\d+))?", version.tags.get("training", ""))
             if match:
-                result = (int(version.version), float(version.tags["val_miou"]))
+                result = (int(version.version), version.run_id, float(version.tags["val_miou"]))
                 attempt = int(match.group(1) or 1)
                 found[attempt] = max(found.get(attempt, result), result)
         return found
 
-    def _result(self, found: tuple[int, float], *, is_new: bool) -> Trained:
-        return Trained(model=self.model, version=found[0], val_miou=found[1], is_new=is_new)
+    def _result(self, found: tuple[int, str, float], *, is_new: bool) -> Trained:
+        version, run_id, val_miou = found
+        return Trained(model=self.model, version=version, run_id=run_id, val_miou=val_miou, is_new=is_new)
