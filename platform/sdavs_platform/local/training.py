@@ -88,6 +88,7 @@ class DemoTraining:
         for version in self._client.search_model_versions(f"name = '{self.model}'"):
             match = re.fullmatch(rf"{re.escape(self._name)}(?:-(\d+))?", version.tags.get("training", ""))
             if match:
+                assert version.run_id is not None  # `jobs/train.py` registers what a run has trained
                 result = (int(version.version), version.run_id, float(version.tags["val_miou"]))
                 attempt = int(match.group(1) or 1)
                 found[attempt] = max(found.get(attempt, result), result)
