@@ -21,8 +21,8 @@ def mlflow(tmp_path):
     return uri, client.create_run(experiment_id(client, "sweeps")).info.run_id
 
 
-def stopped_early(uri, run_id, folder):
-    """A recorder whose only trial the scheduler has stopped after an epoch."""
+def reported(uri, run_id, folder, **final):
+    """A recorder whose only trial has reported its first epoch; `final` marks it as the last one."""
     table = SimpleNamespace(show=lambda record: None, tick=lambda: None)
     recorder = TrialRecorder(
         store=SweepStore(str(folder), "s"), table=table, queue=ListQueue([]), tracking_uri=uri, earlier=[]
@@ -31,9 +31,30 @@ def stopped_early(uri, run_id, folder):
     recorder.on_trial_start(0, [], "t0000")
     figures = dict.fromkeys(("val_miou", "val_fscore", "latency_ms", "gmacs", "parameters_m"), 0.5)
     report = {"epoch": 1, "seconds": 1.0, "values": {}, "run_name": "s-t0000", "run_id": run_id}
-    recorder.on_trial_result(0, [], "t0000", figures | report | {"finished": False})
+    recorder.on_trial_result(0, [], "t0000", figures | report | {"finished": bool(final)} | final)
+    return recorder
+
+
+def stopped_early(uri, run_id, folder):
+    """A recorder whose only trial the scheduler has stopped after an epoch."""
+    recorder = reported(uri, run_id, folder)
     recorder.on_trial_complete(0, [], "t0000")
     return recorder
+
+
+def test_an_interrupt_right_after_the_final_report_leaves_the_trial_finished(mlflow, tmp_path):
+    uri, run_id = mlflow
+    final = {"scores": {}, "assets": {}, "best_checkpoint": None, "data_digest": "d"}
+    assert reported(uri, run_id, tmp_path, **final).interrupt() == []
+    assert SweepStore(str(tmp_path), "s").trials()[0].state == "finished"
+    assert mlflow_client(uri).get_run(run_id).info.status == "RUNNING", "the training itself ends its run"
+
+
+def test_an_interrupt_before_the_final_report_cuts_the_trial_off(mlflow, tmp_path):
+    uri, run_id = mlflow
+    (record,) = reported(uri, run_id, tmp_path).interrupt()
+    assert (record.id, record.state) == ("t0000", "interrupted")
+    assert mlflow_client(uri).get_run(run_id).info.status == "KILLED"
 
 
 def test_the_end_of_a_run_is_logged_when_mlflow_is_back(mlflow, tmp_path, monkeypatch, caplog):

@@ -117,11 +117,16 @@ class TrialRecorder(Callback):
             self._send()
 
     def interrupt(self) -> list[TrialRecord]:
-        """Mark the trials that still run as interrupted, and log what is not logged yet; returns their records."""
-        running = list(self._running.values())
-        for record in running:
-            record.state = "interrupted"
-            self._end_run(record, lambda run: run.fail("the sweep was interrupted", status="KILLED"))
+        """Mark the trials that still run as interrupted, and log what is not logged yet; returns their records.
+
+        A trial that has sent its final report remains finished, although Tune has not completed it.
+        """
+        cut = []
+        for record in list(self._running.values()):
+            if record.state != "finished":
+                record.state = "interrupted"
+                self._end_run(record, lambda run: run.fail("the sweep was interrupted", status="KILLED"))
+                cut.append(record)
             self._close(record)
         if self._unsent:
             assert self._tracking_uri is not None
@@ -130,7 +135,7 @@ class TrialRecorder(Callback):
             while self._unsent:
                 what, log = self._unsent.popleft()
                 log_or_warn(what, log, uri=self._tracking_uri)
-        return running
+        return cut
 
     def _write(self, record: TrialRecord) -> None:
         self._store.write_trial(record)
