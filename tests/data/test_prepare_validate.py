@@ -15,7 +15,7 @@ from waiting import patience
 from sdavs_model.data.core.clip_set import total_digest
 from sdavs_model.data.core.statistics import statistics
 from sdavs_model.data.datasets import open_splits
-from sdavs_model.data.realav.build import RealAVConfig, prepare
+from sdavs_model.data.realav.build import SPLITS, RealAVConfig, prepare
 from sdavs_model.data.tools.validate import validate
 
 
@@ -23,13 +23,7 @@ from sdavs_model.data.tools.validate import validate
 def avss(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four clips in AVSBench-semantic's layout, one a split."""
     root = tmp_path_factory.mktemp("avss")
-    one = {
-        "num_train": 1,
-        "num_val": 1,
-        "num_test_new_scenes": 1,
-        "num_test_strict": 1,
-        "num_test_strict_wide": 0,
-    }
+    one = {f"num_{split}": int(split != "test_strict_wide") for split in SPLITS}
     prepare(root, RealAVConfig(**one, size=32, subset="avss"))
     return root
 

@@ -59,7 +59,7 @@ def lives(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         2: {"ema": 0.5},
         3: {},
     }
-    # DeepSpeed looks a bucket ahead in stage 3: a small one saves half of this test's time.
+    # DeepSpeed looks a bucket ahead in stage 3: a small one makes this test faster.
     buckets: dict[int, dict[str, Any]] = {3: {"bucket_size": 1000}}
     stages = {
         f"zero{stage}": tiny("elastic", zero_stage=stage, training=options[stage], **buckets.get(stage, {}))

@@ -58,16 +58,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four clips."""
-    from sdavs_model.data.realav.build import RealAVConfig, prepare
+    from sdavs_model.data.realav.build import SPLITS, RealAVConfig, prepare
 
     folder = tmp_path_factory.mktemp("clips")
-    one = {
-        "num_train": 1,
-        "num_val": 1,
-        "num_test_new_scenes": 1,
-        "num_test_strict": 1,
-        "num_test_strict_wide": 0,
-    }
+    one = {f"num_{split}": int(split != "test_strict_wide") for split in SPLITS}
     prepare(folder, RealAVConfig(**one, size=32, num_frames=2))
     return folder
 

@@ -41,7 +41,7 @@ def demo_config(architecture: str, *, from_scratch: bool = False) -> str:
 
 
 def is_evaluation_of(trained: Trained, path: Path) -> bool:
-    """Whether a file holds the report of this model. A registry that was made anew counts versions from 1 again."""
+    """Whether a file holds the report of this model. A new registry counts versions from 1 again."""
     return path.is_file() and json.loads(path.read_text())["run_id"] == trained.run_id
 
 

@@ -20,7 +20,7 @@ cut out and their loudness made equal (`jobs/build_assets.py`). `manifest.csv` g
 | package | version | what it states |
 |---|---|---|
 | tuxpaint-stamps-default | 2022.06.04-1 | GPL-2, (c) 2002-2022 Bill Kendrick and contributors |
-| gcompris-qt-data | 3.1-2 | GPL-3+; README files beside the sounds; memory-sound LR*: Free Art License 1.2, LAL-1.2 |
+| gcompris-qt-data | 3.1-2 | GPL-3+; README files next to the sounds; memory-sound LR*: Free Art License 1.2, LAL-1.2 |
 | scratch | 1.4.0.6~dfsg1-6.1 | Media: CC-BY-SA-3.0, (c) 2011 Massachusetts Institute of Technology |
 | openttd-opensfx | 1.0.3-2 | the set: CC-BY-SA-3.0; each sound CC-BY-3.0 or CC0-1.0, named in the catalogue |
 | lincity-ng-data | 2.9~git20150314-5 | GPL-2+ (sounds also CC-BY-SA-2.0) |
